@@ -1,0 +1,16 @@
+"""The library's one exception class."""
+
+
+class SkullVAEError(Exception):
+    """Something the user can mend: what is wrong, and what to do about it.
+
+    The command line prints it as one line and exits with code 2; the Slicer module shows it unchanged.
+
+    >>> print(SkullVAEError("The file 'a.nrrd' does not exist", "Check the path"))
+    The file 'a.nrrd' does not exist. Check the path.
+    """
+
+    def __init__(self, cause: str, remedy: str):
+        self.cause = " ".join(cause.split()).rstrip(".")
+        self.remedy = " ".join(remedy.split()).rstrip(".")
+        super().__init__(f"{self.cause}. {self.remedy}.")
