@@ -1,0 +1,250 @@
+"""The canonical frame: where every skull lies alike, and the registration that takes a patient there.
+
+Canonical millimetres are RAS with the origin at the centre of the vault, 75 mm below the vertex. The frame is fixed by the
+model's own mean shape: a patient's bone is registered to it with nine degrees of freedom.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import nibabel as nib
+import numpy as np
+import SimpleITK as sitk
+import torch
+import torch.nn.functional as F
+
+from .errors import SkullVAEError
+from .volume import Volume
+
+FAR_MM = 40.0
+"""Distances are clamped here before registration: further away no surface pulls."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A regular grid of nodes centred on the canonical origin.
+
+    shape: nodes along R, A, S; spacing_mm: distance between neighbours.
+
+    >>> Grid((3, 3, 3), 2.0).coordinates()[0, 1, 2].tolist()
+    [-2.0, 0.0, 2.0]
+    """
+
+    shape: tuple[int, int, int] = (96, 112, 96)
+    spacing_mm: float = 2.0
+
+    @property
+    def half_mm(self) -> np.ndarray:
+        """(3,) canonical mm from the centre to the outermost nodes."""
+        return (np.array(self.shape) - 1) / 2 * self.spacing_mm
+
+    @property
+    def affine(self) -> np.ndarray:
+        """(4, 4) node index -> canonical mm."""
+        affine = np.diag([self.spacing_mm] * 3 + [1.0])
+        affine[:3, 3] = -self.half_mm
+        return affine
+
+    def coordinates(self) -> torch.Tensor:
+        """(X, Y, Z, 3) canonical mm of every node."""
+        axes = [torch.arange(n) * self.spacing_mm - h for n, h in zip(self.shape, self.half_mm, strict=True)]
+        return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).float()
+
+    def sample(self, field: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+        """Trilinear values of a field at points.
+
+        field: (C, X, Y, Z) over this grid's extent, at any resolution; points: (N, 3) canonical mm; returns (N, C).
+        Beyond the extent the border's value holds.
+        """
+        where = (points / torch.as_tensor(self.half_mm, dtype=points.dtype)).flip(-1)[None, :, None, None]
+        return F.grid_sample(field[None], where, align_corners=True, padding_mode="border")[0, :, :, 0, 0].T
+
+
+def apply_affine(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Points (..., 3) under a (4, 4) affine.
+
+    >>> apply_affine(np.diag([2.0, 1, 1, 1]), np.array([[1.0, 1, 1]])).tolist()
+    [[2.0, 1.0, 1.0]]
+    """
+    return points @ matrix[:3, :3].T + matrix[:3, 3]
+
+
+def scale_of(matrix: np.ndarray) -> float:
+    """Geometric mean scale of an affine: canonical mm per patient mm, for a patient-to-canonical one."""
+    return float(abs(np.linalg.det(matrix[:3, :3])) ** (1 / 3))
+
+
+def to_nearest_ras(volume: Volume) -> Volume:
+    """The same voxels with axes permuted and flipped to run nearest to R, A, S; a view, nothing is resampled."""
+    orientation = nib.io_orientation(volume.affine)
+    array = nib.apply_orientation(volume.array, orientation)
+    return Volume(array, volume.affine @ nib.orientations.inv_ornt_aff(orientation, volume.array.shape))
+
+
+def bounding_box(mask: np.ndarray, margin: int = 0) -> tuple[slice, slice, slice]:
+    """The smallest box of slices that holds every true voxel, grown by a margin inside the array.
+
+    Raises ValueError for an empty mask.
+    """
+    slices = []
+    for axis in range(3):
+        line = mask.any(axis=tuple(a for a in range(3) if a != axis))
+        hits = np.flatnonzero(line)
+        if not len(hits):
+            raise ValueError("the mask is empty")
+        slices.append(slice(max(0, int(hits[0]) - margin), min(len(line), int(hits[-1]) + 1 + margin)))
+        mask = mask[(slice(None),) * axis + (slices[-1],)]
+    # Each pass narrowed the array for the next, but slices are all in the original's indices.
+    return tuple(slices)
+
+
+def crop(volume: Volume, box: tuple[slice, slice, slice]) -> Volume:
+    """A box of a volume, a view, still at its place in the world."""
+    affine = volume.affine.copy()
+    affine[:3, 3] = apply_affine(volume.affine, np.array([s.start for s in box], float))
+    return Volume(volume.array[box], affine)
+
+
+def reduce_bone(bone: Volume, target_mm: float = 1.2) -> Volume:
+    """Block-average a bone mask to about target_mm; fractions 0..1 of bone, axes nearest to RAS, cropped to the bone.
+
+    Block sums keep what nearest-neighbour resampling loses: a fraction places the surface below the voxel size.
+    """
+    bone = to_nearest_ras(bone)
+    bone = crop(bone, bounding_box(bone.array, margin=2))
+    factor = np.maximum(1, np.round(target_mm / bone.spacing)).astype(int)
+    if (factor == 1).all():
+        return Volume(bone.array.astype(np.float32), bone.affine)
+    shape = -(-np.array(bone.array.shape) // factor)
+    total = np.zeros(shape, np.uint16)
+    for offset in np.ndindex(*factor):
+        part = bone.array[tuple(slice(o, None, f) for o, f in zip(offset, factor, strict=True))]
+        total[tuple(slice(n) for n in part.shape)] += part.astype(bool)
+    affine = bone.affine @ np.diag([*factor, 1.0])
+    affine[:3, 3] = apply_affine(bone.affine, (factor - 1) / 2)
+    return Volume(total.astype(np.float32) / np.prod(factor), affine)
+
+
+def signed_distance(fraction: Volume) -> np.ndarray:
+    """Signed distance in mm to the half-bone surface of a fraction volume; negative in bone; float32."""
+    inside = np.ascontiguousarray((fraction.array >= 0.5).transpose(2, 1, 0)).astype(np.uint8)
+    image = sitk.GetImageFromArray(inside)
+    image.SetSpacing(fraction.spacing.tolist())
+    distance = sitk.SignedMaurerDistanceMap(image, insideIsPositive=False, squaredDistance=False, useImageSpacing=True)
+    # ITK measures to the centres of bone's border voxels; the surface lies half a voxel further out.
+    return sitk.GetArrayFromImage(distance).transpose(2, 1, 0) - np.float32(fraction.spacing.mean() / 2)
+
+
+def surface_points(fraction: Volume, level: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
+    """Where the bone's surface crosses the grid's edges, below the voxel size.
+
+    Returns points (N, 3) in RAS mm and outward unit normals (N, 3). Boundary voxel centres lie half a voxel inside the
+    surface; pulling those to distance zero would shrink the skull, so crossings are interpolated instead. The image's
+    own border is no surface: where the field of view ends, nothing is known.
+    """
+    f = fraction.array
+    points, normals = [], []
+    gradient = [np.gradient(f, axis=axis) for axis in range(3)]
+    to_world = np.linalg.inv(fraction.affine[:3, :3])  # row-vector gradients transform with the inverse
+    for axis in range(3):
+        low = f[tuple(slice(None, -1) if a == axis else slice(None) for a in range(3))]
+        high = f[tuple(slice(1, None) if a == axis else slice(None) for a in range(3))]
+        at = np.argwhere((low >= level) != (high >= level))
+        index = tuple(at.T)
+        t = (level - low[index]) / (high[index] - low[index])
+        step = np.eye(3, dtype=int)[axis]
+        points.append(at + t[:, None] * step)
+        other = tuple((at + step).T)
+        normals.append(np.stack([(1 - t) * g[index] + t * g[other] for g in gradient], -1))
+    normals = -np.concatenate(normals) @ to_world
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True) + 1e-9
+    return apply_affine(fraction.affine, np.concatenate(points)), normals
+
+
+def _vault(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Centre and size (mm) of the bone within 95 mm of the vertex: where registration starts."""
+    top = np.percentile(points[:, 2], 99.9)
+    vault = points[points[:, 2] > top - 95]
+    low, high = np.percentile(vault, 1, axis=0), np.percentile(vault, 99, axis=0)
+    return np.array([(low[0] + high[0]) / 2, (low[1] + high[1]) / 2, top - 75]), high - low
+
+
+def _rotation(w: torch.Tensor) -> torch.Tensor:
+    """(3, 3) rotation by the vector w (radians)."""
+    zero = w[0] * 0
+    return torch.linalg.matrix_exp(
+        torch.stack([zero, -w[2], w[1], w[2], zero, -w[0], -w[1], w[0], zero]).reshape(3, 3)  # fmt: skip
+    )
+
+
+def start_alignment(points: np.ndarray) -> np.ndarray:
+    """(4, 4) patient RAS mm -> a frame with the same axes and scale, centred on the vault."""
+    matrix = np.eye(4)
+    matrix[:3, 3] = -_vault(points)[0]
+    return matrix
+
+
+def register(points: np.ndarray, mean: torch.Tensor, grid: Grid, steps: int = 200, count: int = 8000) -> np.ndarray:
+    """Nine-parameter registration (rotation, translation, three scales) of bone surface to the mean shape.
+
+    points: (N, 3) RAS mm on the patient's bone surface; mean: (X, Y, Z) signed distance in mm on the canonical grid.
+    Minimises the Geman-McClure distance of the points to the mean's surface with Adam, the cut-off annealed from 45 to
+    15 mm, so that a hole, a neck or a table does not vote. Returns the (4, 4) affine patient RAS mm -> canonical mm.
+    Raises SkullVAEError when there are too few points to be a skull.
+    """
+    if len(points) < 500:
+        raise SkullVAEError("There is too little bone to be a skull", "Choose the segment or threshold that shows the whole vault")
+    centre, size = _vault(points)
+    reference = grid.coordinates()[mean < 0].numpy()
+    reference_centre, reference_size = _vault(reference)
+    rng = np.random.default_rng(0)
+    moving = torch.tensor(points[rng.permutation(len(points))[:count]] - centre).float()
+    target = mean[None].clamp(-FAR_MM, FAR_MM)
+    w = torch.zeros(3, requires_grad=True)
+    t = torch.tensor(reference_centre, dtype=torch.float32, requires_grad=True)
+    ratio = float(np.clip(np.prod(reference_size / np.maximum(size, 1)), 0.4, 2.5))
+    s = torch.full((3,), np.log(ratio) / 3, requires_grad=True)
+    optimiser = torch.optim.Adam([{"params": [w], "lr": 0.01}, {"params": [t], "lr": 0.5}, {"params": [s], "lr": 0.005}])
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda i: 1.0 if i < 0.7 * steps else 0.3)
+    floor = float(reference[:, 2].max()) - 125
+    for i in range(steps):
+        q = (moving * s.exp()) @ _rotation(w).T + t
+        distance = grid.sample(target, q)[:, 0]
+        cut = 15.0 if i < steps // 3 else 5.0
+        votes = (q[:, 2] > floor).float()  # face and neck do not vote
+        loss = (distance**2 / (distance**2 + cut**2) * votes).sum() / votes.sum().clamp(min=1)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+    matrix = np.eye(4)
+    with torch.no_grad():
+        linear = (_rotation(w) @ torch.diag(s.exp())).double().numpy()
+        matrix[:3, :3] = linear
+        matrix[:3, 3] = t.double().numpy() - linear @ centre
+    return matrix
+
+
+def canonical_field(fraction: Volume, distance: np.ndarray, alignment: np.ndarray, grid: Grid) -> tuple[torch.Tensor, torch.Tensor]:
+    """A patient's signed distance on the canonical grid.
+
+    fraction, distance: as from reduce_bone and signed_distance; alignment: (4, 4) patient RAS mm -> canonical mm.
+    Returns the field (X, Y, Z) in canonical mm and a bool mask (X, Y, Z) of nodes inside the field of view. Beyond it
+    the field is the border's value or 3 mm, whichever is larger: no bone is claimed where nothing was imaged.
+    """
+    to_index = np.linalg.inv(alignment @ fraction.affine)
+    index = grid.coordinates() @ torch.tensor(to_index[:3, :3].T).float() + torch.tensor(to_index[:3, 3]).float()
+    where = index / (torch.tensor(fraction.array.shape).float() - 1) * 2 - 1
+    field = F.grid_sample(
+        torch.tensor(np.ascontiguousarray(distance))[None, None], where.flip(-1)[None], align_corners=True, padding_mode="border"
+    )[0, 0]
+    seen = (where.abs() <= 1).all(-1)
+    return torch.where(seen, field, field.clamp(min=3.0)) * scale_of(alignment), seen
+
+
+def redistance(field: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """A true, unclamped distance field (X, Y, Z) in mm with the zero level of a clamped one, near which it is kept."""
+    volume = Volume((field < 0).float().numpy(), grid.affine)
+    far = torch.tensor(np.ascontiguousarray(signed_distance(volume)))
+    return torch.where(field.abs() < grid.spacing_mm, field, far)

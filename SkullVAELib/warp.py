@@ -1,0 +1,91 @@
+"""The conforming warp: a smooth deformation that lays the prior's surface onto the patient's intact bone.
+
+A free-form deformation on cubic B-splines. It is fitted robustly, so the hole's cut faces and bone that the prior does not
+know pull nothing, and its smoothness carries the correction across the hole.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from .frame import Grid
+
+
+@dataclass(frozen=True)
+class WarpOptions:
+    """How the warp is fitted.
+
+    spacing_mm: distance between control points; steps: Adam steps; stiffness: weight of bending; cut_mm: the robust
+    distance beyond which bone stops pulling; count: surface points used.
+    """
+
+    spacing_mm: float = 20.0
+    steps: int = 100
+    stiffness: float = 0.1
+    cut_mm: float = 6.0
+    count: int = 15000
+
+
+def _spline_matrix(length_mm: float, control: int, nodes: int) -> torch.Tensor:
+    """(nodes, control) cubic B-spline weights of evenly spaced nodes; control points overhang by one on each side."""
+    u = torch.linspace(0, 1, nodes).double() * (control - 3)
+    offset = u[:, None] - (torch.arange(control).double() - 1)[None]
+    a = offset.abs()
+    return torch.where(a < 1, (4 - 6 * a**2 + 3 * a**3) / 6, (2 - a).clamp(min=0) ** 3 / 6).float()
+
+
+def _second_differences(u: torch.Tensor, axis: int) -> torch.Tensor:
+    return u.diff(n=2, dim=axis)
+
+
+def gradient(field: torch.Tensor, spacing_mm: float) -> torch.Tensor:
+    """(3, X, Y, Z) central differences of a field (X, Y, Z), per mm."""
+    return torch.stack(torch.gradient(field, spacing=spacing_mm))
+
+
+def fit_warp(
+    prior: torch.Tensor, points: torch.Tensor, normals: torch.Tensor, grid: Grid, options: WarpOptions = WarpOptions()
+) -> torch.Tensor:
+    """Displacements that carry the patient's surface onto the prior's zero level: prior(x + u(x)) = 0 for bone surface x.
+
+    prior: (X, Y, Z) signed distance, mm; points, normals: (N, 3) in canonical mm, normals outward and of unit length.
+    Returns u, (3, X', Y', Z') in mm, on a coarse grid over the canonical extent; `Grid.sample` evaluates it anywhere.
+    A point whose normal disagrees with the prior's gradient does not vote: it is a cut face, or the other table.
+    """
+    pick = torch.randperm(len(points), generator=torch.Generator().manual_seed(0))[: options.count]
+    points, normals = points[pick], normals[pick]
+    extent = 2 * grid.half_mm
+    control = [int(np.ceil(length / options.spacing_mm)) + 3 for length in extent]
+    nodes = [int(np.ceil(length / 5.0)) + 1 for length in extent]
+    basis = [_spline_matrix(*v) for v in zip(extent, control, nodes, strict=True)]
+    coefficients = torch.zeros(3, *control, requires_grad=True)
+    optimiser = torch.optim.Adam([coefficients], lr=0.4)
+    field, slopes = prior[None], gradient(prior, grid.spacing_mm)
+
+    def displacement() -> torch.Tensor:
+        return torch.einsum("cxyz,ix,jy,kz->cijk", coefficients, *basis)
+
+    agreement = None
+    for i in range(options.steps):
+        moved = points + grid.sample(displacement(), points)
+        if i % 20 == 0:
+            with torch.no_grad():
+                slope = grid.sample(slopes, moved)
+                cosine = (slope * normals).sum(-1) / slope.norm(dim=-1).clamp(min=1e-3)
+                agreement = ((cosine - 0.3) / 0.4).clamp(0, 1)
+        distance = grid.sample(field, moved)[:, 0]
+        c2 = (options.cut_mm if i > options.steps // 2 else 2 * options.cut_mm) ** 2 / 4
+        data = (agreement * distance**2 / (distance**2 + c2)).sum() / agreement.sum().clamp(min=1) * c2
+        bend = sum((_second_differences(coefficients, k) ** 2).mean() for k in (1, 2, 3))
+        stretch = sum((coefficients.diff(dim=k) ** 2).mean() for k in (1, 2, 3))
+        loss = data + options.stiffness * (bend + 0.1 * stretch)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        if i == int(0.7 * options.steps):
+            for group in optimiser.param_groups:
+                group["lr"] /= 3
+    return displacement().detach()
