@@ -1,0 +1,46 @@
+# Every target sets up what it needs: Python 3.11 or newer, git and make are enough to start.
+#   make demo    complete a real patient's skull and leave the result in demo/
+#   make test    lint and every test
+#   make bench   seconds and peak memory of each stage, into bench/
+#
+# Where a plain `pip install torch` would bring CUDA along and that is not wanted, tell pip of a CPU build in its
+# usual ways, for instance: make venv PIP_ARGS="--find-links /folder/with/wheels"
+
+PYTHON ?= python3
+VENV ?= .venv
+PIP_ARGS ?=
+ARGS ?=
+
+bin := $(VENV)/bin
+stamp := $(VENV)/.installed
+
+.PHONY: venv demo test bench lint clean
+.DEFAULT_GOAL := test
+
+venv: $(stamp)
+
+# The stamp makes the second call free; it is renewed when what should be installed changes.
+# torch is named first so that pip takes the pinned build (a local CPU build of that version satisfies the pin).
+$(stamp): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
+	test -x $(bin)/python || $(PYTHON) -m venv $(VENV)
+	$(bin)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt torch
+	$(bin)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[test,slicer,dev]'
+	touch $@
+
+demo: $(stamp)
+	$(bin)/python Testing/demo.py $(ARGS)
+
+lint: $(stamp)
+	$(bin)/ruff check .
+	$(bin)/ruff format --check .
+
+test: lint
+	$(bin)/python -X faulthandler -m pytest Testing $(ARGS)
+
+bench: $(stamp)
+	$(bin)/python Testing/bench.py $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
