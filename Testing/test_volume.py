@@ -1,0 +1,216 @@
+"""Claims about reading and writing volumes: every voxel keeps its place, and no bad file is read in silence."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.spatial.transform import Rotation
+
+from SkullVAELib.errors import SkullVAEError
+from SkullVAELib.volume import Volume, read_volume, to_image, volume_suffix, write_volume
+
+SHAPE = (7, 9, 11)
+
+
+def affine_of(spacing, rotation=((1, 0, 0), (0, 1, 0), (0, 0, 1)), origin=(-31.5, 12.25, 80.0)) -> np.ndarray:
+    """(4, 4) voxel -> RAS mm from a voxel size, the axes' directions as columns, and the first voxel's place."""
+    affine = np.eye(4)
+    affine[:3, :3] = np.asarray(rotation) * np.asarray(spacing)
+    affine[:3, 3] = origin
+    return affine
+
+
+GRIDS = {
+    "plain": affine_of((1, 1, 1)),
+    "anisotropic": affine_of((0.4, 0.5, 3)),
+    "flipped": affine_of((1, 1, 1), np.diag([-1, -1, 1])),
+    "mirrored, det -1": affine_of((0.49, 0.49, 0.5), np.diag([1, -1, 1])),
+    "axes exchanged": affine_of((1, 2, 3), np.eye(3)[[2, 0, 1]]),
+    "oblique": affine_of((0.7, 0.8, 1.9), Rotation.from_euler("xyz", (20, -35, 10), degrees=True).as_matrix()),
+    "oblique, det -1": affine_of(
+        (1, 0.6, 2), Rotation.from_euler("xyz", (5, 40, -70), degrees=True).as_matrix() @ np.diag([1, 1, -1])
+    ),
+}
+
+
+def numbered_voxels() -> np.ndarray:
+    """Voxels that all differ, so that none can be mistaken for another."""
+    return np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE)
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".nhdr", ".nii", ".nii.gz", ".mha"])
+@pytest.mark.parametrize("grid", GRIDS)
+def test_round_trip_keeps_every_voxel_in_place(tmp_path, grid, suffix):
+    volume = Volume(numbered_voxels(), GRIDS[grid])
+    write_volume(volume, tmp_path / f"volume{suffix}")
+    again = read_volume(tmp_path / f"volume{suffix}")
+    assert np.array_equal(again.array, volume.array)
+    assert np.allclose(again.affine, volume.affine, atol=1e-4)  # NIfTI keeps 32-bit numbers
+    assert np.allclose(again.spacing, np.linalg.norm(volume.affine[:3, :3], axis=0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_a_result_written_on_the_grid_of_an_input_has_exactly_its_header(tmp_path, grid):
+    write_volume(Volume(numbered_voxels(), GRIDS[grid]), tmp_path / "input.nrrd")
+    volume = read_volume(tmp_path / "input.nrrd")
+    write_volume(volume.with_array(volume.array > 100), tmp_path / "result.nrrd")
+    there, here = (sitk.ReadImage(str(tmp_path / name)) for name in ("input.nrrd", "result.nrrd"))
+    assert here.GetSize() == there.GetSize()
+    assert np.allclose(here.GetSpacing(), there.GetSpacing(), rtol=1e-12)
+    assert np.allclose(here.GetOrigin(), there.GetOrigin(), rtol=1e-12)
+    assert np.allclose(here.GetDirection(), there.GetDirection(), atol=1e-12)
+    assert here.GetPixelIDTypeAsString() == "8-bit unsigned integer"
+    assert set(np.unique(sitk.GetArrayViewFromImage(here))) == {0, 1}
+
+
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    angles=arrays(float, 3, elements=st.floats(-180, 180)),
+    spacing=arrays(float, 3, elements=st.floats(0.2, 8)),
+    origin=arrays(float, 3, elements=st.floats(-500, 500)),
+    mirror=st.sampled_from([(1, 1, 1), (-1, 1, 1), (1, -1, 1), (-1, -1, -1)]),
+)
+def test_nibabel_reads_the_same_affine_from_our_nifti_as_we_do(tmp_path, angles, spacing, origin, mirror):
+    rotation = Rotation.from_euler("xyz", angles, degrees=True).as_matrix() @ np.diag(mirror)
+    volume = Volume(numbered_voxels(), affine_of(spacing, rotation, origin))
+    write_volume(volume, tmp_path / "volume.nii")
+    other = nib.load(tmp_path / "volume.nii")
+    corners = np.array([[0, 0, 0, 1], [*np.array(SHAPE) - 1, 1]]).T
+    assert np.allclose(other.affine @ corners, volume.affine @ corners, atol=2e-3)
+    assert np.allclose(read_volume(tmp_path / "volume.nii").affine @ corners, other.affine @ corners, atol=2e-3)
+    assert np.array_equal(np.asanyarray(other.dataobj), volume.array)
+
+
+def test_a_trailing_fourth_dimension_of_one_is_read_as_3d(tmp_path):
+    nib.save(nib.Nifti1Image(numbered_voxels()[..., None], GRIDS["oblique"]), tmp_path / "a.nii.gz")
+    volume = read_volume(tmp_path / "a.nii.gz")
+    assert np.array_equal(volume.array, numbered_voxels())
+    assert np.allclose(volume.affine, GRIDS["oblique"], atol=1e-4)
+
+
+def nifti(tmp_path, name="bad.nii.gz", array=None, affine=None, **fields):
+    """A NIfTI file whose header fields, given as byte offset and struct format, are patched after writing."""
+    array = numbered_voxels() if array is None else array
+    raw = bytearray(nib.Nifti1Image(array, np.eye(4) if affine is None else affine).to_bytes())
+    for offset, form, *values in fields.values():
+        struct.pack_into("<" + form, raw, offset, *values)
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(bytes(raw)) if name.endswith(".gz") else bytes(raw))
+    return path
+
+
+def test_scaled_nifti_values_are_read_as_hounsfield_units(tmp_path):
+    path = nifti(tmp_path, "ct.nii.gz", scaling=(112, "ff", 2.0, -1024.0))
+    assert np.array_equal(read_volume(path).array, numbered_voxels() * 2.0 - 1024)
+
+
+def nrrd(tmp_path, sizes="11 9 7", directions="(1,0,0) (0,1,0) (0,0,1)"):
+    path = tmp_path / "bad.nrrd"
+    head = (
+        f"NRRD0004\ntype: short\ndimension: 3\nspace: left-posterior-superior\nsizes: {sizes}\n"
+        f"space directions: {directions}\nkinds: domain domain domain\nendian: little\nencoding: raw\n"
+        "space origin: (0,0,0)\n\n"
+    )
+    path.write_bytes(head.encode() + numbered_voxels().tobytes())
+    return path
+
+
+def cut(path, keep):
+    path.write_bytes(path.read_bytes()[:keep])
+    return path
+
+
+def written(tmp_path, name):
+    rng = np.random.default_rng(0)
+    write_volume(Volume(rng.integers(0, 9999, (30, 30, 30)).astype(np.int16), np.eye(4)), tmp_path / name)
+    return tmp_path / name
+
+
+def several_values(path):
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((5, 6, 7, 3), np.uint8), isVector=True), str(path))
+    return path
+
+
+def shear():
+    affine = np.eye(4)
+    affine[0, 1] = 0.3
+    return affine
+
+
+BAD_FILES = {
+    "missing": (lambda d: d / "missing.nrrd", "does not exist"),
+    "a folder": (lambda d: d, "is a folder"),
+    "unknown suffix": (lambda d: cut(nrrd(d), None).rename(d / "a.dcm"), "no known image suffix"),
+    "no bytes": (lambda d: cut(nrrd(d), 0), "is empty"),
+    "not an image": (lambda d: cut(nrrd(d), 9), "cannot be read"),
+    "cut .nrrd": (lambda d: cut(written(d, "a.nrrd"), 20000), "Check that the file is whole"),
+    "cut .mha": (lambda d: cut(written(d, "a.mha"), 20000), "Check that the file is whole"),
+    "cut .nii": (lambda d: cut(written(d, "a.nii"), -1), "was cut short"),
+    "cut .nii.gz": (lambda d: cut(written(d, "a.nii.gz"), 20000), "was cut short"),
+    "cut trailer of .nii.gz": (lambda d: cut(written(d, "a.nii.gz"), -4), "was cut short"),
+    ".nhdr without its data": (lambda d: (written(d, "a.nhdr"), (d / "a.raw.gz").unlink())[0], "is missing"),
+    "2D": (lambda d: nifti(d, array=np.zeros((9, 9), np.int16)), "has 2 dimensions"),
+    "one slice": (lambda d: nifti(d, array=np.zeros((9, 9, 1), np.int16)), "single slice"),
+    "4D": (lambda d: nifti(d, array=np.zeros((9, 9, 9, 2), np.int16)), "has 4 dimensions"),
+    "several values per voxel": (lambda d: several_values(d / "a.nrrd"), "several values"),
+    "terabytes in .nrrd": (lambda d: nrrd(d, sizes="100000 100000 100000"), "too large"),
+    "terabytes in .nii.gz": (lambda d: nifti(d, size=(42, "hhh", 32000, 32000, 32000)), "too large"),
+    "a gigabyte in a kilobyte": (lambda d: nrrd(d, sizes="1000 1000 1000"), "was cut short"),
+    "sheared sform": (lambda d: nifti(d, affine=shear()), "not perpendicular"),
+    "sheared .nrrd": (lambda d: nrrd(d, directions="(1,0.3,0) (0,1,0) (0,0,1)"), "not perpendicular"),
+    "singular .nrrd": (lambda d: nrrd(d, directions="(1,0,0) (1,0,0) (0,0,1)"), "not perpendicular"),
+    "zero spacing in .nrrd": (lambda d: nrrd(d, directions="(0,0,0) (0,1,0) (0,0,1)"), "voxel size"),
+    "zero spacing in .nii.gz": (lambda d: nifti(d, zoom=(80, "f", 0.0)), "voxel size"),
+    "negative spacing in .nii.gz": (lambda d: nifti(d, zoom=(80, "f", -1.0)), "voxel size"),
+    "spacing that is not a number": (lambda d: nifti(d, row=(280, "f", float("nan"))), "grid"),
+    "two voxel sizes": (lambda d: nifti(d, zoom=(80, "f", 3.0)), "voxel size"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_FILES)
+def test_a_bad_file_gives_one_sentence_and_a_remedy_and_nothing_on_stderr(tmp_path, capfd, kind):
+    make, expected = BAD_FILES[kind]
+    path = make(tmp_path)
+    capfd.readouterr()
+    with pytest.raises(SkullVAEError) as caught:
+        read_volume(path)
+    assert expected in str(caught.value)
+    assert caught.value.remedy
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr().err == ""
+
+
+def test_nothing_remains_when_writing_fails(tmp_path):
+    broken = Volume(np.zeros(SHAPE, np.complex128).astype(object), np.eye(4))
+    with pytest.raises((SkullVAEError, TypeError, KeyError)):
+        write_volume(broken, tmp_path / "a.nrrd")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_writing_into_a_missing_folder_names_the_folder(tmp_path):
+    with pytest.raises(SkullVAEError, match="nowhere"):
+        write_volume(Volume(numbered_voxels(), np.eye(4)), tmp_path / "nowhere" / "a.nrrd")
+
+
+def test_with_array_refuses_another_shape():
+    with pytest.raises(ValueError, match="shape"):
+        Volume(numbered_voxels(), np.eye(4)).with_array(np.zeros((1, 2, 3)))
+
+
+def test_to_image_keeps_bool_voxels():
+    volume = Volume(numbered_voxels() % 3 == 0, GRIDS["oblique"])
+    image = to_image(volume)
+    assert np.array_equal(sitk.GetArrayFromImage(image).transpose(2, 1, 0) != 0, volume.array)
+
+
+@pytest.mark.parametrize("name", ["a.NRRD", "b.nii.GZ", "c.d.mha"])
+def test_suffixes_are_known_in_any_case(name):
+    assert name.lower().endswith(volume_suffix(name))
