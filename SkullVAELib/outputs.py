@@ -1,0 +1,134 @@
+"""Publishing results: a folder gets the whole set of a run's files or keeps what it had."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import SkullVAEError
+
+try:
+    import fcntl
+except ImportError:  # Windows, where an open file cannot be removed and thus is its own lock
+    fcntl = None
+
+_PREFIX = ".skullvae-"
+_LOCK = "lock"
+
+# A staging folder without a lock file is either being made this moment or was left by a run killed in that moment.
+_MAKING_SECONDS = 60.0
+
+
+@contextmanager
+def publishing(directory: Path, names: Iterable[str], inputs: Iterable[Path] = ()) -> Iterator[Path]:
+    """A private folder to prepare files in; when the body ends well they appear in `directory`.
+
+    names: every file a run may publish, in the order of publishing; the last one is the seal of the set (the
+    report): it is withdrawn first and put in place last, so that while it exists all files belong to one run.
+    A name the body did not prepare is removed from `directory`, where it would be an earlier run's.
+    inputs: files that must not be overwritten.
+
+    When the body raises, `directory` keeps what it had, and is removed if it was made here. A killed process leaves
+    at most its private folder, whose name begins with ".skullvae-"; the next run in `directory` removes it.
+
+    Raises SkullVAEError when `directory` cannot be made or written to, or holds an input under one of the names.
+    """
+    directory, names = Path(directory), list(names)
+    _check_inputs(directory, names, inputs)
+    made = _make(directory)
+    try:
+        _remove_abandoned(directory)
+        with _staging(directory) as staging:
+            yield staging
+            _publish(staging, directory, names)
+    except BaseException:
+        for folder in made:
+            # Only an empty folder goes; whatever somebody else put there meanwhile stays.
+            try:
+                folder.rmdir()
+            except OSError:
+                break
+        raise
+
+
+def _check_inputs(directory: Path, names: list[str], inputs: Iterable[Path]) -> None:
+    for path in inputs:
+        for name in names:
+            target = directory / name
+            if target.exists() and target.samefile(path):
+                raise SkullVAEError(f"The result '{target}' would overwrite the input", "Choose another output folder")
+
+
+def _make(directory: Path) -> list[Path]:
+    """Make the folder and its parents; returns those that were made, innermost first."""
+    if directory.exists() and not directory.is_dir():
+        raise SkullVAEError(f"The output '{directory}' is not a folder", "Choose another output folder")
+    missing = [folder for folder in (directory, *directory.parents) if not folder.exists()]
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        cause = f"The output folder '{directory}' cannot be made: {error.strerror}"
+        raise SkullVAEError(cause, "Choose another output folder") from error
+    return missing
+
+
+@contextmanager
+def _staging(directory: Path) -> Iterator[Path]:
+    """A folder inside `directory`, on the same file system so that renaming is atomic, locked while in use."""
+    try:
+        staging = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=directory))
+    except OSError as error:
+        cause = f"The output folder '{directory}' cannot be written to: {error.strerror}"
+        raise SkullVAEError(cause, "Choose another output folder") from error
+    lock = None
+    try:
+        # The kernel drops the lock of a killed process; a process id could have been given to another by then.
+        lock = open(staging / _LOCK, "wb")  # noqa: SIM115
+        if fcntl is not None:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield staging
+    finally:
+        if lock is not None:
+            lock.close()
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _remove_abandoned(directory: Path) -> None:
+    """Remove the staging folders of killed runs; those of runs still going on stay."""
+    for folder in directory.glob(f"{_PREFIX}*"):
+        if folder.is_dir() and _is_abandoned(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_abandoned(folder: Path) -> bool:
+    lock = folder / _LOCK
+    try:
+        if not lock.exists():
+            return time.time() - folder.stat().st_mtime > _MAKING_SECONDS
+        if fcntl is None:
+            lock.unlink()
+            return True
+        with open(lock, "r+b") as held:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except OSError:
+        return False
+
+
+def _publish(staging: Path, directory: Path, names: list[str]) -> None:
+    *files, seal = names
+    try:
+        (directory / seal).unlink(missing_ok=True)
+        for name in (*files, seal):
+            if (staging / name).exists():
+                os.replace(staging / name, directory / name)
+            else:
+                (directory / name).unlink(missing_ok=True)
+    except OSError as error:
+        cause = f"The results cannot be put into '{directory}': {error.strerror}"
+        raise SkullVAEError(cause, "Close programs that use its files, or choose another output folder") from error

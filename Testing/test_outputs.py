@@ -1,0 +1,152 @@
+"""Claims about publishing: a whole set or nothing, whatever happens."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from SkullVAELib.errors import SkullVAEError
+from SkullVAELib.outputs import publishing
+
+NAMES = ["a.bin", "b.bin", "report.json"]
+
+
+def publish(directory, text, names=NAMES, **options):
+    with publishing(directory, NAMES, **options) as staging:
+        for name in names:
+            (staging / name).write_text(text)
+
+
+def content(directory):
+    return {path.name: path.read_text() for path in directory.iterdir()}
+
+
+def test_the_files_appear_and_nothing_else(tmp_path):
+    publish(tmp_path / "new" / "folder", "1")
+    assert content(tmp_path / "new" / "folder") == dict.fromkeys(NAMES, "1")
+
+
+def test_nothing_appears_before_the_end(tmp_path):
+    with publishing(tmp_path, NAMES) as staging:
+        (staging / "a.bin").write_text("half")
+        assert not (tmp_path / "a.bin").exists()
+        assert staging.parent == tmp_path
+        assert staging.name.startswith(".")
+
+
+def test_an_error_leaves_the_earlier_results_untouched(tmp_path):
+    publish(tmp_path, "old")
+    with pytest.raises(MemoryError), publishing(tmp_path, NAMES) as staging:
+        (staging / "a.bin").write_text("half")
+        raise MemoryError
+    assert content(tmp_path) == dict.fromkeys(NAMES, "old")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, ValueError])
+def test_an_error_removes_the_folders_that_were_made_for_it(tmp_path, error):
+    with pytest.raises(error), publishing(tmp_path / "x" / "y", NAMES) as staging:
+        (staging / "a.bin").write_text("half")
+        raise error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_of_an_earlier_run_does_not_stay_as_if_it_belonged_to_this_one(tmp_path):
+    publish(tmp_path, "old")
+    (tmp_path / "notes.txt").write_text("mine")
+    publish(tmp_path, "new", names=["a.bin", "report.json"])
+    assert content(tmp_path) == {"a.bin": "new", "report.json": "new", "notes.txt": "mine"}
+
+
+def test_the_seal_is_there_only_with_the_whole_set(tmp_path, monkeypatch):
+    publish(tmp_path, "old")
+    replace, seen = os.replace, []
+
+    def watched(source, target):
+        seen.append((tmp_path / "report.json").exists())
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", watched)
+    publish(tmp_path, "new")
+    assert seen == [False, False, False]
+    assert content(tmp_path) == dict.fromkeys(NAMES, "new")
+
+
+def test_an_input_is_never_overwritten(tmp_path):
+    (tmp_path / "a.bin").write_text("input")
+    with pytest.raises(SkullVAEError, match="overwrite the input"):
+        publish(tmp_path, "1", inputs=[tmp_path / "a.bin"])
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(SkullVAEError, match="overwrite the input"):
+        publish(tmp_path / "link", "1", inputs=[tmp_path / "a.bin"])
+    assert (tmp_path / "a.bin").read_text() == "input"
+
+
+def test_an_input_elsewhere_in_the_folder_is_no_obstacle(tmp_path):
+    (tmp_path / "head.nrrd").write_text("input")
+    publish(tmp_path, "1", inputs=[tmp_path / "head.nrrd"])
+    assert content(tmp_path) == {**dict.fromkeys(NAMES, "1"), "head.nrrd": "input"}
+
+
+def test_a_file_in_the_place_of_the_folder_is_an_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SkullVAEError, match="not a folder"):
+        publish(tmp_path / "file", "1")
+    with pytest.raises(SkullVAEError, match="cannot be made"):
+        publish(tmp_path / "file" / "below", "1")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission_is_an_error(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(SkullVAEError, match="cannot be written"):
+        publish(tmp_path, "1")
+
+
+def staging_child(directory) -> subprocess.Popen:
+    """A process that has begun to prepare files and waits."""
+    code = (
+        "import sys, time; from pathlib import Path; from SkullVAELib.outputs import publishing\n"
+        f"with publishing(Path(sys.argv[1]), {NAMES!r}) as staging:\n"
+        "    (staging / 'a.bin').write_text('half'); print('ready', flush=True); time.sleep(600)\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code, str(directory)], stdout=subprocess.PIPE, text=True)
+    assert child.stdout.readline().strip() == "ready"
+    return child
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL here")
+def test_a_killed_run_leaves_no_result_and_the_next_run_clears_up(tmp_path):
+    child = staging_child(tmp_path)
+    child.kill()
+    child.communicate()
+    left = list(tmp_path.iterdir())
+    assert [path.name.startswith(".skullvae-") for path in left] == [True]
+    publish(tmp_path, "1")
+    assert content(tmp_path) == dict.fromkeys(NAMES, "1")
+
+
+def test_a_run_that_is_still_going_keeps_its_files(tmp_path):
+    child = staging_child(tmp_path)
+    try:
+        publish(tmp_path, "1")
+        (staging,) = tmp_path.glob(".skullvae-*")
+        assert (staging / "a.bin").read_text() == "half"
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def test_a_staging_folder_that_never_got_its_lock_goes_once_it_is_old(tmp_path):
+    young, old = tmp_path / ".skullvae-young", tmp_path / ".skullvae-old"
+    young.mkdir()
+    old.mkdir()
+    an_hour_ago = time.time() - 3600
+    os.utime(old, (an_hour_ago, an_hour_ago))
+    publish(tmp_path, "1")
+    assert young.exists()
+    assert not old.exists()
