@@ -1,0 +1,156 @@
+"""A child process: start, progress, log, cancel. Knows neither Qt nor Slicer, so that it is tested without them."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import os
+import signal
+import subprocess
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from SkullVAELib.errors import SkullVAEError
+
+# A poll reads at most this much of each stream, so that a chatty child cannot freeze the panel.
+_BYTES_PER_POLL = 1 << 18
+
+
+class _Tail:
+    """Reads the lines that were appended to a file since the last look."""
+
+    def __init__(self, path: Path):
+        self._file = path.open("rb")
+        self._rest = b""
+
+    def lines(self, final: bool) -> tuple[list[str], bool]:
+        """(the new complete lines, whether there may be more to read); final: the last line needs no line end."""
+        chunk = self._file.read(_BYTES_PER_POLL)
+        more = len(chunk) == _BYTES_PER_POLL
+        *whole, self._rest = (self._rest + chunk).split(b"\n")
+        if final and not more and self._rest:
+            whole.append(self._rest)
+            self._rest = b""
+        return [line.decode("utf-8", "replace").rstrip() for line in whole], more
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class ChildProcess:
+    """One run of a command that prints {"stage": ..., "fraction": ...} lines on stdout and anything else on stderr.
+
+    The owner calls poll() from a timer. The child writes to two files in `folder` instead of pipes: a pipe that
+    nobody empties in time blocks the child, and threads that would empty it starve in Slicer, whose main thread
+    keeps Python's lock while Qt's event loop runs.
+
+    stage, fraction: the latest progress. exitCode: None until the end. lastErrorLine: the last line on stderr.
+    """
+
+    def __init__(self, command: Sequence[str], folder: str | os.PathLike, environment: Mapping[str, str] | None = None):
+        self._command = [str(part) for part in command]
+        self._folder = Path(folder)
+        self._environment = dict(os.environ, **(environment or {}))
+        self._process: subprocess.Popen | None = None
+        self._tails: tuple[_Tail, ...] = ()
+        self.stage = ""
+        self.fraction = 0.0
+        self.exitCode: int | None = None
+        self.cancelled = False
+        self.lastErrorLine = ""
+        self.log: deque[str] = deque(maxlen=2000)
+
+    def start(self) -> None:
+        """Start the child at the head of its own process group. Raises SkullVAEError when it cannot be started."""
+        paths = self._folder / "stdout.txt", self._folder / "stderr.txt"
+        if os.name == "nt":
+            options = {"creationflags": subprocess.CREATE_NO_WINDOW}
+        else:
+            # PythonSlicer is a launcher: only the whole group reaches the interpreter behind it.
+            options = {"start_new_session": True}
+        with paths[0].open("wb") as stdout, paths[1].open("wb") as stderr:
+            try:
+                self._process = subprocess.Popen(
+                    self._command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=stdout,
+                    stderr=stderr,
+                    cwd=self._folder,
+                    env=self._environment,
+                    **options,
+                )
+            except OSError as error:
+                raise SkullVAEError(
+                    f"'{self._command[0]}' cannot be started: {error.strerror}", "Reinstall Slicer or the extension"
+                ) from error
+        self._tails = _Tail(paths[0]), _Tail(paths[1])
+        # An application that quits without closing the module must not leave the child behind.
+        atexit.register(self.cancel)
+
+    def poll(self) -> list[str]:
+        """Take in what the child has printed; returns the new log lines. After the end, exitCode is set."""
+        if self._process is None or self.exitCode is not None:
+            return []
+        # Asked before reading: what an ended child has printed is all there.
+        exitCode = self._process.poll()
+        ended = exitCode is not None
+        lines: list[str] = []
+        stdout, moreOutput = self._tails[0].lines(final=ended)
+        stderr, moreErrors = self._tails[1].lines(final=ended)
+        for line in stdout:
+            if not self._takeProgress(line):
+                lines.append(line)
+        for line in stderr:
+            lines.append(line)
+            if line:
+                self.lastErrorLine = line
+        self.log.extend(lines)
+        if ended and not moreOutput and not moreErrors:
+            self._finish(exitCode)
+        return lines
+
+    @property
+    def running(self) -> bool:
+        """Whether the child was started and its end has not been seen by poll() yet."""
+        return self._process is not None and self.exitCode is None
+
+    def cancel(self) -> None:
+        """End the child and everything it has started, at once. Safe to call at any time, also twice."""
+        if not self.running:
+            return
+        self.cancelled = True
+        self._killTree()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=5)
+        self._finish(self._process.returncode if self._process.returncode is not None else -1)
+
+    def _takeProgress(self, line: str) -> bool:
+        if not line.startswith("{"):
+            return False
+        try:
+            message = json.loads(line)
+            self.stage, self.fraction = str(message["stage"]), min(1.0, max(0.0, float(message["fraction"])))
+        except (ValueError, KeyError, TypeError):
+            return False
+        return True
+
+    def _killTree(self) -> None:
+        if os.name == "nt":
+            subprocess.run(
+                ["taskkill", "/F", "/T", "/PID", str(self._process.pid)],
+                capture_output=True,
+                creationflags=subprocess.CREATE_NO_WINDOW,
+                check=False,
+            )
+            return
+        # The child leads its session, so its id is the group's. Nothing it leaves behind is of use: no gentle signal.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+    def _finish(self, exitCode: int) -> None:
+        self.exitCode = exitCode
+        for tail in self._tails:
+            tail.close()
+        atexit.unregister(self.cancel)

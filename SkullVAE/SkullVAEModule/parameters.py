@@ -1,0 +1,40 @@
+"""What the panel's widgets stand for; saved with the scene."""
+
+# No "from __future__ import annotations" here: Slicer's wrapper reads the annotations.
+from typing import Annotated, Union
+
+from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
+from slicer.parameterNodeWrapper import Choice, WithinRange, parameterNodeWrapper
+
+from .completion import CompletionOptions
+
+
+@parameterNodeWrapper
+class SkullVAEParameterNode:
+    """The parameters of a run.
+
+    inputNode - The segmentation that holds the skull, or a CT volume.
+    segmentID - The segment of the skull; unused for a CT.
+    boneThreshold - HU above which a CT's voxels are bone; 0 leaves the choice to the library.
+    newSegmentation - Whether the result goes into a segmentation of its own.
+    useGamma, gamma - Whether and how much of the defect's deviation vector is added in latent space.
+    device - Where the network runs.
+    """
+
+    inputNode: Union[vtkMRMLSegmentationNode, vtkMRMLScalarVolumeNode]  # noqa: UP007 (what Slicer 5.10 reads)
+    segmentID: str = ""
+    boneThreshold: Annotated[float, WithinRange(0, 3000)] = 0
+    newSegmentation: bool = False
+    useGamma: bool = False
+    gamma: Annotated[float, WithinRange(0, 2)] = 1
+    device: Annotated[str, Choice(["auto", "cpu", "cuda"])] = "auto"
+
+
+def completionOptions(parameters: SkullVAEParameterNode) -> CompletionOptions:
+    """The options of the command line for the panel's choices."""
+    isVolume = parameters.inputNode is not None and not parameters.inputNode.IsA("vtkMRMLSegmentationNode")
+    return CompletionOptions(
+        thresholdHU=parameters.boneThreshold if isVolume and parameters.boneThreshold > 0 else None,
+        gamma=parameters.gamma if parameters.useGamma else None,
+        device=parameters.device,
+    )
