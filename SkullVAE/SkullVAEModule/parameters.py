@@ -21,7 +21,8 @@ class SkullVAEParameterNode:
     device - Where the network runs.
     """
 
-    inputNode: Union[vtkMRMLSegmentationNode, vtkMRMLScalarVolumeNode]  # noqa: UP007 (what Slicer 5.10 reads)
+    # Without None among them Slicer's wrapper cannot hold "nothing chosen".
+    inputNode: Union[vtkMRMLSegmentationNode, vtkMRMLScalarVolumeNode, None]  # noqa: UP007 (what Slicer 5.10 reads)
     segmentID: str = ""
     boneThreshold: Annotated[float, WithinRange(0, 3000)] = 0
     newSegmentation: bool = False
