@@ -19,6 +19,13 @@ UI = MODULE / "Resources" / "UI" / "SkullVAE.ui"
 # Not in Slicer, or slow to import: nothing of it may be needed to show the module.
 HEAVY = {"torch", "monai", "nibabel", "safetensors", "scipy", "SimpleITK"}
 
+# Drawn and trained by commands of the repository, so a checkout may be without them for a while.
+MADE_BY_COMMANDS = {
+    "Resources/Icons/SkullVAE.png",
+    "Resources/Models/skullvae.md",
+    "Resources/Models/skullvae.safetensors",
+}
+
 # Widgets that PythonQt or the designer plugins know.
 WIDGETS = {
     "QCheckBox",
@@ -75,10 +82,9 @@ def test_cmake_lists_every_file_of_the_module():
     assert cmakeList("MODULE_PYTHON_SCRIPTS") == scripts
     listed = cmakeList("MODULE_PYTHON_RESOURCES")
     assert resources <= listed
-    missing = {name for name in listed - resources if not name.startswith("Resources/Models/")}
-    assert not missing
+    assert listed - resources <= MADE_BY_COMMANDS
     if resources != listed:
-        pytest.skip("the shipped model is not there yet")
+        pytest.skip(f"not made yet: {', '.join(sorted(listed - resources))}")
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)

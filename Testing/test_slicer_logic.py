@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import subprocess
 import sys
 import textwrap
 import time
@@ -18,25 +19,30 @@ slicer_env.prepare()
 
 import slicer  # noqa: E402
 import vtk  # noqa: E402
-from SkullVAEModule import librarypath  # noqa: E402
+from SkullVAEModule import dependencies, librarypath  # noqa: E402
 from SkullVAEModule.childprocess import ChildProcess  # noqa: E402
-from SkullVAEModule.completion import CompletionOptions, CompletionResult, CompletionRun  # noqa: E402
+from SkullVAEModule.completion import CompletionOptions, CompletionResult, CompletionRun, childEnvironment  # noqa: E402
 from SkullVAEModule.logic import SkullVAELogic  # noqa: E402
 from SkullVAEModule.parameters import completionOptions  # noqa: E402
 from SkullVAEModule.segments import readInput, resultSegmentIDs, segmentTag  # noqa: E402
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy  # noqa: E402
 
+from SkullVAELib import cli  # noqa: E402
 from SkullVAELib.errors import SkullVAEError  # noqa: E402
+from SkullVAELib.volume import read_volume  # noqa: E402
 
 BINARY = "Binary labelmap"
 SURFACE = "Closed surface"
 SHAPE = (18, 15, 12)
 REPORT = {
-    "version": "0.1.0",
-    "model": {"sha256": "abc"},
+    "software": "SkullVAE 0.1.0",
+    "disclaimer": "Research",
+    "model_file": "skullvae.safetensors",
+    "model_sha256": "abc",
     "parameters": {"gamma": 1.0, "prior": "a|b"},
-    "note": "Research",
+    "seconds": {"total": 1.0},
 }
+PROVENANCE = ("source", "role", "note", "software", "model_file", "model_sha256", "parameters")
 
 
 @pytest.fixture(autouse=True)
@@ -431,14 +437,14 @@ def test_result_says_what_it_is():
         assert logic.DeserializeTerminologyEntry(segmentTag(segment, "TerminologyEntry"), entry)
         assert (entry.GetTypeObject().GetCodeMeaning(), entry.GetTypeObject().GetCodeValue()) == (meaning, code)
         assert segmentTag(segment, "SkullVAE.source") == "bone"
-        assert segmentTag(segment, "SkullVAE.version") == "0.1.0"
-        assert "abc" in segmentTag(segment, "SkullVAE.model")
+        assert segmentTag(segment, "SkullVAE.software") == "SkullVAE 0.1.0"
+        assert segmentTag(segment, "SkullVAE.model_sha256") == "abc"
         assert "gamma" in segmentTag(segment, "SkullVAE.parameters")
         assert segmentTag(segment, "SkullVAE.note") == "Research"
 
 
 def test_research_note_is_there_though_the_report_has_none(monkeypatch):
-    monkeypatch.delitem(REPORT, "note")
+    monkeypatch.delitem(REPORT, "disclaimer")
     node = addSkull(randomMask(14), GRIDS["lps"])
     _, added = complete(node)
     segment = node.GetSegmentation().GetSegment(added.implantID)
@@ -449,7 +455,7 @@ def test_provenance_survives_saving(tmp_path):
     node = addSkull(randomMask(15), GRIDS["lps"])
     _, added = complete(node)
     tags = [
-        {tag: segmentTag(node.GetSegmentation().GetSegment(segmentID), f"SkullVAE.{tag}") for tag in REPORT}
+        {tag: segmentTag(node.GetSegmentation().GetSegment(segmentID), f"SkullVAE.{tag}") for tag in PROVENANCE}
         for segmentID in (added.completedID, added.implantID)
     ]
     path = str(tmp_path / "saved.seg.nrrd")
@@ -460,8 +466,9 @@ def test_provenance_survives_saving(tmp_path):
     assert storage.ReadData(loaded)
     ids = resultSegmentIDs(loaded.GetSegmentation(), "bone")
     assert len(ids) == 2
+    assert all(all(values.values()) for values in tags)
     assert tags == [
-        {tag: segmentTag(loaded.GetSegmentation().GetSegment(segmentID), f"SkullVAE.{tag}") for tag in REPORT}
+        {tag: segmentTag(loaded.GetSegmentation().GetSegment(segmentID), f"SkullVAE.{tag}") for tag in PROVENANCE}
         for segmentID in ids
     ]
 
@@ -634,11 +641,27 @@ def test_second_run_waits_for_the_first():
 def test_parameters_become_command_line_options():
     parameters = SkullVAELogic().getParameterNode()
     options = completionOptions(parameters)
-    assert (options.thresholdHU, options.gamma, options.device) == (None, None, "auto")
+    assert options == CompletionOptions()
     parameters.inputNode = addVolume(np.zeros(SHAPE, np.int16), GRIDS["lps"])
-    parameters.boneThreshold, parameters.useGamma, parameters.gamma, parameters.device = 226.0, True, 0.75, "cpu"
+    parameters.boneThreshold, parameters.gamma, parameters.device = 226.0, 0.75, "cpu"
+    assert "--gamma" not in completionOptions(parameters).arguments()
+    parameters.prior = "dev"
     arguments = completionOptions(parameters).arguments()
-    assert arguments[:6] == ["--device", "cpu", "--threshold", "226", "--gamma", "0.75"]
+    assert arguments[:8] == ["--device", "cpu", "--prior", "dev", "--threshold", "226", "--gamma", "0.75"]
+
+
+def test_command_line_knows_what_the_panel_asks_for():
+    parameters = SkullVAELogic().getParameterNode()
+    parameters.inputNode = addVolume(np.zeros(SHAPE, np.int16), GRIDS["lps"])
+    parameters.boneThreshold = 226.0
+    for prior, device in itertools.product(
+        ("auto", "encode", "map", "dev", "mean"),
+        ("auto", "cpu", "cuda"),
+    ):
+        parameters.prior, parameters.device = prior, device
+        arguments = completionOptions(parameters).arguments()
+        parsed = cli._parser().parse_args(["complete", "in.nrrd", "-o", "out", "--progress", "json", *arguments])
+        assert (parsed.prior, parsed.device, parsed.threshold) == (prior, device, 226)
 
 
 def test_parameters_refuse_what_the_panel_cannot_show():
@@ -734,6 +757,38 @@ def test_crash_of_the_child_names_code_and_last_line(tmp_path):
 def test_exit_3_is_no_error(tmp_path):
     _, create = runWithChild(tmp_path, "whole")
     assert SkullVAELogic(createRun=create).completeSkull(addSkull(randomMask(33), GRIDS["lps"]), "bone") is None
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Dependencies
+
+
+def installed(monkeypatch, versions: dict[str, str]) -> None:
+    """Let the module believe that these packages are installed, and no others."""
+
+    def version(name: str) -> str:
+        if name not in versions:
+            raise dependencies.importlib.metadata.PackageNotFoundError(name)
+        return versions[name]
+
+    monkeypatch.setattr(dependencies.importlib.metadata, "version", version)
+
+
+COMPLETE = {"torch": "2.12.0+cu130", "monai": "1.6.1", "nibabel": "5.4.2", "safetensors": "0.8.0", "pillow": "12.0"}
+
+
+def test_what_is_there_is_not_asked_for(monkeypatch):
+    installed(monkeypatch, COMPLETE)
+    assert dependencies.missingPackages() == []
+    assert dependencies.ensurePackages()
+
+
+def test_missing_and_outdated_packages_are_named_and_not_installed_without_asking(monkeypatch):
+    installed(monkeypatch, {**{key: COMPLETE[key] for key in ("monai", "safetensors", "pillow")}, "torch": "1.13"})
+    assert dependencies.missingPackages() == [dependencies.TORCH, "nibabel"]
+    # There is nobody to ask here; pip is not reached, as slicer.util.pip_install needs the application.
+    with pytest.raises(SkullVAEError, match=r"missing: torch\S*, nibabel\. "):
+        dependencies.ensurePackages()
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -864,8 +919,24 @@ def test_command_that_cannot_be_started_is_an_error(tmp_path):
 
 
 @pytest.mark.skipif(librarypath.shippedModel() is None, reason="the shipped model file is missing")
-def test_generated_skull_is_completed_by_the_real_command_line():
-    pytest.skip("the library's command line is not there yet")
+def test_generated_skull_is_completed_by_the_real_command_line(tmp_path):
+    sample = tmp_path / "sample.nrrd"
+    command = [sys.executable, "-m", "SkullVAELib", "sample", "-o", str(sample)]
+    subprocess.run(command, check=True, env={**os.environ, **childEnvironment()})
+    volume = read_volume(sample)
+    skull = (volume.array != 0).astype(np.uint8)
+    node = addSkull(skull, volume.affine, transform=addTransform(rotation(20, (0, 0, 1))))
+    before = fingerprint(node)
+    logic = SkullVAELogic()
+    added = logic.completeSkull(node, "bone", CompletionOptions(device="cpu"))
+    assert {key: fingerprint(node)[key] for key in before} == before
+    completed = readInput(node, added.completedID).array
+    implant = readInput(node, added.implantID).array
+    assert np.array_equal(skull | implant, completed)
+    assert not np.any(skull & implant)
+    assert implant.any()
+    segment = node.GetSegmentation().GetSegment(added.implantID)
+    assert segmentTag(segment, "SkullVAE.software") == logic.report["software"]
 
 
 def test_every_test_grid_is_different():

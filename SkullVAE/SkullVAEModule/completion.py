@@ -25,18 +25,19 @@ NO_DEFECT_EXIT_CODE = 3
 class CompletionOptions:
     """What the user chose; None leaves the choice to the library.
 
-    thresholdHU: bone threshold of a CT; gamma: weight of the deviation vector; device: auto, cpu or cuda;
-    model: path of a model file.
+    thresholdHU: bone threshold of a CT; prior: auto, encode, map, dev or mean; gamma: how far to move along the
+    deviation vector, with dev; device: auto, cpu or cuda; model: path of a model file.
     """
 
     thresholdHU: float | None = None
+    prior: str = "auto"
     gamma: float | None = None
     device: str = "auto"
     model: str | os.PathLike | None = None
 
     def arguments(self) -> list[str]:
         """The command line's options for these choices."""
-        arguments = ["--device", self.device]
+        arguments = ["--device", self.device, "--prior", self.prior]
         if self.thresholdHU is not None:
             arguments += ["--threshold", f"{self.thresholdHU:g}"]
         if self.gamma is not None:

@@ -21,7 +21,7 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
     """Reads the input from the scene, has it completed in a child process, puts the result into the scene.
 
     createRun: makes the run for (array, affine, options), as CompletionRun does; a test puts a known result there.
-    added: the last result; None before the first run and where no defect was found.
+    added: the last result; None before the first run and where no defect was found. report: its report.json.
     """
 
     def __init__(self, createRun: Callable = CompletionRun) -> None:
@@ -31,6 +31,7 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
         self._source: SkullInput | None = None
         self._newSegmentation = False
         self.added: AddedSegments | None = None
+        self.report: dict = {}
 
     def getParameterNode(self) -> SkullVAEParameterNode:
         """The parameters, which are saved with the scene."""
@@ -49,7 +50,7 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
         """
         if self.running:
             raise RuntimeError("a run is in progress")
-        self.added = None
+        self.added, self.report = None, {}
         self._source = readInput(inputNode, segmentID)
         self._newSegmentation = newSegmentation
         self._run = self._createRun(self._source.array, self._source.affine, options or CompletionOptions())
@@ -75,6 +76,7 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
             result = self._run.result()
             if result is not None:
                 self.added = addResult(self._source, result, self._newSegmentation)
+                self.report = result.report
         finally:
             self._close()
         return False

@@ -17,7 +17,8 @@ class SkullVAEParameterNode:
     segmentID - The segment of the skull; unused for a CT.
     boneThreshold - HU above which a CT's voxels are bone; 0 leaves the choice to the library.
     newSegmentation - Whether the result goes into a segmentation of its own.
-    useGamma, gamma - Whether and how much of the defect's deviation vector is added in latent space.
+    prior - Where the complete shape comes from; see the command line's --prior.
+    gamma - How far to move along the deviation vector; for the prior "dev" only.
     device - Where the network runs.
     """
 
@@ -26,7 +27,7 @@ class SkullVAEParameterNode:
     segmentID: str = ""
     boneThreshold: Annotated[float, WithinRange(0, 3000)] = 0
     newSegmentation: bool = False
-    useGamma: bool = False
+    prior: Annotated[str, Choice(["auto", "encode", "map", "dev", "mean"])] = "auto"
     gamma: Annotated[float, WithinRange(0, 2)] = 1
     device: Annotated[str, Choice(["auto", "cpu", "cuda"])] = "auto"
 
@@ -36,6 +37,7 @@ def completionOptions(parameters: SkullVAEParameterNode) -> CompletionOptions:
     isVolume = parameters.inputNode is not None and not parameters.inputNode.IsA("vtkMRMLSegmentationNode")
     return CompletionOptions(
         thresholdHU=parameters.boneThreshold if isVolume and parameters.boneThreshold > 0 else None,
-        gamma=parameters.gamma if parameters.useGamma else None,
+        prior=parameters.prior,
+        gamma=parameters.gamma if parameters.prior == "dev" else None,
         device=parameters.device,
     )

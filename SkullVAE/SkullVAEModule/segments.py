@@ -26,8 +26,8 @@ from .completion import CompletionResult
 # by it an earlier result is found again, whatever the user has renamed it to.
 SOURCE_TAG = "SkullVAE.source"
 ROLE_TAG = "SkullVAE.role"
-# Keys of report.json that travel with each segment.
-PROVENANCE = ("version", "model", "parameters", "note")
+# Keys of report.json that travel with each segment, and everything it says of the model.
+PROVENANCE = ("software", "version", "parameters")
 RESEARCH_NOTE = "Research software, not a medical device, not for clinical use."
 
 # On a segmentation that this module made: the node it was made from, and the segment.
@@ -235,10 +235,9 @@ def _newSegment(mask: np.ndarray, source: SkullInput, look: Look):
 
 
 def _tag(segment, role: str, sourceSegmentID: str, report: dict) -> None:
-    tags = {ROLE_TAG: role, SOURCE_TAG: sourceSegmentID, "SkullVAE.note": RESEARCH_NOTE}
-    for key in PROVENANCE:
-        if key in report:
-            value = report[key]
+    tags = {ROLE_TAG: role, SOURCE_TAG: sourceSegmentID, "SkullVAE.note": report.get("disclaimer", RESEARCH_NOTE)}
+    for key, value in report.items():
+        if key in PROVENANCE or key.startswith("model"):
             tags[f"SkullVAE.{key}"] = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
     for tag, value in tags.items():
         # Segmentation files separate the tags by "|".

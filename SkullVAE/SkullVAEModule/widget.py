@@ -144,10 +144,13 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                         self._showStatus(self.logic.stage)
                     return
                 if self.logic.added is None:
-                    self._showStatus(_("No defect was found: the skull is complete already. Nothing was added."))
+                    self._showStatus(
+                        _("No defect was found: nothing was added. If a tool closed the hole, try the CT.")
+                    )
                 else:
                     name = self.logic.added.segmentationNode.GetName()
-                    self._showStatus(_("Done: the completed skull and the implant are in '{name}'.").format(name=name))
+                    done = _("Done: the completed skull and the implant are in '{name}'.").format(name=name)
+                    self._showStatus("\n".join([done, *self.logic.report.get("warnings", [])]))
             except SkullVAEError as error:
                 self._stop()
                 self._showError(error)
@@ -164,7 +167,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.thresholdLabel.visible = node is not None and not isSegmentation
         self.ui.thresholdSpinBox.visible = node is not None and not isSegmentation
         self.ui.newSegmentationCheckBox.enabled = isSegmentation
-        self.ui.gammaSlider.enabled = self._parameterNode.useGamma
+        self.ui.gammaSlider.enabled = self._parameterNode.prior == "dev"
         self._showSegment(node if isSegmentation else None)
         missing = self._whatIsMissing()
         self.ui.completeButton.enabled = not missing and not self.logic.running
