@@ -122,10 +122,13 @@ def _is_abandoned(folder: Path) -> bool:
 
 def _publish(staging: Path, directory: Path, names: list[str]) -> None:
     *files, seal = names
+    # Writers that use temporary files leave them readable by the owner only; results get what any new file gets.
+    mode = (staging / _LOCK).stat().st_mode & 0o777
     try:
         (directory / seal).unlink(missing_ok=True)
         for name in (*files, seal):
             if (staging / name).exists():
+                os.chmod(staging / name, mode)
                 os.replace(staging / name, directory / name)
             else:
                 (directory / name).unlink(missing_ok=True)

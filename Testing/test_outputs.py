@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import pytest
@@ -74,6 +75,16 @@ def test_the_seal_is_there_only_with_the_whole_set(tmp_path, monkeypatch):
     publish(tmp_path, "new")
     assert seen == [False, False, False]
     assert content(tmp_path) == dict.fromkeys(NAMES, "new")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no permission bits here")
+def test_results_may_be_read_by_whoever_may_read_a_new_file(tmp_path):
+    with publishing(tmp_path, NAMES) as staging:
+        handle, private = tempfile.mkstemp(dir=staging)
+        os.close(handle)
+        os.replace(private, staging / "a.bin")
+    (tmp_path / "new").write_text("")
+    assert (tmp_path / "a.bin").stat().st_mode == (tmp_path / "new").stat().st_mode
 
 
 def test_an_input_is_never_overwritten(tmp_path):

@@ -1,0 +1,396 @@
+"""The command line: `skullvae complete INPUT -o DIR` and `skullvae evaluate --truth DIR --prediction DIR`.
+
+Exit codes: 0 done; 2 something the user can mend, one line on stderr that says what and how; 3 no defect found;
+130 and 143 when interrupted or terminated. Never a traceback (SKULLVAE_DEBUG=1 shows it) and never half a file.
+
+Only what `--help` and a mistyped path need is imported here; torch, MONAI and VTK wait until they are used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import math
+import os
+import signal
+import sys
+import threading
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
+from pathlib import Path
+from typing import NoReturn
+
+from . import __version__
+from .errors import SkullVAEError
+from .progress import Report, Stages, json_lines, silent, terminal_bar
+
+DONE, BAD_INPUT, NO_DEFECT = 0, 2, 3
+
+DISCLAIMER = "Research software, not a medical device, not for clinical use."
+
+# In the order of publishing; the report comes last and seals the set.
+RESULTS = ("completed.nrrd", "implant.nrrd", "implant.stl", "preview.png", "report.json")
+
+_DISK_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+
+# Expected seconds after the completion's own stages, for the progress bar.
+_LAST_WEIGHTS = {"mesh": 1.0, "write": 2.0, "preview": 2.0}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line on `arguments` (default: the process's) and return the exit code."""
+    debug = os.environ.get("SKULLVAE_DEBUG", "") not in ("", "0")
+    with ExitStack() as stack:
+        if not debug:
+            # A library's warning is for us; the user's warnings are in the report.
+            stack.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore")
+        stack.enter_context(_signals_end_the_run())
+        try:
+            options = _parser().parse_args(arguments)
+            return options.run(options)
+        except KeyboardInterrupt:
+            _say("Interrupted.")
+            return 128 + signal.SIGINT
+        except Exception as error:
+            if debug:
+                traceback.print_exc()
+            _say(str(explain(error)))
+            return BAD_INPUT
+
+
+def run_complete(options: argparse.Namespace) -> int:
+    """`complete`: read, complete, write; see the contract in the module's docstring."""
+    from .outputs import publishing
+    from .volume import check_readable
+
+    path = check_readable(options.input)
+    inputs = [path]
+    if options.model is not None:
+        inputs.append(_existing_file(options.model))
+    with _progress(options.progress) as report:
+        with publishing(options.output, RESULTS, inputs) as staging:
+            result = _complete_into(staging, path, options, report)
+        # Only now is everything in its place.
+        report("done", 1.0)
+    for warning in result["warnings"]:
+        _say(f"Warning: {warning}")
+    if not result["found"]:
+        _say(
+            f"No defect was found in '{path.name}'. Some segmentation tools close the hole: try the CT itself"
+            " (with --threshold)."
+        )
+        return NO_DEFECT
+    _say(f"The results are in '{options.output}'. {DISCLAIMER}")
+    return DONE
+
+
+def _complete_into(staging: Path, path: Path, options: argparse.Namespace, report: Report) -> dict:
+    """Complete the skull in the file `path`, prepare every result in `staging` and return the report."""
+    from .volume import read_volume, write_volume
+
+    # torch and MONAI take seconds to import, so a bad file is found before them; the bar stays at its start so long.
+    start = Stages({"read": 1, "load libraries": 1}, lambda stage, fraction: report(stage, 0.0))
+    with start.stage("read"):
+        volume = read_volume(path)
+    with start.stage("load libraries"):
+        from .checkpoint import default_model_path, load_model
+        from .completion import STAGE_WEIGHTS, CompletionOptions, complete
+        from .preview import render_preview
+        from .surface import mask_surface, write_stl
+
+    stages = Stages({"load model": 1, **STAGE_WEIGHTS, **_LAST_WEIGHTS}, report)
+    with stages.stage("load model"):
+        device = resolve_device(options.device)
+        model_path = default_model_path() if options.model is None else options.model
+        model = load_model(model_path, device)
+    wishes = CompletionOptions(
+        threshold_hu=options.threshold, gamma=options.gamma, prior=options.prior, device=str(device)
+    )
+    completion = complete(volume, model, wishes, stages)
+    result = {
+        "software": f"SkullVAE {__version__}",
+        "disclaimer": DISCLAIMER,
+        "input": str(path),
+        "model_file": model_path.name,
+        "found": completion.found,
+        "mesh": None,
+        **completion.report,
+    }
+    result["warnings"] = list(result.get("warnings", []))
+    with stages.stage("mesh"):
+        if completion.found:
+            mesh = mask_surface(completion.implant)
+            write_stl(mesh, staging / "implant.stl")
+            result["mesh"] = {"triangles": len(mesh.faces), "area_mm2": mesh.area_mm2, "volume_ml": mesh.volume_ml}
+        else:
+            result["warnings"].append(
+                "completed.nrrd is the input's bone, implant.nrrd is empty, and there is no implant.stl,"
+                " since an empty mesh cannot be watertight."
+            )
+    with stages.stage("write"):
+        write_volume(completion.completed, staging / "completed.nrrd")
+        write_volume(completion.implant, staging / "implant.nrrd")
+    with stages.stage("preview"):
+        footer = f"{result['software']}, model {result['model_file']}"
+        render_preview(completion.bone, completion.implant, staging / "preview.png", title=path.name, footer=footer)
+    result["files"] = [name for name in RESULTS if (staging / name).exists() or name == RESULTS[-1]]
+    seconds = {**start.seconds, **stages.seconds}
+    result["seconds"] = {**seconds, "total": round(sum(seconds.values()), 3)}
+    (staging / RESULTS[-1]).write_text(as_json_text(result), encoding="utf-8")
+    return result
+
+
+def run_evaluate(options: argparse.Namespace) -> int:
+    """`evaluate`: the table on stdout, and JSON where asked."""
+    from .evaluation import as_json, evaluate_folders, table
+
+    with _progress("bar" if sys.stderr.isatty() else "none") as report:
+        scores = evaluate_folders(options.truth, options.prediction, report)
+        report("evaluated", 1.0)
+    if options.json is not None and str(options.json) != "-":
+        _write_text(options.json, as_json_text(as_json(scores)))
+    print(as_json_text(as_json(scores)) if str(options.json) == "-" else table(scores))
+    return DONE
+
+
+def resolve_device(name: str):
+    """The torch.device for "auto" (the graphics card if there is one), "cpu" or "cuda".
+
+    Raises SkullVAEError when a graphics card is asked for and torch finds none.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise SkullVAEError("No graphics card that torch can use was found", "Use --device cpu")
+    return torch.device(name)
+
+
+def explain(error: Exception) -> SkullVAEError:
+    """Any exception as what is wrong and what to do about it."""
+    if isinstance(error, SkullVAEError):
+        return error
+    text = str(error)[:400]
+    if type(error).__name__ == "OutOfMemoryError" or "CUDA out of memory" in text:
+        return SkullVAEError("The graphics card has not enough memory", "Use --device cpu")
+    if isinstance(error, MemoryError) or "can't allocate memory" in text or "bad_alloc" in text:
+        return SkullVAEError("There is not enough memory", "Close other programs or crop the volume")
+    if isinstance(error, ModuleNotFoundError):
+        return SkullVAEError(f"The Python package '{error.name}' is missing", f"Install it: pip install {error.name}")
+    if isinstance(error, BrokenPipeError):
+        return SkullVAEError("The program that read the progress has ended", "Start again")
+    if isinstance(error, OSError) and error.errno in _DISK_FULL:
+        return SkullVAEError("The disk is full", "Free some space or choose another output folder")
+    if isinstance(error, OSError) and error.strerror:
+        where = f" '{error.filename}'" if error.filename else ""
+        return SkullVAEError(f"{error.strerror}:{where or ' a file'}", "Check the path and its permissions")
+    return SkullVAEError(
+        f"Unexpected {type(error).__name__}: {text}", "Please report this with what SKULLVAE_DEBUG=1 prints"
+    )
+
+
+def as_json_text(value: object) -> str:
+    """Strict JSON text: numpy values as plain ones, paths as text, numbers JSON does not know (NaN, inf) as null."""
+
+    def plain(item: object) -> object:
+        if isinstance(item, dict):
+            return {str(key): plain(entry) for key, entry in item.items()}
+        if isinstance(item, list | tuple):
+            return [plain(entry) for entry in item]
+        if hasattr(item, "tolist"):  # a numpy array or number, or a tensor
+            return plain(item.tolist())
+        if isinstance(item, float) and not math.isfinite(item):
+            return None
+        return item if isinstance(item, str | int | float | bool | None) else str(item)
+
+    return json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says a mistake in one line, as every other error."""
+
+    def error(self, message: str) -> NoReturn:
+        raise SkullVAEError(f"{self.prog}: {message}", f"See {self.prog} --help")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="skullvae", description=f"Completes defective skulls. {DISCLAIMER}")
+    parser.add_argument("--version", action="version", version=f"SkullVAE {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    complete = commands.add_parser(
+        "complete",
+        help="complete a skull and design its implant",
+        description="Completes the skull in INPUT and writes completed.nrrd, implant.nrrd, implant.stl (mm, LPS),"
+        f" preview.png and report.json into DIR. {DISCLAIMER}",
+        epilog="Exit codes: 0 done, 2 bad input (one line says what and how to mend it), 3 no defect found.",
+    )
+    complete.add_argument(
+        "input",
+        metavar="INPUT",
+        type=Path,
+        help=".nrrd, .nhdr, .nii, .nii.gz or .mha: a skull segmentation with one label, or a CT in HU",
+    )
+    complete.add_argument("-o", "--output", metavar="DIR", type=Path, required=True, help="folder for the results")
+    complete.add_argument(
+        "--threshold", metavar="HU", type=_number, help="bone begins here; a CT is recognised and cut at 300 without it"
+    )
+    complete.add_argument("--model", metavar="FILE", type=Path, help="model file instead of the shipped one")
+    complete.add_argument(
+        "--gamma",
+        metavar="G",
+        type=_number,
+        default=0.0,
+        help="how far to move along the deviation vector with --prior dev: 0 reconstruction, 1 completion",
+    )
+    complete.add_argument(
+        "--prior",
+        choices=("auto", "encode", "map", "dev", "mean"),
+        default="auto",
+        help="where the complete shape comes from (default: the way that measured best)",
+    )
+    complete.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where torch computes")
+    complete.add_argument(
+        "--progress",
+        choices=("json", "bar", "none"),
+        default="bar" if sys.stderr is not None and sys.stderr.isatty() else "none",
+        help="json: one object a line on stdout; default: a bar on a terminal, else none",
+    )
+    complete.set_defaults(run=run_complete)
+
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="score predicted implants: DSC, bDSC and HD95",
+        description="Scores every implant in the folder --truth by the one of the same name in --prediction. Flat"
+        " folders, a folder for each case (CASE/implant.nrrd) and the layouts of SkullFix and SkullBreak are read.",
+    )
+    evaluate.add_argument("--truth", metavar="DIR", type=Path, required=True)
+    evaluate.add_argument("--prediction", metavar="DIR", type=Path, required=True)
+    evaluate.add_argument(
+        "--json",
+        metavar="FILE",
+        type=Path,
+        nargs="?",
+        const=Path("-"),
+        help="write the scores as JSON, too; without FILE on stdout instead of the table",
+    )
+    evaluate.set_defaults(run=run_evaluate)
+    return parser
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
+
+
+_number.__name__ = "number"  # argparse says "invalid number value"
+
+
+@contextmanager
+def _progress(kind: str) -> Iterator[Report]:
+    """The progress reporter of a kind. With "json" stdout carries nothing else: what libraries print goes to stderr."""
+    if kind == "none":
+        yield silent
+    elif kind == "bar":
+        with _bar() as report:
+            yield report
+    else:
+        with _stdout_kept() as stream:
+
+            def report(stage: str, fraction: float) -> None:
+                with redirect_stdout(stream):
+                    json_lines(stage, fraction)
+
+            yield report
+
+
+@contextmanager
+def _bar() -> Iterator[Report]:
+    """The bar on stderr, whose line is ended before anything else is said there."""
+    unfinished = False
+
+    def report(stage: str, fraction: float) -> None:
+        nonlocal unfinished
+        terminal_bar(stage, fraction)
+        unfinished = fraction < 1
+
+    try:
+        yield report
+    finally:
+        if unfinished:
+            print(file=sys.stderr)
+
+
+@contextmanager
+def _stdout_kept() -> Iterator:
+    """A stream to the real stdout, while descriptor 1 and sys.stdout lead to stderr for everybody else."""
+    sys.stdout.flush()
+    try:
+        descriptor = sys.stdout.fileno()
+    except (OSError, ValueError):  # not a real file: a test or a notebook captures it
+        stream = sys.stdout
+        with redirect_stdout(sys.stderr):
+            yield stream
+        return
+    kept = os.dup(descriptor)
+    try:
+        os.dup2(sys.stderr.fileno(), descriptor)
+        with open(kept, "w", encoding="utf-8", closefd=False) as stream, redirect_stdout(sys.stderr):
+            yield stream
+    finally:
+        os.dup2(kept, descriptor)
+        os.close(kept)
+
+
+@contextmanager
+def _signals_end_the_run() -> Iterator[None]:
+    """SIGTERM and SIGHUP unwind the stack, so that temporary files go; exit code 128 + signal."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: object) -> NoReturn:
+        signal.signal(number, signal.SIG_IGN)  # a second one must not disturb the clearing up
+        raise SystemExit(128 + number)
+
+    before = {}
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        # Under nohup SIGHUP is ignored and stays so.
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            before[number] = signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _existing_file(path: Path) -> Path:
+    if not path.is_file():
+        raise SkullVAEError(f"The model file '{path}' does not exist", "Check the path")
+    return path
+
+
+def _write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _say(text: str) -> None:
+    """One line on stderr, which may be absent (a windowed program) or closed."""
+    if sys.stderr is not None:
+        with suppress(OSError):
+            print(" ".join(text.split()), file=sys.stderr, flush=True)
