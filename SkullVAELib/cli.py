@@ -79,10 +79,7 @@ def run_complete(options: argparse.Namespace) -> int:
     for warning in result["warnings"]:
         _say(f"Warning: {warning}")
     if not result["found"]:
-        _say(
-            f"No defect was found in '{path.name}'. Some segmentation tools close the hole: try the CT itself"
-            " (with --threshold)."
-        )
+        _say(f"No defect was found in '{path.name}', so the results in '{options.output}' hold no implant.")
         return NO_DEFECT
     _say(f"The results are in '{options.output}'. {DISCLAIMER}")
     return DONE
