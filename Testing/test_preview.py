@@ -59,8 +59,8 @@ def seen(bone: Volume, implant: Volume, right, up, mm_per_pixel=1.5, size=130) -
     return np.where(coverage < 0.5, -1, np.where(rgb[..., 2] > 1.3 * rgb[..., 0], IMPLANT, BONE))
 
 
-FRONT = dict(right=(-1, 0, 0), up=(0, 0, 1))
-REAR = dict(right=(1, 0, 0), up=(0, 0, 1))
+FRONT = {"right": (-1, 0, 0), "up": (0, 0, 1)}
+REAR = {"right": (1, 0, 0), "up": (0, 0, 1)}
 
 
 def kinds(path) -> np.ndarray:

@@ -163,7 +163,7 @@ def test_stl_is_in_lps_millimetres_and_says_so(tmp_path):
 
 def test_failed_write_leaves_nothing_behind(tmp_path):
     (tmp_path / "a.stl").mkdir()
-    with pytest.raises(OSError):
+    with pytest.raises(IsADirectoryError):
         write_stl(mask_surface(Volume(plate(), affine())), tmp_path / "a.stl")
     assert [p.name for p in tmp_path.iterdir()] == ["a.stl"]
 
