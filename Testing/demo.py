@@ -2,6 +2,7 @@
 
 The patient is the CT in Debian's package invesalius-examples (GPL-2): a head with a piece of the right frontal bone and
 orbital rim missing. Where the package cannot be fetched, a generated skull stands in. Files land in demo/.
+Further arguments go to the command line's `complete`.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def figures(report: dict) -> list[str]:
             elif isinstance(value, (int, float)) and not isinstance(value, bool):
                 yield f"{prefix}{key}".replace("_", " "), value
 
-    wanted = ("volume", "area", "thickness", "rim", "gap", "piece", "total")
+    wanted = ("volume", "area", "thickness", "rim", "gap", "pieces", "total")
     return [f"  {name:<32}{value:10.4g}" for name, value in flat(report) if any(word in name for word in wanted)]
 
 
@@ -98,7 +99,7 @@ def main() -> int:
         if not sample.is_file() and (code := skullvae("sample", "-o", sample)):
             return code
 
-    code = skullvae("complete", source, "-o", folder)
+    code = skullvae("complete", source, "-o", folder, *sys.argv[1:])
     if code not in (0, 3):
         return code
     print(f"\nInput    {source}")
