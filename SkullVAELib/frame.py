@@ -7,13 +7,16 @@ model's own mean shape: a patient's bone is registered to it with nine degrees o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 import torch
 import torch.nn.functional as F
+from scipy.spatial import cKDTree
 
+from .bone import bounding_box
 from .errors import SkullVAEError
 from .volume import Volume
 
@@ -48,8 +51,7 @@ class Grid:
 
     def coordinates(self) -> torch.Tensor:
         """(X, Y, Z, 3) canonical mm of every node."""
-        axes = [torch.arange(n) * self.spacing_mm - h for n, h in zip(self.shape, self.half_mm, strict=True)]
-        return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).float()
+        return _coordinates(self)
 
     def sample(self, field: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
         """Trilinear values of a field at points.
@@ -57,8 +59,20 @@ class Grid:
         field: (C, X, Y, Z) over this grid's extent, at any resolution; points: (N, 3) canonical mm; returns (N, C).
         Beyond the extent the border's value holds.
         """
-        where = (points / torch.as_tensor(self.half_mm, dtype=points.dtype)).flip(-1)[None, :, None, None]
-        return F.grid_sample(field[None], where, align_corners=True, padding_mode="border")[0, :, :, 0, 0].T
+        where = (points / torch.as_tensor(self.half_mm, dtype=points.dtype)).flip(-1)
+        # On a CPU grid_sample shares its work between threads by batch entries only: make as many as there are threads.
+        parts = torch.get_num_threads() if len(points) > 50_000 else 1
+        short = -len(points) % parts
+        where = F.pad(where, (0, 0, 0, short)).reshape(parts, -1, 1, 1, 3)
+        source = field[None].expand(parts, *field.shape)
+        value = F.grid_sample(source, where, align_corners=True, padding_mode="border")[..., 0, 0]
+        return value.transpose(1, 2).reshape(-1, len(field))[: len(points)]
+
+
+@lru_cache(maxsize=4)
+def _coordinates(grid: Grid) -> torch.Tensor:
+    axes = [torch.arange(n) * grid.spacing_mm - h for n, h in zip(grid.shape, grid.half_mm, strict=True)]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).float()
 
 
 def apply_affine(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -80,23 +94,6 @@ def to_nearest_ras(volume: Volume) -> Volume:
     orientation = nib.io_orientation(volume.affine)
     array = nib.apply_orientation(volume.array, orientation)
     return Volume(array, volume.affine @ nib.orientations.inv_ornt_aff(orientation, volume.array.shape))
-
-
-def bounding_box(mask: np.ndarray, margin: int = 0) -> tuple[slice, slice, slice]:
-    """The smallest box of slices that holds every true voxel, grown by a margin inside the array.
-
-    Raises ValueError for an empty mask.
-    """
-    slices = []
-    for axis in range(3):
-        line = mask.any(axis=tuple(a for a in range(3) if a != axis))
-        hits = np.flatnonzero(line)
-        if not len(hits):
-            raise ValueError("the mask is empty")
-        slices.append(slice(max(0, int(hits[0]) - margin), min(len(line), int(hits[-1]) + 1 + margin)))
-        mask = mask[(slice(None),) * axis + (slices[-1],)]
-    # Each pass narrowed the array for the next, but slices are all in the original's indices.
-    return tuple(slices)
 
 
 def crop(volume: Volume, box: tuple[slice, slice, slice]) -> Volume:
@@ -185,48 +182,89 @@ def start_alignment(points: np.ndarray) -> np.ndarray:
     return matrix
 
 
-def register(points: np.ndarray, mean: torch.Tensor, grid: Grid, steps: int = 200, count: int = 8000) -> np.ndarray:
+PITCHES = (-0.6, -0.3, 0.0, 0.3, 0.6)
+"""Starts of the registration, radians of nodding: a vault alone looks nearly the same at any of them."""
+
+
+def register(points: np.ndarray, mean: torch.Tensor, grid: Grid, steps: int = 120, count: int = 6000) -> np.ndarray:
     """Nine-parameter registration (rotation, translation, three scales) of bone surface to the mean shape.
 
     points: (N, 3) RAS mm on the patient's bone surface; mean: (X, Y, Z) signed distance in mm on the canonical grid.
     Minimises the Geman-McClure distance of the points to the mean's surface with Adam, the cut-off annealed from 45 to
-    15 mm, so that a hole, a neck or a table does not vote. Returns the (4, 4) affine patient RAS mm -> canonical mm.
+    8 mm, so that a hole, a neck or a table does not vote. Short runs from several nods of the head decide the start.
+    Returns the (4, 4) affine patient RAS mm -> canonical mm.
     Raises SkullVAEError when there are too few points to be a skull.
     """
     if len(points) < 500:
-        raise SkullVAEError("There is too little bone to be a skull", "Choose the segment or threshold that shows the whole vault")
+        raise SkullVAEError(
+            "There is too little bone to be a skull", "Choose the segment or threshold that shows the whole vault"
+        )
     centre, size = _vault(points)
-    reference = grid.coordinates()[mean < 0].numpy()
-    reference_centre, reference_size = _vault(reference)
+    reference_centre, reference_size = _vault(grid.coordinates()[mean < 0].numpy())
     rng = np.random.default_rng(0)
-    moving = torch.tensor(points[rng.permutation(len(points))[:count]] - centre).float()
+    shuffled = torch.tensor(points[rng.permutation(len(points))[:20000]] - centre).float()
     target = mean[None].clamp(-FAR_MM, FAR_MM)
-    w = torch.zeros(3, requires_grad=True)
-    t = torch.tensor(reference_centre, dtype=torch.float32, requires_grad=True)
+    shape = surface_points(Volume((-mean).numpy(), grid.affine), level=0.0)[0]
+    shape = shape[rng.permutation(len(shape))[:3000]]
     ratio = float(np.clip(np.prod(reference_size / np.maximum(size, 1)), 0.4, 2.5))
-    s = torch.full((3,), np.log(ratio) / 3, requires_grad=True)
-    optimiser = torch.optim.Adam([{"params": [w], "lr": 0.01}, {"params": [t], "lr": 0.5}, {"params": [s], "lr": 0.005}])
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda i: 1.0 if i < 0.7 * steps else 0.3)
-    floor = float(reference[:, 2].max()) - 125
-    for i in range(steps):
-        q = (moving * s.exp()) @ _rotation(w).T + t
-        distance = grid.sample(target, q)[:, 0]
-        cut = 15.0 if i < steps // 3 else 5.0
-        votes = (q[:, 2] > floor).float()  # face and neck do not vote
-        loss = (distance**2 / (distance**2 + cut**2) * votes).sum() / votes.sum().clamp(min=1)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
+    start = (torch.zeros(3), torch.tensor(reference_centre).float(), torch.full((3,), np.log(ratio) / 3))
+
+    starts = []
+    for pitch in PITCHES:
+        nodded = (torch.tensor([pitch, 0.0, 0.0]), *start[1:])
+        pose = _descend(shuffled[:1500], target, grid, nodded, (15.0, 10.0), steps // 3)
+        starts.append((_mismatch(shuffled, pose, target, grid, shape), pose))
+    finals = []
+    for _, pose in sorted(starts, key=lambda scored: scored[0])[:2]:
+        pose = _descend(shuffled[:count], target, grid, pose, (8.0, 4.0, 2.7), steps)
+        finals.append((_mismatch(shuffled, pose, target, grid, shape), pose))
+    w, t, s = min(finals, key=lambda scored: scored[0])[1]
     matrix = np.eye(4)
-    with torch.no_grad():
-        linear = (_rotation(w) @ torch.diag(s.exp())).double().numpy()
-        matrix[:3, :3] = linear
-        matrix[:3, 3] = t.double().numpy() - linear @ centre
+    linear = (_rotation(w) @ torch.diag(s.exp())).double().numpy()
+    matrix[:3, :3] = linear
+    matrix[:3, 3] = t.double().numpy() - linear @ centre
     return matrix
 
 
-def canonical_field(fraction: Volume, distance: np.ndarray, alignment: np.ndarray, grid: Grid) -> tuple[torch.Tensor, torch.Tensor]:
+def _descend(
+    moving: torch.Tensor, target: torch.Tensor, grid: Grid, start: tuple, cuts: tuple[float, ...], steps: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Adam on rotation vector, translation (mm) and log scales; the robust cut (mm) tightens in equal shares of steps."""
+    w, t, s = (v.clone().requires_grad_(True) for v in start)
+    parameters = [{"params": [w], "lr": 0.015}, {"params": [t], "lr": 0.7}, {"params": [s], "lr": 0.007}]
+    optimiser = torch.optim.Adam(parameters)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda i: 1.0 if i < 0.7 * steps else 0.3)
+    floor = -float(grid.half_mm[2])
+    for i in range(steps):
+        q = (moving * s.exp()) @ _rotation(w).T + t
+        distance = grid.sample(target, q)[:, 0]
+        cut = cuts[i * len(cuts) // steps]
+        votes = (q[:, 2].detach() > floor).float()  # what hangs below the frame, the neck, does not vote
+        loss = (distance**2 / (distance**2 + cut**2) * votes).sum() / votes.sum().clamp(min=1)
+        optimiser.zero_grad()
+        # Skulls differ in size by a tenth, not by half: a weak prior keeps the scales near each other.
+        (loss + 0.5 * (s - s.mean()).square().sum()).backward()
+        optimiser.step()
+        schedule.step()
+    return w.detach(), t.detach(), s.detach()
+
+
+def _mismatch(points: torch.Tensor, pose: tuple, target: torch.Tensor, grid: Grid, shape: np.ndarray) -> float:
+    """Robust distance both ways: bone inside the frame to the mean's surface, and the mean's surface to bone.
+
+    The way back tells a head nodded by half a radian from one that lies right: the vault fits at either, the base not.
+    """
+    w, t, s = pose
+    q = (points * s.exp()) @ _rotation(w).T + t
+    inside = (q.abs() < torch.as_tensor(grid.half_mm).float()).all(-1)
+    forth = grid.sample(target, q)[inside, 0].numpy()
+    back = cKDTree(q.numpy()).query(shape, distance_upper_bound=30.0)[0].clip(0, 30.0)
+    return float(sum((d**2 / (d**2 + 36.0)).mean() for d in (forth, back)))
+
+
+def canonical_field(
+    fraction: Volume, distance: np.ndarray, alignment: np.ndarray, grid: Grid
+) -> tuple[torch.Tensor, torch.Tensor]:
     """A patient's signed distance on the canonical grid.
 
     fraction, distance: as from reduce_bone and signed_distance; alignment: (4, 4) patient RAS mm -> canonical mm.
@@ -237,7 +275,10 @@ def canonical_field(fraction: Volume, distance: np.ndarray, alignment: np.ndarra
     index = grid.coordinates() @ torch.tensor(to_index[:3, :3].T).float() + torch.tensor(to_index[:3, 3]).float()
     where = index / (torch.tensor(fraction.array.shape).float() - 1) * 2 - 1
     field = F.grid_sample(
-        torch.tensor(np.ascontiguousarray(distance))[None, None], where.flip(-1)[None], align_corners=True, padding_mode="border"
+        torch.tensor(np.ascontiguousarray(distance))[None, None],
+        where.flip(-1)[None],
+        align_corners=True,
+        padding_mode="border",
     )[0, 0]
     seen = (where.abs() <= 1).all(-1)
     return torch.where(seen, field, field.clamp(min=3.0)) * scale_of(alignment), seen

@@ -31,7 +31,7 @@ def terminal_bar(stage: str, fraction: float) -> None:
 class Stages:
     """Names the stage a run is in, reports the fraction done, and keeps the seconds each stage took.
 
-    weights: expected share of each stage's time, in order; they are normalised to 1.
+    weights: expected share of each stage's time, in order; they are normalised to 1. A stage not named is timed only.
     """
 
     def __init__(self, weights: dict[str, float], report: Report = silent):
@@ -48,7 +48,7 @@ class Stages:
         start = time.perf_counter()
         yield
         self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 3)
-        self._done = min(1.0, self._done + self._share[name])
+        self._done = min(1.0, self._done + self._share.get(name, 0.0))
 
     def finish(self) -> None:
         """Report that everything is done."""

@@ -1,0 +1,147 @@
+"""Completion: from a patient's volume to the completed skull and the implant, on the patient's own grid."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from . import __version__
+from .bone import bone_mask
+from .errors import SkullVAEError
+from .frame import Grid, canonical_field, redistance, reduce_bone, register, signed_distance, surface_points
+from .implant import GapOptions, fill, find_gaps, measure
+from .latent import complete_latent, search_latent
+from .networks import SkullModel
+from .population import CLAMP_MM, Skull, canonical_surface
+from .progress import Stages
+from .rim import ConformedPrior, RimOptions, correct_rim
+from .volume import Volume
+from .warp import WarpOptions, fit_warp
+
+PRIORS = ("auto", "encode", "map", "dev", "mean")
+STAGE_WEIGHTS = {"bone": 1.0, "register": 2.0, "prior": 0.5, "warp": 1.5, "gap": 1.5, "implant": 1.5, "measure": 1.0}
+FAR_FROM_SKULL_MM = 3.5
+
+
+@dataclass(frozen=True)
+class CompletionOptions:
+    """How a skull is completed.
+
+    threshold_hu: bone threshold for a CT, None to detect; prior: where the complete shape comes from: "encode" the
+    defective skull's own latent, moved by gamma * DEV; "dev" the same with the paper's gamma of 1 when gamma is 0;
+    "map" a search for the latent that fits intact bone; "mean" the training skulls' mean shape; "auto" what measured best, encode.
+    """
+
+    threshold_hu: float | None = None
+    gamma: float = 0.0
+    prior: str = "auto"
+    defect_class: str = "cranial"
+    device: str = "auto"
+    warp: WarpOptions = WarpOptions()
+    rim: RimOptions | None = RimOptions()
+    gap: GapOptions = GapOptions()
+
+    def __post_init__(self):
+        if self.prior not in PRIORS:
+            raise SkullVAEError(f"The prior '{self.prior}' is unknown", f"Use one of {', '.join(PRIORS)}")
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A completed skull: bool volumes on the input's grid, figures for the report, and whether a defect was found."""
+
+    bone: Volume
+    completed: Volume
+    implant: Volume
+    report: dict
+    found: bool
+
+
+@torch.no_grad()
+def prior_shape(
+    model: SkullModel, field: torch.Tensor, points: torch.Tensor, options: CompletionOptions
+) -> torch.Tensor:
+    """The complete shape the model proposes, (X, Y, Z) in mm, for a defective canonical field (X, Y, Z) in mm.
+
+    points: (N, 3) the patient's bone surface in canonical mm, which the MAP search fits.
+    """
+    if options.prior == "mean":
+        return model.mean
+    z, _ = model.encode(field.clamp(-CLAMP_MM, CLAMP_MM)[None])
+    gamma = 1.0 if options.prior == "dev" and options.gamma == 0 else options.gamma
+    if gamma:
+        if options.defect_class not in model.classes:
+            raise SkullVAEError(f"The model has no DEV for '{options.defect_class}' defects", "Use --gamma 0")
+        z = complete_latent(z, model.deviations[model.classes.index(options.defect_class)], gamma)
+    if options.prior == "map":
+        z = search_latent(model, z, points)
+    return model.decode(z)[0]
+
+
+def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stages: Stages) -> Completion:
+    """Complete a skull and design its implant.
+
+    volume: a one-label segmentation or a CT in HU, on any grid. The completed skull holds every bone voxel of the input
+    and the implant none of them. Raises SkullVAEError when the input is no skull.
+    """
+    warnings: list[str] = []
+    device = next(model.parameters()).device
+    with stages.stage("bone"):
+        mask, about_bone = bone_mask(volume, options.threshold_hu)
+        bone = volume.with_array(mask)
+        fraction = reduce_bone(bone)
+        skull = Skull("patient", fraction, signed_distance(fraction), *surface_points(fraction))
+    grid: Grid = model.architecture.grid
+    with stages.stage("register"):
+        mean = redistance(model.mean_shape.cpu(), grid)
+        alignment = register(skull.points, mean, grid)
+        points, normals = canonical_surface(skull, alignment)
+        fit = _fit(mean, points, grid)
+    if fit > FAR_FROM_SKULL_MM:
+        warnings.append(f"The bone lies {fit:.1f} mm from the mean skull in the median: check that it is a whole head.")
+    with stages.stage("prior"):
+        field, _ = canonical_field(fraction, skull.distance, alignment, grid)
+        prior = prior_shape(model, field.to(device), points.to(device), options).float().cpu()
+    with stages.stage("warp"):
+        conformed = ConformedPrior(grid, prior, fit_warp(prior, points, normals, grid, options.warp))
+    with stages.stage("gap"):
+        gap = find_gaps(conformed, model.spread.cpu(), alignment, fraction, skull.distance, options.gap)
+    report = {
+        "version": __version__,
+        "model": {"sha256": getattr(model, "sha256", None), "trained": getattr(model, "provenance", {}).get("trained")},
+        "parameters": dataclasses.asdict(options),
+        "bone": about_bone,
+        "registration_mm": round(fit, 2),
+        "passed_over": gap.passed_over[:10],
+        "warnings": warnings,
+    }
+    empty = np.zeros(mask.shape, bool)
+    implant = empty
+    if gap.pieces:
+        with stages.stage("implant"):
+            rim_gap = float("nan")
+            if options.rim is not None:
+                at = np.concatenate([np.argwhere(piece) for piece in gap.pieces])
+                matrix = alignment @ fraction.affine
+                conformed, rim_gap = correct_rim(
+                    conformed, points, normals, at @ matrix[:3, :3].T + matrix[:3, 3], options.rim
+                )
+            implant = fill(conformed, alignment, bone, fraction, gap)
+    found = bool(implant.any())
+    if found:
+        with stages.stage("measure"):
+            report["implant"] = measure(volume.with_array(implant), rim_gap)
+            report["implant"]["defects"] = len(gap.pieces)
+    else:
+        warnings.append("No defect was found. Some segmentation tools close the hole: threshold the CT instead.")
+    completed = mask | implant
+    return Completion(bone, volume.with_array(completed), volume.with_array(implant), report, found)
+
+
+def _fit(mean: torch.Tensor, points: torch.Tensor, grid: Grid) -> float:
+    """Median distance in mm of the vault's bone surface to the mean shape's."""
+    vault = points[points[:, 2] > 0]
+    return float(grid.sample(mean[None], vault)[:, 0].abs().median()) if len(vault) else float("inf")

@@ -1,0 +1,243 @@
+"""The implant: where bone is missing, which voxels fill it, and what the result measures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import ndimage
+from scipy.spatial import cKDTree
+
+from .bone import bounding_box
+from .frame import Grid, apply_affine, crop, surface_points
+from .rim import ConformedPrior
+from .volume import Volume
+
+
+@dataclass(frozen=True)
+class GapOptions:
+    """What counts as a defect.
+
+    core_mm: a voxel of missing bone this far from any bone starts a gap; smallest_ml: smaller gaps are no defects;
+    share: nor are those smaller than this share of the largest; open_edge: nor those of whose border more than this
+    share is the end of the image, which is a field of view that ends, not a hole; air: nor those of whose border less
+    than this share is air, which are cavities inside bone, such as a frontal sinus; spread_mm: nor those where skulls
+    differ among themselves by more than this, such as the nasal cavity and the mastoid tips.
+    """
+
+    core_mm: float = 2.8
+    smallest_ml: float = 0.5
+    share: float = 0.15
+    open_edge: float = 0.2
+    air: float = 0.35
+    spread_mm: float = 2.2
+
+
+def _chunks(count: int, size: int = 2_000_000):
+    return [slice(start, min(count, start + size)) for start in range(0, count, size)]
+
+
+def evaluate(conformed: ConformedPrior, to_canonical: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """The conformed field (N,) in canonical mm at voxel indices (N, 3); to_canonical: (4, 4) index -> canonical mm."""
+    matrix = torch.tensor(to_canonical).float()
+    out = np.empty(len(index), np.float32)
+    for part in _chunks(len(index)):
+        points = torch.tensor(index[part]).float() @ matrix[:3, :3].T + matrix[:3, 3]
+        out[part] = conformed.field(points).numpy()
+    return out
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Missing bone on the reduced grid.
+
+    pieces: bool masks, one defect each, largest first; field: the conformed prior there, canonical mm; passed_over:
+    what was measured of other gaps, and why they are no defects.
+    """
+
+    pieces: list[np.ndarray]
+    field: np.ndarray
+    passed_over: list[dict]
+
+
+def find_gaps(
+    conformed: ConformedPrior,
+    spread: torch.Tensor,
+    alignment: np.ndarray,
+    fraction: Volume,
+    distance: np.ndarray,
+    options: GapOptions = GapOptions(),
+) -> Gap:
+    """Where the conformed prior has bone and the patient has none.
+
+    spread: (X, Y, Z) mm by which skulls differ; fraction, distance: the patient's reduced bone and its signed distance
+    in mm; alignment: (4, 4) patient RAS mm -> canonical mm.
+    """
+    grid: Grid = conformed.grid
+    shape = fraction.array.shape
+    to_canonical = alignment @ fraction.affine
+    to_nodes = np.linalg.inv(grid.affine) @ to_canonical
+    field = ndimage.affine_transform(
+        conformed.on_grid().numpy(), to_nodes[:3, :3], to_nodes[:3, 3], output_shape=shape, order=1, cval=99.0
+    )
+    outside = field > 90
+    shell = field < 0
+    missing = shell & (fraction.array < 0.5)
+    core = (field < -0.3) & (distance > options.core_mm)
+    labels, _ = ndimage.label(core, np.ones((3, 3, 3)))
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    edge = outside
+    for axis in range(3):
+        index = [slice(None)] * 3
+        for index[axis] in (slice(0, 3), slice(-3, None)):  # the reduced grid has a margin of up to two voxels
+            edge[tuple(index)] = True
+    reach = int(np.ceil(8.0 / fraction.spacing.min()))
+    boxes = ndimage.find_objects(labels)
+    candidates, passed = [], []
+    for label in np.argsort(sizes)[::-1]:
+        if sizes[label] * fraction.voxel_ml < 0.08:
+            break
+        box = tuple(slice(max(0, s.start - reach), s.stop + reach) for s in boxes[label - 1])
+        seed = labels[box] == label
+        near = ndimage.distance_transform_edt(~seed, sampling=fraction.spacing) < 6.0
+        grown = ndimage.binary_propagation(seed, mask=missing[box] & near)
+        border = ndimage.binary_dilation(grown) & ~grown
+        air = border & ~shell[box] & (fraction.array[box] < 0.5)
+        at = apply_affine(to_canonical, np.argwhere(seed) + [s.start for s in box])
+        differ = grid.sample(spread[None], torch.tensor(at).float())[:, 0].mean()
+        note = {
+            "ml": round(float(grown.sum() * fraction.voxel_ml), 2),
+            "centre_mm": [round(float(c)) for c in at.mean(0)],
+            "open_edge": round(float((border & edge[box]).sum() / max(1, border.sum())), 2),
+            "air": round(float(air.sum() / max(1, border.sum())), 2),
+            "spread_mm": round(float(differ), 2),
+        }
+        wrong = [
+            name
+            for name, bad in (
+                ("smaller than a defect", note["ml"] < options.smallest_ml),
+                ("at the end of the image", note["open_edge"] > options.open_edge),
+                ("a cavity in bone", note["air"] < options.air),
+                ("where skulls differ", note["spread_mm"] > options.spread_mm),
+            )
+            if bad
+        ]
+        if wrong:
+            passed.append(note | {"because": wrong[0]})
+        else:
+            full = np.zeros(shape, bool)
+            full[box] = grown
+            candidates.append((note, full))
+    candidates.sort(key=lambda c: -c[0]["ml"])
+    limit = options.share * candidates[0][0]["ml"] if candidates else 0.0
+    passed += [note | {"because": "much smaller than the largest"} for note, _ in candidates if note["ml"] < limit]
+    return Gap([full for note, full in candidates if note["ml"] >= limit], field, passed)
+
+
+def fill(
+    conformed: ConformedPrior,
+    alignment: np.ndarray,
+    bone: Volume,
+    fraction: Volume,
+    gap: Gap,
+    spread_mm: float = 2.5,
+    full: float = 0.62,
+) -> np.ndarray:
+    """Implant voxels on the patient's own grid: inside the conformed prior, not bone, and where bone really is missing.
+
+    The prior never meets intact bone to the last tenth of a voxel, so "inside but not bone" also holds for a skin over
+    sound bone. There bone fills most of the prior's shell nearby; a voxel is taken only where it fills less than `full`
+    of the shell within about spread_mm.
+    """
+    region = np.logical_or.reduce(gap.pieces)
+    box = bounding_box(region, margin=int(np.ceil(8.0 / fraction.spacing.min())))
+    region, field, bone_here = region[box], gap.field[box], fraction.array[box]
+    sigma = spread_mm / fraction.spacing
+    shell = np.clip(0.5 - field / 1.2, 0, 1)
+    filled = ndimage.gaussian_filter(np.minimum(shell, bone_here), sigma)
+    density = ndimage.gaussian_filter(shell, sigma)
+    lack = 1 - filled / np.maximum(density, 0.02)
+    near = ndimage.distance_transform_edt(~region, sampling=fraction.spacing)
+    # One smooth score, positive where a voxel may be implant: bone is lacking here, and a found gap is near.
+    allowed = np.minimum(lack - (1 - full), (4.0 - near) / 4.0).astype(np.float32)
+
+    here = crop(fraction, box)
+    to_here = np.linalg.inv(here.affine) @ bone.affine
+    corners = np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)]) * np.array(here.array.shape)
+    native = apply_affine(np.linalg.inv(to_here), corners)
+    low = np.clip(np.floor(native.min(0)).astype(int), 0, bone.array.shape)
+    high = np.clip(np.ceil(native.max(0)).astype(int) + 1, 0, bone.array.shape)
+    native_box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    local = crop(bone, native_box)
+    to_here = np.linalg.inv(here.affine) @ local.affine
+    score = ndimage.affine_transform(
+        allowed, to_here[:3, :3], to_here[:3, 3], output_shape=local.array.shape, order=1, cval=-1.0, prefilter=False
+    )
+    index = np.argwhere((score > 0) & ~local.array)
+    implant = np.zeros(bone.array.shape, bool)
+    if len(index):
+        values = evaluate(conformed, alignment @ local.affine, index)
+        part = np.zeros(local.array.shape, bool)
+        part[tuple(index[values < 0].T)] = True
+        implant[native_box] = _tidy(part, local, here, gap, box)
+    return implant
+
+
+def _tidy(part: np.ndarray, local: Volume, here: Volume, gap: Gap, box: tuple) -> np.ndarray:
+    """One connected piece per gap, without crumbs: threads thinner than a voxel's opening are cut, then regrown."""
+    opened = ndimage.binary_opening(part) if min(part.shape) > 2 else part
+    labels, count = ndimage.label(opened)
+    keep = np.zeros_like(part)
+    if not count:
+        return keep
+    to_local = np.linalg.inv(local.affine) @ here.affine
+    for piece in gap.pieces:
+        index = np.argwhere(piece[box])
+        at = np.round(apply_affine(to_local, index)).astype(int)
+        at = at[((at >= 0) & (at < part.shape)).all(1)]
+        votes = np.bincount(labels[tuple(at.T)], minlength=count + 1)
+        votes[0] = 0
+        if votes.max():
+            keep |= labels == votes.argmax()
+    grown = ndimage.binary_dilation(keep, ndimage.generate_binary_structure(3, 1)) & part
+    # Regrowing may touch a crumb's neighbour: only what hangs together with the opened piece by faces stays.
+    labels, count = ndimage.label(grown)
+    held = np.unique(labels[keep])
+    return np.isin(labels, held[held > 0])
+
+
+def measure(implant: Volume, rim_gap_mm: float) -> dict:
+    """Volume (ml), area (cm2), thickness (mm), pieces and rim gap (mm) of an implant mask.
+
+    Thickness is the distance from a point of the outer surface to the nearest of the inner one, away from the rim.
+    """
+    box = bounding_box(implant.array, margin=3)
+    local = crop(implant, box)
+    labels, pieces = ndimage.label(local.array, np.ones((3, 3, 3)))
+    soft = ndimage.gaussian_filter(local.array.astype(np.float32), np.minimum(0.6, 0.6 / local.spacing))
+    points, normals = surface_points(Volume(soft, local.affine))
+    result = {
+        "volume_ml": round(float(implant.array.sum() * implant.voxel_ml), 3),
+        "pieces": int(pieces),
+        "rim_gap_mm": round(rim_gap_mm, 3),
+    }
+    step = max(1, len(points) // 60000)
+    points, normals = points[::step], normals[::step]
+    tree = cKDTree(points)
+    chosen = np.random.default_rng(0).permutation(len(points))[:4000]
+    thickness = []
+    distances, neighbours = tree.query(points[chosen], k=min(256, len(points)), distance_upper_bound=25.0)
+    for at, row, others in zip(chosen, distances, neighbours, strict=True):
+        valid = np.isfinite(row)
+        # The far side: points whose surface faces the other way, straight behind this one.
+        facing = normals[others[valid]] @ normals[at] < -0.7
+        if facing.any():
+            thickness.append(row[valid][facing].min())
+    if thickness:
+        low, high = np.percentile(thickness, [2, 98])
+        result["thickness_mm"] = {
+            "mean": round(float(np.mean(thickness)), 2), "min": round(float(low), 2), "max": round(float(high), 2),
+        }  # fmt: skip
+    return result

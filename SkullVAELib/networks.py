@@ -1,0 +1,130 @@
+"""The networks: a beta-VAE, an independent decoder, and the two aggregated into one model.
+
+All see and give fields: signed distance to the bone's surface in the canonical frame, clamped, in mm, negative in bone.
+A network's raw output is a correction to the mean shape, in units of the clamp. Method: arXiv 2209.14783.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from monai.networks.nets import VarAutoEncoder
+from torch import nn
+
+from .frame import Grid
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What must be known to build the networks: canonical grid, clamp (mm), latent size, channels per level."""
+
+    grid_shape: tuple[int, int, int] = (96, 112, 96)
+    spacing_mm: float = 2.0
+    clamp_mm: float = 10.0
+    latent_size: int = 64
+    channels: tuple[int, ...] = (16, 32, 64, 96)
+
+    def __post_init__(self):
+        step = 2 ** len(self.channels)
+        if any(n % step for n in self.grid_shape):
+            raise ValueError(f"grid_shape {self.grid_shape} must be divisible by {step}, 2 to the number of levels")
+
+    @property
+    def grid(self) -> Grid:
+        return Grid(tuple(self.grid_shape), self.spacing_mm)
+
+
+def start_at_mean_shape(network: nn.Module) -> None:
+    """Make the last layer's first output nearly zero, so that training starts from the mean shape and not from noise."""
+    last = [m for m in network.modules() if isinstance(m, nn.ConvTranspose3d)][-1]
+    with torch.no_grad():
+        last.weight *= 0.05
+        last.bias.zero_()
+
+
+class BetaVAE(VarAutoEncoder):
+    """MONAI's VarAutoEncoder, set right: no sigmoid before the loss, the posterior's mean as z at inference.
+
+    Input (N, 1, X, Y, Z): a field divided by its clamp. Returns (correction, mu, logvar, z).
+    MONAI's defaults squash the logits (use_sigmoid=True) and return mu + sigma as z in eval mode; both are off here.
+    """
+
+    def __init__(self, architecture: Architecture):
+        super().__init__(
+            spatial_dims=3,
+            in_shape=(1, *architecture.grid_shape),
+            out_channels=1,
+            latent_size=architecture.latent_size,
+            channels=architecture.channels,
+            strides=(2,) * len(architecture.channels),
+            norm=("group", {"num_groups": 4}),
+            use_sigmoid=False,
+            use_mean_at_inference=True,
+        )
+        start_at_mean_shape(self)
+
+
+class IndependentDecoder(nn.Module):
+    """The decoder that is retrained on frozen latents: (N, latent) -> correction (N, 1, X, Y, Z).
+
+    Linear, then transposed convolutions of kernel 4 and stride 2, whose even overlap leaves no checkerboard.
+    """
+
+    def __init__(self, architecture: Architecture):
+        super().__init__()
+        channels = architecture.channels[::-1]
+        self.start = (channels[0], *(n // 2 ** len(channels) for n in architecture.grid_shape))
+        self.linear = nn.Linear(architecture.latent_size, math.prod(self.start))
+        layers: list[nn.Module] = []
+        for here, there in zip(channels[:-1], channels[1:], strict=True):
+            layers += [nn.ConvTranspose3d(here, there, 4, 2, 1), nn.GroupNorm(4, there), nn.PReLU()]
+        self.layers = nn.Sequential(*layers, nn.ConvTranspose3d(channels[-1], 1, 4, 2, 1))
+        start_at_mean_shape(self)
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        return self.layers(self.linear(z).reshape(-1, *self.start))
+
+    @torch.no_grad()
+    def fold_standardisation(self, mean: torch.Tensor, std: torch.Tensor) -> None:
+        """Make decoder(z) what decoder((z - mean) / std) was: the affine map moves into the first layer."""
+        self.linear.weight /= std
+        self.linear.bias -= self.linear.weight @ mean
+
+
+class SkullModel(nn.Module):
+    """The aggregated model: the beta-VAE's encoder and the independent decoder, with what inference needs.
+
+    mean (X, Y, Z): mean shape in mm; spread (X, Y, Z): mm by which skulls laid on it differ; latent_mean, latent_std (L,): aggregated posterior over the training skulls;
+    deviations (C, L): one DEV vector per defect class, mean latent of complete minus mean latent of defective skulls.
+    """
+
+    def __init__(self, architecture: Architecture, classes: tuple[str, ...] = ()):
+        super().__init__()
+        self.architecture = architecture
+        self.classes = tuple(classes)
+        self.encoder = BetaVAE(architecture)
+        # Only its encoding half belongs to the aggregate.
+        del self.encoder.decode, self.encoder.decodeL
+        self.decoder = IndependentDecoder(architecture)
+        self.register_buffer("mean", torch.zeros(architecture.grid_shape))
+        self.register_buffer("spread", torch.zeros(architecture.grid_shape))
+        self.register_buffer("latent_mean", torch.zeros(architecture.latent_size))
+        self.register_buffer("latent_std", torch.ones(architecture.latent_size))
+        self.register_buffer("deviations", torch.zeros(len(self.classes), architecture.latent_size))
+
+    def encode(self, field: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Posterior mean and log variance (N, L) of fields (N, X, Y, Z) in mm."""
+        clamp = self.architecture.clamp_mm
+        return self.encoder.encode_forward((field.clamp(-clamp, clamp) / clamp)[:, None])
+
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        """Fields (N, X, Y, Z) in mm of latents (N, L)."""
+        return self.mean + self.architecture.clamp_mm * self.decoder(z)[:, 0]
+
+    @property
+    def mean_shape(self) -> torch.Tensor:
+        """The model's own decoded mean shape (X, Y, Z) in mm: what patients are registered to."""
+        with torch.no_grad():
+            return self.decode(self.latent_mean[None])[0]

@@ -1,0 +1,207 @@
+"""A population of skulls in the canonical frame: their mean shape, how each deforms from it, and new ones drawn from both.
+
+Few real skulls are at hand, so variety is made where it is anatomical: every skull is registered to the mean, first by an
+affine and then by the conforming warp. A new skull takes one blend of the skulls' detail (all laid on the mean, where
+blending is sound) and another blend of their deformations, plus a smooth random one, a change of thickness and a mirror.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from .frame import (
+    Grid,
+    apply_affine,
+    canonical_field,
+    redistance,
+    reduce_bone,
+    register,
+    signed_distance,
+    start_alignment,
+    surface_points,
+)
+from .volume import Volume
+from .warp import WarpOptions, fit_warp
+
+CLAMP_MM = 10.0
+"""Signed distances are clamped here for the networks: beyond it a voxel knows only that it is far from the surface."""
+
+
+@dataclass(frozen=True)
+class Skull:
+    """One complete skull made ready: its reduced bone, distance (mm) and surface, in patient space."""
+
+    name: str
+    fraction: Volume
+    distance: np.ndarray
+    points: np.ndarray
+    normals: np.ndarray
+
+
+def prepare_skull(name: str, bone: Volume) -> Skull:
+    """Reduce a bone mask to about 1.2 mm and find its distance field and surface."""
+    fraction = reduce_bone(bone)
+    return Skull(name, fraction, signed_distance(fraction), *surface_points(fraction))
+
+
+def canonical_surface(skull: Skull, alignment: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """The skull's surface points and unit normals (N, 3) in canonical mm."""
+    normals = torch.tensor(skull.normals @ np.linalg.inv(alignment[:3, :3])).float()
+    normals = normals / normals.norm(dim=1, keepdim=True).clamp(min=1e-6)
+    return torch.tensor(apply_affine(alignment, skull.points)).float(), normals
+
+
+def _symmetric(field: torch.Tensor) -> torch.Tensor:
+    return (field + field.flip(0)) / 2
+
+
+def mean_shape(skulls: list[Skull], grid: Grid, passes: int = 2) -> tuple[torch.Tensor, list[np.ndarray]]:
+    """The symmetric mean shape (X, Y, Z) in mm and every skull's (4, 4) alignment to it.
+
+    Starts from the skull that shows most bone inside the frame, base and face included; each pass registers all skulls
+    to the mean and averages anew. Where a skull's field of view or segmentation ends, it does not vote.
+    """
+    starts = [start_alignment(s.points) for s in skulls]
+    area = [
+        (apply_affine(start, s.points)[:, 2] > -grid.half_mm[2]).sum() * s.fraction.spacing.mean() ** 2
+        for s, start in zip(skulls, starts, strict=True)
+    ]
+    first = skulls[int(np.argmax(area))]
+    mean = canonical_field(first.fraction, first.distance, start_alignment(first.points), grid)[0]
+    mean = _symmetric(mean.clamp(-2 * CLAMP_MM, 2 * CLAMP_MM))
+    alignments: list[np.ndarray] = []
+    for _ in range(passes):
+        target = redistance(mean, grid)
+        alignments = [register(s.points, target, grid) for s in skulls]
+        total, weight = torch.zeros(grid.shape), torch.zeros(grid.shape)
+        for skull, alignment in zip(skulls, alignments, strict=True):
+            field, seen = canonical_field(skull.fraction, skull.distance, alignment, grid)
+            valid = known_region(field, seen, mean, grid).float()
+            total += valid * field.clamp(-CLAMP_MM, CLAMP_MM)
+            weight += valid
+        mean = _symmetric(torch.where(weight > 0, total / weight.clamp(min=1), torch.tensor(CLAMP_MM)))
+    return mean, alignments
+
+
+def known_region(field: torch.Tensor, seen: torch.Tensor, mean: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """Where a complete skull says something: inside its field of view, and not where its segmentation was cut short.
+
+    Bone of the mean shape with none of the skull's own bone within 15 mm is taken as cut away, with 15 mm around it.
+    """
+    near = ((mean < 1.5) & (field > 15.0)).float()[None, None]
+    radius = int(15.0 / grid.spacing_mm)
+    for axis in range(3):  # a cube is separable: three passes instead of (2 radius + 1)^3 comparisons
+        kernel, padding = [1, 1, 1], [0, 0, 0]
+        kernel[axis], padding[axis] = 2 * radius + 1, radius
+        near = F.max_pool3d(near, kernel, stride=1, padding=padding)
+    return seen & (near[0, 0] == 0)
+
+
+@dataclass(frozen=True)
+class Population:
+    """Registered skulls.
+
+    mean: (X, Y, Z) mm; detail: (S, X, Y, Z) each skull's field laid on the mean; known: (S, X, Y, Z) 0..1 where it
+    speaks; warps: (S, 3, X', Y', Z') mm, with field_s(x) = detail_s(x + warp_s(x)); fields: (S, X, Y, Z) the skulls
+    themselves, registered by the affine alone.
+    """
+
+    grid: Grid
+    names: tuple[str, ...]
+    mean: torch.Tensor
+    detail: torch.Tensor
+    known: torch.Tensor
+    warps: torch.Tensor
+    fields: torch.Tensor
+    alignments: np.ndarray
+
+    def spread(self) -> torch.Tensor:
+        """(X, Y, Z) standard deviation in mm between the skulls once laid on the mean; 10 where fewer than two speak.
+
+        Small on the vault, large where heads are built differently or segmentations end: how far to trust a prior.
+        """
+        known = (self.known > 0.5).float()
+        count = known.sum(0)
+        mean = (self.detail * known).sum(0) / count.clamp(min=1)
+        variance = ((self.detail - mean) ** 2 * known).sum(0) / (count - 1).clamp(min=1)
+        return torch.where(count > 1, variance.sqrt(), torch.tensor(CLAMP_MM)).clamp(max=CLAMP_MM)
+
+
+def build_population(skulls: list[Skull], grid: Grid, log: Callable[[str], None] = lambda line: None) -> Population:
+    """Register skulls to their mean, affinely and by the conforming warp."""
+    mean, alignments = mean_shape(skulls, grid)
+    target = redistance(mean, grid)
+    coordinates = grid.coordinates().reshape(-1, 3)
+    detail, known, warps, fields = [], [], [], []
+    for skull, alignment in zip(skulls, alignments, strict=True):
+        field, seen = canonical_field(skull.fraction, skull.distance, alignment, grid)
+        valid = known_region(field, seen, target, grid)
+        field = field.clamp(-CLAMP_MM, CLAMP_MM)
+        warp = fit_warp(target, *canonical_surface(skull, alignment), grid, WarpOptions(stiffness=0.3))
+        # Where the skull is silent the fitted warp is arbitrary; it must not travel into new skulls.
+        trust = F.interpolate(valid.float()[None, None], size=warp.shape[1:], mode="trilinear", align_corners=True)[0]
+        warp = warp.clamp(-12, 12) * F.avg_pool3d(trust[None], 5, stride=1, padding=2)[0]
+        back = torch.zeros_like(coordinates)
+        for _ in range(8):  # fixed point of v(y) = -u(y + v(y))
+            back = -grid.sample(warp, coordinates + back)
+        both = grid.sample(torch.stack([field, valid.float()]), coordinates + back).T.reshape(2, *grid.shape)
+        fields.append(field), known.append(both[1]), detail.append(both[0]), warps.append(warp)
+        log(
+            f"{skull.name}: {valid.float().mean():.0%} of the canonical frame known, warp rms {warp.square().mean().sqrt():.2f} mm"
+        )
+    return Population(
+        grid, tuple(s.name for s in skulls), mean, torch.stack(detail), torch.stack(known), torch.stack(warps),
+        torch.stack(fields), np.stack(alignments),
+    )  # fmt: skip
+
+
+def _smooth_noise(rng: np.random.Generator, channels: int, knots: int) -> torch.Tensor:
+    """(channels, knots, knots, knots) standard normal values, to be interpolated."""
+    return torch.tensor(rng.normal(size=(channels, knots, knots, knots)), dtype=torch.float32)
+
+
+def draw_skull(population: Population, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """A new complete skull: its clamped field (X, Y, Z) in mm, and 0..1 where it is known.
+
+    Its detail is one skull's or a blend of two; its deformation a blend of several, at times exaggerated; then a smooth
+    random warp, a small affine (the error registration will make on a defective skull), a change of thickness, a mirror.
+    """
+    grid, count = population.grid, len(population.names)
+    if rng.uniform() < 0.6 or count == 1:
+        detail_weight = np.eye(count)[rng.integers(count)]
+    else:
+        first, second = rng.permutation(count)[:2]
+        share = rng.uniform(0.3, 0.7)
+        detail_weight = share * np.eye(count)[first] + (1 - share) * np.eye(count)[second]
+    warp_weight = rng.dirichlet(np.full(count, 0.6)) * rng.uniform(0.6, 1.4)
+    used = np.flatnonzero(detail_weight)
+    source = torch.stack(
+        [
+            sum(float(detail_weight[k]) * population.detail[k] for k in used),
+            torch.stack([population.known[k] for k in used]).amin(0),
+        ]
+    )
+    warp = torch.einsum("s,scxyz->cxyz", torch.tensor(warp_weight).float(), population.warps)
+    if rng.uniform() < 0.5:
+        warp = warp.flip(1) * torch.tensor([-1.0, 1, 1])[:, None, None, None]
+    size = warp.shape[1:]
+    for knots, strength in ((4, 3.0), (7, 1.2)):
+        noise = _smooth_noise(rng, 3, knots)[None] * strength * rng.uniform(0, 1)
+        warp = warp + F.interpolate(noise, size=size, mode="trilinear", align_corners=True)[0]
+    angles = torch.tensor(rng.normal(0, 0.04, 3)).float()
+    skew = torch.tensor([[0, -angles[2], angles[1]], [angles[2], 0, -angles[0]], [-angles[1], angles[0], 0]])
+    linear = torch.matrix_exp(skew) @ torch.diag(torch.tensor(np.exp(rng.normal(0, 0.025, 3))).float())
+    shift = torch.tensor(rng.normal(0, 1.5, 3)).float()
+    at = grid.coordinates().reshape(-1, 3) @ linear.T + shift
+    full = F.interpolate(warp[None], size=grid.shape, mode="trilinear", align_corners=True)[0].reshape(3, -1).T
+    field, known = grid.sample(source, at + full).T.reshape(2, *grid.shape)
+    thicker = _smooth_noise(rng, 1, 4)[None] * 0.5 + rng.normal(0, 0.6)
+    field = field - F.interpolate(thicker.clamp(-1.2, 1.2), size=grid.shape, mode="trilinear", align_corners=True)[0, 0]
+    if rng.uniform() < 0.5:
+        field, known = field.flip(0), known.flip(0)
+    return field.clamp(-CLAMP_MM, CLAMP_MM), known
