@@ -1,4 +1,4 @@
-"""The command line: `skullvae complete INPUT -o DIR` and `skullvae evaluate --truth DIR --prediction DIR`.
+"""The command line: `skullvae complete INPUT -o DIR`, `skullvae evaluate ...` and `skullvae sample -o FILE`.
 
 Exit codes: 0 done; 2 something the user can mend, one line on stderr that says what and how; 3 no defect found;
 130 and 143 when interrupted or terminated. Never a traceback (SKULLVAE_DEBUG=1 shows it) and never half a file.
@@ -111,7 +111,7 @@ def _complete_into(staging: Path, path: Path, options: argparse.Namespace, repor
     result = {
         "software": f"SkullVAE {__version__}",
         "disclaimer": DISCLAIMER,
-        "input": str(path),
+        "input": path.name,
         "model_file": model_path.name,
         "found": completion.found,
         "mesh": None,
@@ -151,6 +151,38 @@ def run_evaluate(options: argparse.Namespace) -> int:
     if options.json is not None and str(options.json) != "-":
         _write_text(options.json, as_json_text(as_json(scores)))
     print(as_json_text(as_json(scores)) if str(options.json) == "-" else table(scores))
+    return DONE
+
+
+def run_sample(options: argparse.Namespace) -> int:
+    """`sample`: a skull drawn from the model, with a defect cut out or without."""
+    from .volume import volume_suffix, write_volume
+
+    files = [options.output] if options.truth is None else [options.truth, options.output]
+    for path in files:
+        volume_suffix(path)
+    if options.truth is not None and options.complete:
+        raise SkullVAEError("A complete skull has no implant to write", "Leave out --truth or --complete")
+    if options.truth is not None and options.truth.resolve() == options.output.resolve():
+        raise SkullVAEError("--truth and --output name the same file", "Choose two names")
+    model_path = None if options.model is None else _existing_file(options.model)
+
+    from .checkpoint import default_model_path, load_model
+    from .sample import DEFAULT_KIND, complete_skull, generated_skull
+
+    model = load_model(model_path or default_model_path())
+    if options.complete:
+        skull = complete_skull(model, options.seed)
+        _say(f"A complete skull, seed {options.seed}.")
+    else:
+        kind = options.kind or DEFAULT_KIND
+        skull, truth = generated_skull(model, options.seed, kind)
+        missing_ml = truth.sum() * skull.voxel_ml
+        _say(f"A skull with a {kind.replace('_', '-')} defect of {missing_ml:.1f} ml, seed {options.seed}.")
+        if options.truth is not None:
+            write_volume(skull.with_array(truth), options.truth)
+    write_volume(skull, options.output)
+    _say(f"Written to '{options.output}'. Not a patient: drawn from the model. {DISCLAIMER}")
     return DONE
 
 
@@ -277,6 +309,25 @@ def _parser() -> argparse.ArgumentParser:
         help="write the scores as JSON, too; without FILE on stdout instead of the table",
     )
     evaluate.set_defaults(run=run_evaluate)
+
+    sample = commands.add_parser(
+        "sample",
+        help="write a skull drawn from the model, with a defect",
+        description="Draws a skull from the model, cuts a defect out and writes what is left as a labelmap (0 and 1,"
+        " 1 mm). For trying things out where no patient's data is at hand.",
+    )
+    sample.add_argument("-o", "--output", metavar="FILE", type=Path, required=True, help="image file to write")
+    sample.add_argument(
+        "--kind",
+        metavar="KIND",
+        help="the defect: hemicraniectomy (default), bifrontal, fronto_orbital, temporal, occipital, vertex, blob, box,"
+        " burr or facial",
+    )
+    sample.add_argument("--seed", metavar="N", type=_count, default=0, help="another number, another skull and defect")
+    sample.add_argument("--complete", action="store_true", help="cut no defect")
+    sample.add_argument("--truth", metavar="FILE", type=Path, help="write the piece that was cut out, too")
+    sample.add_argument("--model", metavar="FILE", type=Path, help="model file instead of the shipped one")
+    sample.set_defaults(run=run_sample)
     return parser
 
 
@@ -288,6 +339,16 @@ def _number(text: str) -> float:
 
 
 _number.__name__ = "number"  # argparse says "invalid number value"
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 2**63:
+        raise ValueError(text)
+    return value
+
+
+_count.__name__ = "whole number"
 
 
 @contextmanager
@@ -378,12 +439,10 @@ def _existing_file(path: Path) -> Path:
 
 def _write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.part")
-    try:
+    from .outputs import whole_file
+
+    with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _say(text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import tempfile
 import time
@@ -22,6 +23,21 @@ _LOCK = "lock"
 
 # A staging folder without a lock file is either being made this moment or was left by a run killed in that moment.
 _MAKING_SECONDS = 60.0
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`, of the same suffix; when the body ends well the file takes its place.
+
+    The file is made here with the permissions of any new file: tempfile's would be the owner's alone.
+    """
+    temporary = path.with_name(f".{secrets.token_hex(4)}-{path.name}")
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -122,13 +138,10 @@ def _is_abandoned(folder: Path) -> bool:
 
 def _publish(staging: Path, directory: Path, names: list[str]) -> None:
     *files, seal = names
-    # Writers that use temporary files leave them readable by the owner only; results get what any new file gets.
-    mode = (staging / _LOCK).stat().st_mode & 0o777
     try:
         (directory / seal).unlink(missing_ok=True)
         for name in (*files, seal):
             if (staging / name).exists():
-                os.chmod(staging / name, mode)
                 os.replace(staging / name, directory / name)
             else:
                 (directory / name).unlink(missing_ok=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from .outputs import whole_file
 from .raycast import Scene, View
 from .volume import Volume
 
@@ -41,15 +41,9 @@ def render_preview(bone: Volume, implant: Volume, path: Path, title: str = "", f
 
     Raises SkullVAEError when there is no bone.
     """
-    path = Path(path)
     sheet = _sheet(Scene(bone, implant, np.stack([BONE_RGB, IMPLANT_RGB])), title, footer)
-    handle, temporary = tempfile.mkstemp(suffix=".png", prefix=".", dir=path.parent)
-    os.close(handle)
-    try:
+    with whole_file(Path(path)) as temporary:
         sheet.save(temporary, compress_level=3)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
 
 
 def _sheet(scene: Scene, title: str, footer: str) -> Image.Image:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from vtkmodules.vtkCommonDataModel import vtkImageData, vtkPolyData
 from vtkmodules.vtkFiltersCore import vtkFlyingEdges3D, vtkWindowedSincPolyDataFilter
 
 from .errors import SkullVAEError
+from .outputs import whole_file
 from .volume import Volume
 
 # Measured on spherical plates 2 and 4 mm thick, voxels from 0.4 to 2 mm, isotropic and not: 16 voxels bring the mesh
@@ -85,22 +85,16 @@ def mask_surface(mask: Volume, smoothing_mm: float | None = None) -> Mesh:
 
 def write_stl(mesh: Mesh, path: str | os.PathLike) -> None:
     """Write a binary STL in LPS mm, triangles facing outwards; the file appears whole or not at all."""
-    path = Path(path)
     facets = np.zeros(len(mesh.faces), _STL_FACET)
     # RAS -> LPS turns by 180 degrees about the long axis: it does not mirror, so the order of the corners stays right.
     corners = (mesh.points * [-1.0, -1.0, 1.0])[mesh.faces]
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     facets["corners"] = corners
     facets["normal"] = normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
-    handle, temporary = tempfile.mkstemp(suffix=".stl", prefix=".", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(_STL_HEADER.ljust(80))
-            file.write(np.uint32(len(facets)).tobytes())
-            file.write(facets.tobytes())
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    with whole_file(Path(path)) as temporary, open(temporary, "wb") as file:
+        file.write(_STL_HEADER.ljust(80))
+        file.write(np.uint32(len(facets)).tobytes())
+        file.write(facets.tobytes())
 
 
 def _cropped(inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -6,13 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 
 import pytest
 
 from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.outputs import publishing
+from SkullVAELib.outputs import publishing, whole_file
 
 NAMES = ["a.bin", "b.bin", "report.json"]
 
@@ -79,10 +78,8 @@ def test_the_seal_is_there_only_with_the_whole_set(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(os.name != "posix", reason="no permission bits here")
 def test_results_may_be_read_by_whoever_may_read_a_new_file(tmp_path):
-    with publishing(tmp_path, NAMES) as staging:
-        handle, private = tempfile.mkstemp(dir=staging)
-        os.close(handle)
-        os.replace(private, staging / "a.bin")
+    with publishing(tmp_path, NAMES) as staging, whole_file(staging / "a.bin") as temporary:
+        temporary.write_text("1")
     (tmp_path / "new").write_text("")
     assert (tmp_path / "a.bin").stat().st_mode == (tmp_path / "new").stat().st_mode
 
@@ -121,7 +118,7 @@ def test_a_folder_without_permission_is_an_error(tmp_path):
 def staging_child(directory) -> subprocess.Popen:
     """A process that has begun to prepare files and waits."""
     code = (
-        "import sys, time; from pathlib import Path; from SkullVAELib.outputs import publishing\n"
+        "import sys, time; from pathlib import Path; from SkullVAELib.outputs import publishing, whole_file\n"
         f"with publishing(Path(sys.argv[1]), {NAMES!r}) as staging:\n"
         "    (staging / 'a.bin').write_text('half'); print('ready', flush=True); time.sleep(600)\n"
     )
