@@ -95,8 +95,8 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> SkullModel:
         with torch.device("meta"):
             model = SkullModel(Architecture(**fields), tuple(metadata["classes"]))
         model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        model.provenance = metadata["provenance"]
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise wrong from error
-    model.provenance = metadata["provenance"]
     model.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     return model.eval().to(device)

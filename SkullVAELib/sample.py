@@ -23,14 +23,17 @@ _SIZE = 0.4
 
 _MARGIN_MM = 6.0
 
+# The decoder leaves specks in the air; real pieces apart, such as a condyle in the last slices, are larger.
+_CRUMB_ML = 0.3
+
 
 @torch.no_grad()
 def complete_skull(model: SkullModel, seed: int, spacing_mm: float = 1.0) -> Volume:
     """A complete skull decoded from a random latent: a bool mask whose axes run L, P, S, as a CT's usually do.
 
     The latent is latent_mean + latent_std times half a standard normal draw. The decoded field, not its mask, is
-    resampled to `spacing_mm`, so the surface keeps its place below the model's own spacing; the largest face-connected
-    piece is kept. Where the model's frame ends, so does the volume, like a field of view cut at the base.
+    resampled to `spacing_mm`, so the surface keeps its place below the model's own spacing; crumbs are left out. Where
+    the model's frame ends, so does the volume, like a field of view cut at the base.
 
     Raises SkullVAEError when the model decodes to no bone.
     """
@@ -41,10 +44,12 @@ def complete_skull(model: SkullModel, seed: int, spacing_mm: float = 1.0) -> Vol
     fine = Grid(tuple(int(n) for n in 2 * grid.half_mm // spacing_mm + 1), spacing_mm)
     values = grid.sample(field[None], fine.coordinates().reshape(-1, 3))[:, 0]
     inside = (values < 0).reshape(fine.shape).numpy()
-    labels, count = ndimage.label(inside)
-    if not count:
+    labels, _ = ndimage.label(inside)
+    sizes_ml = np.bincount(labels.ravel()) * spacing_mm**3 / 1000
+    sizes_ml[0] = 0
+    bone = (sizes_ml >= _CRUMB_ML)[labels]
+    if not bone.any():
         raise SkullVAEError("The model decodes to no bone", "Choose another model or another seed")
-    bone = labels == 1 + np.bincount(labels.ravel())[1:].argmax()
     bone = crop(Volume(bone, fine.affine), bounding_box(bone, margin=round(_MARGIN_MM / spacing_mm)))
     to_flipped = np.diag([-1.0, -1.0, 1.0, 1.0])
     to_flipped[:2, 3] = np.array(bone.array.shape[:2]) - 1
