@@ -161,6 +161,8 @@ def run_sample(options: argparse.Namespace) -> int:
     files = [options.output] if options.truth is None else [options.truth, options.output]
     for path in files:
         volume_suffix(path)
+        if not path.parent.is_dir():
+            raise SkullVAEError(f"The folder '{path.parent}' does not exist", "Make it first or choose another")
     if options.truth is not None and options.complete:
         raise SkullVAEError("A complete skull has no implant to write", "Leave out --truth or --complete")
     if options.truth is not None and options.truth.resolve() == options.output.resolve():
@@ -172,17 +174,15 @@ def run_sample(options: argparse.Namespace) -> int:
 
     model = load_model(model_path or default_model_path())
     if options.complete:
-        skull = complete_skull(model, options.seed)
-        _say(f"A complete skull, seed {options.seed}.")
+        skull, what = complete_skull(model, options.seed), "a complete skull"
     else:
         kind = options.kind or DEFAULT_KIND
         skull, truth = generated_skull(model, options.seed, kind)
-        missing_ml = truth.sum() * skull.voxel_ml
-        _say(f"A skull with a {kind.replace('_', '-')} defect of {missing_ml:.1f} ml, seed {options.seed}.")
+        what = f"a skull with a {kind.replace('_', '-')} defect of {truth.sum() * skull.voxel_ml:.1f} ml"
         if options.truth is not None:
             write_volume(skull.with_array(truth), options.truth)
     write_volume(skull, options.output)
-    _say(f"Written to '{options.output}'. Not a patient: drawn from the model. {DISCLAIMER}")
+    _say(f"'{options.output}' is {what}, drawn from the model with seed {options.seed}: no patient. {DISCLAIMER}")
     return DONE
 
 

@@ -1,0 +1,214 @@
+"""Claims about the completion: it never touches bone, fills what is missing, sees the head, not how it is stored."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from SkullVAELib.bone import bone_mask
+from SkullVAELib.completion import PRIORS, CompletionOptions, complete
+from SkullVAELib.defects import cut
+from SkullVAELib.errors import SkullVAEError
+from SkullVAELib.frame import apply_affine, reduce_bone
+from SkullVAELib.metrics import dice, hd95
+from SkullVAELib.progress import Stages
+from SkullVAELib.volume import Volume, read_volume
+
+
+def test_the_completed_skull_holds_the_bone_and_the_implant_none_of_it(completion, sample):
+    assert completion.found
+    assert np.array_equal(completion.bone.array, sample.bone.array)
+    assert not (completion.implant.array & sample.bone.array).any()
+    assert np.array_equal(completion.completed.array, sample.bone.array | completion.implant.array)
+
+
+def test_results_lie_on_the_grid_of_the_input(completion, sample):
+    for result in (completion.bone, completion.completed, completion.implant):
+        assert result.array.shape == sample.bone.array.shape
+        assert result.array.dtype == bool
+        assert np.array_equal(result.affine, sample.bone.affine)
+
+
+def test_the_missing_piece_comes_back(completion, sample):
+    assert dice(sample.truth, completion.implant.array) >= 0.8
+
+
+def test_the_implant_is_one_piece_where_one_is_missing(completion):
+    assert ndimage.label(completion.implant.array)[1] == 1
+    assert completion.report["implant"]["defects"] == 1
+
+
+def test_the_figures_are_those_of_the_implant(completion):
+    figures = completion.report["implant"]
+    volume_ml = completion.implant.array.sum() * completion.implant.voxel_ml
+    assert figures["volume_ml"] == pytest.approx(volume_ml, abs=0.01)
+    assert figures["pieces"] == 1
+    thickness = figures["thickness_mm"]
+    assert 1 < thickness["min"] <= thickness["mean"] <= thickness["max"] < 20
+    assert 0 <= figures["rim_gap_mm"] < 2
+
+
+def test_the_same_skull_gives_the_same_implant_again(completed, completion, sample):
+    assert np.array_equal(completed(sample.bone).implant.array, completion.implant.array)
+
+
+# Axis orders and flips: two of the mirroring kind (det -1), the file's own order turned round, and permuted ones.
+ORIENTATIONS = [
+    ((0, 1, 2), (-1, -1, -1)),
+    ((0, 1, 2), (1, -1, 1)),
+    ((1, 0, 2), (1, 1, 1)),
+    ((2, 1, 0), (-1, 1, 1)),
+    ((1, 2, 0), (1, 1, -1)),
+    ((2, 0, 1), (-1, -1, 1)),
+]
+
+
+def stored(volume: Volume, order: tuple[int, ...], flips: tuple[int, ...]) -> Volume:
+    """The same bone at the same place in the world with its axes permuted and flipped."""
+    matrix = np.zeros((4, 4))
+    matrix[3, 3] = 1
+    for new, (old, flip) in enumerate(zip(order, flips, strict=True)):
+        matrix[old, new] = flip
+        if flip < 0:
+            matrix[old, 3] = volume.array.shape[old] - 1
+    array = volume.array.transpose(order)[tuple(slice(None, None, flip) for flip in flips)]
+    return Volume(array, volume.affine @ matrix)
+
+
+def back(array: np.ndarray, order: tuple[int, ...], flips: tuple[int, ...]) -> np.ndarray:
+    return array[tuple(slice(None, None, flip) for flip in flips)].transpose(np.argsort(order))
+
+
+@pytest.mark.parametrize(("order", "flips"), ORIENTATIONS)
+def test_the_implant_does_not_depend_on_how_the_file_stores_its_axes(completed, completion, sample, order, flips):
+    turned = stored(sample.bone, order, flips)
+    corner = apply_affine(turned.affine, np.argwhere(turned.array)[:1])
+    assert sample.bone.array[tuple(np.round(apply_affine(np.linalg.inv(sample.bone.affine), corner)).astype(int)[0])]
+    implant = back(completed(turned).implant.array, order, flips)
+    assert dice(implant, completion.implant.array) >= 0.97
+    assert hd95(implant, completion.implant.array, sample.bone.spacing) <= 1.0
+
+
+def tilted(volume: Volume, axis: int, degrees: float) -> Volume:
+    """The head turned in the scanner, about a point far from it."""
+    angle, (i, j) = np.radians(degrees), [a for a in range(3) if a != axis]
+    turn = np.eye(4)
+    turn[i, i] = turn[j, j] = np.cos(angle)
+    turn[i, j], turn[j, i] = -np.sin(angle), np.sin(angle)
+    turn[:3, 3] = [30, 250, -700]
+    return Volume(volume.array, turn @ volume.affine)
+
+
+@pytest.mark.parametrize(("axis", "degrees"), [(0, 20), (0, -20), (1, 20), (2, -20)])
+def test_a_head_tilted_20_degrees_is_completed_all_the_same(completed, sample, axis, degrees):
+    result = completed(tilted(sample.bone, axis, degrees))
+    assert dice(sample.truth, result.implant.array) >= 0.8
+
+
+def with_neck(bone: Volume) -> Volume:
+    """Six rings and blocks like vertebrae hung below the skull, in a volume made longer for them (axes L, P, S)."""
+    added = int(120 / bone.spacing[2])
+    affine = bone.affine.copy()
+    affine[:3, 3] = apply_affine(affine, np.array([0.0, 0.0, -added]))
+    array = np.pad(bone.array, ((0, 0), (0, 0), (added, 0)))
+    index = np.stack(np.meshgrid(*[np.arange(n) for n in array.shape], indexing="ij"), -1)
+    at = index * bone.spacing - (np.array(array.shape) * [0.5, 0.55, 0] * bone.spacing)
+    radius = np.hypot(at[..., 0], at[..., 1])
+    body = (np.hypot(at[..., 0], at[..., 1] + 12) < 13) | ((radius < 24) & (radius > 17))
+    return Volume(array | (body & (at[..., 2] < 115) & (at[..., 2] % 19 < 15)), affine)
+
+
+def test_a_neck_does_not_disturb(completed, sample):
+    result = completed(with_neck(sample.bone))
+    added = result.implant.array.shape[2] - sample.bone.array.shape[2]
+    assert not result.implant.array[:, :, :added].any()
+    assert dice(sample.truth, result.implant.array[:, :, added:]) >= 0.8
+
+
+def test_a_field_of_view_that_ends_at_the_base_is_no_defect(completed, sample):
+    height = sample.bone.array.shape[2]
+    start = height - int(105 / sample.bone.spacing[2])
+    affine = sample.bone.affine.copy()
+    affine[:3, 3] = apply_affine(affine, np.array([0.0, 0.0, start]))
+    result = completed(Volume(sample.bone.array[:, :, start:], affine))
+    assert result.report["implant"]["defects"] == 1
+    assert dice(sample.truth[:, :, start:], result.implant.array) >= 0.8
+
+
+def test_two_defects_give_two_pieces(completed, sample):
+    front = {"direction": np.array([0.0, 0.9, 0.45]), "size": 0.3}
+    back_of_head = {"direction": np.array([0.0, -0.9, 0.5]), "size": 0.3}
+    bone = sample.whole
+    for seed, where in enumerate((front, back_of_head)):
+        bone = bone.with_array(cut(bone, reduce_bone(bone), "blob", seed, **where)[0])
+    truth = sample.whole.array & ~bone.array
+    result = completed(bone)
+    assert result.report["implant"]["defects"] == 2
+    assert result.report["implant"]["pieces"] == 2
+    assert dice(truth, result.implant.array) >= 0.8
+
+
+def test_a_complete_skull_has_no_defect(completed, sample):
+    result = completed(sample.whole)
+    assert not result.found
+    assert not result.implant.array.any()
+    assert np.array_equal(result.completed.array, sample.whole.array)
+    assert any("No defect" in warning for warning in result.report["warnings"])
+    assert "implant" not in result.report
+
+
+@pytest.mark.parametrize("prior", ["encode", "dev", "map", "mean"])
+def test_every_prior_completes(completed, sample, prior):
+    result = completed(sample.bone, prior=prior)
+    assert result.report["parameters"]["prior"] == prior
+    assert not (result.implant.array & sample.bone.array).any()
+    assert dice(sample.truth, result.implant.array) >= 0.6
+
+
+def test_an_unknown_prior_is_an_error_that_lists_the_known_ones():
+    with pytest.raises(SkullVAEError, match=", ".join(PRIORS)):
+        CompletionOptions(prior="best")
+
+
+def test_bone_that_is_no_skull_is_an_error(completed):
+    speck = np.zeros((40, 40, 40), bool)
+    speck[18:22, 18:22, 18:22] = True
+    with pytest.raises(SkullVAEError, match="too little bone"):
+        completed(Volume(speck, np.eye(4)))
+
+
+def test_a_bone_that_is_no_head_is_warned_of_or_has_no_defect(completed):
+    i, j, k = np.ogrid[:60, :60, :240]
+    shaft = np.hypot(i - 30, j - 30)
+    result = completed(Volume((shaft < 14) & (shaft > 7) & (k > 5) & (k < 235), np.eye(4)))
+    assert not result.found or any("check that it is a whole head" in w for w in result.report["warnings"])
+
+
+def test_a_ct_gives_the_implant_of_its_segmentation(completion, model, sample):
+    ct = np.where(sample.bone.array, 900, -40).astype(np.int16)
+    ct[:3] = -1000
+    result = complete(sample.bone.with_array(ct), model, CompletionOptions(), Stages({}))
+    assert result.report["bone"]["kind"] == "ct"
+    assert dice(result.implant.array, completion.implant.array) >= 0.95
+
+
+REAL_CASES = {
+    "frontal blob": ("blob", (0.2, 0.9, 0.45), 0.7, 0.85),
+    "right parietal box": ("box", (0.8, -0.35, 0.6), 0.5, 0.85),
+}
+
+
+@pytest.mark.parametrize("place", REAL_CASES)
+def test_a_skull_the_model_never_saw_gets_its_missing_piece_back(heldout_model, real_skulls, place):
+    individual = "mgh_angel001"
+    assert individual in heldout_model.provenance["holdout"]
+    assert not any(name.startswith(individual) for name in heldout_model.provenance["data"])
+    kind, direction, size, least = REAL_CASES[place]
+    volume = read_volume(real_skulls / "complete" / f"{individual}.nii.gz")
+    whole = volume.with_array(bone_mask(volume)[0])
+    defective, truth = cut(whole, reduce_bone(whole), kind, seed=2, direction=np.array(direction), size=size)
+    given = whole.with_array(defective.astype(np.uint8))
+    result = complete(given, heldout_model, CompletionOptions(), Stages({}))
+    assert dice(truth, result.implant.array) >= least
+    assert hd95(truth, result.implant.array, whole.spacing) <= 4
