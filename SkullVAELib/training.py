@@ -201,6 +201,7 @@ class StageRunner:
     def run(self, loss_of: Callable, predict: Callable) -> None:
         """Train to the last step."""
         stage_number = {"vae": 1, "decoder": 2}[self.name]
+        self._forget_lost_steps()
         started = time.perf_counter() - self.seconds
         while self.step < self.steps:
             self.network.train()
@@ -245,6 +246,17 @@ class StageRunner:
         if scores:
             row |= dict(zip(HELD_OUT_FIELDS[2:], np.nanmean(scores, axis=0).tolist(), strict=True))
         return row
+
+    def _forget_lost_steps(self) -> None:
+        """Drop the log's rows of steps that an interruption lost, since they are about to be done again."""
+        if not self.log.exists():
+            return
+        lines = self.log.read_text().splitlines(keepends=True)
+        kept = [ln for ln in lines if not (ln.startswith(f"{self.name},") and int(ln.split(",")[1]) > self.step)]
+        if len(kept) < len(lines):
+            temporary = self.log.with_name(f".{self.log.name}.part")
+            temporary.write_text("".join(kept))
+            temporary.replace(self.log)
 
     def _write(self, row: dict) -> None:
         fields = (*LOG_FIELDS, *HELD_OUT_FIELDS)

@@ -1,0 +1,337 @@
+"""Claims about training: it learns, tells every loss term and held-out figure, resumes exactly, and ends in a model."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from SkullVAELib.checkpoint import load_model, read_tensors
+from SkullVAELib.datasets import find_cases
+from SkullVAELib.errors import SkullVAEError
+from SkullVAELib.experiment import STAGES, load_population, run, split
+from SkullVAELib.networks import Architecture
+from SkullVAELib.population import CLAMP_MM, Population, draw_skull
+from SkullVAELib.training import (
+    SkullPool,
+    TrainingOptions,
+    distance_loss,
+    implant_scores,
+    make_defective,
+    soft_dice_loss,
+)
+from SkullVAELib.volume import Volume, write_volume
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = Architecture(grid_shape=(48, 56, 48), spacing_mm=4.0, latent_size=8, channels=(8, 8, 16))
+OPTIONS = TrainingOptions(
+    vae_steps=12, decoder_steps=6, batch=2, pool=6, save_every=4, learning_rate=0.01, facial_share=0.1, seed=3
+)
+
+
+def shell(half_axes: tuple[float, float, float]) -> Volume:
+    """A vault: an ellipsoid shell 6 mm thick, open below, with a block for a face, on a grid of 2.5 mm."""
+    affine = np.diag([2.5, 2.5, 2.5, 1.0])
+    affine[:3, 3] = [-95, -115, -90]
+    index = np.stack(np.meshgrid(*[np.arange(n) for n in (76, 92, 76)], indexing="ij"), -1)
+    world = index * 2.5 + affine[:3, 3]
+    outer = np.linalg.norm(world / half_axes, axis=-1) < 1
+    inner = np.linalg.norm(world / (np.array(half_axes) - 6), axis=-1) < 1
+    face = (np.abs(world - [0, half_axes[1] - 18, -55]) < [35, 18, 25]).all(-1)
+    return Volume(((outer & ~inner & (world[..., 2] > -60)) | face).astype(np.uint8), affine)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Four heads: round, long, narrow, and one to hold out."""
+    folder = tmp_path_factory.mktemp("skulls")
+    for name, half_axes in {"ada": (72, 88, 78), "ben": (68, 94, 76), "cyd": (66, 86, 80), "out": (70, 90, 77)}.items():
+        write_volume(shell(half_axes), folder / f"{name}.nrrd")
+    return folder
+
+
+def train(data: Path, folder: Path, stages=STAGES, options: TrainingOptions = OPTIONS, **more) -> Path:
+    return run(data, folder, stages, TINY, options, holdout=("out",), **more)
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory) -> Path:
+    """The folder of a run through all stages."""
+    folder = tmp_path_factory.mktemp("run")
+    assert train(data, folder) == folder / "model.safetensors"
+    return folder
+
+
+@pytest.fixture(scope="module")
+def population(data, finished) -> Population:
+    return load_population(finished, find_cases(data), TINY, lambda line: None)
+
+
+def rows(folder: Path, stage: str | None = None) -> list[dict[str, str]]:
+    with open(folder / "log.csv", newline="") as file:
+        return [row for row in csv.DictReader(file) if stage in (None, row["stage"])]
+
+
+def test_the_log_tells_every_loss_term_of_every_step(finished):
+    for stage, steps in (("vae", OPTIONS.vae_steps), ("decoder", OPTIONS.decoder_steps)):
+        logged = rows(finished, stage)
+        assert [int(row["step"]) for row in logged] == list(range(1, steps + 1))
+        for row in logged:
+            terms = ["loss", "dice_loss", "distance_mm", "learning_rate"] + (["kl_nats"] if stage == "vae" else [])
+            assert all(np.isfinite(float(row[term])) for term in terms)
+            assert 0 <= float(row["dice_loss"]) <= 1
+
+
+def test_the_loss_is_the_sum_of_its_terms(finished):
+    for row in rows(finished, "vae"):
+        weighted = 160 * (float(row["dice_loss"]) + OPTIONS.distance_weight * float(row["distance_mm"]))
+        assert float(row["loss"]) == pytest.approx(weighted + OPTIONS.beta * float(row["kl_nats"]), rel=1e-3)
+
+
+def test_held_out_figures_stand_beside_those_of_training(finished):
+    for stage, steps in (("vae", OPTIONS.vae_steps), ("decoder", OPTIONS.decoder_steps)):
+        evaluated = [row for row in rows(finished, stage) if row["held_out_skull_dice"]]
+        assert int(evaluated[-1]["step"]) == steps
+        for row in evaluated:
+            for figure in ("skull_dice", "held_out_skull_dice", "held_out_implant_dice"):
+                assert 0 <= float(row[figure]) <= 1
+    assert float(rows(finished, "decoder")[-1]["held_out_skull_dice"]) > 0.5
+
+
+def test_a_few_steps_lower_the_loss_on_the_same_skulls(population):
+    from SkullVAELib.networks import BetaVAE
+
+    torch.manual_seed(0)
+    vae = BetaVAE(TINY)
+    optimiser = torch.optim.Adam(vae.parameters(), lr=0.01)
+    batch = SkullPool(population, 2, 0).batch([0], 2, OPTIONS)
+    losses = []
+    for _ in range(40):
+        out = population.mean + CLAMP_MM * vae((batch["defective"] / CLAMP_MM)[:, None])[0][:, 0]
+        loss = distance_loss(out, batch["complete"], batch["known"], batch["removed"])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_the_end_is_a_model_that_loads_and_knows_its_origin(finished):
+    model = load_model(finished / "model.safetensors")
+    assert model.architecture == TINY
+    assert model.classes == ("cranial", "facial")
+    assert model.deviations.abs().sum() > 0
+    assert (model.latent_std > 0).all()
+    assert sorted(model.provenance["data"]) == ["ada.nrrd", "ben.nrrd", "cyd.nrrd"]
+    assert model.provenance["holdout"] == ["out"]
+    assert model.provenance["options"] == json.loads(json.dumps(dataclasses.asdict(OPTIONS)))
+    assert "not for clinical use" in model.provenance["notice"]
+    assert str(finished) not in json.dumps(model.provenance)
+
+
+def test_the_model_is_encoder_and_decoder_put_together(finished):
+    model = load_model(finished / "model.safetensors")
+    vae = read_tensors(finished / "vae.last.safetensors")[0]
+    for name, tensor in model.encoder.state_dict().items():
+        assert torch.allclose(tensor, vae[f"net.{name}"], atol=1e-2)
+    decoder = read_tensors(finished / "decoder.last.safetensors")[0]
+    # All but the first layer, into which the standardisation is folded.
+    for name, tensor in model.decoder.layers.state_dict().items():
+        assert torch.allclose(tensor, decoder[f"net.layers.{name}"], atol=1e-2)
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("moment", [("vae", 6), ("decoder", 5)])
+def test_a_resumed_run_ends_with_the_weights_of_one_never_interrupted(data, finished, tmp_path, moment):
+    # The same for both, and slow to make.
+    (tmp_path / "population.safetensors").write_bytes((finished / "population.safetensors").read_bytes())
+
+    def interrupt(row: dict) -> None:
+        if (row["stage"], row["step"]) == moment:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        train(data, tmp_path, report=interrupt)
+    train(data, tmp_path, resume=True)
+    for name in ("vae.last.safetensors", "decoder.last.safetensors", "model.safetensors"):
+        resumed, straight = (read_tensors(folder / name)[0] for folder in (tmp_path, finished))
+        assert resumed.keys() == straight.keys()
+        assert all(torch.allclose(resumed[k].float(), straight[k].float(), atol=1e-5) for k in straight), name
+    steps = [(row["stage"], int(row["step"])) for row in rows(tmp_path)]
+    assert steps == [(row["stage"], int(row["step"])) for row in rows(finished)]
+
+
+def test_a_folder_with_a_run_is_not_overwritten(data, finished):
+    before = (finished / "log.csv").read_bytes()
+    with pytest.raises(SkullVAEError, match="--resume"):
+        train(data, finished)
+    with pytest.raises(SkullVAEError, match="other options"):
+        train(data, finished, options=dataclasses.replace(OPTIONS, beta=1.0), resume=True)
+    assert (finished / "log.csv").read_bytes() == before
+
+
+def test_a_later_stage_asks_for_the_one_before(data, finished, tmp_path):
+    (tmp_path / "population.safetensors").write_bytes((finished / "population.safetensors").read_bytes())
+    with pytest.raises(SkullVAEError, match=r"vae stage has done 0 of 12 steps.*train\.py vae"):
+        train(data, tmp_path, stages=("decoder",))
+
+
+def test_the_split_goes_by_individual(data):
+    training, held = split(find_cases(data), ("out",))
+    assert {case.individual for case in training} == {"ada", "ben", "cyd"}
+    assert {case.individual for case in held} == {"out"}
+    with pytest.raises(SkullVAEError, match="no individual 'eve'"):
+        split(find_cases(data), ("eve",))
+    with pytest.raises(SkullVAEError, match="Every individual"):
+        split(find_cases(data), ("ada", "ben", "cyd", "out"))
+
+
+def test_skulls_laid_on_the_mean_differ_little_on_the_vault(population):
+    vault = (population.mean.abs() < 2) & (TINY.grid.coordinates()[..., 2] > 20)
+    assert float(population.spread()[vault].median()) < 1.0
+    assert torch.isfinite(population.warps).all()
+
+
+def test_a_drawn_skull_is_a_skull_and_decided_by_its_seed(population):
+    (field, known), (again, _), (other, _) = (draw_skull(population, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert field.shape == TINY.grid_shape
+    assert float(field.abs().max()) <= CLAMP_MM
+    assert float(known.min()) >= 0 and float(known.max()) <= 1 + 1e-5
+    assert torch.equal(field, again)
+    assert not torch.equal(field, other)
+    bone, mean = (field < 0).sum().item(), (population.mean < 0).sum().item()
+    assert 0.3 < bone / mean < 3
+
+
+def test_a_defect_takes_bone_away_and_adds_none(population):
+    field, known = population.fields[0], population.known[0]
+    for seed in range(12):
+        made = make_defective(field, known, population, np.random.default_rng(seed), OPTIONS)
+        removed = made["removed"] > 0
+        assert torch.equal(made["complete"], field)
+        assert (field[removed] < 0).all()
+        assert (made["defect"][removed] < 0).all()
+        # Roughness may move the surface a little; the piece as a whole is gone.
+        assert not removed.any() or (made["defective"][removed] > 0).float().mean() > 0.9
+        assert torch.isfinite(made["defective"]).all()
+
+
+def test_a_batch_depends_on_its_key_alone(population):
+    pool = SkullPool(population, 3, 0)
+    first = pool.batch([3, 1, 7], 2, OPTIONS)
+    pool.batch([3, 1, 8], 2, OPTIONS)
+    again, other = pool.batch([3, 1, 7], 2, OPTIONS), pool.batch([3, 1, 9], 2, OPTIONS)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["defective"], other["defective"])
+
+
+def test_the_losses_are_0_for_the_truth_and_large_for_its_opposite(population):
+    truth = population.fields[:2]
+    known, removed = torch.ones_like(truth), torch.zeros_like(truth)
+    assert float(soft_dice_loss(truth, truth, known)) == pytest.approx(0, abs=1e-3)
+    assert float(soft_dice_loss(-truth, truth, known)) > 0.5
+    assert float(distance_loss(truth, truth, known, removed)) == 0
+    assert float(distance_loss(truth + 2, truth, known, removed)) == pytest.approx(2, rel=1e-3)
+    # What is not known is not judged.
+    assert float(distance_loss(truth + 5, truth, known * 0, removed)) == 0
+
+
+def test_implant_dice_is_1_for_the_truth_and_0_for_doing_nothing(population):
+    made = make_defective(
+        population.fields[0],
+        torch.ones(TINY.grid_shape),
+        population,
+        np.random.default_rng(0),
+        dataclasses.replace(OPTIONS, complete_share=0.0, facial_share=0.0),
+    )
+    batch = {name: value[None] for name, value in made.items()}
+    assert implant_scores(batch["complete"], batch) == (1.0, 1.0)
+    implant, skull = implant_scores(torch.maximum(batch["complete"], -batch["defect"]), batch)
+    assert implant == 0
+    assert skull > 0.5  # why whole-skull Dice misleads
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"decoder_loss": "hinge"}, "decoder_loss 'hinge'"),
+        ({"batch": 0}, "batch is 0"),
+        ({"pool": -3}, "pool is -3"),
+        ({"beta": -1.0}, "beta"),
+        ({"learning_rate": 0.0}, "learning_rate"),
+    ],
+)
+def test_impossible_options_are_errors(wrong, message):
+    with pytest.raises(SkullVAEError, match=message):
+        TrainingOptions(**wrong)
+
+
+@pytest.fixture(scope="module")
+def train_py():
+    """Training/train.py as a module, which Slicer and Python run as a script."""
+    spec = importlib.util.spec_from_file_location("train", ROOT / "Training" / "train.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+CONFIGS = {"typo": '{"vae_stepps": 5}', "broken": "{", "grid": '{"grid_shape": [50, 50, 50]}', "list": "[1]"}
+MISTAKES = {
+    "does not exist": ("all", "--data", "DIR/none"),
+    "No skulls": ("all", "--data", "DIR/empty"),
+    "vae_stepps": ("vae", "--config", "DIR/typo.json"),
+    "Correct --config": ("vae", "--config", "DIR/broken.json"),
+    "divisible": ("vae", "--config", "DIR/grid.json"),
+    "cannot be used": ("vae", "--config", "DIR/list.json"),
+    "No such file": ("vae", "--config", "DIR/none.json"),
+    "no individual 'eve'": ("vae", "--holdout", "eve"),
+    "beta": ("vae", "--beta", "-1"),
+    "vae_steps is 0": ("vae", "--steps", "0"),
+}
+
+
+@pytest.mark.parametrize("message", MISTAKES)
+def test_train_py_says_a_mistake_in_one_line_and_exits_2(train_py, data, tmp_path, capfd, message):
+    for name, text in CONFIGS.items():
+        (tmp_path / f"{name}.json").write_text(text)
+    (tmp_path / "empty").mkdir()
+    call = [argument.replace("DIR", str(tmp_path)) for argument in MISTAKES[message]]
+    if "--data" not in call:
+        call += ["--data", str(data)]
+    assert train_py.main([*call, "--output", str(tmp_path / "run")]) == 2
+    out, error = capfd.readouterr()
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert out == ""
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_arguments_for_slicer_stand_before_two_dashes(train_py):
+    assert train_py.arguments_after_dashes(["train.py", "all", "--data", "x"]) == ["all", "--data", "x"]
+    assert train_py.arguments_after_dashes(["Slicer", "--python-script", "train.py", "--", "all"]) == ["all"]
+
+
+def test_train_py_trains(data, finished, tmp_path):
+    shape = dataclasses.asdict(TINY)
+    small = {"vae_steps": 1, "decoder_steps": 1, "batch": 1, "pool": 2}
+    (tmp_path / "config.json").write_text(json.dumps(shape | small))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "population.safetensors").write_bytes((finished / "population.safetensors").read_bytes())
+    where = ("--data", data, "--output", tmp_path / "run", "--holdout", "out", "--config", tmp_path / "config.json")
+    command = [sys.executable, ROOT / "Training" / "train.py", "all", *where, "--beta=0.5", "--seed=4", "--threads=1"]
+    process = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=300)
+    assert process.returncode == 0, process.stderr
+    model = load_model(tmp_path / "run" / "model.safetensors")
+    assert model.provenance["options"]["beta"] == 0.5
+    assert model.provenance["options"]["seed"] == 4
