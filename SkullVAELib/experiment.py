@@ -107,8 +107,8 @@ def held_out_batches(cases: list[Case], population: Population, options: Trainin
 
 def run(
     data: Path, folder: Path, stages: tuple[str, ...], architecture: Architecture, options: TrainingOptions,
-    holdout: tuple[str, ...] = (), resume: bool = False, report: Callable[[dict], None] = lambda row: None,
-    log: Callable[[str], None] = lambda line: None,
+    holdout: tuple[str, ...] = (), resume: bool = False, start_from: Path | None = None,
+    report: Callable[[dict], None] = lambda row: None, log: Callable[[str], None] = lambda line: None,
 ) -> Path:  # fmt: skip
     """Run stages of a training run in a folder. Returns the path of what the last stage wrote.
 
@@ -124,6 +124,7 @@ def run(
         "architecture": dataclasses.asdict(architecture),
         "options": dataclasses.asdict(options),
         "holdout": sorted(holdout),
+        "start_from": _origin(start_from),
         "data": {
             c.complete.name: hashlib.sha256(c.complete.read_bytes()).hexdigest() for c in _complete_skulls(training)
         },
@@ -140,6 +141,8 @@ def run(
     def runner(name: str, network: torch.nn.Module, steps: int) -> StageRunner:
         made = StageRunner(folder, name, network, steps, options, pool, held_out, report)
         made.resume()
+        if start_from is not None:
+            made.start_from(start_from)
         return made
 
     started = time.strftime("%Y-%m-%d")
@@ -168,6 +171,17 @@ def run(
     return folder / "model.safetensors"
 
 
+def _origin(run: Path | None) -> dict | None:
+    """What the weights that a run starts from had seen."""
+    if run is None:
+        return None
+    path = run / "run.json"
+    if not path.is_file():
+        raise SkullVAEError(f"'{run}' holds no training run", "Give the folder of a run to --start-from")
+    before = json.loads(path.read_text())
+    return {"run": run.name, "options": before["options"], "data": before["data"]}
+
+
 def _claim(folder: Path, record: dict, stages: tuple[str, ...], resume: bool) -> None:
     """Write run.json, or check that the folder's is the same run."""
     path = folder / "run.json"
@@ -176,7 +190,7 @@ def _claim(folder: Path, record: dict, stages: tuple[str, ...], resume: bool) ->
         return
     before = json.loads(path.read_text())
     if any(
-        before[key] != json.loads(json.dumps(record[key])) for key in ("architecture", "options", "holdout", "data")
+        before.get(key) != json.loads(json.dumps(record[key])) for key in ("architecture", "options", "holdout", "start_from", "data")
     ):
         raise SkullVAEError(f"'{folder}' holds a run with other options or data", "Choose another --output")
     begins = stages[0] == "vae"

@@ -27,7 +27,7 @@ class RimOptions:
     errors of thickness but other bone; count: points a table."""
 
     length_mm: float = 40.0
-    noise: float = 0.5
+    noise: float = 0.1
     reach_mm: float = 30.0
     cut_mm: float = 4.0
     count: int = 700
@@ -97,23 +97,23 @@ def correct_rim(
     box = ((points > torch.tensor(low).float()) & (points < torch.tensor(high).float())).all(1)
     points, normals = points[box], normals[box]
     sparse = gap[:: max(1, len(gap) // 4000)]
-    away = cKDTree(sparse).query(points.numpy(), distance_upper_bound=options.reach_mm)[0]
+    hull = cKDTree(sparse)
+    away = hull.query(points.numpy(), distance_upper_bound=options.reach_mm)[0]
     moved = points + grid.sample(conformed.warp, points)
     residual = grid.sample(conformed.prior[None], moved)[:, 0]
     slope = grid.sample(conformed._slopes, moved)
     agree = (slope * normals).sum(1) / slope.norm(dim=1).clamp(min=1e-3)
     facing = (normals * points / points.norm(dim=1, keepdim=True).clamp(min=1)).sum(1)
     usable = (agree > 0.75) & (residual.abs() < options.cut_mm) & torch.tensor(np.isfinite(away))
-    shape = [int(np.ceil(2 * h / 4.0)) + 1 for h in grid.half_mm]
-    nodes = Grid(tuple(shape), 1.0)
-    scale = (2 * grid.half_mm) / (np.array(shape) - 1)
-    at = (nodes.coordinates().numpy() * scale).astype(np.float64)
-    near = ((at > gap.min(0) - 12) & (at < gap.max(0) + 12)).all(-1)
+    # The correction is as smooth as its kernel: nodes 5 mm apart, near the gap alone, carry all of it.
+    nodes = Grid(tuple(int(np.ceil(2 * h / 5.0)) + 1 for h in grid.half_mm), 1.0)
+    at = nodes.coordinates().numpy() / nodes.half_mm * grid.half_mm
+    near = (hull.query(at.reshape(-1, 3), distance_upper_bound=15.0)[0] < 15.0).reshape(nodes.shape)
     rng = np.random.default_rng(0)
     tables = []
     for side in (facing > 0.3, facing < -0.3):
         chosen = np.flatnonzero((usable & side).numpy())
-        correction = torch.zeros(shape)
+        correction = torch.zeros(nodes.shape)
         if len(chosen) >= 30:
             # Bone at the rim tells most: draw points the more often the nearer they lie.
             share = np.exp(-away[chosen] / 8.0) + 0.02

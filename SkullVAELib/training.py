@@ -191,6 +191,19 @@ class StageRunner:
             state["state"].setdefault(int(index), {})[moment] = tensors[key]
         self.optimiser.load_state_dict(state)
 
+    def start_from(self, run: Path) -> None:
+        """Begin with another run's weights of this stage; a resumed stage keeps its own.
+
+        Raises SkullVAEError when that run has none, or of another architecture.
+        """
+        if self.step:
+            return
+        tensors, _ = read_tensors(run / self.checkpoint.name)
+        try:
+            self.network.load_state_dict({k[4:]: v for k, v in tensors.items() if k.startswith("net.")})
+        except RuntimeError as error:
+            raise SkullVAEError(f"The run '{run}' has another architecture", "Start from a run of the same") from error
+
     def save(self) -> None:
         """Write network and optimiser, so that a resumed run goes on exactly."""
         tensors = {f"net.{k}": v for k, v in self.network.state_dict().items()}

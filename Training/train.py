@@ -31,6 +31,7 @@ def main(argv):
     parser.add_argument("--seed", type=int)
     parser.add_argument("--steps", type=int, help="steps of each trained stage")
     parser.add_argument("--threads", type=int, help="processor threads")
+    parser.add_argument("--start-from", type=Path, metavar="RUN", help="begin with the weights of another run's folder")
     parser.add_argument("--resume", action="store_true", help="continue the run in the output folder")
     arguments = parser.parse_args(argv)
     try:
@@ -54,7 +55,8 @@ def main(argv):
         stages = STAGES if arguments.stage == "all" else (arguments.stage,)
         holdout = tuple(name for name in arguments.holdout.split(",") if name)
         written = run(
-            arguments.data, arguments.output, stages, architecture, options, holdout, arguments.resume, show, say
+            arguments.data, arguments.output, stages, architecture, options, holdout,
+            arguments.resume, arguments.start_from, show, say,
         )
         say("written: %s" % written)
         return 0
