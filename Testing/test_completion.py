@@ -30,8 +30,14 @@ def test_results_lie_on_the_grid_of_the_input(completion, sample):
         assert np.array_equal(result.affine, sample.bone.affine)
 
 
-def test_the_missing_piece_comes_back(completion, sample):
-    assert dice(sample.truth, completion.implant.array) >= 0.8
+@pytest.fixture(scope="module")
+def score(completion, sample) -> float:
+    """Dice of the implant for the head as it is: what no change of circumstances may spoil."""
+    return dice(sample.truth, completion.implant.array)
+
+
+def test_the_missing_piece_comes_back(score):
+    assert score >= 0.8
 
 
 def test_the_implant_is_one_piece_where_one_is_missing(completion):
@@ -101,9 +107,9 @@ def tilted(volume: Volume, axis: int, degrees: float) -> Volume:
 
 
 @pytest.mark.parametrize(("axis", "degrees"), [(0, 20), (0, -20), (1, 20), (2, -20)])
-def test_a_head_tilted_20_degrees_is_completed_all_the_same(completed, sample, axis, degrees):
+def test_a_head_tilted_20_degrees_is_completed_all_the_same(completed, sample, score, axis, degrees):
     result = completed(tilted(sample.bone, axis, degrees))
-    assert dice(sample.truth, result.implant.array) >= 0.8
+    assert dice(sample.truth, result.implant.array) >= score - 0.1
 
 
 def with_neck(bone: Volume) -> Volume:
@@ -119,21 +125,21 @@ def with_neck(bone: Volume) -> Volume:
     return Volume(array | (body & (at[..., 2] < 115) & (at[..., 2] % 19 < 15)), affine)
 
 
-def test_a_neck_does_not_disturb(completed, sample):
+def test_a_neck_does_not_disturb(completed, sample, score):
     result = completed(with_neck(sample.bone))
     added = result.implant.array.shape[2] - sample.bone.array.shape[2]
     assert not result.implant.array[:, :, :added].any()
-    assert dice(sample.truth, result.implant.array[:, :, added:]) >= 0.8
+    assert dice(sample.truth, result.implant.array[:, :, added:]) >= score - 0.1
 
 
-def test_a_field_of_view_that_ends_at_the_base_is_no_defect(completed, sample):
+def test_a_field_of_view_that_ends_at_the_base_is_no_defect(completed, sample, score):
     height = sample.bone.array.shape[2]
     start = height - int(105 / sample.bone.spacing[2])
     affine = sample.bone.affine.copy()
     affine[:3, 3] = apply_affine(affine, np.array([0.0, 0.0, start]))
     result = completed(Volume(sample.bone.array[:, :, start:], affine))
     assert result.report["implant"]["defects"] == 1
-    assert dice(sample.truth[:, :, start:], result.implant.array) >= 0.8
+    assert dice(sample.truth[:, :, start:], result.implant.array) >= score - 0.1
 
 
 def test_two_defects_give_two_pieces(completed, sample):
@@ -185,12 +191,23 @@ def test_a_bone_that_is_no_head_is_warned_of_or_has_no_defect(completed):
     assert not result.found or any("check that it is a whole head" in w for w in result.report["warnings"])
 
 
-def test_a_ct_gives_the_implant_of_its_segmentation(completion, model, sample):
-    ct = np.where(sample.bone.array, 900, -40).astype(np.int16)
-    ct[:3] = -1000
-    result = complete(sample.bone.with_array(ct), model, CompletionOptions(), Stages({}))
+def test_a_ct_gives_the_implant_of_its_segmentation(completed, model, sample):
+    values = np.where(sample.bone.array, 900, -40).astype(np.int16)
+    values[:3] = -1000
+    ct = sample.bone.with_array(values)
+    result = complete(ct, model, CompletionOptions(), Stages({}))
     assert result.report["bone"]["kind"] == "ct"
-    assert dice(result.implant.array, completion.implant.array) >= 0.95
+    segmented = completed(ct.with_array(bone_mask(ct)[0]))
+    assert np.array_equal(result.implant.array, segmented.implant.array)
+
+
+def test_the_skullbreak_case_is_completed(model, real_skulls):
+    # 512 x 512 x 512 voxels of 0.4 mm, stored L, A, S and cut at the skull base; there is no truth.
+    volume = read_volume(real_skulls / "defective" / "skullbreak_parietotemporal_001.nii.gz")
+    result = complete(volume, model, CompletionOptions(), Stages({}))
+    assert result.report["implant"]["defects"] == 1
+    assert 20 < result.report["implant"]["volume_ml"] < 60
+    assert not (result.implant.array & (volume.array != 0)).any()
 
 
 REAL_CASES = {
