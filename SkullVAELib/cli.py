@@ -123,6 +123,7 @@ def _complete_into(staging: Path, path: Path, options: argparse.Namespace, repor
             mesh = mask_surface(completion.implant)
             write_stl(mesh, staging / "implant.stl")
             result["mesh"] = {"triangles": len(mesh.faces), "area_mm2": mesh.area_mm2, "volume_ml": mesh.volume_ml}
+            result["implant"]["area_cm2"] = round(mesh.area_mm2 / 100, 2)
         else:
             result["warnings"].append(
                 "completed.nrrd is the input's bone, implant.nrrd is empty, and there is no implant.stl,"
@@ -274,8 +275,7 @@ def _parser() -> argparse.ArgumentParser:
         "--gamma",
         metavar="G",
         type=_number,
-        default=0.0,
-        help="how far to move along the deviation vector with --prior dev: 0 reconstruction, 1 completion",
+        help="move the latent by G deviation vectors: 0 reconstructs, 1 completes (default: 1 with --prior dev, else 0)",
     )
     complete.add_argument(
         "--prior",

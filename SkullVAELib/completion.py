@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -31,18 +31,19 @@ class CompletionOptions:
     """How a skull is completed.
 
     threshold_hu: bone threshold for a CT, None to detect; prior: where the complete shape comes from: "encode" the
-    defective skull's own latent, moved by gamma * DEV; "dev" the same with the paper's gamma of 1 when gamma is 0;
-    "map" a search for the latent that fits intact bone; "mean" the training skulls' mean shape; "auto" what measured best, encode.
+    defective skull's own latent; "dev" that latent moved by gamma * DEV, gamma 1 unless told (0 reconstructs);
+    "map" a search for the latent that fits intact bone; "mean" the training skulls' mean shape; "auto" what measured
+    best, encode.
     """
 
     threshold_hu: float | None = None
-    gamma: float = 0.0
+    gamma: float | None = None
     prior: str = "auto"
     defect_class: str = "cranial"
     device: str = "auto"
-    warp: WarpOptions = WarpOptions()
-    rim: RimOptions | None = RimOptions()
-    gap: GapOptions = GapOptions()
+    warp: WarpOptions = field(default_factory=WarpOptions)
+    rim: RimOptions | None = field(default_factory=RimOptions)
+    gap: GapOptions = field(default_factory=GapOptions)
 
     def __post_init__(self):
         if self.prior not in PRIORS:
@@ -71,7 +72,7 @@ def prior_shape(
     if options.prior == "mean":
         return model.mean
     z, _ = model.encode(field.clamp(-CLAMP_MM, CLAMP_MM)[None])
-    gamma = 1.0 if options.prior == "dev" and options.gamma == 0 else options.gamma
+    gamma = options.gamma if options.gamma is not None else float(options.prior == "dev")
     if gamma:
         if options.defect_class not in model.classes:
             raise SkullVAEError(f"The model has no DEV for '{options.defect_class}' defects", "Use --gamma 0")
@@ -103,8 +104,8 @@ def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stag
     if fit > FAR_FROM_SKULL_MM:
         warnings.append(f"The bone lies {fit:.1f} mm from the mean skull in the median: check that it is a whole head.")
     with stages.stage("prior"):
-        field, _ = canonical_field(fraction, skull.distance, alignment, grid)
-        prior = prior_shape(model, field.to(device), points.to(device), options).float().cpu()
+        defective, _ = canonical_field(fraction, skull.distance, alignment, grid)
+        prior = prior_shape(model, defective.to(device), points.to(device), options).float().cpu()
     with stages.stage("warp"):
         conformed = ConformedPrior(grid, prior, fit_warp(prior, points, normals, grid, options.warp))
     with stages.stage("gap"):
@@ -127,9 +128,9 @@ def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stag
                 at = np.concatenate([np.argwhere(piece) for piece in gap.pieces])
                 matrix = alignment @ fraction.affine
                 conformed, rim_gap = correct_rim(
-                    conformed, points, normals, at @ matrix[:3, :3].T + matrix[:3, 3], options.rim
+                    conformed, points, normals, defective, at @ matrix[:3, :3].T + matrix[:3, 3], options.rim
                 )
-            implant = fill(conformed, alignment, bone, fraction, gap)
+            implant = fill(conformed, alignment, bone, fraction, gap, options.gap.smallest_ml)
     found = bool(implant.any())
     if found:
         with stages.stage("measure"):

@@ -1,4 +1,4 @@
-"""Finding skulls: a plain folder of complete skulls, the AutoImplant challenges' layouts, the original code's, a JSON list.
+"""Finding skulls: a plain folder of them, the AutoImplant challenges' layouts, the original code's, a JSON list.
 
 Class and individual come from folders or the list, never from file order.
 """
@@ -42,7 +42,7 @@ def _images(folder: Path) -> list[Path]:
 
 
 def find_cases(data: Path) -> list[Case]:
-    """Cases of a folder in any known layout, or of a JSON list [{"complete": ..., "defective": ..., "individual": ...}].
+    """Cases of a folder in any known layout, or of a JSON list of {"complete", "defective", "individual", "kind"}.
 
     Raises SkullVAEError when nothing is found or a defective skull has no complete one.
     """

@@ -97,8 +97,9 @@ def random_defect(
 ) -> Defect:
     """Draw a defect of a kind (see KINDS) on a skull.
 
-    bone: (N, 3) canonical surface points, to place it on; direction: (3,) from the vault's centre, drawn when not given;
-    size: 0..1 from the kind's smallest to its largest, drawn when not given. Raises ValueError for an unknown kind.
+    bone: (N, 3) canonical surface points, to place it on; direction: (3,) from the vault's centre, drawn when not
+    given; size: 0..1 from the kind's smallest to its largest, drawn when not given.
+    Raises ValueError for an unknown kind.
     """
     if kind not in KINDS:
         raise ValueError(f"unknown kind of defect {kind!r}; known: {', '.join(KINDS)}")

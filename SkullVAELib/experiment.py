@@ -114,7 +114,6 @@ def run(
 
     Raises SkullVAEError when the folder holds another run and resume is off, or an earlier stage is missing.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     if options.threads:
         torch.set_num_threads(options.threads)
     training, held = split(find_cases(data), holdout)
@@ -130,6 +129,11 @@ def run(
         },
         "versions": {"skullvae": __version__, "torch": torch.__version__, "python": platform.python_version()},
     }
+    if start_from is not None and (seen := set(record["start_from"]["data"]) & {c.complete.name for c in held}):
+        raise SkullVAEError(
+            f"The run to start from was trained on '{sorted(seen)[0]}', which is held out", "Start afresh"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
     _claim(folder, record, stages, resume)
     population = load_population(folder, training, architecture, log)
     held_out = held_out_batches(held, population, options)
@@ -190,7 +194,8 @@ def _claim(folder: Path, record: dict, stages: tuple[str, ...], resume: bool) ->
         return
     before = json.loads(path.read_text())
     if any(
-        before.get(key) != json.loads(json.dumps(record[key])) for key in ("architecture", "options", "holdout", "start_from", "data")
+        before.get(key) != json.loads(json.dumps(record[key]))
+        for key in ("architecture", "options", "holdout", "start_from", "data")
     ):
         raise SkullVAEError(f"'{folder}' holds a run with other options or data", "Choose another --output")
     begins = stages[0] == "vae"

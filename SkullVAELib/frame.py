@@ -1,7 +1,7 @@
 """The canonical frame: where every skull lies alike, and the registration that takes a patient there.
 
-Canonical millimetres are RAS with the origin at the centre of the vault, 75 mm below the vertex. The frame is fixed by the
-model's own mean shape: a patient's bone is registered to it with nine degrees of freedom.
+Canonical millimetres are RAS with the origin at the centre of the vault, 75 mm below the vertex. The frame is fixed by
+the model's own mean shape: a patient's bone is registered to it with nine degrees of freedom.
 """
 
 from __future__ import annotations
@@ -170,9 +170,7 @@ def _vault(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _rotation(w: torch.Tensor) -> torch.Tensor:
     """(3, 3) rotation by the vector w (radians)."""
     zero = w[0] * 0
-    return torch.linalg.matrix_exp(
-        torch.stack([zero, -w[2], w[1], w[2], zero, -w[0], -w[1], w[0], zero]).reshape(3, 3)  # fmt: skip
-    )
+    return torch.linalg.matrix_exp(torch.stack([zero, -w[2], w[1], w[2], zero, -w[0], -w[1], w[0], zero]).reshape(3, 3))
 
 
 def start_alignment(points: np.ndarray) -> np.ndarray:
@@ -190,8 +188,8 @@ def register(points: np.ndarray, mean: torch.Tensor, grid: Grid, steps: int = 12
     """Nine-parameter registration (rotation, translation, three scales) of bone surface to the mean shape.
 
     points: (N, 3) RAS mm on the patient's bone surface; mean: (X, Y, Z) signed distance in mm on the canonical grid.
-    Minimises the Geman-McClure distance of the points to the mean's surface with Adam, the cut-off annealed from 45 to
-    8 mm, so that a hole, a neck or a table does not vote. Short runs from several nods of the head decide the start.
+    Minimises the Geman-McClure distance of the points to the mean's surface with Adam, its scale annealed from 15 to
+    2.7 mm, so that a hole, a neck or a table does not vote. Short runs from several nods of the head decide the start.
     Returns the (4, 4) affine patient RAS mm -> canonical mm.
     Raises SkullVAEError when there are too few points to be a skull.
     """
@@ -229,7 +227,7 @@ def register(points: np.ndarray, mean: torch.Tensor, grid: Grid, steps: int = 12
 def _descend(
     moving: torch.Tensor, target: torch.Tensor, grid: Grid, start: tuple, cuts: tuple[float, ...], steps: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Adam on rotation vector, translation (mm) and log scales; the robust cut (mm) tightens in equal shares of steps."""
+    """Adam on rotation vector, translation (mm) and log scales; the cut (mm) tightens in equal shares of steps."""
     w, t, s = (v.clone().requires_grad_(True) for v in start)
     parameters = [{"params": [w], "lr": 0.015}, {"params": [t], "lr": 0.7}, {"params": [s], "lr": 0.007}]
     optimiser = torch.optim.Adam(parameters)

@@ -23,7 +23,8 @@ class GapOptions:
     share: nor are those smaller than this share of the largest; open_edge: nor those of whose border more than this
     share is the end of the image, which is a field of view that ends, not a hole; air: nor those of whose border less
     than this share is air, which are cavities inside bone, such as a frontal sinus; spread_mm: nor those where skulls
-    differ among themselves by more than this, such as the nasal cavity and the mastoid tips.
+    differ among themselves by more than this, such as the nasal cavity and the mastoid tips; cavity_mm: air with bone
+    on both sides within this is a cavity between the tables and stays open.
     """
 
     core_mm: float = 2.8
@@ -32,6 +33,7 @@ class GapOptions:
     open_edge: float = 0.2
     air: float = 0.35
     spread_mm: float = 2.2
+    cavity_mm: float = 20.0
 
 
 def _chunks(count: int, size: int = 2_000_000):
@@ -52,13 +54,37 @@ def evaluate(conformed: ConformedPrior, to_canonical: np.ndarray, index: np.ndar
 class Gap:
     """Missing bone on the reduced grid.
 
-    pieces: bool masks, one defect each, largest first; field: the conformed prior there, canonical mm; passed_over:
-    what was measured of other gaps, and why they are no defects.
+    pieces: bool masks, one defect each, largest first; field: the conformed prior there, canonical mm; cavity: bool,
+    air between two tables of sound bone; passed_over: what was measured of other gaps, and why they are no defects.
     """
 
     pieces: list[np.ndarray]
     field: np.ndarray
+    cavity: np.ndarray
     passed_over: list[dict]
+
+
+def _between_tables(missing: np.ndarray, fraction: Volume, to_canonical: np.ndarray, reach_mm: float) -> np.ndarray:
+    """Which voxels of missing bone lie between an outer and an inner table, as a frontal sinus does.
+
+    Looks from each along the line through the vault's centre: a hole is open on that line, a cavity is closed on both
+    sides within reach_mm.
+    """
+    index = np.argwhere(missing)
+    at = apply_affine(to_canonical, index)
+    away = at / np.linalg.norm(at, axis=1, keepdims=True).clip(1)
+    step = away @ np.linalg.inv(to_canonical)[:3, :3].T  # one canonical mm along the line, in voxels
+    closed = []
+    for sign in (1.0, -1.0):
+        hit = np.zeros(len(index), bool)
+        for far in np.arange(1.0, reach_mm, 1.0):
+            there = np.round(index + sign * far * step).astype(int)
+            inside = ((there >= 0) & (there < missing.shape)).all(1)
+            hit[inside] |= fraction.array[tuple(there[inside].T)] >= 0.5
+        closed.append(hit)
+    cavity = np.zeros(missing.shape, bool)
+    cavity[tuple(index[closed[0] & closed[1]].T)] = True
+    return cavity
 
 
 def find_gaps(
@@ -84,7 +110,9 @@ def find_gaps(
     outside = field > 90
     shell = field < 0
     missing = shell & (fraction.array < 0.5)
-    core = (field < -0.3) & (distance > options.core_mm)
+    cavity = _between_tables(missing, fraction, to_canonical, options.cavity_mm)
+    missing &= ~cavity
+    core = (field < -0.3) & (distance > options.core_mm) & ~cavity
     labels, _ = ndimage.label(core, np.ones((3, 3, 3)))
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
@@ -133,7 +161,7 @@ def find_gaps(
     candidates.sort(key=lambda c: -c[0]["ml"])
     limit = options.share * candidates[0][0]["ml"] if candidates else 0.0
     passed += [note | {"because": "much smaller than the largest"} for note, _ in candidates if note["ml"] < limit]
-    return Gap([full for note, full in candidates if note["ml"] >= limit], field, passed)
+    return Gap([full for note, full in candidates if note["ml"] >= limit], field, cavity, passed)
 
 
 def fill(
@@ -142,6 +170,7 @@ def fill(
     bone: Volume,
     fraction: Volume,
     gap: Gap,
+    smallest_ml: float = 0.5,
     spread_mm: float = 2.5,
     full: float = 0.62,
 ) -> np.ndarray:
@@ -162,6 +191,7 @@ def fill(
     near = ndimage.distance_transform_edt(~region, sampling=fraction.spacing)
     # One smooth score, positive where a voxel may be implant: bone is lacking here, and a found gap is near.
     allowed = np.minimum(lack - (1 - full), (4.0 - near) / 4.0).astype(np.float32)
+    allowed[gap.cavity[box]] = -1.0
 
     here = crop(fraction, box)
     to_here = np.linalg.inv(here.affine) @ bone.affine
@@ -181,12 +211,17 @@ def fill(
         values = evaluate(conformed, alignment @ local.affine, index)
         part = np.zeros(local.array.shape, bool)
         part[tuple(index[values < 0].T)] = True
-        implant[native_box] = _tidy(part, local, here, gap, box)
+        # Pinholes, where the shape is thinner than it can be told, are closed; bone and what must stay open are not.
+        part |= ndimage.binary_closing(part, iterations=2) & (score > 0) & ~local.array
+        implant[native_box] = _tidy(part, local, here, gap, box, smallest_ml)
     return implant
 
 
-def _tidy(part: np.ndarray, local: Volume, here: Volume, gap: Gap, box: tuple) -> np.ndarray:
-    """One connected piece per gap, without crumbs: threads thinner than a voxel's opening are cut, then regrown."""
+def _tidy(part: np.ndarray, local: Volume, here: Volume, gap: Gap, box: tuple, smallest_ml: float) -> np.ndarray:
+    """One connected piece per gap, without crumbs: threads thinner than a voxel's opening are cut, then regrown.
+
+    A piece that ends up smaller than smallest_ml was no defect.
+    """
     opened = ndimage.binary_opening(part) if min(part.shape) > 2 else part
     labels, count = ndimage.label(opened)
     keep = np.zeros_like(part)
@@ -199,8 +234,9 @@ def _tidy(part: np.ndarray, local: Volume, here: Volume, gap: Gap, box: tuple) -
         at = at[((at >= 0) & (at < part.shape)).all(1)]
         votes = np.bincount(labels[tuple(at.T)], minlength=count + 1)
         votes[0] = 0
-        if votes.max():
-            keep |= labels == votes.argmax()
+        chosen = labels == votes.argmax() if votes.max() else keep
+        if chosen.sum() * local.voxel_ml >= 0.8 * smallest_ml:
+            keep |= chosen
     grown = ndimage.binary_dilation(keep, ndimage.generate_binary_structure(3, 1)) & part
     # Regrowing may touch a crumb's neighbour: only what hangs together with the opened piece by faces stays.
     labels, count = ndimage.label(grown)
@@ -209,13 +245,13 @@ def _tidy(part: np.ndarray, local: Volume, here: Volume, gap: Gap, box: tuple) -
 
 
 def measure(implant: Volume, rim_gap_mm: float) -> dict:
-    """Volume (ml), area (cm2), thickness (mm), pieces and rim gap (mm) of an implant mask.
+    """Volume (ml), thickness (mm), pieces and rim gap (mm) of an implant mask.
 
     Thickness is the distance from a point of the outer surface to the nearest of the inner one, away from the rim.
     """
     box = bounding_box(implant.array, margin=3)
     local = crop(implant, box)
-    labels, pieces = ndimage.label(local.array, np.ones((3, 3, 3)))
+    pieces = ndimage.label(local.array)[1]
     soft = ndimage.gaussian_filter(local.array.astype(np.float32), np.minimum(0.6, 0.6 / local.spacing))
     points, normals = surface_points(Volume(soft, local.affine))
     result = {

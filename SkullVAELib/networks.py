@@ -6,6 +6,7 @@ A network's raw output is a correction to the mean shape, in units of the clamp.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -37,7 +38,7 @@ class Architecture:
 
 
 def start_at_mean_shape(network: nn.Module) -> None:
-    """Make the last layer's first output nearly zero, so that training starts from the mean shape and not from noise."""
+    """Make the last layer's first output nearly zero: training starts from the mean shape and not from noise."""
     last = [m for m in network.modules() if isinstance(m, nn.ConvTranspose3d)][-1]
     with torch.no_grad():
         last.weight *= 0.05
@@ -78,7 +79,7 @@ class IndependentDecoder(nn.Module):
         self.start = (channels[0], *(n // 2 ** len(channels) for n in architecture.grid_shape))
         self.linear = nn.Linear(architecture.latent_size, math.prod(self.start))
         layers: list[nn.Module] = []
-        for here, there in zip(channels[:-1], channels[1:], strict=True):
+        for here, there in itertools.pairwise(channels):
             layers += [nn.ConvTranspose3d(here, there, 4, 2, 1), nn.GroupNorm(4, there), nn.PReLU()]
         self.layers = nn.Sequential(*layers, nn.ConvTranspose3d(channels[-1], 1, 4, 2, 1))
         start_at_mean_shape(self)
@@ -96,7 +97,8 @@ class IndependentDecoder(nn.Module):
 class SkullModel(nn.Module):
     """The aggregated model: the beta-VAE's encoder and the independent decoder, with what inference needs.
 
-    mean (X, Y, Z): mean shape in mm; spread (X, Y, Z): mm by which skulls laid on it differ; latent_mean, latent_std (L,): aggregated posterior over the training skulls;
+    mean (X, Y, Z): mean shape in mm; spread (X, Y, Z): mm by which skulls laid on it differ;
+    latent_mean, latent_std (L,): aggregated posterior over the training skulls;
     deviations (C, L): one DEV vector per defect class, mean latent of complete minus mean latent of defective skulls.
     """
 

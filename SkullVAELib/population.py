@@ -1,8 +1,8 @@
-"""A population of skulls in the canonical frame: their mean shape, how each deforms from it, and new ones drawn from both.
+"""A population of skulls in the canonical frame: their mean shape, how each deforms from it, and new ones drawn so.
 
-Few real skulls are at hand, so variety is made where it is anatomical: every skull is registered to the mean, first by an
-affine and then by the conforming warp. A new skull takes one blend of the skulls' detail (all laid on the mean, where
-blending is sound) and another blend of their deformations, plus a smooth random one, a change of thickness and a mirror.
+Few real skulls are at hand, so variety is made where it is anatomical: every skull is registered to the mean, first by
+an affine and then by the conforming warp. A new skull takes one blend of the skulls' detail (all laid on the mean,
+where blending is sound) and another blend of their deformations, plus a smooth random one, a change of thickness, a mirror.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def build_population(skulls: list[Skull], grid: Grid, log: Callable[[str], None]
         both = grid.sample(torch.stack([field, valid.float()]), coordinates + back).T.reshape(2, *grid.shape)
         fields.append(field), known.append(both[1]), detail.append(both[0]), warps.append(warp)
         log(
-            f"{skull.name}: {valid.float().mean():.0%} of the canonical frame known, warp rms {warp.square().mean().sqrt():.2f} mm"
+            f"{skull.name}: {valid.float().mean():.0%} of the frame known, warp {warp.square().mean().sqrt():.2f} mm rms"
         )
     return Population(
         grid, tuple(s.name for s in skulls), mean, torch.stack(detail), torch.stack(known), torch.stack(warps),
@@ -169,7 +169,7 @@ def draw_skull(population: Population, rng: np.random.Generator) -> tuple[torch.
     """A new complete skull: its clamped field (X, Y, Z) in mm, and 0..1 where it is known.
 
     Its detail is one skull's or a blend of two; its deformation a blend of several, at times exaggerated; then a smooth
-    random warp, a small affine (the error registration will make on a defective skull), a change of thickness, a mirror.
+    random warp, a small affine (the error registration makes on a defective skull), a change of thickness, a mirror.
     """
     grid, count = population.grid, len(population.names)
     if rng.uniform() < 0.6 or count == 1:

@@ -1,7 +1,7 @@
 """The rim correction: what the smooth warp leaves between prior and bone around the hole, carried across it.
 
-The warp moves outer and inner table together, so an error of thickness remains. Here the remaining distances, measured on
-intact bone around the hole and on each table apart, are interpolated over the hole by Gaussian-process regression
+The warp moves outer and inner table together, so an error of thickness remains. Here the remaining distances, measured
+on intact bone around the hole and on each table apart, are interpolated over the hole by Gaussian-process regression
 (kriging): exact at the rim but for noise, fading towards nothing where no bone is near enough to tell.
 """
 
@@ -23,22 +23,28 @@ from .warp import gradient
 @dataclass(frozen=True)
 class RimOptions:
     """length_mm: distance over which residuals stay alike; noise: standard deviation of a residual that is noise,
-    relative to one that is not; reach_mm: how far from the hole bone is listened to; cut_mm: larger residuals are not
-    errors of thickness but other bone; count: points a table."""
+    relative to one that is not; reach_mm: how far from the hole bone is listened to; edge_mm: the band in which an
+    edge may be rounded off, rounding: how strongly that is held against it; cut_mm: larger residuals are not
+    errors of thickness but other bone; outlier_mm: misfit beyond which a point counts less; limit_mm: the largest
+    correction; count: points a table."""
 
     length_mm: float = 40.0
-    noise: float = 0.1
+    noise: float = 0.06
     reach_mm: float = 30.0
+    edge_mm: float = 5.0
+    rounding: float = 8.0
     cut_mm: float = 4.0
-    count: int = 700
+    outlier_mm: float = 0.6
+    limit_mm: float = 3.0
+    count: int = 600
 
 
 @dataclass(frozen=True)
 class ConformedPrior:
     """A prior shape laid on the patient: field(x) = prior(x + u(x)) - correction(x), x in canonical mm.
 
-    prior: (X, Y, Z) mm; warp: (3, X', Y', Z') mm; outer, inner: (X'', Y'', Z'') corrections in mm of the two tables, over
-    the canonical extent, or None before the rim correction.
+    prior: (X, Y, Z) mm; warp: (3, X', Y', Z') mm; outer, inner: (X'', Y'', Z'') corrections in mm of the two tables,
+    over the canonical extent, or None before the rim correction.
     """
 
     grid: Grid
@@ -80,16 +86,52 @@ def _kernel(a: np.ndarray, b: np.ndarray, length: float) -> np.ndarray:
     return (1 + r) * np.exp(-r)
 
 
+def _krige(known: np.ndarray, value: np.ndarray, away: np.ndarray, at: np.ndarray, options: RimOptions) -> np.ndarray:
+    """Gaussian-process mean at points `at` of values (mm) known at points, `away` mm from the hole's edge.
+
+    Robust twice. What disagrees with the rest counts less and less. And an edge that has healed is rounded off: where
+    bone near it lies deeper than bone further away foretells, band by band, it counts less by as much; a fresh cut,
+    which does not, is heard in full.
+    """
+    covariance = _kernel(known, known, options.length_mm)
+    noise = np.full(len(known), options.noise**2)
+    far = away > options.edge_mm
+    if 30 <= far.sum() < len(far):
+        weights = cho_solve(cho_factor(covariance[np.ix_(far, far)] + np.diag(noise[far])), value[far])
+        error = value - covariance[:, far] @ weights
+        for low in np.arange(0, options.edge_mm, 1.0):
+            band = ~far & (away >= low) & (away < low + 1)
+            if band.any():
+                noise[band] += (options.rounding * max(0.0, -float(np.median(error[band])))) ** 2
+    start = noise
+    for _ in range(3):
+        weights = cho_solve(cho_factor(covariance + np.diag(noise)), value)
+        error = value - covariance @ weights
+        noise = start * (1 + (error / options.outlier_mm) ** 2) ** 2
+    weights = cho_solve(cho_factor(covariance + np.diag(noise)), value)
+    return np.clip(_kernel(at, known, options.length_mm) @ weights, -options.limit_mm, options.limit_mm)
+
+
+def _facing_bone(points: torch.Tensor, normals: torch.Tensor, bone: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """Which surface points (N,) look at other bone within 18 mm: walls of a sinus or a crack, not tables."""
+    blocked = torch.zeros(len(points), dtype=torch.bool)
+    for far in range(3, 19, 2):
+        blocked |= grid.sample(bone[None], points + far * normals)[:, 0] < 0.4
+    return blocked
+
+
 def correct_rim(
     conformed: ConformedPrior,
     points: torch.Tensor,
     normals: torch.Tensor,
+    bone: torch.Tensor,
     gap: np.ndarray,
     options: RimOptions = RimOptions(),
 ) -> tuple[ConformedPrior, float]:
     """Add the rim correction around a gap.
 
-    points, normals: (N, 3) the patient's bone surface in canonical mm; gap: (M, 3) canonical mm of voxels to be filled.
+    points, normals: (N, 3) the patient's bone surface in canonical mm; bone: (X, Y, Z) its signed distance in mm on the
+    canonical grid; gap: (M, 3) canonical mm of voxels to be filled.
     Returns the corrected prior and the 95th percentile of its remaining distance (mm) to bone within 5 mm of the gap.
     """
     grid = conformed.grid
@@ -105,6 +147,8 @@ def correct_rim(
     agree = (slope * normals).sum(1) / slope.norm(dim=1).clamp(min=1e-3)
     facing = (normals * points / points.norm(dim=1, keepdim=True).clamp(min=1)).sum(1)
     usable = (agree > 0.75) & (residual.abs() < options.cut_mm) & torch.tensor(np.isfinite(away))
+    usable &= torch.tensor(away > 1.0)  # at the very edge block averages round off any cut
+    usable &= ~_facing_bone(points, normals, bone, grid)
     # The correction is as smooth as its kernel: nodes 5 mm apart, near the gap alone, carry all of it.
     nodes = Grid(tuple(int(np.ceil(2 * h / 5.0)) + 1 for h in grid.half_mm), 1.0)
     at = nodes.coordinates().numpy() / nodes.half_mm * grid.half_mm
@@ -119,9 +163,7 @@ def correct_rim(
             share = np.exp(-away[chosen] / 8.0) + 0.02
             chosen = rng.choice(chosen, min(options.count, len(chosen)), replace=False, p=share / share.sum())
             known, value = points[chosen].numpy().astype(float), residual[chosen].numpy().astype(float)
-            covariance = _kernel(known, known, options.length_mm) + options.noise**2 * np.eye(len(known))
-            weights = cho_solve(cho_factor(covariance), value)
-            correction[torch.tensor(near)] = torch.tensor(_kernel(at[near], known, options.length_mm) @ weights).float()
+            correction[torch.tensor(near)] = torch.tensor(_krige(known, value, away[chosen], at[near], options)).float()
         tables.append(correction)
     corrected = ConformedPrior(grid, conformed.prior, conformed.warp, *tables)
     close = usable & torch.tensor(away < 5.0)

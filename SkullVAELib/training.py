@@ -1,4 +1,4 @@
-"""The three stages of arXiv 2209.14783: train a beta-VAE, retrain a decoder on its frozen latents, aggregate the two."""
+"""The three stages of arXiv 2209.14783: train a beta-VAE, retrain a decoder on frozen latents, aggregate the two."""
 
 from __future__ import annotations
 

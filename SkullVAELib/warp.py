@@ -1,7 +1,7 @@
 """The conforming warp: a smooth deformation that lays the prior's surface onto the patient's intact bone.
 
-A free-form deformation on cubic B-splines. It is fitted robustly, so the hole's cut faces and bone that the prior does not
-know pull nothing, and its smoothness carries the correction across the hole.
+A free-form deformation on cubic B-splines. It is fitted robustly, so the hole's cut faces and bone that the prior does
+not know pull nothing, and its smoothness carries the correction across the hole.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def gradient(field: torch.Tensor, spacing_mm: float) -> torch.Tensor:
 def fit_warp(
     prior: torch.Tensor, points: torch.Tensor, normals: torch.Tensor, grid: Grid, options: WarpOptions = WarpOptions()
 ) -> torch.Tensor:
-    """Displacements that carry the patient's surface onto the prior's zero level: prior(x + u(x)) = 0 for bone surface x.
+    """Displacements that lay the patient's surface on the prior's zero level: prior(x + u(x)) = 0 for bone surface x.
 
     prior: (X, Y, Z) signed distance, mm; points, normals: (N, 3) in canonical mm, normals outward and of unit length.
     Returns u, (3, X', Y', Z') in mm, on a coarse grid over the canonical extent; `Grid.sample` evaluates it anywhere.

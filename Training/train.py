@@ -51,17 +51,25 @@ def main(argv):
                 options.update(vae_steps=arguments.steps, decoder_steps=arguments.steps)
             architecture, options = Architecture(**shape), TrainingOptions(**options)
         except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise SkullVAEError("The options cannot be used: %s" % error, "Correct --config") from error
+            raise SkullVAEError(f"The options cannot be used: {error}", "Correct --config") from error
         stages = STAGES if arguments.stage == "all" else (arguments.stage,)
         holdout = tuple(name for name in arguments.holdout.split(",") if name)
         written = run(
-            arguments.data, arguments.output, stages, architecture, options, holdout,
-            arguments.resume, arguments.start_from, show, say,
+            arguments.data,
+            arguments.output,
+            stages,
+            architecture,
+            options,
+            holdout,
+            arguments.resume,
+            arguments.start_from,
+            show,
+            say,
         )
-        say("written: %s" % written)
+        say(f"written: {written}")
         return 0
     except SkullVAEError as error:
-        say("train.py: %s" % error)
+        say(f"train.py: {error}")
         return 2
     except KeyboardInterrupt:
         say("interrupted; --resume continues from the last checkpoint")
@@ -77,14 +85,14 @@ def show(row):
     """Progress of a stage: a bar on a terminal, a line at each evaluation everywhere."""
     share = row["step"] / row["steps"]
     left = row["seconds"] / max(row["step"], 1) * (row["steps"] - row["step"])
-    text = "%s %d/%d  loss %.1f  %.2f steps/s, %.0f min left" % (
-        row["stage"], row["step"], row["steps"], row["loss"], row["step"] / max(row["seconds"], 1e-6), left / 60,
-    )  # fmt: skip
+    rate = row["step"] / max(row["seconds"], 1e-6)
+    text = f"{row['stage']} {row['step']}/{row['steps']}  loss {row['loss']:.1f}  {rate:.2f} steps/s, "
+    text += f"{left / 60:.0f} min left"
     if sys.stderr.isatty():
         bar = "#" * round(24 * share)
-        print("\r%-24s %s   " % (bar, text), end="", file=sys.stderr, flush=True)
+        print(f"\r{bar:<24} {text}   ", end="", file=sys.stderr, flush=True)
     if "skull_dice" in row:
-        figures = ["%s %.3f" % (k.replace("_", " "), row[k]) for k in row if k.endswith("_dice")]
+        figures = [f"{k.replace('_', ' ')} {row[k]:.3f}" for k in row if k.endswith("_dice")]
         say(("\n" if sys.stderr.isatty() else "") + text + "  " + ", ".join(figures))
 
 
