@@ -275,7 +275,7 @@ def _parser() -> argparse.ArgumentParser:
         "--gamma",
         metavar="G",
         type=_number,
-        help="move the latent by G deviation vectors: 0 reconstructs, 1 completes (default: 1 with --prior dev, else 0)",
+        help="move the latent by G deviation vectors: 0 reconstructs, 1 completes (default 1 with --prior dev, else 0)",
     )
     complete.add_argument(
         "--prior",

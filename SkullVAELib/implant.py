@@ -64,6 +64,17 @@ class Gap:
     passed_over: list[dict]
 
 
+def _lack(field: np.ndarray, bone: np.ndarray, spacing: np.ndarray, spread_mm: float = 2.5) -> np.ndarray:
+    """How much of the prior's shell within about spread_mm is not filled by bone, 0..1.
+
+    The prior never meets intact bone to the last tenth of a voxel, so "inside but not bone" also holds for a skin over
+    sound bone; there bone fills most of the shell nearby, and this is small.
+    """
+    shell = np.clip(0.5 - field / 1.2, 0, 1)
+    filled = ndimage.gaussian_filter(np.minimum(shell, bone), spread_mm / spacing)
+    return 1 - filled / np.maximum(ndimage.gaussian_filter(shell, spread_mm / spacing), 0.02)
+
+
 def _between_tables(missing: np.ndarray, fraction: Volume, to_canonical: np.ndarray, reach_mm: float) -> np.ndarray:
     """Which voxels of missing bone lie between an outer and an inner table, as a frontal sinus does.
 
@@ -121,7 +132,7 @@ def find_gaps(
         index = [slice(None)] * 3
         for index[axis] in (slice(0, 3), slice(-3, None)):  # the reduced grid has a margin of up to two voxels
             edge[tuple(index)] = True
-    reach = int(np.ceil(8.0 / fraction.spacing.min()))
+    reach = int(np.ceil(18.0 / fraction.spacing.min()))
     boxes = ndimage.find_objects(labels)
     candidates, passed = [], []
     for label in np.argsort(sizes)[::-1]:
@@ -129,8 +140,10 @@ def find_gaps(
             break
         box = tuple(slice(max(0, s.start - reach), s.stop + reach) for s in boxes[label - 1])
         seed = labels[box] == label
-        near = ndimage.distance_transform_edt(~seed, sampling=fraction.spacing) < 6.0
-        grown = ndimage.binary_propagation(seed, mask=missing[box] & near)
+        near = ndimage.distance_transform_edt(~seed, sampling=fraction.spacing)
+        # A hole's narrow end has no voxel far from bone: it is followed further, where it is no skin over sound bone.
+        narrow = (near < 15.0) & (_lack(field[box], fraction.array[box], fraction.spacing) > 0.4)
+        grown = ndimage.binary_propagation(seed, mask=missing[box] & ((near < 6.0) | narrow))
         border = ndimage.binary_dilation(grown) & ~grown
         air = border & ~shell[box] & (fraction.array[box] < 0.5)
         at = apply_affine(to_canonical, np.argwhere(seed) + [s.start for s in box])
@@ -171,23 +184,17 @@ def fill(
     fraction: Volume,
     gap: Gap,
     smallest_ml: float = 0.5,
-    spread_mm: float = 2.5,
     full: float = 0.62,
 ) -> np.ndarray:
     """Implant voxels on the patient's own grid: inside the conformed prior, not bone, and where bone really is missing.
 
-    The prior never meets intact bone to the last tenth of a voxel, so "inside but not bone" also holds for a skin over
-    sound bone. There bone fills most of the prior's shell nearby; a voxel is taken only where it fills less than `full`
-    of the shell within about spread_mm.
+    A voxel is taken only where bone fills less than `full` of the prior's shell nearby. Pieces smaller than smallest_ml
+    are no defects.
     """
     region = np.logical_or.reduce(gap.pieces)
     box = bounding_box(region, margin=int(np.ceil(8.0 / fraction.spacing.min())))
     region, field, bone_here = region[box], gap.field[box], fraction.array[box]
-    sigma = spread_mm / fraction.spacing
-    shell = np.clip(0.5 - field / 1.2, 0, 1)
-    filled = ndimage.gaussian_filter(np.minimum(shell, bone_here), sigma)
-    density = ndimage.gaussian_filter(shell, sigma)
-    lack = 1 - filled / np.maximum(density, 0.02)
+    lack = _lack(field, bone_here, fraction.spacing)
     near = ndimage.distance_transform_edt(~region, sampling=fraction.spacing)
     # One smooth score, positive where a voxel may be implant: bone is lacking here, and a found gap is near.
     allowed = np.minimum(lack - (1 - full), (4.0 - near) / 4.0).astype(np.float32)

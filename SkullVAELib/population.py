@@ -2,7 +2,8 @@
 
 Few real skulls are at hand, so variety is made where it is anatomical: every skull is registered to the mean, first by
 an affine and then by the conforming warp. A new skull takes one blend of the skulls' detail (all laid on the mean,
-where blending is sound) and another blend of their deformations, plus a smooth random one, a change of thickness, a mirror.
+where blending is sound) and another blend of their deformations, plus a smooth random one, a change of thickness and a
+mirror.
 """
 
 from __future__ import annotations
@@ -151,9 +152,8 @@ def build_population(skulls: list[Skull], grid: Grid, log: Callable[[str], None]
             back = -grid.sample(warp, coordinates + back)
         both = grid.sample(torch.stack([field, valid.float()]), coordinates + back).T.reshape(2, *grid.shape)
         fields.append(field), known.append(both[1]), detail.append(both[0]), warps.append(warp)
-        log(
-            f"{skull.name}: {valid.float().mean():.0%} of the frame known, warp {warp.square().mean().sqrt():.2f} mm rms"
-        )
+        share, rms = valid.float().mean(), warp.square().mean().sqrt()
+        log(f"{skull.name}: {share:.0%} of the canonical frame known, warp {rms:.2f} mm rms")
     return Population(
         grid, tuple(s.name for s in skulls), mean, torch.stack(detail), torch.stack(known), torch.stack(warps),
         torch.stack(fields), np.stack(alignments),

@@ -20,6 +20,9 @@ from .frame import Grid
 from .warp import gradient
 
 
+VAULT_RADIUS_MM = 80.0
+
+
 @dataclass(frozen=True)
 class RimOptions:
     """length_mm: distance over which residuals stay alike; noise: standard deviation of a residual that is noise,
@@ -81,8 +84,13 @@ class ConformedPrior:
 
 
 def _kernel(a: np.ndarray, b: np.ndarray, length: float) -> np.ndarray:
-    """Matern 3/2 covariance of points (N, 3) and (M, 3), mm."""
-    r = np.sqrt(3) * cdist(a, b) / length
+    """Matern 3/2 covariance of points (N, 3) and (M, 3), mm, by their distance along the vault.
+
+    Depth must not count: a residual is itself a depth, and a regression that saw both would learn that what lies deeper
+    lies deeper, and carry that through the thickness of the bone.
+    """
+    along = [p / np.linalg.norm(p, axis=1, keepdims=True).clip(1.0) * VAULT_RADIUS_MM for p in (a, b)]
+    r = np.sqrt(3) * cdist(*along) / length
     return (1 + r) * np.exp(-r)
 
 
