@@ -24,7 +24,8 @@ class GapOptions:
     share is the end of the image, which is a field of view that ends, not a hole; air: nor those of whose border less
     than this share is air, which are cavities inside bone, such as a frontal sinus; spread_mm: nor those where skulls
     differ among themselves by more than this, such as the nasal cavity and the mastoid tips; cavity_mm: air with bone
-    on both sides within this is a cavity between the tables and stays open.
+    on both sides within this is a cavity between the tables and stays open; displaced, displaced_mm: nor is it a defect
+    where more than this share of the gap has bone a little further out or in: there the prior is wrong, not the skull.
     """
 
     core_mm: float = 2.8
@@ -34,6 +35,8 @@ class GapOptions:
     air: float = 0.35
     spread_mm: float = 2.2
     cavity_mm: float = 20.0
+    displaced: float = 0.4
+    displaced_mm: float = 12.0
 
 
 def _chunks(count: int, size: int = 2_000_000):
@@ -75,27 +78,27 @@ def _lack(field: np.ndarray, bone: np.ndarray, spacing: np.ndarray, spread_mm: f
     return 1 - filled / np.maximum(ndimage.gaussian_filter(shell, spread_mm / spacing), 0.02)
 
 
-def _between_tables(missing: np.ndarray, fraction: Volume, to_canonical: np.ndarray, reach_mm: float) -> np.ndarray:
-    """Which voxels of missing bone lie between an outer and an inner table, as a frontal sinus does.
-
-    Looks from each along the line through the vault's centre: a hole is open on that line, a cavity is closed on both
-    sides within reach_mm.
-    """
+def _bone_along_line(
+    missing: np.ndarray, fraction: Volume, to_canonical: np.ndarray, reach_mm: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """From each voxel of missing bone, the distance in mm to bone outwards and inwards on the line through the vault's
+    centre: two arrays like `missing`, infinite where there is none within reach_mm."""
     index = np.argwhere(missing)
     at = apply_affine(to_canonical, index)
     away = at / np.linalg.norm(at, axis=1, keepdims=True).clip(1)
     step = away @ np.linalg.inv(to_canonical)[:3, :3].T  # one canonical mm along the line, in voxels
-    closed = []
+    found = []
     for sign in (1.0, -1.0):
-        hit = np.zeros(len(index), bool)
-        for far in np.arange(1.0, reach_mm, 1.0):
+        first = np.full(len(index), np.inf)
+        for far in np.arange(reach_mm, 0.5, -1.0):
             there = np.round(index + sign * far * step).astype(int)
-            inside = ((there >= 0) & (there < missing.shape)).all(1)
-            hit[inside] |= fraction.array[tuple(there[inside].T)] >= 0.5
-        closed.append(hit)
-    cavity = np.zeros(missing.shape, bool)
-    cavity[tuple(index[closed[0] & closed[1]].T)] = True
-    return cavity
+            inside = np.flatnonzero(((there >= 0) & (there < missing.shape)).all(1))
+            hit = inside[fraction.array[tuple(there[inside].T)] >= 0.5]
+            first[hit] = far
+        distance = np.full(missing.shape, np.inf, np.float32)
+        distance[tuple(index.T)] = first
+        found.append(distance)
+    return found[0], found[1]
 
 
 def find_gaps(
@@ -121,7 +124,9 @@ def find_gaps(
     outside = field > 90
     shell = field < 0
     missing = shell & (fraction.array < 0.5)
-    cavity = _between_tables(missing, fraction, to_canonical, options.cavity_mm)
+    outwards, inwards = _bone_along_line(missing, fraction, to_canonical, options.cavity_mm)
+    cavity = np.isfinite(outwards) & np.isfinite(inwards)
+    displaced = np.minimum(outwards, inwards) < options.displaced_mm
     missing &= ~cavity
     core = (field < -0.3) & (distance > options.core_mm) & ~cavity
     labels, _ = ndimage.label(core, np.ones((3, 3, 3)))
@@ -154,6 +159,7 @@ def find_gaps(
             "open_edge": round(float((border & edge[box]).sum() / max(1, border.sum())), 2),
             "air": round(float(air.sum() / max(1, border.sum())), 2),
             "spread_mm": round(float(differ), 2),
+            "displaced": round(float(displaced[box][seed].mean()), 2),
         }
         wrong = [
             name
@@ -161,6 +167,7 @@ def find_gaps(
                 ("smaller than a defect", note["ml"] < options.smallest_ml),
                 ("at the end of the image", note["open_edge"] > options.open_edge),
                 ("a cavity in bone", note["air"] < options.air),
+                ("bone is there, but elsewhere", note["displaced"] > options.displaced),
                 ("where skulls differ", note["spread_mm"] > options.spread_mm),
             )
             if bad

@@ -32,12 +32,12 @@ class RimOptions:
     correction; count: points a table."""
 
     length_mm: float = 40.0
-    noise: float = 0.06
+    noise: float = 0.5
     reach_mm: float = 30.0
     edge_mm: float = 5.0
-    rounding: float = 8.0
+    rounding: float = 4.0
     cut_mm: float = 4.0
-    outlier_mm: float = 0.6
+    outlier_mm: float = 1.0
     limit_mm: float = 3.0
     count: int = 600
 

@@ -24,7 +24,7 @@ class WarpOptions:
 
     spacing_mm: float = 20.0
     steps: int = 100
-    stiffness: float = 0.1
+    stiffness: float = 0.03
     cut_mm: float = 6.0
     count: int = 15000
 
