@@ -96,6 +96,7 @@ def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stag
         fraction = reduce_bone(bone)
         skull = Skull("patient", fraction, signed_distance(fraction), *surface_points(fraction))
     grid: Grid = model.architecture.grid
+    spread = model.spread.cpu()
     with stages.stage("register"):
         mean = redistance(model.mean_shape.cpu(), grid)
         alignment = register(skull.points, mean, grid)
@@ -107,9 +108,10 @@ def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stag
         defective, _ = canonical_field(fraction, skull.distance, alignment, grid)
         prior = prior_shape(model, defective.to(device), points.to(device), options).float().cpu()
     with stages.stage("warp"):
-        conformed = ConformedPrior(grid, prior, fit_warp(prior, points, normals, grid, options.warp))
+        warp = fit_warp(prior, points, normals, grid, options.warp)
+        conformed = ConformedPrior(grid, prior, warp).kept_closed(spread)
     with stages.stage("gap"):
-        gap = find_gaps(conformed, model.spread.cpu(), alignment, fraction, skull.distance, options.gap)
+        gap = find_gaps(conformed, spread, alignment, fraction, skull.distance, options.gap)
     report = {
         "version": __version__,
         "model": {"sha256": getattr(model, "sha256", None), "trained": getattr(model, "provenance", {}).get("trained")},
@@ -130,6 +132,7 @@ def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stag
                 conformed, rim_gap = correct_rim(
                     conformed, points, normals, defective, at @ matrix[:3, :3].T + matrix[:3, 3], options.rim
                 )
+            conformed = conformed.kept_closed(spread)
             implant = fill(conformed, alignment, bone, fraction, gap, options.gap.smallest_ml)
     found = bool(implant.any())
     if found:

@@ -20,6 +20,9 @@ from .bone import bounding_box
 from .errors import SkullVAEError
 from .volume import Volume
 
+MARGIN_MM = 20.0
+"""Room kept around the bone when an image is cropped to it."""
+
 FAR_MM = 40.0
 """Distances are clamped here before registration: further away no surface pulls."""
 
@@ -104,12 +107,16 @@ def crop(volume: Volume, box: tuple[slice, slice, slice]) -> Volume:
 
 
 def reduce_bone(bone: Volume, target_mm: float = 1.2) -> Volume:
-    """Block-average a bone mask to about target_mm; fractions 0..1 of bone, axes nearest to RAS, cropped to the bone.
+    """Block-average a bone mask to about target_mm; fractions 0..1 of bone, axes nearest to RAS, cropped near the bone.
 
     Block sums keep what nearest-neighbour resampling loses: a fraction places the surface below the voxel size.
     """
     bone = to_nearest_ras(bone)
-    bone = crop(bone, bounding_box(bone.array, margin=2))
+    # A missing vertex lies outside the box of the bone that is left: keep room for its dome, where the image has it.
+    margin = np.ceil(MARGIN_MM / bone.spacing).astype(int)
+    box = bounding_box(bone.array)
+    limits = zip(box, margin, bone.array.shape, strict=True)
+    bone = crop(bone, tuple(slice(max(0, s.start - m), min(n, s.stop + m)) for s, m, n in limits))
     factor = np.maximum(1, np.round(target_mm / bone.spacing)).astype(int)
     if (factor == 1).all():
         return Volume(bone.array.astype(np.float32), bone.affine)

@@ -17,15 +17,18 @@ from .volume import Volume
 
 @dataclass(frozen=True)
 class GapOptions:
-    """What counts as a defect.
+    """What counts as a defect, and what does not.
 
-    core_mm: a voxel of missing bone this far from any bone starts a gap; smallest_ml: smaller gaps are no defects;
-    share: nor are those smaller than this share of the largest; open_edge: nor those of whose border more than this
-    share is the end of the image, which is a field of view that ends, not a hole; air: nor those of whose border less
-    than this share is air, which are cavities inside bone, such as a frontal sinus; spread_mm: nor those where skulls
-    differ among themselves by more than this, such as the nasal cavity and the mastoid tips; cavity_mm: air with bone
-    on both sides within this is a cavity between the tables and stays open; displaced, displaced_mm: nor is it a defect
-    where more than this share of the gap has bone a little further out or in: there the prior is wrong, not the skull.
+    core_mm: a voxel of missing bone this far from any bone starts a gap. A gap is no defect when it is
+    smaller than smallest_ml, or than `share` of the largest;
+    at the end of the image: more than open_edge of its border is, so the field of view ends there;
+    a cavity in bone, such as a frontal sinus: less than `air` of its border is air. Air with bone on both sides within
+    cavity_mm stays open, too;
+    bone elsewhere: more than `displaced` of it has bone within displaced_mm further out or in, so the prior is wrong;
+    where skulls differ among themselves by more than spread_mm, as in the nasal cavity and at the mastoid tips;
+    a gap does not grow to where they differ by grow_spread_mm;
+    at the skull base: below the canonical height base_mm, unless it lies in front of face_mm and has facial_ml, as a
+    facial defect has.
     """
 
     core_mm: float = 2.8
@@ -34,9 +37,13 @@ class GapOptions:
     open_edge: float = 0.2
     air: float = 0.35
     spread_mm: float = 2.2
+    grow_spread_mm: float = 3.0
     cavity_mm: float = 20.0
     displaced: float = 0.4
-    displaced_mm: float = 12.0
+    displaced_mm: float = 8.0
+    base_mm: float = -50.0
+    face_mm: float = 55.0
+    facial_ml: float = 8.0
 
 
 def _chunks(count: int, size: int = 2_000_000):
@@ -58,7 +65,8 @@ class Gap:
     """Missing bone on the reduced grid.
 
     pieces: bool masks, one defect each, largest first; field: the conformed prior there, canonical mm; cavity: bool,
-    air between two tables of sound bone; passed_over: what was measured of other gaps, and why they are no defects.
+    air between two tables of sound bone, or just over sound bone; passed_over: what was measured of other gaps, and why
+    they are no defects.
     """
 
     pieces: list[np.ndarray]
@@ -124,18 +132,29 @@ def find_gaps(
     outside = field > 90
     shell = field < 0
     missing = shell & (fraction.array < 0.5)
+    # Growth stops where skulls differ: through the open skull base a gap would run from the temple into the nose.
+    differ = ndimage.affine_transform(
+        spread.numpy(), to_nodes[:3, :3], to_nodes[:3, 3], output_shape=shape, order=1, cval=99.0
+    )
+    missing &= differ < options.grow_spread_mm
     outwards, inwards = _bone_along_line(missing, fraction, to_canonical, options.cavity_mm)
     cavity = np.isfinite(outwards) & np.isfinite(inwards)
     displaced = np.minimum(outwards, inwards) < options.displaced_mm
+    # Where bone lies just beneath or above all around, the prior is off and nothing is missing; at a slanted cut edge
+    # that is so in a narrow strip only.
+    blur = 3.0 / fraction.spacing
+    around = ndimage.gaussian_filter(missing.astype(np.float32), blur)
+    cavity |= ndimage.gaussian_filter(displaced.astype(np.float32), blur) > 0.7 * np.maximum(around, 1e-3)
+    cavity &= missing
     missing &= ~cavity
-    core = (field < -0.3) & (distance > options.core_mm) & ~cavity
+    core = (field < -0.3) & (distance > options.core_mm) & missing
     labels, _ = ndimage.label(core, np.ones((3, 3, 3)))
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
     edge = outside
     for axis in range(3):
         index = [slice(None)] * 3
-        for index[axis] in (slice(0, 3), slice(-3, None)):  # the reduced grid has a margin of up to two voxels
+        for index[axis] in (slice(0, 2), slice(-2, None)):
             edge[tuple(index)] = True
     reach = int(np.ceil(18.0 / fraction.spacing.min()))
     boxes = ndimage.find_objects(labels)
@@ -152,20 +171,21 @@ def find_gaps(
         border = ndimage.binary_dilation(grown) & ~grown
         air = border & ~shell[box] & (fraction.array[box] < 0.5)
         at = apply_affine(to_canonical, np.argwhere(seed) + [s.start for s in box])
-        differ = grid.sample(spread[None], torch.tensor(at).float())[:, 0].mean()
         note = {
             "ml": round(float(grown.sum() * fraction.voxel_ml), 2),
             "centre_mm": [round(float(c)) for c in at.mean(0)],
             "open_edge": round(float((border & edge[box]).sum() / max(1, border.sum())), 2),
             "air": round(float(air.sum() / max(1, border.sum())), 2),
-            "spread_mm": round(float(differ), 2),
+            "spread_mm": round(float(differ[box][seed].mean()), 2),
             "displaced": round(float(displaced[box][seed].mean()), 2),
         }
+        low, front = note["centre_mm"][2] < options.base_mm, note["centre_mm"][1] > options.face_mm
         wrong = [
             name
             for name, bad in (
                 ("smaller than a defect", note["ml"] < options.smallest_ml),
                 ("at the end of the image", note["open_edge"] > options.open_edge),
+                ("at the skull base", low and not (front and note["ml"] >= options.facial_ml)),
                 ("a cavity in bone", note["air"] < options.air),
                 ("bone is there, but elsewhere", note["displaced"] > options.displaced),
                 ("where skulls differ", note["spread_mm"] > options.spread_mm),

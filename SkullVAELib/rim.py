@@ -7,7 +7,7 @@ on intact bone around the hole and on each table apart, are interpolated over th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,7 +18,6 @@ from scipy.spatial.distance import cdist
 
 from .frame import Grid
 from .warp import gradient
-
 
 VAULT_RADIUS_MM = 80.0
 
@@ -47,7 +46,7 @@ class ConformedPrior:
     """A prior shape laid on the patient: field(x) = prior(x + u(x)) - correction(x), x in canonical mm.
 
     prior: (X, Y, Z) mm; warp: (3, X', Y', Z') mm; outer, inner: (X'', Y'', Z'') corrections in mm of the two tables,
-    over the canonical extent, or None before the rim correction.
+    over the canonical extent, or None before the rim correction; thickening: (X, Y, Z) mm that the field is lowered by.
     """
 
     grid: Grid
@@ -55,22 +54,37 @@ class ConformedPrior:
     warp: torch.Tensor
     outer: torch.Tensor | None = None
     inner: torch.Tensor | None = None
+    thickening: torch.Tensor | None = None
 
     def field(self, points: torch.Tensor) -> torch.Tensor:
         """Signed distance (N,) in canonical mm at points (N, 3); negative in bone."""
         moved = points + self.grid.sample(self.warp, points)
         value = self.grid.sample(self.prior[None], moved)[:, 0]
-        if self.outer is None:
-            return value
-        weight = self._outerness(points, moved)
-        both = self.grid.sample(torch.stack([self.outer, self.inner]), points)
-        return value - weight * both[:, 0] - (1 - weight) * both[:, 1]
+        if self.outer is not None:
+            weight = self._outerness(points, moved)
+            both = self.grid.sample(torch.stack([self.outer, self.inner]), points)
+            value = value - weight * both[:, 0] - (1 - weight) * both[:, 1]
+        if self.thickening is not None:
+            value = value - self.grid.sample(self.thickening[None], points)[:, 0]
+        return value
 
     def on_grid(self) -> torch.Tensor:
-        """The field before the rim correction, (X, Y, Z) in mm on the canonical grid's own nodes."""
-        u = F.interpolate(self.warp[None], size=self.grid.shape, mode="trilinear", align_corners=True)[0]
-        at = self.grid.coordinates().reshape(-1, 3) + u.reshape(3, -1).T
-        return self.grid.sample(self.prior[None], at)[:, 0].reshape(self.grid.shape)
+        """The field (X, Y, Z) in mm on the canonical grid's own nodes."""
+        return self.field(self.grid.coordinates().reshape(-1, 3)).reshape(self.grid.shape)
+
+    def kept_closed(self, spread: torch.Tensor, half_mm: float = 1.0, hint_mm: float = 0.8) -> ConformedPrior:
+        """The same shape with its thinnest bone made at least about 2 half_mm thick.
+
+        Bone thinner than the grid's spacing, the squama above all, fades out of a regressed distance field: its ridge
+        rises towards zero and the shell opens. Where the ridge is still below hint_mm the field is lowered until it is
+        half_mm deep there; only where skulls agree, for the skull base is open by nature. spread: (X, Y, Z) mm.
+        """
+        bare = replace(self, thickening=None)
+        size = 2 * round(4.0 / self.grid.spacing_mm / 2) + 1
+        ridge = -F.max_pool3d(-bare.on_grid()[None, None], size, stride=1, padding=size // 2)
+        lowered = torch.where((ridge < hint_mm) & (spread < 1.6), (ridge + half_mm).clamp(min=0), 0.0)
+        smooth = F.avg_pool3d(lowered, 3, stride=1, padding=1)[0, 0]
+        return replace(bare, thickening=smooth)
 
     def _outerness(self, points: torch.Tensor, moved: torch.Tensor) -> torch.Tensor:
         """1 where the nearest surface faces away from the vault's centre, 0 where it faces it, smoothly between."""
@@ -121,9 +135,9 @@ def _krige(known: np.ndarray, value: np.ndarray, away: np.ndarray, at: np.ndarra
 
 
 def _facing_bone(points: torch.Tensor, normals: torch.Tensor, bone: torch.Tensor, grid: Grid) -> torch.Tensor:
-    """Which surface points (N,) look at other bone within 18 mm: walls of a sinus or a crack, not tables."""
+    """Which surface points (N,) look at other bone within 12 mm: walls of a sinus or a crack, not tables."""
     blocked = torch.zeros(len(points), dtype=torch.bool)
-    for far in range(3, 19, 2):
+    for far in range(3, 13, 2):
         blocked |= grid.sample(bone[None], points + far * normals)[:, 0] < 0.4
     return blocked
 
