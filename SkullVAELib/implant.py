@@ -27,8 +27,9 @@ class GapOptions:
     bone elsewhere: more than `displaced` of it has bone within displaced_mm further out or in, so the prior is wrong;
     where skulls differ among themselves by more than spread_mm, as in the nasal cavity and at the mastoid tips;
     a gap does not grow to where they differ by grow_spread_mm;
-    at the skull base: below the canonical height base_mm, unless it lies in front of face_mm and has facial_ml, as a
-    facial defect has.
+    at the skull base: seen from the vault's centre it lies below base_elevation (the sine of the angle), where heads
+    and segmentations differ most. Facial defects lie there, too: they are not completed yet;
+    bone that ends: less than `closed` of its rim is bone, as where a segmentation was cut short.
     """
 
     core_mm: float = 2.8
@@ -41,9 +42,8 @@ class GapOptions:
     cavity_mm: float = 20.0
     displaced: float = 0.4
     displaced_mm: float = 8.0
-    base_mm: float = -50.0
-    face_mm: float = 55.0
-    facial_ml: float = 8.0
+    base_elevation: float = -0.35
+    closed: float = 0.5
 
 
 def _chunks(count: int, size: int = 2_000_000):
@@ -171,21 +171,25 @@ def find_gaps(
         border = ndimage.binary_dilation(grown) & ~grown
         air = border & ~shell[box] & (fraction.array[box] < 0.5)
         at = apply_affine(to_canonical, np.argwhere(seed) + [s.start for s in box])
+        rim = border & shell[box]
+        centre = at.mean(0)
         note = {
             "ml": round(float(grown.sum() * fraction.voxel_ml), 2),
-            "centre_mm": [round(float(c)) for c in at.mean(0)],
+            "centre_mm": [round(float(c)) for c in centre],
+            "elevation": round(float(centre[2] / np.linalg.norm(centre)), 2),
+            "closed": round(float((fraction.array[box][rim] >= 0.5).mean()) if rim.any() else 0.0, 2),
             "open_edge": round(float((border & edge[box]).sum() / max(1, border.sum())), 2),
             "air": round(float(air.sum() / max(1, border.sum())), 2),
             "spread_mm": round(float(differ[box][seed].mean()), 2),
             "displaced": round(float(displaced[box][seed].mean()), 2),
         }
-        low, front = note["centre_mm"][2] < options.base_mm, note["centre_mm"][1] > options.face_mm
         wrong = [
             name
             for name, bad in (
                 ("smaller than a defect", note["ml"] < options.smallest_ml),
                 ("at the end of the image", note["open_edge"] > options.open_edge),
-                ("at the skull base", low and not (front and note["ml"] >= options.facial_ml)),
+                ("at the skull base", note["elevation"] < options.base_elevation),
+                ("bone that ends, not a hole", note["closed"] < options.closed),
                 ("a cavity in bone", note["air"] < options.air),
                 ("bone is there, but elsewhere", note["displaced"] > options.displaced),
                 ("where skulls differ", note["spread_mm"] > options.spread_mm),
@@ -293,7 +297,7 @@ def measure(implant: Volume, rim_gap_mm: float) -> dict:
         "pieces": int(pieces),
         "rim_gap_mm": round(rim_gap_mm, 3),
     }
-    step = max(1, len(points) // 60000)
+    step = max(1, len(points) // 12000)
     points, normals = points[::step], normals[::step]
     tree = cKDTree(points)
     chosen = np.random.default_rng(0).permutation(len(points))[:4000]

@@ -32,7 +32,7 @@ class RimOptions:
 
     length_mm: float = 40.0
     noise: float = 0.5
-    reach_mm: float = 30.0
+    reach_mm: float = 60.0
     edge_mm: float = 5.0
     rounding: float = 4.0
     cut_mm: float = 4.0
@@ -115,6 +115,9 @@ def _krige(known: np.ndarray, value: np.ndarray, away: np.ndarray, at: np.ndarra
     bone near it lies deeper than bone further away foretells, band by band, it counts less by as much; a fresh cut,
     which does not, is heard in full.
     """
+    # Far from the rim the regression falls back on its mean: that of this skull's tables, thick or thin as they are.
+    mean = float(np.median(value))
+    value = value - mean
     covariance = _kernel(known, known, options.length_mm)
     noise = np.full(len(known), options.noise**2)
     far = away > options.edge_mm
@@ -131,7 +134,7 @@ def _krige(known: np.ndarray, value: np.ndarray, away: np.ndarray, at: np.ndarra
         error = value - covariance @ weights
         noise = start * (1 + (error / options.outlier_mm) ** 2) ** 2
     weights = cho_solve(cho_factor(covariance + np.diag(noise)), value)
-    return np.clip(_kernel(at, known, options.length_mm) @ weights, -options.limit_mm, options.limit_mm)
+    return np.clip(mean + _kernel(at, known, options.length_mm) @ weights, -options.limit_mm, options.limit_mm)
 
 
 def _facing_bone(points: torch.Tensor, normals: torch.Tensor, bone: torch.Tensor, grid: Grid) -> torch.Tensor:
