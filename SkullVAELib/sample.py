@@ -11,6 +11,7 @@ from .defects import KINDS, cut
 from .errors import SkullVAEError
 from .frame import Grid, crop, reduce_bone
 from .networks import SkullModel
+from .rim import ConformedPrior
 from .volume import Volume
 
 DEFAULT_KIND = "hemicraniectomy"
@@ -39,8 +40,9 @@ def complete_skull(model: SkullModel, seed: int, spacing_mm: float = 1.0) -> Vol
     """
     noise = torch.randn(model.latent_mean.shape, generator=torch.Generator().manual_seed(seed))
     z = model.latent_mean + _SPREAD * model.latent_std * noise.to(model.latent_mean.device)
-    field = model.decode(z[None])[0].float().cpu()
     grid = model.architecture.grid
+    field = model.decode(z[None])[0].float().cpu()
+    field = ConformedPrior(grid, field, torch.zeros(3, 2, 2, 2)).kept_closed(model.spread.cpu()).on_grid()
     fine = Grid(tuple(int(n) for n in 2 * grid.half_mm // spacing_mm + 1), spacing_mm)
     values = grid.sample(field[None], fine.coordinates().reshape(-1, 3))[:, 0]
     inside = (values < 0).reshape(fine.shape).numpy()
