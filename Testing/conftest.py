@@ -15,6 +15,9 @@ import pytest
 from SkullVAELib.errors import SkullVAEError
 from SkullVAELib.volume import Volume
 
+# As the command line does, before torch is loaded: see SkullVAELib/cli.py.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 ROOT = Path(__file__).resolve().parent.parent
 HELDOUT = ROOT / "Testing" / "data" / "heldout.safetensors"
 
