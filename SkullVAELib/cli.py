@@ -43,7 +43,7 @@ _LAST_WEIGHTS = {"mesh": 1.0, "write": 2.0, "preview": 2.0}
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line on `arguments` (default: the process's) and return the exit code."""
     debug = os.environ.get("SKULLVAE_DEBUG", "") not in ("", "0")
-    # Registration and warp are thousands of small parallel steps. Where other work holds a core, threads that spin while
+    # Registration and warp are thousands of small parallel steps. Where other work holds a core, threads that spin as
     # they wait for each other made a second's work take twenty; threads that sleep do not. Read once, as torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with ExitStack() as stack:
