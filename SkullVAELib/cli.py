@@ -126,7 +126,7 @@ def _complete_into(staging: Path, path: Path, options: argparse.Namespace, repor
             mesh = mask_surface(completion.implant)
             write_stl(mesh, staging / "implant.stl")
             result["mesh"] = {"triangles": len(mesh.faces), "area_mm2": mesh.area_mm2, "volume_ml": mesh.volume_ml}
-            result["implant"]["area_cm2"] = round(mesh.area_mm2 / 100, 2)
+            result["implant"] = {**result.get("implant", {}), "area_cm2": round(mesh.area_mm2 / 100, 2)}
         else:
             result["warnings"].append(
                 "completed.nrrd is the input's bone, implant.nrrd is empty, and there is no implant.stl,"
