@@ -114,14 +114,14 @@ def test_a_few_steps_lower_the_loss_on_the_same_skulls(population):
     optimiser = torch.optim.Adam(vae.parameters(), lr=0.01)
     batch = SkullPool(population, 2, 0).batch([0], 2, OPTIONS)
     losses = []
-    for _ in range(40):
+    for _ in range(150):
         out = population.mean + CLAMP_MM * vae((batch["defective"] / CLAMP_MM)[:, None])[0][:, 0]
         loss = distance_loss(out, batch["complete"], batch["known"], batch["removed"])
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
-    assert losses[-1] < 0.9 * losses[0]
+    assert np.mean(losses[-5:]) < 0.9 * losses[0]
 
 
 def test_the_end_is_a_model_that_loads_and_knows_its_origin(finished):
