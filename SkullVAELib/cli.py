@@ -282,7 +282,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     complete.add_argument(
         "--prior",
-        choices=("auto", "encode", "map", "dev", "mean"),
+        choices=("auto", "blend", "encode", "map", "dev", "mean"),
         default="auto",
         help="where the complete shape comes from (default: the way that measured best)",
     )
