@@ -2,7 +2,7 @@
 
 The warp moves outer and inner table together, so an error of thickness remains. Here the remaining distances, measured
 on intact bone around the hole and on each table apart, are interpolated over the hole by Gaussian-process regression
-(kriging): exact at the rim but for noise, fading towards nothing where no bone is near enough to tell.
+(kriging): close to bone at the rim, falling back on this skull's median where no bone is near enough to tell.
 """
 
 from __future__ import annotations
