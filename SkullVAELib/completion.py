@@ -10,6 +10,7 @@ import torch
 
 from . import __version__
 from .bone import bone_mask
+from .conformed import ConformedPrior, Shape
 from .errors import SkullVAEError
 from .frame import Grid, canonical_field, redistance, reduce_bone, register, signed_distance, surface_points
 from .implant import GapOptions, fill, find_gaps, measure
@@ -17,12 +18,12 @@ from .latent import complete_latent, search_latent
 from .networks import SkullModel
 from .population import CLAMP_MM, Skull, canonical_surface
 from .progress import Stages
-from .rim import ConformedPrior, RimOptions, correct_rim
+from .rim import RimOptions, correct_rim
 from .volume import Volume
-from .warp import WarpOptions, fit_warp
+from .warp import WarpOptions, fit_warp, inverse_warp
 
 PRIORS = ("auto", "blend", "encode", "map", "dev", "mean")
-STAGE_WEIGHTS = {"bone": 1.0, "register": 2.0, "prior": 0.5, "warp": 1.5, "gap": 1.5, "implant": 1.5, "measure": 1.0}
+STAGE_WEIGHTS = {"bone": 1.0, "register": 2.0, "warp": 1.5, "prior": 0.5, "gap": 1.5, "implant": 1.5, "measure": 1.0}
 FAR_FROM_SKULL_MM = 3.5
 
 
@@ -66,9 +67,9 @@ class Completion:
 def prior_shape(
     model: SkullModel, field: torch.Tensor, points: torch.Tensor, options: CompletionOptions
 ) -> torch.Tensor:
-    """The complete shape the model proposes, (X, Y, Z) in mm, for a defective canonical field (X, Y, Z) in mm.
+    """The complete shape the model proposes, (X, Y, Z) in mm, for a defective skull laid on the mean, (X, Y, Z) in mm.
 
-    points: (N, 3) the patient's bone surface in canonical mm, which the MAP search fits.
+    points: (N, 3) the patient's bone surface, laid on the mean, in canonical mm, which the MAP search fits.
     """
     if options.prior == "mean":
         return model.mean
@@ -107,12 +108,13 @@ def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stag
         fit = _fit(mean, points, grid)
     if fit > FAR_FROM_SKULL_MM:
         warnings.append(f"The bone lies {fit:.1f} mm from the mean skull in the median: check that it is a whole head.")
-    with stages.stage("prior"):
-        defective, _ = canonical_field(fraction, skull.distance, alignment, grid)
-        prior = prior_shape(model, defective.to(device), points.to(device), options).float().cpu()
     with stages.stage("warp"):
-        warp = fit_warp(prior, points, normals, grid, options.warp)
-        conformed = ConformedPrior(grid, prior, warp).kept_closed(spread)
+        warp = fit_warp(Shape.of(model.mean.cpu(), grid), points, normals, options.warp)
+    with stages.stage("prior"):
+        laid, _ = canonical_field(fraction, skull.distance, alignment, grid, inverse_warp(warp, grid))
+        on_mean = points + grid.sample(warp, points)
+        prior = prior_shape(model, laid.to(device), on_mean.to(device), options).float().cpu()
+        conformed = ConformedPrior(Shape.of(prior, grid), warp)
     with stages.stage("gap"):
         gap = find_gaps(conformed, spread, alignment, fraction, skull.distance, options.gap)
     report = {
@@ -130,12 +132,12 @@ def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stag
         with stages.stage("implant"):
             rim_gap = float("nan")
             if options.rim is not None:
+                defective, _ = canonical_field(fraction, skull.distance, alignment, grid)
                 at = np.concatenate([np.argwhere(piece) for piece in gap.pieces])
                 matrix = alignment @ fraction.affine
                 conformed, rim_gap = correct_rim(
                     conformed, points, normals, defective, at @ matrix[:3, :3].T + matrix[:3, 3], options.rim
                 )
-            conformed = conformed.kept_closed(spread)
             implant = fill(conformed, alignment, bone, fraction, gap, options.gap.smallest_ml)
     found = bool(implant.any())
     if found:

@@ -23,9 +23,9 @@ from .bone import bone_mask
 from .checkpoint import read_tensors, save_model, write_tensors
 from .datasets import Case, find_cases
 from .errors import SkullVAEError
-from .frame import canonical_field, redistance, register
+from .frame import redistance, register
 from .networks import Architecture, BetaVAE, IndependentDecoder
-from .population import CLAMP_MM, Population, build_population, known_region, prepare_skull
+from .population import Population, build_population, lay_on, prepare_skull
 from .training import (
     SkullPool,
     StageRunner,
@@ -83,25 +83,24 @@ def load_population(
         return Population(architecture.grid, tuple(metadata["names"]), alignments=alignments, **tensors)
     skulls = [_prepare(c) for c in _complete_skulls(cases)]
     population = build_population(skulls, architecture.grid, log)
-    tensors = {k: getattr(population, k).half() for k in ("mean", "detail", "known", "warps", "fields")}
+    tensors = {k: getattr(population, k).half() for k in ("mean", "detail", "known")}
     tensors["alignments"] = torch.tensor(population.alignments)
     write_tensors(path, tensors, {"names": population.names})
     return load_population(folder, cases, architecture, log)  # what a resumed run will read, to the last bit
 
 
 def held_out_batches(cases: list[Case], population: Population, options: TrainingOptions, each: int = 6) -> list[dict]:
-    """Held-out skulls in the canonical frame, each with the same few defects at every evaluation."""
+    """Held-out skulls laid on the mean, each with the same few defects at every evaluation."""
     grid, batches = population.grid, []
     target = redistance(population.mean, grid)
     only = dataclasses.replace(options, complete_share=0.0, facial_share=0.0)
     for number, case in enumerate(_complete_skulls(cases)):
         skull = _prepare(case)
         alignment = register(skull.points, target, grid)
-        field, seen = canonical_field(skull.fraction, skull.distance, alignment, grid)
-        known = known_region(field, seen, target, grid).float()
+        field, known = lay_on(population.mean, skull, alignment, grid)
         for k in range(each):
             rng = np.random.default_rng([7, number, k])
-            batches.append(make_defective(field.clamp(-CLAMP_MM, CLAMP_MM), known, population, rng, only))
+            batches.append(make_defective(field, known, population, rng, only))
     return batches
 
 

@@ -268,16 +268,22 @@ def _mismatch(points: torch.Tensor, pose: tuple, target: torch.Tensor, grid: Gri
 
 
 def canonical_field(
-    fraction: Volume, distance: np.ndarray, alignment: np.ndarray, grid: Grid
+    fraction: Volume, distance: np.ndarray, alignment: np.ndarray, grid: Grid, back: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """A patient's signed distance on the canonical grid.
 
-    fraction, distance: as from reduce_bone and signed_distance; alignment: (4, 4) patient RAS mm -> canonical mm.
+    fraction, distance: as from reduce_bone and signed_distance; alignment: (4, 4) patient RAS mm -> canonical mm;
+    back: (3, X', Y', Z') mm, to lay the patient on the mean shape: node y shows the patient at y + back(y).
     Returns the field (X, Y, Z) in canonical mm and a bool mask (X, Y, Z) of nodes inside the field of view. Beyond it
     the field is the border's value or 3 mm, whichever is larger: no bone is claimed where nothing was imaged.
     """
     to_index = np.linalg.inv(alignment @ fraction.affine)
-    index = grid.coordinates() @ torch.tensor(to_index[:3, :3].T).float() + torch.tensor(to_index[:3, 3]).float()
+    at = grid.coordinates()
+    if back is not None:
+        at = at + F.interpolate(back[None], size=grid.shape, mode="trilinear", align_corners=True)[0].permute(
+            1, 2, 3, 0
+        )
+    index = at @ torch.tensor(to_index[:3, :3].T).float() + torch.tensor(to_index[:3, 3]).float()
     where = index / (torch.tensor(fraction.array.shape).float() - 1) * 2 - 1
     field = F.grid_sample(
         torch.tensor(np.ascontiguousarray(distance))[None, None],

@@ -7,11 +7,11 @@ import torch
 from scipy import ndimage
 
 from .bone import bounding_box
+from .conformed import ConformedPrior, Shape
 from .defects import KINDS, cut
 from .errors import SkullVAEError
 from .frame import Grid, crop, reduce_bone
 from .networks import SkullModel
-from .rim import ConformedPrior
 from .volume import Volume
 
 DEFAULT_KIND = "hemicraniectomy"
@@ -42,9 +42,9 @@ def complete_skull(model: SkullModel, seed: int, spacing_mm: float = 1.0) -> Vol
     z = model.latent_mean + _SPREAD * model.latent_std * noise.to(model.latent_mean.device)
     grid = model.architecture.grid
     field = model.decode(z[None])[0].float().cpu()
-    field = ConformedPrior(grid, field, torch.zeros(3, 2, 2, 2)).kept_closed(model.spread.cpu()).on_grid()
+    shape = ConformedPrior(Shape.of(field, grid), torch.zeros(3, 2, 2, 2))
     fine = Grid(tuple(int(n) for n in 2 * grid.half_mm // spacing_mm + 1), spacing_mm)
-    values = grid.sample(field[None], fine.coordinates().reshape(-1, 3))[:, 0]
+    values = shape.field(fine.coordinates().reshape(-1, 3))
     inside = (values < 0).reshape(fine.shape).numpy()
     labels, _ = ndimage.label(inside)
     sizes_ml = np.bincount(labels.ravel()) * spacing_mm**3 / 1000

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from .conformed import Shape, outwards, pick_side
 from .frame import Grid
 
 
@@ -25,6 +26,7 @@ class WarpOptions:
     spacing_mm: float = 20.0
     steps: int = 100
     stiffness: float = 0.03
+    symmetry: float = 0.3
     cut_mm: float = 6.0
     count: int = 15000
 
@@ -41,20 +43,17 @@ def _second_differences(u: torch.Tensor, axis: int) -> torch.Tensor:
     return u.diff(n=2, dim=axis)
 
 
-def gradient(field: torch.Tensor, spacing_mm: float) -> torch.Tensor:
-    """(3, X, Y, Z) central differences of a field (X, Y, Z), per mm."""
-    return torch.stack(torch.gradient(field, spacing=spacing_mm))
-
-
 def fit_warp(
-    prior: torch.Tensor, points: torch.Tensor, normals: torch.Tensor, grid: Grid, options: WarpOptions = WarpOptions()
+    prior: Shape, points: torch.Tensor, normals: torch.Tensor, options: WarpOptions = WarpOptions()
 ) -> torch.Tensor:
-    """Displacements that lay the patient's surface on the prior's zero level: prior(x + u(x)) = 0 for bone surface x.
+    """Displacements that lay the patient's surface on the prior's: prior(x + u(x)) = 0 for bone surface x.
 
-    prior: (X, Y, Z) signed distance, mm; points, normals: (N, 3) in canonical mm, normals outward and of unit length.
+    points, normals: (N, 3) in canonical mm, normals away from bone and of unit length. Surface that faces outwards is
+    laid on the outer table, the other on the inner one.
     Returns u, (3, X', Y', Z') in mm, on a coarse grid over the canonical extent; `Grid.sample` evaluates it anywhere.
-    A point whose normal disagrees with the prior's gradient does not vote: it is a cut face, or the other table.
+    A point whose normal disagrees with the prior's gradient does not vote: it is a cut face, or no table.
     """
+    grid = prior.grid
     pick = torch.randperm(len(points), generator=torch.Generator().manual_seed(0))[: options.count]
     points, normals = points[pick], normals[pick]
     extent = 2 * grid.half_mm
@@ -63,7 +62,8 @@ def fit_warp(
     basis = [_spline_matrix(*v) for v in zip(extent, control, nodes, strict=True)]
     coefficients = torch.zeros(3, *control, requires_grad=True)
     optimiser = torch.optim.Adam([coefficients], lr=0.4)
-    field, slopes = prior[None], gradient(prior, grid.spacing_mm)
+    outer = (normals * outwards(points)).sum(1) > 0
+    mirror = torch.tensor([-1.0, 1, 1])[:, None, None, None]
 
     def displacement() -> torch.Tensor:
         return torch.einsum("cxyz,ix,jy,kz->cijk", coefficients, *basis)
@@ -73,15 +73,16 @@ def fit_warp(
         moved = points + grid.sample(displacement(), points)
         if i % 20 == 0:
             with torch.no_grad():
-                slope = grid.sample(slopes, moved)
+                slope = pick_side(grid.sample(prior.slopes_by_side, moved), outer)
                 cosine = (slope * normals).sum(-1) / slope.norm(dim=-1).clamp(min=1e-3)
                 agreement = ((cosine - 0.3) / 0.4).clamp(0, 1)
-        distance = grid.sample(field, moved)[:, 0]
+        distance = pick_side(grid.sample(prior.by_side, moved), outer)[:, 0]
         c2 = (options.cut_mm if i > options.steps // 2 else 2 * options.cut_mm) ** 2 / 4
         data = (agreement * distance**2 / (distance**2 + c2)).sum() / agreement.sum().clamp(min=1) * c2
         bend = sum((_second_differences(coefficients, k) ** 2).mean() for k in (1, 2, 3))
         stretch = sum((coefficients.diff(dim=k) ** 2).mean() for k in (1, 2, 3))
-        loss = data + options.stiffness * (bend + 0.1 * stretch)
+        uneven = ((coefficients - coefficients.flip(1) * mirror) ** 2).mean()
+        loss = data + options.stiffness * (bend + 0.1 * stretch + options.symmetry * uneven)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -89,3 +90,18 @@ def fit_warp(
             for group in optimiser.param_groups:
                 group["lr"] /= 3
     return displacement().detach()
+
+
+def inverse_warp(warp: torch.Tensor, grid: Grid, steps: int = 10) -> torch.Tensor:
+    """v with v(y) = -u(y + v(y)): where u lays the patient on the prior, v lays the prior's places on the patient.
+
+    warp: u, (3, X', Y', Z') mm over the grid's extent; returns v alike. A fixed point, which a smooth u has.
+    """
+    nodes = Grid(tuple(warp.shape[1:]), 1.0)
+    at = (
+        nodes.coordinates().reshape(-1, 3) / torch.as_tensor(nodes.half_mm).float() * torch.tensor(grid.half_mm).float()
+    )
+    back = torch.zeros_like(at)
+    for _ in range(steps):
+        back = -grid.sample(warp, at + back)
+    return back.T.reshape(warp.shape)

@@ -200,7 +200,7 @@ def test_the_split_goes_by_individual(data):
 def test_skulls_laid_on_the_mean_differ_little_on_the_vault(population):
     vault = (population.mean.abs() < 2) & (TINY.grid.coordinates()[..., 2] > 20)
     assert float(population.spread()[vault].median()) < 1.0
-    assert torch.isfinite(population.warps).all()
+    assert torch.isfinite(population.detail).all()
 
 
 def test_a_drawn_skull_is_a_skull_and_decided_by_its_seed(population):
@@ -215,7 +215,7 @@ def test_a_drawn_skull_is_a_skull_and_decided_by_its_seed(population):
 
 
 def test_a_defect_takes_bone_away_and_adds_none(population):
-    field, known = population.fields[0], population.known[0]
+    field, known = population.detail[0], population.known[0]
     for seed in range(12):
         made = make_defective(field, known, population, np.random.default_rng(seed), OPTIONS)
         removed = made["removed"] > 0
@@ -237,7 +237,7 @@ def test_a_batch_depends_on_its_key_alone(population):
 
 
 def test_the_losses_are_0_for_the_truth_and_large_for_its_opposite(population):
-    truth = population.fields[:2]
+    truth = population.detail[:2]
     known, removed = torch.ones_like(truth), torch.zeros_like(truth)
     assert float(soft_dice_loss(truth, truth, known)) == pytest.approx(0, abs=1e-3)
     assert float(soft_dice_loss(-truth, truth, known)) > 0.5
@@ -249,7 +249,7 @@ def test_the_losses_are_0_for_the_truth_and_large_for_its_opposite(population):
 
 def test_implant_dice_is_1_for_the_truth_and_0_for_doing_nothing(population):
     made = make_defective(
-        population.fields[0],
+        population.detail[0],
         torch.ones(TINY.grid_shape),
         population,
         np.random.default_rng(0),
