@@ -46,6 +46,10 @@ class GapOptions:
     closed: float = 0.5
 
 
+BEVEL = 0.45
+"""Share of the shell within 1.5 mm that is lacking where a hole's edge is slanted; in a skin over bone it is less."""
+
+
 def _chunks(count: int, size: int = 2_000_000):
     return [slice(start, min(count, start + size)) for start in range(0, count, size)]
 
@@ -147,8 +151,9 @@ def find_gaps(
     # that is so in a narrow strip only.
     blur = 3.0 / fraction.spacing
     around = ndimage.gaussian_filter(missing.astype(np.float32), blur)
-    cavity |= ndimage.gaussian_filter(displaced.astype(np.float32), blur) > 0.7 * np.maximum(around, 1e-3)
-    cavity &= missing
+    over = ndimage.gaussian_filter(displaced.astype(np.float32), blur) > 0.7 * np.maximum(around, 1e-3)
+    bevel = missing & over & ~cavity
+    cavity = (cavity | over) & missing
     missing &= ~cavity
     core = (field < -0.3) & (distance > options.core_mm) & missing
     labels, _ = ndimage.label(core, np.ones((3, 3, 3)))
@@ -170,7 +175,10 @@ def find_gaps(
         near = ndimage.distance_transform_edt(~seed, sampling=fraction.spacing)
         # A hole's narrow end has no voxel far from bone: it is followed further, where it is no skin over sound bone.
         narrow = (near < 15.0) & (_lack(field[box], fraction.array[box], fraction.spacing) > 0.4)
-        grown = ndimage.binary_propagation(seed, mask=missing[box] & ((near < 6.0) | narrow))
+        # A slanted edge lies over bone as a skin does, but is no skin: bone lacks in some depth, and the hole is near.
+        deep = _lack(field[box], fraction.array[box], fraction.spacing, 1.5) > BEVEL
+        slanted = bevel[box] & deep & (near < 8.0)
+        grown = ndimage.binary_propagation(seed, mask=(missing[box] & ((near < 6.0) | narrow)) | slanted)
         border = ndimage.binary_dilation(grown) & ~grown
         air = border & ~shell[box] & (fraction.array[box] < 0.5)
         at = apply_affine(to_canonical, np.argwhere(seed) + [s.start for s in box])
@@ -208,7 +216,10 @@ def find_gaps(
     candidates.sort(key=lambda c: -c[0]["ml"])
     limit = options.share * candidates[0][0]["ml"] if candidates else 0.0
     passed += [note | {"because": "much smaller than the largest"} for note, _ in candidates if note["ml"] < limit]
-    return Gap([full for note, full in candidates if note["ml"] >= limit], field, cavity, passed)
+    pieces = [full for note, full in candidates if note["ml"] >= limit]
+    for full in pieces:
+        cavity &= ~full
+    return Gap(pieces, field, cavity, passed)
 
 
 def fill(
@@ -231,7 +242,8 @@ def fill(
     lack = _lack(field, bone_here, fraction.spacing)
     near = ndimage.distance_transform_edt(~region, sampling=fraction.spacing)
     # One smooth score, positive where a voxel may be implant: bone is lacking here, and a found gap is near.
-    allowed = np.minimum(lack - (1 - full), (4.0 - near) / 4.0).astype(np.float32)
+    close = _lack(field, bone_here, fraction.spacing, 1.5)
+    allowed = np.minimum(np.maximum(lack - (1 - full), close - BEVEL), (4.0 - near) / 4.0).astype(np.float32)
     allowed[gap.cavity[box]] = -1.0
 
     here = crop(fraction, box)

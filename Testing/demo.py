@@ -75,7 +75,7 @@ def figures(report: dict) -> list[str]:
 
     def flat(entries: dict, prefix: str = ""):
         for key, value in entries.items():
-            if isinstance(value, dict):
+            if isinstance(value, dict) and key != "parameters":
                 yield from flat(value, f"{prefix}{key} ")
             elif isinstance(value, (int, float)) and not isinstance(value, bool):
                 yield f"{prefix}{key}".replace("_", " "), value
