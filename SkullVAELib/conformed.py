@@ -28,6 +28,14 @@ def outwards(points: torch.Tensor) -> torch.Tensor:
     return points / points.norm(dim=1, keepdim=True).clamp(min=1)
 
 
+def facing_outwards(field: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """(X, Y, Z): 1 where the nearest surface of a field (X, Y, Z) in mm faces away from the vault's centre, 0 where it
+    faces it, smoothly between."""
+    line = outwards(grid.coordinates().reshape(-1, 3))
+    slope = gradient(field, grid.spacing_mm).reshape(3, -1).T
+    return (0.5 + (slope * line).sum(1)).clamp(0, 1).reshape(grid.shape)
+
+
 def pick_side(both: torch.Tensor, outer: torch.Tensor) -> torch.Tensor:
     """Of (N, 2 C) values, outer table's then inner's, those (N, C) of each point's own side; outer: (N,) bool."""
     first, second = both.chunk(2, dim=1)
@@ -68,8 +76,7 @@ class Shape:
             tables.append((there[:, 0] - REACH_MM * rise).reshape(grid.shape))
             facing.append(rise / slope.norm(dim=1).clamp(min=1e-3))
         plate = ((torch.minimum(*facing) - 0.4) / 0.3).clamp(0, 1).reshape(grid.shape)
-        side = (0.5 + (slopes.reshape(3, -1).T * line).sum(1)).clamp(0, 1).reshape(grid.shape)
-        return cls(grid, field, *tables, plate, side)
+        return cls(grid, field, *tables, plate, facing_outwards(field, grid))
 
     @cached_property
     def channels(self) -> torch.Tensor:

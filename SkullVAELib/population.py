@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .conformed import Shape
+from .conformed import Shape, facing_outwards
 from .frame import (
     Grid,
     apply_affine,
@@ -210,6 +210,11 @@ def draw_skull(population: Population, rng: np.random.Generator) -> tuple[torch.
     field, known = grid.sample(source, at + full).T.reshape(2, *grid.shape)
     thicker = _smooth_noise(rng, 1, 4)[None] * 0.4 + rng.normal(0, 0.6)
     thicker = F.interpolate(thicker.clamp(-1.5, 1.5), size=grid.shape, mode="trilinear", align_corners=True)[0, 0]
+    # Each table has bumps and furrows of its own, which no other skull foretells.
+    bumps = _smooth_noise(rng, 2, 10)[None] * rng.uniform(0, 0.5)
+    bumps = F.interpolate(bumps, size=grid.shape, mode="trilinear", align_corners=True)[0]
+    side = facing_outwards(field, grid)
+    thicker = thicker + side * bumps[0] + (1 - side) * bumps[1]
     # Thin skulls are thin plates, not plates with holes: no bone loses more than half of itself.
     depth = F.max_pool3d(-field[None, None], 5, stride=1, padding=2)[0, 0].clamp(min=0)
     field = field - torch.maximum(thicker, -0.5 * depth)
