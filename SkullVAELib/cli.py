@@ -97,6 +97,8 @@ def _complete_into(staging: Path, path: Path, options: argparse.Namespace, repor
     with start.stage("read"):
         volume = read_volume(path)
     with start.stage("load libraries"):
+        import torch._dynamo  # noqa: F401  what the first optimiser would import, a second in the midst of its work
+
         from .checkpoint import default_model_path, load_model
         from .completion import STAGE_WEIGHTS, CompletionOptions, complete
         from .preview import render_preview

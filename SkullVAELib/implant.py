@@ -64,6 +64,20 @@ def evaluate(conformed: ConformedPrior, to_canonical: np.ndarray, index: np.ndar
     return out
 
 
+def _on_voxels(
+    fields: torch.Tensor, grid: Grid, to_canonical: np.ndarray, shape: tuple[int, int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fields (C, X, Y, Z) of the canonical grid on a volume's voxels, (C, *shape), and which voxels lie beyond it.
+
+    to_canonical: (4, 4) voxel index -> canonical mm.
+    """
+    matrix = torch.tensor(to_canonical).float()
+    i, j, k = (torch.arange(n).float()[:, None] * matrix[:3, axis] for axis, n in enumerate(shape))
+    at = (i[:, None, None] + j[:, None] + k + matrix[:3, 3]).reshape(-1, 3)
+    outside = (at.abs() > torch.tensor(grid.half_mm).float()).any(1)
+    return grid.sample(fields, at).T.reshape(-1, *shape).contiguous().numpy(), outside.reshape(shape).numpy()
+
+
 @dataclass(frozen=True)
 class Gap:
     """Missing bone on the reduced grid.
@@ -129,20 +143,14 @@ def find_gaps(
     grid: Grid = conformed.grid
     shape = fraction.array.shape
     to_canonical = alignment @ fraction.affine
-    to_nodes = np.linalg.inv(grid.affine) @ to_canonical
-    field = ndimage.affine_transform(
-        conformed.on_grid().numpy(), to_nodes[:3, :3], to_nodes[:3, 3], output_shape=shape, order=1, cval=99.0
-    )
-    outside = field > 90
+    (field, differ), outside = _on_voxels(torch.stack([conformed.on_grid(), spread]), grid, to_canonical, shape)
+    field[outside], differ[outside] = 99.0, 99.0
     # Between its nodes thin bone is told by the shape itself, not by the grid.
     close = np.abs(field) < 1.5 * grid.spacing_mm
     field[close] = evaluate(conformed, to_canonical, np.argwhere(close))
     shell = field < 0
     missing = shell & (fraction.array < 0.5)
     # Growth stops where skulls differ: through the open skull base a gap would run from the temple into the nose.
-    differ = ndimage.affine_transform(
-        spread.numpy(), to_nodes[:3, :3], to_nodes[:3, 3], output_shape=shape, order=1, cval=99.0
-    )
     missing &= differ < options.grow_spread_mm
     outwards, inwards = _bone_along_line(missing, fraction, to_canonical, options.cavity_mm)
     cavity = np.isfinite(outwards) & np.isfinite(inwards)
