@@ -31,20 +31,20 @@ class TrainingOptions:
     "dice+distance" also asks for true distances, which the conforming warp needs.
     """
 
-    beta: float = 0.02
-    vae_steps: int = 2400
-    decoder_steps: int = 2400
+    beta: float = 0.3
+    vae_steps: int = 1300
+    decoder_steps: int = 1000
     batch: int = 4
     learning_rate: float = 1e-3
     decoder_loss: str = "dice+distance"
     distance_weight: float = 1.0
-    pool: int = 400
+    pool: int = 500
     facial_share: float = 0.1
     complete_share: float = 0.1
     seed: int = 0
     threads: int = 0
     bfloat16: bool = True
-    save_every: int = 200
+    save_every: int = 100
 
     def __post_init__(self):
         if self.decoder_loss not in ("dice", "dice+distance"):

@@ -10,12 +10,15 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import multiprocessing
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -76,6 +79,40 @@ def stored_obliquely(bone: Volume, angles_deg: tuple[float, float, float] = (14,
     return Volume(array, np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps)
 
 
+def run_case(file: Path, individual: str, number: int, rows: list[str], model_file: Path, save: Path | None) -> dict:
+    """Cut one defect out of one skull, complete it with every row's prior, and score each implant."""
+    torch.set_num_threads(1)  # one case a process: the same figures whatever the number of processes
+    model = load_model(model_file)
+    place = PLACES[number]
+    volume = read_volume(file)
+    whole = volume.with_array(bone_mask(volume)[0])
+    if place.oblique:
+        whole = stored_obliquely(whole)
+    defective, truth = cut(
+        whole, reduce_bone(whole), place.kind, seed=number, direction=np.array(place.direction), size=place.size
+    )
+    line = {"individual": individual, "defect": place.name, "truth_ml": round(truth.sum() * whole.voxel_ml, 1)}
+    for row in rows:
+        prior, _, without = row.partition("-")
+        options = CompletionOptions(prior=prior, **({"rim": None} if without == "rim" else {}))
+        start = time.perf_counter()
+        result = complete(whole.with_array(defective.astype(np.uint8)), model, options, Stages({}))
+        prediction = result.implant.array
+        line[row] = {
+            "dsc": round(dice(truth, prediction), 4),
+            "bdsc": round(boundary_dice(truth, prediction, defective, whole.spacing), 4),
+            "hd95_mm": round(hd95(truth, prediction, whole.spacing), 3),
+            "volume_ml": round(float(prediction.sum() * whole.voxel_ml), 1),
+            "seconds": round(time.perf_counter() - start, 1),
+            "defects": result.report.get("implant", {}).get("defects", 0),
+            "rim_gap_mm": result.report.get("implant", {}).get("rim_gap_mm"),
+        }
+        if save is not None:
+            name = f"{individual}_{number}_{row}.npz"
+            np.savez_compressed(save / name, truth=truth, prediction=prediction, bone=defective, affine=whole.affine)
+    return line
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
@@ -83,11 +120,12 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=Path("bench/accuracy"))
     parser.add_argument(
         "--rows",
-        default="mean,encode",
+        default="mean-rim,mean,encode,blend",
         help="priors to compare, comma-separated; add '-rim' to one for no rim correction",
     )
     parser.add_argument("--individuals", default="", help="default: those the model held out")
     parser.add_argument("--places", default="", help="numbers of the defects to run, comma-separated; default all")
+    parser.add_argument("--jobs", type=int, default=2, help="processes (default 2)")
     parser.add_argument("--save", action="store_true", help="write the masks of each case")
     arguments = parser.parse_args()
     model = load_model(arguments.model)
@@ -98,51 +136,25 @@ def main() -> int:
             f"NOTE: the model was trained on {', '.join(sorted(seen))}: these are no held-out figures", file=sys.stderr
         )
     numbers = [int(n) for n in arguments.places.split(",") if n] or range(len(PLACES))
+    rows = arguments.rows.split(",")
     arguments.output.mkdir(parents=True, exist_ok=True)
+    cases = [c for c in find_cases(arguments.data) if c.individual in wanted and c.defective is None]
+    save = arguments.output if arguments.save else None
     results = []
-    for case in find_cases(arguments.data):
-        if case.individual not in wanted or case.defective is not None:
-            continue
-        volume = read_volume(case.complete)
-        straight = volume.with_array(bone_mask(volume)[0])
-        oblique = stored_obliquely(straight) if any(PLACES[n].oblique for n in numbers) else None
-        for number in numbers:
-            place = PLACES[number]
-            whole = oblique if place.oblique else straight
-            defective, truth = cut(
-                whole, reduce_bone(whole), place.kind, seed=number, direction=np.array(place.direction), size=place.size
-            )
-            line = {
-                "individual": case.individual,
-                "defect": place.name,
-                "truth_ml": round(truth.sum() * whole.voxel_ml, 1),
-            }
-            for row in arguments.rows.split(","):
-                prior, _, without = row.partition("-")
-                options = CompletionOptions(prior=prior, **({"rim": None} if without == "rim" else {}))
-                start = time.perf_counter()
-                result = complete(whole.with_array(defective.astype(np.uint8)), model, options, Stages({}))
-                prediction = result.implant.array
-                line[row] = {
-                    "dsc": round(dice(truth, prediction), 4),
-                    "bdsc": round(boundary_dice(truth, prediction, defective, whole.spacing), 4),
-                    "hd95_mm": round(hd95(truth, prediction, whole.spacing), 3),
-                    "volume_ml": round(float(prediction.sum() * whole.voxel_ml), 1),
-                    "seconds": round(time.perf_counter() - start, 1),
-                    "defects": result.report.get("implant", {}).get("defects", 0),
-                    "rim_gap_mm": result.report.get("implant", {}).get("rim_gap_mm"),
-                }
-                if arguments.save:
-                    name = f"{case.individual}_{number}_{row}.npz"
-                    np.savez_compressed(
-                        arguments.output / name, truth=truth, prediction=prediction, bone=defective, affine=whole.affine
-                    )
+    with ProcessPoolExecutor(arguments.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        runs = [
+            pool.submit(run_case, case.complete, case.individual, number, rows, arguments.model, save)
+            for case in cases
+            for number in numbers
+        ]
+        for run in runs:
+            line = run.result()
             results.append(line)
-            scores = "  ".join(f"{r} {line[r]['dsc']:.3f}/{line[r]['hd95_mm']:.2f}" for r in arguments.rows.split(","))
-            print(f"{case.individual:14} {place.name:40} {line['truth_ml']:6.1f} ml  {scores}", flush=True)
+            scores = "  ".join(f"{r} {line[r]['dsc']:.3f}/{line[r]['hd95_mm']:.2f}" for r in rows)
+            print(f"{line['individual']:14} {line['defect']:40} {line['truth_ml']:6.1f} ml  {scores}", flush=True)
     summary = {}
     print(f"\n{'':20}{'DSC mean':>10}{'min':>8}{'bDSC':>8}{'HD95 median':>13}{'mean':>8}  (mm)")
-    for row in arguments.rows.split(","):
+    for row in rows:
         values = {k: np.array([line[row][k] for line in results]) for k in ("dsc", "bdsc", "hd95_mm")}
         summary[row] = {
             "dsc_mean": float(values["dsc"].mean()), "dsc_min": float(values["dsc"].min()),
