@@ -126,8 +126,7 @@ def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stag
         "passed_over": gap.passed_over[:10],
         "warnings": warnings,
     }
-    empty = np.zeros(mask.shape, bool)
-    implant = empty
+    implant = np.zeros_like(mask)
     if gap.pieces:
         with stages.stage("implant"):
             rim_gap = float("nan")

@@ -267,7 +267,7 @@ def fill(
         allowed, to_here[:3, :3], to_here[:3, 3], output_shape=local.array.shape, order=1, cval=-1.0, prefilter=False
     )
     index = np.argwhere((score > 0) & ~local.array)
-    implant = np.zeros(bone.array.shape, bool)
+    implant = np.zeros_like(bone.array)  # in the same memory order: mixed orders cost seconds at 512^3
     if len(index):
         values = evaluate(conformed, alignment @ local.affine, index)
         part = np.zeros(local.array.shape, bool)
