@@ -12,7 +12,16 @@ from . import __version__
 from .bone import bone_mask
 from .conformed import ConformedPrior, Shape
 from .errors import SkullVAEError
-from .frame import Grid, canonical_field, redistance, reduce_bone, register, signed_distance, surface_points
+from .frame import (
+    Grid,
+    canonical_field,
+    centre_symmetry,
+    redistance,
+    reduce_bone,
+    register,
+    signed_distance,
+    surface_points,
+)
 from .implant import GapOptions, fill, find_gaps, measure
 from .latent import complete_latent, search_latent
 from .networks import SkullModel
@@ -104,6 +113,8 @@ def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stag
     with stages.stage("register"):
         mean = redistance(model.mean_shape.cpu(), grid)
         alignment = register(skull.points, mean, grid)
+        field, _ = canonical_field(fraction, skull.distance, alignment, grid)
+        alignment = centre_symmetry(canonical_surface(skull, alignment)[0], field, grid) @ alignment
         points, normals = canonical_surface(skull, alignment)
         fit = _fit(mean, points, grid)
     if fit > FAR_FROM_SKULL_MM:

@@ -11,6 +11,7 @@ from SkullVAELib.frame import (
     Grid,
     apply_affine,
     canonical_field,
+    centre_symmetry,
     redistance,
     reduce_bone,
     register,
@@ -190,3 +191,21 @@ def test_sampling_a_linear_field_returns_it_at_any_point():
     ).float()
     values = GRID.sample((GRID.coordinates() @ direction)[None], points)[:, 0]
     assert torch.allclose(values, points @ direction, atol=1e-3)
+
+
+def test_the_middle_of_the_head_is_found_though_half_the_vault_is_missing():
+    grid = Grid((64, 80, 64), 3.0)
+    at = grid.coordinates()
+    whole = (at / torch.tensor([66.0, 90.0, 75.0])).norm(dim=-1)
+    hollow = (at / torch.tensor([60.0, 84.0, 69.0])).norm(dim=-1)
+    hole = (at - torch.tensor([-55.0, 10.0, 45.0])).norm(dim=-1) < 45
+    fraction = Volume(((whole < 1) & (hollow > 1) & (at[..., 2] > -60) & ~hole).float().numpy(), grid.affine)
+    turned = rotation(2, 1.5)
+    turned[:3, 3] = [2.5, 0, 0]
+    misplaced = Volume(fraction.array, turned @ fraction.affine)
+    field, _ = canonical_field(misplaced, signed_distance(misplaced), np.eye(4), grid)
+    points = torch.tensor(surface_points(misplaced)[0]).float()
+    found = centre_symmetry(points, field, grid) @ turned
+    # What is left of the misplacement: where the head's own middle, and its front, come to lie across the midline.
+    assert abs(found[0, 3]) < 0.5
+    assert abs(apply_affine(found, np.array([0.0, 90.0, 0.0]))[0]) < 1.0
