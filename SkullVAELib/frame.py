@@ -191,7 +191,7 @@ PITCHES = (-0.6, -0.3, 0.0, 0.3, 0.6)
 """Starts of the registration, radians of nodding: a vault alone looks nearly the same at any of them."""
 
 
-def register(points: np.ndarray, mean: torch.Tensor, grid: Grid, steps: int = 120, count: int = 6000) -> np.ndarray:
+def register(points: np.ndarray, mean: torch.Tensor, grid: Grid, steps: int = 80, count: int = 4000) -> np.ndarray:
     """Nine-parameter registration (rotation, translation, three scales) of bone surface to the mean shape.
 
     points: (N, 3) RAS mm on the patient's bone surface; mean: (X, Y, Z) signed distance in mm on the canonical grid.
