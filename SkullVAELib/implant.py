@@ -27,8 +27,9 @@ class GapOptions:
     bone elsewhere: more than `displaced` of it has bone within displaced_mm further out or in, so the prior is wrong;
     where skulls differ among themselves by more than spread_mm, as in the nasal cavity and at the mastoid tips;
     a gap does not grow to where they differ by grow_spread_mm;
-    at the skull base: seen from the vault's centre it lies below base_elevation (the sine of the angle), where heads
-    and segmentations differ most. Facial defects lie there, too: they are not completed yet;
+    at the skull base: seen from the vault's centre it lies below base_elevation (the sine of the angle), or at the
+    side, where the vault reaches lower, below temple_elevation; there heads and segmentations differ most. Facial
+    defects lie there, too: they are not completed yet;
     bone that ends: less than `closed` of its rim is bone, as where a segmentation was cut short.
     """
 
@@ -43,6 +44,7 @@ class GapOptions:
     displaced: float = 0.4
     displaced_mm: float = 8.0
     base_elevation: float = -0.35
+    temple_elevation: float = -0.45
     closed: float = 0.5
 
 
@@ -192,6 +194,7 @@ def find_gaps(
         at = apply_affine(to_canonical, np.argwhere(seed) + [s.start for s in box])
         rim = border & shell[box]
         centre = at.mean(0)
+        lowest = options.temple_elevation if abs(centre[0]) > abs(centre[1]) else options.base_elevation
         note = {
             "ml": round(float(grown.sum() * fraction.voxel_ml), 2),
             "centre_mm": [round(float(c)) for c in centre],
@@ -207,7 +210,7 @@ def find_gaps(
             for name, bad in (
                 ("smaller than a defect", note["ml"] < options.smallest_ml),
                 ("at the end of the image", note["open_edge"] > options.open_edge),
-                ("at the skull base", note["elevation"] < options.base_elevation),
+                ("at the skull base", note["elevation"] < lowest),
                 ("bone that ends, not a hole", note["closed"] < options.closed),
                 ("a cavity in bone", note["air"] < options.air),
                 ("bone is there, but elsewhere", note["displaced"] > options.displaced),
