@@ -14,3 +14,7 @@ class SkullVAEError(Exception):
         self.cause = " ".join(cause.split()).rstrip(".")
         self.remedy = " ".join(remedy.split()).rstrip(".")
         super().__init__(f"{self.cause}. {self.remedy}.")
+
+    def __reduce__(self):
+        # An exception is pickled by its message alone, and a pool of processes waits for ever for one it cannot read.
+        return type(self), (self.cause, self.remedy)

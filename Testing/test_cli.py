@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -356,3 +357,9 @@ def test_help_and_version_need_neither_torch_nor_vtk():
     version = subprocess.run([sys.executable, "-m", "SkullVAELib", "--version"], capture_output=True, text=True)
     assert version.returncode == 0
     assert SkullVAELib.__version__ in version.stdout
+
+
+def test_an_error_crosses_from_one_process_to_another_unchanged():
+    error = SkullVAEError("Odd file", "Mend it")
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.cause, again.remedy) == (str(error), "Odd file", "Mend it")
