@@ -19,7 +19,8 @@ from .frame import Grid
 class WarpOptions:
     """How the warp is fitted.
 
-    spacing_mm: distance between control points; steps: Adam steps; stiffness: weight of bending; cut_mm: the robust
+    spacing_mm: distance between control points; steps: Adam steps; stiffness: weight of bending; symmetry: that of
+    asymmetry, relative to it; cut_mm: the robust
     distance beyond which bone stops pulling; count: surface points used.
     """
 
