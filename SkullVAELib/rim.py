@@ -1,8 +1,8 @@
 """The rim correction: what the smooth warp leaves between prior and bone around the hole, carried across it.
 
 The warp moves outer and inner table together, so an error of thickness remains. Here the remaining distances, measured
-on intact bone around the hole and opposite it, on each table apart, are interpolated over the hole by Gaussian-process regression
-(kriging): close to bone at the rim, falling back on this skull's median where no bone is near enough to tell.
+on intact bone around the hole and opposite it, on each table apart, are interpolated over the hole by Gaussian-process
+regression (kriging): close to bone at the rim, falling back on this skull's median where none is near enough to tell.
 """
 
 from __future__ import annotations
@@ -23,12 +23,15 @@ VAULT_RADIUS_MM = 80.0
 
 @dataclass(frozen=True)
 class RimOptions:
-    """length_mm, short_mm: the two distances over which residuals stay alike, the shorter with the share short_share;
-    symmetry: how much alike they are to those of the mirror image, 0..1; noise: standard deviation of a residual that is noise,
-    relative to one that is not; reach_mm: how far from the hole bone is listened to; edge_mm: the band in which an
-    edge may be rounded off, rounding: how strongly that is held against it; cut_mm: larger residuals are not
+    """How residuals are carried across the hole.
+
+    length_mm, short_mm: the two distances over which residuals stay alike, the shorter with the share short_share;
+    symmetry: how much alike they are to those of the mirror image, 0..1; noise: standard deviation of a residual that
+    is noise, relative to one that is not; reach_mm: how far from the hole bone is listened to; edge_mm: the band in
+    which an edge may be rounded off, rounding: how strongly that is held against it; cut_mm: larger residuals are not
     errors of thickness but other bone; outlier_mm: misfit beyond which a point counts less; limit_mm: the largest
-    correction; count: points a table."""
+    correction; count: points a table.
+    """
 
     length_mm: float = 40.0
     short_mm: float = 15.0

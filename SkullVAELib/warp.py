@@ -20,8 +20,7 @@ class WarpOptions:
     """How the warp is fitted.
 
     spacing_mm: distance between control points; steps: Adam steps; stiffness: weight of bending; symmetry: that of
-    asymmetry, relative to it; cut_mm: the robust
-    distance beyond which bone stops pulling; count: surface points used.
+    asymmetry, relative to it; cut_mm: the robust distance beyond which bone stops pulling; count: surface points used.
     """
 
     spacing_mm: float = 20.0
