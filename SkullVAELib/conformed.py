@@ -28,12 +28,13 @@ def outwards(points: torch.Tensor) -> torch.Tensor:
     return points / points.norm(dim=1, keepdim=True).clamp(min=1)
 
 
-def facing_outwards(field: torch.Tensor, grid: Grid) -> torch.Tensor:
-    """(X, Y, Z): 1 where the nearest surface of a field (X, Y, Z) in mm faces away from the vault's centre, 0 where it
-    faces it, smoothly between."""
+def facing_outwards(slopes: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """(X, Y, Z): 1 where the nearest surface faces away from the vault's centre, 0 where it faces it, smoothly between.
+
+    slopes: (3, X, Y, Z) gradient of a signed distance field in mm.
+    """
     line = outwards(grid.coordinates().reshape(-1, 3))
-    slope = gradient(field, grid.spacing_mm).reshape(3, -1).T
-    return (0.5 + (slope * line).sum(1)).clamp(0, 1).reshape(grid.shape)
+    return (0.5 + (slopes.reshape(3, -1).T * line).sum(1)).clamp(0, 1).reshape(grid.shape)
 
 
 def pick_side(both: torch.Tensor, outer: torch.Tensor) -> torch.Tensor:
@@ -76,7 +77,7 @@ class Shape:
             tables.append((there[:, 0] - REACH_MM * rise).reshape(grid.shape))
             facing.append(rise / slope.norm(dim=1).clamp(min=1e-3))
         plate = ((torch.minimum(*facing) - 0.4) / 0.3).clamp(0, 1).reshape(grid.shape)
-        return cls(grid, field, *tables, plate, facing_outwards(field, grid))
+        return cls(grid, field, *tables, plate, facing_outwards(slopes, grid))
 
     @cached_property
     def channels(self) -> torch.Tensor:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .conformed import Shape, facing_outwards
+from .conformed import Shape, facing_outwards, gradient
 from .frame import (
     Grid,
     apply_affine,
@@ -213,7 +213,7 @@ def draw_skull(population: Population, rng: np.random.Generator) -> tuple[torch.
     # Each table has bumps and furrows of its own, which no other skull foretells.
     bumps = _smooth_noise(rng, 2, 10)[None] * rng.uniform(0, 0.5)
     bumps = F.interpolate(bumps, size=grid.shape, mode="trilinear", align_corners=True)[0]
-    side = facing_outwards(field, grid)
+    side = facing_outwards(gradient(field, grid.spacing_mm), grid)
     thicker = thicker + side * bumps[0] + (1 - side) * bumps[1]
     # Thin skulls are thin plates, not plates with holes: no bone loses more than half of itself.
     depth = F.max_pool3d(-field[None, None], 5, stride=1, padding=2)[0, 0].clamp(min=0)
