@@ -39,8 +39,11 @@ class Part:
     exponent: float = 2.0
 
     def signed_distance(self, points: torch.Tensor) -> torch.Tensor:
-        local = (points - torch.tensor(self.centre).float()) @ torch.tensor(self.frame.T).float()
-        scaled = (local / torch.tensor(self.half_axes).float()).abs()
+        centre, frame, half_axes = (
+            torch.tensor(value).float().to(points.device) for value in (self.centre, self.frame.T, self.half_axes)
+        )
+        local = (points - centre) @ frame
+        scaled = (local / half_axes).abs()
         if self.exponent == 2:
             radius = scaled.norm(dim=-1)
         else:
@@ -61,7 +64,8 @@ class Defect:
         """Signed distance (...) in mm at points (..., 3) in canonical mm; negative where bone is removed."""
         distance = torch.stack([part.signed_distance(points) for part in self.parts]).amin(0)
         for wave in self.waves:
-            distance += wave[4] * torch.cos(points @ torch.tensor(wave[:3]).float() + wave[3])
+            vector = torch.tensor(wave[:3]).float().to(points.device)
+            distance += wave[4] * torch.cos(points @ vector + wave[3])
         return distance
 
 

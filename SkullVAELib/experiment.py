@@ -1,7 +1,8 @@
-"""One training run and its folder: data, split, population, the three stages, the model.
+"""One training run and its folder: data, split, the three stages, further decoders, the models.
 
-A run folder holds run.json (options, data with hashes, versions), population.safetensors, log.csv, each stage's last
-checkpoint and, at the end, model.safetensors.
+A run folder holds run.json (options, data with hashes, versions, commit), the prepared data, log.csv, each stage's last
+and best checkpoint, TensorBoard's events and, at the end, model.safetensors. A run of several betas holds such a folder
+for each, which share the prepared data.
 """
 
 from __future__ import annotations
@@ -11,48 +12,56 @@ import hashlib
 import json
 import os
 import platform
+import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+import monai
 import numpy as np
 import torch
+from torch import nn
 
 from . import __version__
 from .bone import bone_mask
+from .canonical_task import CanonicalTask, make_defective
 from .checkpoint import read_tensors, save_model, write_tensors
-from .datasets import Case, find_cases
+from .datasets import Case, find_cases, split
+from .distributed import Group
 from .errors import SkullVAEError
 from .frame import redistance, register
-from .networks import Architecture, BetaVAE, IndependentDecoder
+from .networks import Architecture
+from .options import PaperOptions, StageOptions, TrainingOptions, decoder_options
+from .paper import PaperArchitecture
+from .paper_task import PaperTask, load_volumes
 from .population import Population, build_population, lay_on, prepare_skull
-from .training import (
-    SkullPool,
-    StageRunner,
-    TrainingOptions,
-    aggregate,
-    latent_statistics,
-    make_defective,
-    train_decoder,
-    train_vae,
-)
+from .trainer import Batch, StageRunner
 from .volume import read_volume
 
 STAGES = ("vae", "decoder", "aggregate")
 
+Log = Callable[[str], None]
 
-def split(cases: list[Case], holdout: tuple[str, ...]) -> tuple[list[Case], list[Case]]:
-    """Training and held-out cases, split by individual.
 
-    Raises SkullVAEError when an individual to hold out is unknown or none would be left to train on.
+@dataclass(frozen=True)
+class Plan:
+    """What to run: data, architecture and options, of our method or the paper's, and who is held out.
+
+    decoders: further decoders to train on the same latents, see options.DECODERS; start_from: folder of a run whose
+    weights to begin with.
     """
-    known = {c.individual for c in cases}
-    if unknown := set(holdout) - known:
-        raise SkullVAEError(f"There is no individual '{sorted(unknown)[0]}'", f"Choose from {', '.join(sorted(known))}")
-    training = [c for c in cases if c.individual not in holdout]
-    if not training:
-        raise SkullVAEError("Every individual is held out", "Hold out fewer")
-    return training, [c for c in cases if c.individual in holdout]
+
+    data: Path
+    architecture: Architecture | PaperArchitecture = Architecture()
+    options: StageOptions = TrainingOptions()
+    holdout: tuple[str, ...] = ()
+    decoders: tuple[str, ...] = ()
+    start_from: Path | None = None
+
+    @property
+    def is_paper(self) -> bool:
+        return isinstance(self.options, PaperOptions)
 
 
 def write_json(path: Path, content: dict) -> None:
@@ -71,9 +80,7 @@ def _prepare(case: Case):
     return prepare_skull(case.individual, volume.with_array(bone_mask(volume)[0]))
 
 
-def load_population(
-    folder: Path, cases: list[Case], architecture: Architecture, log: Callable[[str], None]
-) -> Population:
+def load_population(folder: Path, cases: list[Case], architecture: Architecture, log: Log) -> Population:
     """The run's population: read back when it is there, else built and written."""
     path = folder / "population.safetensors"
     if path.is_file():
@@ -89,7 +96,9 @@ def load_population(
     return load_population(folder, cases, architecture, log)  # what a resumed run will read, to the last bit
 
 
-def held_out_batches(cases: list[Case], population: Population, options: TrainingOptions, each: int = 6) -> list[dict]:
+def held_out_batches(
+    cases: list[Case], population: Population, options: TrainingOptions, each: int = 6
+) -> list[Batch]:
     """Held-out skulls laid on the mean, each with the same few defects at every evaluation."""
     grid, batches = population.grid, []
     target = redistance(population.mean, grid)
@@ -99,79 +108,203 @@ def held_out_batches(cases: list[Case], population: Population, options: Trainin
         alignment = register(skull.points, target, grid)
         field, known = lay_on(population.mean, skull, alignment, grid)
         for k in range(each):
-            rng = np.random.default_rng([7, number, k])
-            batches.append(make_defective(field, known, population, rng, only))
+            batches.append(make_defective(field, known, grid, np.random.default_rng([7, number, k]), only))
     return batches
 
 
+def make_task(
+    plan: Plan, cache: Path, training: list[Case], held: list[Case], group: Group, log: Log
+) -> CanonicalTask | PaperTask:
+    """The data of a plan, prepared once and kept in the folder `cache`, ready for its stages."""
+    if not group.leads:
+        group.wait()  # the leading process prepares, the others read
+    if plan.is_paper:
+        volumes = load_volumes(cache, training, held, plan.architecture.grid_shape, log)
+    else:
+        population = load_population(cache, training, plan.architecture, log)
+    if group.leads:
+        group.wait()
+    if plan.is_paper:
+        return PaperTask(plan.architecture, volumes, plan.options, group)
+    # Only the leading process scores held-out skulls.
+    batches = held_out_batches(held, population, plan.options) if group.leads else []
+    log(f"drawing {plan.options.pool} skulls from the population")
+    return CanonicalTask(plan.architecture, population, plan.options, batches, group)
+
+
+class Run:
+    """A plan carried out in a folder, stage by stage."""
+
+    def __init__(
+        self, plan: Plan, folder: Path, task: CanonicalTask | PaperTask, group: Group | None = None,
+        report: Callable[[dict], None] = lambda row: None,
+    ):  # fmt: skip
+        self.plan, self.folder, self.task, self.group, self.report = plan, folder, task, group or Group(), report
+        vae, decoder = task.networks()
+        self.vae = self._runner("vae", 1, vae, plan.options)
+        self.decoder = self._runner("decoder", 2, decoder, plan.options)
+        self.statistics: tuple | None = None
+
+    def _runner(self, name: str, number: int, network: nn.Module, options: StageOptions) -> StageRunner:
+        steps = self.task.steps(name.partition("_")[0])
+        runner = StageRunner(self.folder, name, number, network, steps, self.task, options, self.group, self.report)
+        runner.resume()
+        if self.plan.start_from is not None:
+            runner.start_from(self.plan.start_from)
+        return runner
+
+    def train_vae(self) -> None:
+        """Stage 1."""
+        vae = self.vae.network
+        self.vae.run(self.task.vae_loss, lambda batch: self.task.reconstruct_vae(vae, batch))
+
+    def train_decoder(self, name: str | None = None) -> None:
+        """Stage 2: the run's own decoder, or a further one, on the frozen encoder's latents."""
+        self._need(self.vae)
+        if name is None:
+            self._train_decoder(self.decoder, self.plan.options)
+        else:
+            options = decoder_options(self.plan.options, name)
+            runner = self._runner(f"decoder_{name}", 2, self.task.networks()[1], options)
+            self._train_decoder(runner, options)
+
+    def _train_decoder(self, runner: StageRunner, options: StageOptions) -> None:
+        task, vae, decoder = self.task, self.vae.network.eval(), runner.network
+        statistics = task.statistics(vae, options)
+
+        def z_of(batch: Batch, noise: torch.Tensor) -> torch.Tensor:
+            z = task.decoder_input(vae, batch, options, noise)
+            return (z - statistics[0]) / statistics[1] if options.standardise else z
+
+        def loss_of(network: nn.Module, batch: Batch, noise: torch.Tensor) -> tuple:
+            return task.decoder_loss(network, z_of(batch, noise), batch, options)
+
+        def reconstruct(batch: Batch) -> torch.Tensor:
+            some = next(iter(batch.values()))
+            return task.decode(decoder, z_of(batch, torch.zeros(len(some), task.latent_size, device=some.device)))
+
+        runner.run(loss_of, reconstruct)
+
+    def aggregate(self, record: dict) -> Path:
+        """Stage 3: one model of encoder and decoder, written to the run's folder."""
+        self._need(self.vae)
+        self._need(self.decoder)
+        vae = self.vae.network.eval()
+        statistics = self.task.statistics(vae, self.plan.options)
+        model = self.task.aggregate(vae, self.decoder.network.eval(), statistics)
+        provenance = record | {
+            "trained": time.strftime("%Y-%m-%d"),
+            "seconds": {"vae": round(self.vae.seconds), "decoder": round(self.decoder.seconds)},
+            "hardware": f"{platform.machine()}, {os.cpu_count()} processor cores, {torch.get_num_threads()} threads",
+            "licence": "weights Apache-2.0; the training data's own terms are in the model card",
+            "notice": "Research software, not a medical device, not for clinical use.",
+        }
+        save_model(model, self.folder / "model.safetensors", provenance)
+        return self.folder / "model.safetensors"
+
+    @staticmethod
+    def _need(runner: StageRunner) -> None:
+        if runner.step < runner.steps:
+            cause = f"The {runner.name} stage has done {runner.step} of {runner.steps} steps"
+            raise SkullVAEError(cause, f"Run train.py {runner.name} --resume first")
+
+
 def run(
-    data: Path, folder: Path, stages: tuple[str, ...], architecture: Architecture, options: TrainingOptions,
-    holdout: tuple[str, ...] = (), resume: bool = False, start_from: Path | None = None,
-    report: Callable[[dict], None] = lambda row: None, log: Callable[[str], None] = lambda line: None,
+    plan: Plan, folder: Path, stages: tuple[str, ...] = STAGES, betas: tuple[float, ...] = (), resume: bool = False,
+    group: Group | None = None, report: Callable[[dict], None] = lambda row: None, log: Log = lambda line: None,
 ) -> Path:  # fmt: skip
-    """Run stages of a training run in a folder. Returns the path of what the last stage wrote.
+    """Run stages of a plan in a folder, once or for several betas. Returns the path of what the last stage wrote.
 
     Raises SkullVAEError when the folder holds another run and resume is off, or an earlier stage is missing.
     """
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    training, held = split(find_cases(data), holdout)
+    group = group or Group()
+    if plan.options.threads:
+        torch.set_num_threads(plan.options.threads)
+    cases = find_cases(plan.data)
+    training, held = split(cases, plan.holdout)
     individuals = sorted({c.individual for c in training})
-    log(f"{len(individuals)} individuals to train on: {', '.join(individuals)}; {len(held)} cases held out")
-    record = {
-        "architecture": dataclasses.asdict(architecture),
-        "options": dataclasses.asdict(options),
-        "holdout": sorted(holdout),
-        "start_from": _origin(start_from),
-        "data": {
-            c.complete.name: hashlib.sha256(c.complete.read_bytes()).hexdigest() for c in _complete_skulls(training)
-        },
-        "versions": {"skullvae": __version__, "torch": torch.__version__, "python": platform.python_version()},
+    log(f"{len(individuals)} individuals to train on: {_few(individuals)}; {len(held)} cases held out")
+    folders = {beta: folder / f"beta_{beta:g}" for beta in betas} or {plan.options.beta: folder}
+    plans = {
+        beta: dataclasses.replace(plan, options=dataclasses.replace(plan.options, beta=beta)) for beta in folders
     }
-    if start_from is not None and (seen := set(record["start_from"]["data"]) & {c.complete.name for c in held}):
-        raise SkullVAEError(
-            f"The run to start from was trained on '{sorted(seen)[0]}', which is held out", "Start afresh"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    _claim(folder, record, stages, resume)
-    population = load_population(folder, training, architecture, log)
-    held_out = held_out_batches(held, population, options)
-    torch.manual_seed(options.seed)
-    vae, decoder = BetaVAE(architecture), IndependentDecoder(architecture)
-    log(f"drawing {options.pool} skulls from the population")
-    pool = SkullPool(population, options.pool, options.seed)
+    hashes = {c.complete.name: _sha256(c.complete) for c in _complete_skulls(training)}
+    task = None
+    for beta, place in folders.items():
+        record = _record(plans[beta], hashes, held)
+        if group.leads:
+            place.mkdir(parents=True, exist_ok=True)
+            _claim(place, record, stages, resume)
+        group.wait()
+        if task is None:
+            task = make_task(plans[beta], folder, training, held, group, log)
+        task.options = plans[beta].options
+        if betas:
+            log(f"beta {beta:g}")
+        written = _run_stages(Run(plans[beta], place, task, group, report), stages, record)
+    return written
 
-    def runner(name: str, network: torch.nn.Module, steps: int) -> StageRunner:
-        made = StageRunner(folder, name, network, steps, options, pool, held_out, report)
-        made.resume()
-        if start_from is not None:
-            made.start_from(start_from)
-        return made
 
-    started = time.strftime("%Y-%m-%d")
-    first = runner("vae", vae, options.vae_steps)
+def _run_stages(running: Run, stages: tuple[str, ...], record: dict) -> Path:
+    written = running.folder
     if "vae" in stages:
-        train_vae(first, population.mean, architecture, options)
-    if stages == ("vae",):
-        return first.checkpoint
-    _need(first, "vae")
-    statistics = latent_statistics(vae, pool, options, architecture.clamp_mm)
-    second = runner("decoder", decoder, options.decoder_steps)
+        running.train_vae()
+        written = running.vae.checkpoint
     if "decoder" in stages:
-        train_decoder(second, vae, statistics, population.mean, architecture, options)
-    if stages == ("decoder",):
-        return second.checkpoint
-    _need(second, "decoder")
-    model = aggregate(vae, decoder, statistics, pool, architecture, options)
-    provenance = record | {
-        "trained": started,
-        "seconds": {"vae": round(first.seconds), "decoder": round(second.seconds)},
-        "hardware": f"{platform.machine()}, {os.cpu_count()} processor cores, {torch.get_num_threads()} threads",
-        "licence": "weights Apache-2.0; the training data's own terms are in the model card",
-        "notice": "Research software, not a medical device, not for clinical use.",
+        running.train_decoder()
+        for name in running.plan.decoders:
+            running.train_decoder(name)
+        written = running.decoder.checkpoint
+    if "aggregate" in stages and running.group.leads:
+        written = running.aggregate(record)
+    return written
+
+
+def _few(names: list[str], most: int = 12) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _commit() -> str | None:
+    """The git commit of the code, with "+changes" where the checkout differs from it; None outside a checkout."""
+    here = Path(__file__).resolve().parent
+    if not (here.parent / ".git").exists():
+        return None
+    try:
+        call = {"cwd": here, "capture_output": True, "text": True, "timeout": 20, "check": True}
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], **call).stdout.strip()
+        changed = subprocess.run(["git", "status", "--porcelain", "--untracked-files=no", "."], **call).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit + ("+changes" if changed.strip() else "")
+
+
+def _record(plan: Plan, hashes: dict[str, str], held: list[Case]) -> dict:
+    """What run.json and the model tell of a run."""
+    origin = _origin(plan.start_from)
+    if origin is not None and (seen := set(origin["data"]) & {c.complete.name for c in held}):
+        cause = f"The run to start from was trained on '{sorted(seen)[0]}', which is held out"
+        raise SkullVAEError(cause, "Start afresh")
+    return {
+        "method": "paper" if plan.is_paper else "canonical",
+        "architecture": dataclasses.asdict(plan.architecture),
+        "options": dataclasses.asdict(plan.options),
+        "holdout": sorted({c.individual for c in held}),
+        "decoders": list(plan.decoders),
+        "start_from": origin,
+        "data": hashes,
+        "versions": {
+            "skullvae": __version__,
+            "commit": _commit(),
+            "torch": torch.__version__,
+            "monai": monai.__version__,
+            "python": platform.python_version(),
+        },
     }
-    save_model(model, folder / "model.safetensors", provenance)
-    return folder / "model.safetensors"
 
 
 def _origin(run: Path | None) -> dict | None:
@@ -192,20 +325,11 @@ def _claim(folder: Path, record: dict, stages: tuple[str, ...], resume: bool) ->
         write_json(path, record)
         return
     before = json.loads(path.read_text())
-    if any(
-        before.get(key) != json.loads(json.dumps(record[key]))
-        for key in ("architecture", "options", "holdout", "start_from", "data")
-    ):
+    same = ("method", "architecture", "options", "holdout", "start_from", "data")
+    if any(before.get(key) != json.loads(json.dumps(record[key])) for key in same):
         raise SkullVAEError(f"'{folder}' holds a run with other options or data", "Choose another --output")
     begins = stages[0] == "vae"
     if begins and not resume and (folder / "vae.last.safetensors").is_file():
         raise SkullVAEError(
             f"'{folder}' already holds a run", "Add --resume to continue it, or choose another --output"
-        )
-
-
-def _need(runner: StageRunner, name: str) -> None:
-    if runner.step < runner.steps:
-        raise SkullVAEError(
-            f"The {name} stage has done {runner.step} of {runner.steps} steps", f"Run train.py {name} --resume first"
         )

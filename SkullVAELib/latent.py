@@ -4,7 +4,29 @@ from __future__ import annotations
 
 import torch
 
+from .errors import SkullVAEError
 from .networks import SkullModel
+
+Z_KINDS = ("mean", "mean+sigma", "sampled")
+
+
+def latent_code(mu: torch.Tensor, logvar: torch.Tensor, kind: str, noise: torch.Tensor | None = None) -> torch.Tensor:
+    """The latent code z (N, L) of posteriors: their mean, mean + sigma, or mean + noise * sigma.
+
+    MONAI's VarAutoEncoder gives mean + sigma outside training unless told otherwise, so that is what the paper's
+    decoder was trained on. noise (N, L) is needed for "sampled". Raises SkullVAEError for an unknown kind.
+
+    >>> latent_code(torch.tensor([[1.0]]), torch.tensor([[0.0]]), "mean+sigma").tolist()
+    [[2.0]]
+    """
+    if kind == "mean":
+        return mu
+    sigma = (0.5 * logvar).exp()
+    if kind == "mean+sigma":
+        return mu + sigma
+    if kind == "sampled" and noise is not None:
+        return mu + noise * sigma
+    raise SkullVAEError(f"z '{kind}' is unknown", f"Use {' or '.join(Z_KINDS)}")
 
 
 def deviation(complete: torch.Tensor, defective: torch.Tensor) -> torch.Tensor:

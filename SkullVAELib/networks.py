@@ -45,7 +45,29 @@ def start_at_mean_shape(network: nn.Module) -> None:
         last.bias.zero_()
 
 
-class BetaVAE(VarAutoEncoder):
+def fold_standardisation(linear: nn.Linear, mean: torch.Tensor, std: torch.Tensor) -> None:
+    """Make linear(z) what linear((z - mean) / std) was, in place: the affine map moves into the layer."""
+    with torch.no_grad():
+        linear.weight /= std
+        linear.bias -= linear.weight @ mean
+
+
+class GivenNoiseVAE(VarAutoEncoder):
+    """MONAI's VarAutoEncoder whose noise may be given, so that a step's outcome depends on nothing but its number."""
+
+    def encode_forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Posterior mean and log variance (N, L). Unlike MONAI's own this takes channels-last, too."""
+        x = self.intermediate(self.encode(x)).flatten(1)
+        return self.mu(x), self.logvar(x)
+
+    def forward(self, x: torch.Tensor, noise: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
+        """Output, mu, logvar and z; noise (N, L) standard normal: z = mu + noise * sigma, whatever the mode."""
+        mu, logvar = self.encode_forward(x)
+        z = self.reparameterize(mu, logvar) if noise is None else mu + noise * (0.5 * logvar).exp()
+        return self.decode_forward(z, self.use_sigmoid), mu, logvar, z
+
+
+class BetaVAE(GivenNoiseVAE):
     """MONAI's VarAutoEncoder, set right: no sigmoid before the loss, the posterior's mean as z at inference.
 
     Input (N, 1, X, Y, Z): a field divided by its clamp. Returns (correction, mu, logvar, z).
@@ -87,11 +109,9 @@ class IndependentDecoder(nn.Module):
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         return self.layers(self.linear(z).reshape(-1, *self.start))
 
-    @torch.no_grad()
     def fold_standardisation(self, mean: torch.Tensor, std: torch.Tensor) -> None:
         """Make decoder(z) what decoder((z - mean) / std) was: the affine map moves into the first layer."""
-        self.linear.weight /= std
-        self.linear.bias -= self.linear.weight @ mean
+        fold_standardisation(self.linear, mean, std)
 
 
 class SkullModel(nn.Module):

@@ -1,0 +1,266 @@
+"""Training our own method: fields in the canonical frame, defective skulls in, complete ones out.
+
+Skulls are drawn once from a population and kept; defects are cut anew at every step, on the device that trains.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .defects import CRANIAL, random_defect
+from .distributed import Group
+from .frame import Grid
+from .latent import deviation, latent_code
+from .networks import Architecture, BetaVAE, IndependentDecoder, SkullModel
+from .options import TrainingOptions
+from .population import Population, draw_skull
+from .trainer import Batch
+
+CLASSES = ("cranial", "facial")
+
+PAPER_WEIGHT = 160
+"""80 for each of two classes: the weight of one skull's Dice loss in the paper."""
+
+
+def soft_dice_loss(prediction: torch.Tensor, target: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    """Mean over the batch of 1 - Dice between the bone of two fields (N, X, Y, Z) in mm, where known (0..1)."""
+    a, b = (torch.sigmoid(-field / 0.75) * known for field in (prediction, target))
+    axes = (1, 2, 3)
+    return (1 - (2 * (a * b).sum(axes) + 1) / ((a * a).sum(axes) + (b * b).sum(axes) + 1)).mean()
+
+
+def distance_loss(
+    prediction: torch.Tensor, target: torch.Tensor, known: torch.Tensor, removed: torch.Tensor
+) -> torch.Tensor:
+    """Mean absolute error in mm near the surface; threefold where bone was removed, for that is what is asked for.
+
+    Fields (N, X, Y, Z); the mean over the batch of each skull's own, so that a batch may be shared by processes.
+    """
+    weight = known * (0.1 + torch.exp(-((target / 3) ** 2))) * (1 + 2 * removed)
+    axes = (1, 2, 3)
+    return ((weight * (prediction - target).abs()).sum(axes) / weight.sum(axes).clamp(min=1)).mean()
+
+
+class SkullPool:
+    """Complete skulls drawn once from a population, kept in half precision, and defective ones made from them.
+
+    They are kept on the device that trains. A batch depends on its key alone, so a resumed run sees what an
+    uninterrupted one would have seen, and processes that share a batch each make their own part.
+    """
+
+    def __init__(
+        self, population: Population, count: int, seed: int, device: torch.device | str = "cpu",
+        progress: Callable[[int], None] = lambda n: None,
+    ):  # fmt: skip
+        self.population = population
+        shape = population.grid.shape
+        self.fields = torch.empty(count, *shape, dtype=torch.float16, device=device)
+        self.known = torch.empty(count, *shape, dtype=torch.uint8, device=device)
+        for k in range(count):
+            field, known = draw_skull(population, np.random.default_rng([seed, 0, k]))
+            self.fields[k], self.known[k] = field.half(), (known * 255).byte()
+            progress(k + 1)
+
+    def batch(self, key: list[int], size: int, options: TrainingOptions, part: slice = slice(None)) -> Batch:
+        """A part of a batch of defective skulls and their truth, each (N, X, Y, Z); see make_defective."""
+        chosen = np.random.default_rng(key).integers(len(self.fields), size=size)
+        items = []
+        for place in range(size)[part]:
+            rng = np.random.default_rng([*key, place])
+            field, known = self.fields[chosen[place]].float(), self.known[chosen[place]].float() / 255
+            if rng.uniform() < 0.5:
+                field, known = field.flip(0), known.flip(0)
+            items.append(make_defective(field, known, self.population.grid, rng, options))
+        return {name: torch.stack([item[name] for item in items]) for name in items[0]}
+
+
+def make_defective(
+    field: torch.Tensor, known: torch.Tensor, grid: Grid, rng: np.random.Generator, options: TrainingOptions
+) -> Batch:
+    """Cut a random defect into a complete canonical field (X, Y, Z), and at times its lower part away.
+
+    Returns defective, complete and known (as given), removed: 1 where bone was cut, and defect: its distance in mm.
+    """
+    draw, device = rng.uniform(), field.device
+    at = grid.coordinates().to(device)
+    if draw < options.complete_share:
+        distance = torch.full(grid.shape, 50.0, device=device)
+    else:
+        facial = draw < options.complete_share + options.facial_share
+        bone = at[field.abs() < 1.2]
+        kind = "facial" if facial else str(rng.choice(CRANIAL, p=_KIND_SHARES))
+        defect = random_defect(kind, rng, bone[:: max(1, len(bone) // 20000)].cpu())
+        # Defects are smooth: evaluated on every other node they lose nothing, at an eighth of the cost.
+        distance = _enlarged(defect.signed_distance(at[::2, ::2, ::2]), grid)
+    clamp = float(field.abs().max())
+    defective = torch.maximum(field, -distance)
+    if rng.uniform() < 0.25:  # a field of view that ends at the base, not quite level
+        normal = torch.tensor([*rng.normal(0, 0.1, 2), 1.0]).float().to(device)
+        below = -(at @ normal) - rng.uniform(20, 85)
+        defective = torch.maximum(defective, below.clamp(max=3.0))
+    if rng.uniform() < 0.3:  # thresholds and slices roughen real masks
+        knots = torch.tensor(rng.normal(0, rng.uniform(0, 0.8), (24, 28, 24))).float()
+        defective = defective + _enlarged(knots.to(device), grid)
+    return {
+        "defective": defective.clamp(-clamp, clamp),
+        "complete": field,
+        "known": known,
+        "removed": ((field < 0) & (distance < 0)).float(),
+        "defect": distance,
+    }
+
+
+def _enlarged(coarse: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """A coarse (x, y, z) tensor on the grid's nodes."""
+    return F.interpolate(coarse[None, None], size=grid.shape, mode="trilinear")[0, 0]
+
+
+_KIND_SHARES = np.array([0.3, 0.14, 0.04, 0.1, 0.08, 0.14, 0.12, 0.05, 0.03])
+
+
+def implant_scores(prediction: torch.Tensor, batch: dict[str, torch.Tensor]) -> tuple[float, float]:
+    """Mean Dice of the implant (near the defect, on the canonical grid) and of the whole known skull."""
+    bone, truth = prediction < 0, batch["complete"] < 0
+    gap = (batch["defect"] < 0) & (batch["known"] > 0.5)
+    skull = batch["known"] > 0.5
+    scores = []
+    for region in (gap, skull):
+        both = (bone & truth & region).flatten(1).sum(1)
+        total = (bone & region).flatten(1).sum(1) + (truth & region).flatten(1).sum(1)
+        has = (truth & region).flatten(1).sum(1) > 10
+        scores.append(float((2 * both / total.clamp(min=1))[has].mean()) if has.any() else float("nan"))
+    return scores[0], scores[1]
+
+
+
+
+class CanonicalTask:
+    """Our method's stages: a population's skulls with defects cut anew, scored on held-out skulls; see trainer.Task."""
+
+    def __init__(
+        self, architecture: Architecture, population: Population, options: TrainingOptions, held_out: list[Batch],
+        group: Group, progress: Callable[[int], None] = lambda n: None,
+    ):  # fmt: skip
+        self.architecture, self.options, self.device = architecture, options, group.device
+        self.latent_size = architecture.latent_size
+        self.steps_per_epoch = max(1, options.pool // options.batch)
+        self.pool = SkullPool(population, options.pool, options.seed, group.device, progress)
+        self.mean = population.mean.to(group.device)
+        self.held_out = held_out
+
+    def networks(self) -> tuple[BetaVAE, IndependentDecoder]:
+        """A beta-VAE and a decoder, as the seed starts them."""
+        torch.manual_seed(self.options.seed)
+        return BetaVAE(self.architecture), IndependentDecoder(self.architecture)
+
+    def steps(self, stage: str) -> int:
+        return self.options.vae_steps if stage == "vae" else self.options.decoder_steps
+
+    def batch(self, stage: int, step: int, group: Group) -> Batch:
+        size = self.options.batch
+        return self.pool.batch([self.options.seed, stage, step], size, self.options, group.share(size))
+
+    def _autocast(self, options: TrainingOptions) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=options.bfloat16)
+
+    def _input(self, fields: torch.Tensor) -> torch.Tensor:
+        clamp = self.architecture.clamp_mm
+        return (fields.clamp(-clamp, clamp) / clamp)[:, None]
+
+    def _field(self, correction: torch.Tensor) -> torch.Tensor:
+        return self.mean + self.architecture.clamp_mm * correction[:, 0].float()
+
+    def vae_loss(self, network: nn.Module, batch: Batch, noise: torch.Tensor) -> tuple:
+        """Reconstruction + beta x KL (nats, summed over latents, mean over skulls), and the terms."""
+        with self._autocast(self.options):
+            correction, mu, logvar, _ = network(self._input(batch["defective"]), noise)
+        loss, terms = _reconstruction(self._field(correction), batch, self.options, True)
+        mu, logvar = mu.float(), logvar.float()
+        kl = 0.5 * (mu**2 + logvar.exp() - logvar - 1).sum(1).mean()
+        return loss + self.options.beta * kl, terms | {"kl_nats": kl}
+
+    @torch.no_grad()
+    def encode(self, vae: BetaVAE, fields: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Posterior mean and log variance (N, L) of fields (N, X, Y, Z) in mm."""
+        mu, logvar = vae.encode_forward(self._input(fields))
+        return mu.float(), logvar.float()
+
+    def decoder_input(self, vae: BetaVAE, batch: Batch, options: TrainingOptions, noise: torch.Tensor) -> torch.Tensor:
+        """The frozen latents (N, L) of a batch."""
+        with self._autocast(options):
+            return latent_code(*self.encode(vae, batch["defective"]), options.z, noise)
+
+    def decoder_loss(self, network: nn.Module, z: torch.Tensor, batch: Batch, options: TrainingOptions) -> tuple:
+        """The reconstruction loss of the independent decoder alone, and its terms."""
+        with self._autocast(options):
+            correction = network(z)
+        return _reconstruction(self._field(correction), batch, options, options.decoder_loss != "dice")
+
+    def reconstruct_vae(self, vae: BetaVAE, batch: Batch) -> torch.Tensor:
+        """Fields (N, X, Y, Z) in mm by the VAE's own decoder, of the posterior mean."""
+        return self.decode(lambda z: vae.decode_forward(z, False), self.encode(vae, batch["defective"])[0])
+
+    def decode(self, decoder: Callable[[torch.Tensor], torch.Tensor], z: torch.Tensor) -> torch.Tensor:
+        """Fields (N, X, Y, Z) in mm of latents as the decoder takes them."""
+        return self._field(decoder(z))
+
+    def held_out_figures(self, reconstruct: Callable[[Batch], torch.Tensor], batch: Batch) -> dict[str, float]:
+        """Implant and skull Dice of a training batch and of the held-out skulls' fixed defects."""
+        figures = dict(zip(("implant_dice", "skull_dice"), implant_scores(reconstruct(batch), batch), strict=True))
+        scores = []
+        for case in self.held_out:
+            case = {name: value[None].to(self.device) for name, value in case.items()}
+            scores.append(implant_scores(reconstruct(case), case))
+        if scores:
+            names = ("held_out_implant_dice", "held_out_skull_dice")
+            figures |= dict(zip(names, np.nanmean(scores, axis=0).tolist(), strict=True))
+        return figures
+
+    def statistics(self, vae: BetaVAE, options: TrainingOptions, batches: int = 25) -> tuple:
+        """Mean and standard deviation (L,) of the latents of training skulls."""
+        latents = []
+        for k in range(batches):
+            batch = self.pool.batch([options.seed, 3, k], 4, options)
+            mu, logvar = self.encode(vae, batch["defective"])
+            noise = torch.randn(mu.shape, generator=torch.Generator().manual_seed(k)).to(mu.device)
+            latents.append(latent_code(mu, logvar, options.z, noise))
+        latents = torch.cat(latents)
+        return latents.mean(0), latents.std(0).clamp(min=1e-6)
+
+    @torch.no_grad()
+    def aggregate(self, vae: BetaVAE, decoder: IndependentDecoder, statistics: tuple) -> SkullModel:
+        """Stage 3: encoder and new decoder as one model, standardisation folded in, a DEV vector per defect class."""
+        model = SkullModel(self.architecture, CLASSES)
+        encoder = {k: v for k, v in vae.state_dict().items() if not k.startswith(("decode.", "decodeL."))}
+        model.encoder.load_state_dict(encoder)
+        model.decoder.load_state_dict(decoder.state_dict())
+        if self.options.standardise:
+            model.decoder.fold_standardisation(*(value.cpu() for value in statistics))
+        model.mean.copy_(self.pool.population.mean)
+        model.spread.copy_(self.pool.population.spread())
+        model.latent_mean.copy_(statistics[0])
+        model.latent_std.copy_(statistics[1])
+        model.eval().to(self.device)
+        for index, facial in enumerate((False, True)):
+            only = dataclasses.replace(self.options, complete_share=0.0, facial_share=float(facial))
+            complete, defective = [], []
+            for k in range(12):
+                batch = self.pool.batch([self.options.seed, 4 + index, k], 4, only)
+                complete.append(model.encode(batch["complete"])[0])
+                defective.append(model.encode(batch["defective"])[0])
+            model.deviations[index] = deviation(torch.cat(complete), torch.cat(defective))
+        return model.cpu()
+
+
+def _reconstruction(prediction: torch.Tensor, batch: Batch, options: TrainingOptions, with_distance: bool) -> tuple:
+    """160 x (Dice loss [+ distance]), and its terms."""
+    dice = soft_dice_loss(prediction, batch["complete"], batch["known"])
+    distance = distance_loss(prediction, batch["complete"], batch["known"], batch["removed"])
+    loss = PAPER_WEIGHT * (dice + (options.distance_weight * distance if with_distance else 0))
+    return loss, {"dice_loss": dice, "distance_mm": distance}

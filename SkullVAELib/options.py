@@ -1,0 +1,127 @@
+"""What a training run can be told: our own method's options, the paper's, and the decoders to compare."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+from .errors import SkullVAEError
+from .latent import Z_KINDS
+
+LEARNING_RATES = ("constant", "cosine")
+
+
+@dataclass(frozen=True)
+class StageOptions:
+    """What every training stage needs to know; printed into the run folder and the model file.
+
+    beta: weight of KL (nats, summed over latents). schedule: "constant", or "cosine" with a warm-up of 100 steps and an
+    end at a fiftieth. z: what the new decoder is given, the posterior's "mean", its "mean+sigma" (what MONAI returned
+    to the paper's code) or a "sampled" point. standardise: give it to the decoder with mean 0 and deviation 1 per
+    latent; when encoder and decoder are aggregated this moves into the decoder's first layer. threads: 0 leaves torch's
+    own number. bfloat16: mixed precision. channels_last: memory layout. save_every: steps between checkpoints, at which
+    held-out skulls are scored, too.
+    """
+
+    beta: float
+    batch: int
+    learning_rate: float
+    schedule: str
+    z: str
+    standardise: bool
+    seed: int = 0
+    threads: int = 0
+    bfloat16: bool = True
+    channels_last: bool = True
+    save_every: int = 100
+
+    def __post_init__(self):
+        for name, known in (("z", Z_KINDS), ("schedule", LEARNING_RATES)):
+            if getattr(self, name) not in known:
+                raise SkullVAEError(f"{name} '{getattr(self, name)}' is unknown", f"Use {' or '.join(known)}")
+        for name in self._counts():
+            if getattr(self, name) < 1:
+                raise SkullVAEError(f"{name} is {getattr(self, name)}", f"Set {name} to 1 or more")
+        if not self.beta >= 0 or not self.learning_rate > 0:
+            raise SkullVAEError("beta or learning_rate is negative", "Set beta >= 0 and learning_rate > 0")
+
+    def _counts(self) -> tuple[str, ...]:
+        return ("batch", "save_every")
+
+    def learning_rate_at(self, step: int, steps: int) -> float:
+        """The learning rate of a step, counted from 0, of a stage of so many steps."""
+        if self.schedule == "constant":
+            return self.learning_rate
+        warm = min(1.0, (step + 1) / 100)
+        return self.learning_rate * warm * (0.02 + 0.49 * (1 + math.cos(math.pi * step / steps)))
+
+
+@dataclass(frozen=True)
+class TrainingOptions(StageOptions):
+    """Our own method: fields in the canonical frame, defective skulls in, complete ones out.
+
+    The reconstruction loss is 160 x (Dice loss + distance_weight x mean distance error in mm), 160 being the paper's
+    weight for one skull. decoder_loss: "dice" is the paper's second stage, "dice+distance" also asks for true
+    distances, which the conforming warp needs. pool: complete skulls drawn from the population.
+    """
+
+    beta: float = 0.3
+    batch: int = 4
+    learning_rate: float = 1e-3
+    schedule: str = "cosine"
+    z: str = "mean"
+    standardise: bool = True
+    vae_steps: int = 1300
+    decoder_steps: int = 1000
+    decoder_loss: str = "dice+distance"
+    distance_weight: float = 1.0
+    pool: int = 500
+    facial_share: float = 0.1
+    complete_share: float = 0.1
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.decoder_loss not in ("dice", "dice+distance"):
+            raise SkullVAEError(f"decoder_loss '{self.decoder_loss}' is unknown", "Use dice or dice+distance")
+
+    def _counts(self) -> tuple[str, ...]:
+        return (*super()._counts(), "vae_steps", "decoder_steps", "pool")
+
+
+@dataclass(frozen=True)
+class PaperOptions(StageOptions):
+    """arXiv 2209.14783 as its code has it: reconstruct all three classes, loss 80 x Dice (sum) + beta x KL (sum).
+
+    An epoch sees every training volume once.
+    """
+
+    beta: float = 100.0
+    batch: int = 4
+    learning_rate: float = 1e-4
+    schedule: str = "constant"
+    z: str = "mean+sigma"
+    standardise: bool = False
+    bfloat16: bool = False
+    vae_epochs: int = 200
+    decoder_epochs: int = 1200
+
+    def _counts(self) -> tuple[str, ...]:
+        return (*super()._counts(), "vae_epochs", "decoder_epochs")
+
+
+DECODERS: dict[str, dict] = {
+    "raw": {"standardise": False},
+    "standardised": {"standardise": True},
+    "mean": {"z": "mean", "standardise": True},
+    "sampled": {"z": "sampled", "standardise": True},
+    "fast": {"standardise": True, "schedule": "cosine", "learning_rate": 1e-3},
+}
+"""Further decoders that can be trained on one encoder's latents, and how their options differ from the run's."""
+
+
+def decoder_options(options: StageOptions, name: str) -> StageOptions:
+    """The options of a further decoder; raises SkullVAEError for a name that DECODERS has not."""
+    if name not in DECODERS:
+        raise SkullVAEError(f"There is no decoder '{name}'", f"Choose from {', '.join(DECODERS)}")
+    return dataclasses.replace(options, **DECODERS[name])

@@ -1,0 +1,131 @@
+"""The networks of arXiv 2209.14783 as its code has them, for comparison; our own are in networks.py.
+
+They see whole volumes, resized to one grid without regard to spacing, and give two classes: background and bone.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from monai.networks.blocks import Convolution
+from torch import nn
+
+from .latent import latent_code
+from .networks import GivenNoiseVAE, fold_standardisation
+
+
+@dataclass(frozen=True)
+class PaperArchitecture:
+    """Grid, latent size and channels of the paper's networks; a smaller grid is halved as often as it can be."""
+
+    grid_shape: tuple[int, int, int] = (256, 256, 128)
+    latent_size: int = 32
+    channels: tuple[int, ...] = (32, 64, 64, 128, 128, 256)
+
+    def __post_init__(self):
+        if any(n % self.reduction or n < self.reduction for n in self.grid_shape):
+            raise ValueError(f"grid_shape {self.grid_shape} must be divisible by {self.reduction}")
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """2 for every level as in the paper, 1 where the grid has been used up."""
+        shortest, strides = min(self.grid_shape), []
+        for _ in self.channels:
+            strides.append(2 if shortest % 2 == 0 and shortest > 1 else 1)
+            shortest //= strides[-1]
+        return tuple(strides)
+
+    @property
+    def reduction(self) -> int:
+        return math.prod(self.strides)
+
+    @property
+    def start_shape(self) -> tuple[int, ...]:
+        """Channels and grid of the encoder's last layer: (256, 4, 4, 2) in the paper."""
+        return (self.channels[-1], *(n // self.reduction for n in self.grid_shape))
+
+
+class PaperVAE(GivenNoiseVAE):
+    """Stage 1: (N, 1, X, Y, Z), 0 or 1 -> logits (N, 2, X, Y, Z), mu, logvar and z.
+
+    The paper's code returned mu + sigma as z outside training, MONAI's default; what is wanted is chosen from mu and
+    logvar by latent_code. MONAI's later default of a sigmoid before the softmax is off, as the loss needs it.
+    """
+
+    def __init__(self, architecture: PaperArchitecture):
+        super().__init__(
+            spatial_dims=3,
+            in_shape=(1, *architecture.grid_shape),
+            out_channels=2,
+            latent_size=architecture.latent_size,
+            channels=architecture.channels,
+            strides=architecture.strides,
+            norm="batch",
+            use_sigmoid=False,
+        )
+
+
+class PaperDecoder(nn.Module):
+    """Stage 2: the independent decoder, (N, L) -> logits (N, 2, X, Y, Z).
+
+    Linear and six transposed convolutions, a ReLU after each, the last included: all of it as in the paper's code.
+    """
+
+    def __init__(self, architecture: PaperArchitecture):
+        super().__init__()
+        self.start = architecture.start_shape
+        self.linear = nn.Linear(architecture.latent_size, math.prod(self.start))
+        channels = (*architecture.channels[::-1], 2)
+        self.layers = nn.ModuleList(
+            Convolution(3, here, there, strides=stride, norm="batch", is_transposed=True)
+            for here, there, stride in zip(channels[:-1], channels[1:], architecture.strides[::-1], strict=True)
+        )
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.linear(z)).reshape(-1, *self.start)
+        for layer in self.layers:
+            x = torch.relu(layer(x))
+        return x
+
+    def fold_standardisation(self, mean: torch.Tensor, std: torch.Tensor) -> None:
+        """Make decoder(z) what decoder((z - mean) / std) was."""
+        fold_standardisation(self.linear, mean, std)
+
+
+class PaperModel(nn.Module):
+    """Stage 3: the beta-VAE's encoder and the independent decoder, with what latent arithmetic needs.
+
+    z: which latent code the decoder was trained on. mean (X, Y, Z): the mean complete skull, 0..1;
+    latent_mean, latent_std (L,): aggregated posterior of z over the training volumes; deviations (C, L): DEV per class;
+    latents_complete, latents_defective (S, L), defective_class (S,): the training pairs, for DEV of near neighbours.
+    """
+
+    def __init__(self, architecture: PaperArchitecture, classes: tuple[str, ...] = (), pairs: int = 0, z: str = "mean"):
+        super().__init__()
+        self.architecture, self.classes, self.z = architecture, tuple(classes), z
+        self.encoder = PaperVAE(architecture)
+        # Only its encoding half belongs to the aggregate.
+        del self.encoder.decode, self.encoder.decodeL
+        self.decoder = PaperDecoder(architecture)
+        size = architecture.latent_size
+        self.register_buffer("mean", torch.zeros(architecture.grid_shape))
+        self.register_buffer("latent_mean", torch.zeros(size))
+        self.register_buffer("latent_std", torch.ones(size))
+        self.register_buffer("deviations", torch.zeros(len(self.classes), size))
+        self.register_buffer("latents_complete", torch.zeros(pairs, size))
+        self.register_buffer("latents_defective", torch.zeros(pairs, size))
+        self.register_buffer("defective_class", torch.zeros(pairs))
+
+    def encode(self, volumes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Posterior mean and log variance (N, L) of volumes (N, X, Y, Z), 0 or 1."""
+        return self.encoder.encode_forward(volumes[:, None].float())
+
+    def latent(self, volumes: torch.Tensor) -> torch.Tensor:
+        """The latent code (N, L) that the decoder understands; "sampled" is taken at its mean."""
+        return latent_code(*self.encode(volumes), "mean" if self.z == "sampled" else self.z)
+
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        """Probability of bone (N, X, Y, Z) of latents (N, L)."""
+        return self.decoder(z).float().softmax(1)[:, 1]
