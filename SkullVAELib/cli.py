@@ -1,4 +1,4 @@
-"""The command line: `skullvae complete INPUT -o DIR`, `skullvae evaluate ...` and `skullvae sample -o FILE`.
+"""The command line: `skullvae complete INPUT -o DIR`, and the commands `evaluate`, `sample` and `population`.
 
 Exit codes: 0 done; 2 something the user can mend, one line on stderr that says what and how; 3 no defect found;
 130 and 143 when interrupted or terminated. Never a traceback (SKULLVAE_DEBUG=1 shows it) and never half a file.
@@ -192,6 +192,24 @@ def run_sample(options: argparse.Namespace) -> int:
     return DONE
 
 
+def run_population(options: argparse.Namespace) -> int:
+    """`population`: a SkullFix-like set drawn from complete skulls."""
+    from .datasets import find_cases
+
+    find_cases(options.source)  # torch takes seconds to import; a mistyped folder is found before
+
+    from .skullset import SetOptions, write_set
+
+    wishes = SetOptions(options.count, options.held_out_count, options.holdout, options.seed, options.spacing)
+    with _progress("bar" if sys.stderr is not None and sys.stderr.isatty() else "none") as report:
+        result = write_set(options.source, options.output, wishes, report)
+        report("done", 1.0)
+    for split, names in result["split"].items():
+        _say(f"{result['skulls'][split]} {split} skulls, each complete and with two defects, from {', '.join(names)}.")
+    _say(f"The set is in '{options.output}'. {DISCLAIMER}")
+    return DONE
+
+
 def resolve_device(name: str):
     """The torch.device for "auto" (the graphics card if there is one), "cpu" or "cuda".
 
@@ -333,6 +351,36 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--truth", metavar="FILE", type=Path, help="write the piece that was cut out, too")
     sample.add_argument("--model", metavar="FILE", type=Path, help="model file instead of the shipped one")
     sample.set_defaults(run=run_sample)
+
+    population = commands.add_parser(
+        "population",
+        help="write a SkullFix-like set drawn from complete skulls",
+        description="Draws new skulls from complete ones and writes them complete, with SkullFix's cranial and"
+        f" with its facial defect, split by individual, with a data list. {DISCLAIMER}",
+    )
+    population.add_argument(
+        "--from",
+        dest="source",
+        metavar="DIR",
+        type=Path,
+        required=True,
+        help="complete skulls: folder or JSON list",
+    )
+    population.add_argument("-o", "--output", metavar="DIR", type=Path, required=True, help="new folder for the set")
+    population.add_argument("--count", metavar="N", type=_count, default=100, help="training skulls (default 100)")
+    population.add_argument(
+        "--held-out-count", metavar="M", type=_count, help="skulls of held-out individuals (default: a fifth of N)"
+    )
+    population.add_argument(
+        "--holdout",
+        metavar="NAMES",
+        type=_names,
+        default=(),
+        help="individuals to hold out, with commas between them (default: a fifth of all, drawn by the seed)",
+    )
+    population.add_argument("--seed", metavar="N", type=_count, default=0, help="another number, another set")
+    population.add_argument("--spacing", metavar="MM", type=_number, default=1.5, help="voxel size (default 1.5 mm)")
+    population.set_defaults(run=run_population)
     return parser
 
 
@@ -354,6 +402,10 @@ def _count(text: str) -> int:
 
 
 _count.__name__ = "whole number"
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 @contextmanager

@@ -53,11 +53,23 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Corner:
+    """What lies beyond every one of some planes through a point, without end: rows of normals (K, 3) point into it."""
+
+    apex: np.ndarray
+    normals: np.ndarray
+
+    def signed_distance(self, points: torch.Tensor) -> torch.Tensor:
+        outwards = (torch.tensor(self.apex).float() - points) @ torch.tensor(self.normals.T).float()
+        return outwards.amax(-1)
+
+
+@dataclass(frozen=True)
 class Defect:
     """A union of parts whose border waves gently, as a surgeon's or a fracture's does."""
 
     kind: str
-    parts: tuple[Part, ...]
+    parts: tuple[Part | Corner, ...]
     waves: np.ndarray  # (K, 5): wave vector (rad/mm, 3), phase (rad), amplitude (mm)
 
     def signed_distance(self, points: torch.Tensor) -> torch.Tensor:
@@ -148,6 +160,27 @@ def random_defect(
     amplitude = rng.uniform(0.2, 1.0) * (0.4 if kind == "box" else 1.0)
     waves = np.column_stack([vectors, rng.uniform(0, 2 * np.pi, count), np.full(count, amplitude)])
     return Defect(kind, tuple(parts), waves)
+
+
+def skullfix_defect(kind: str) -> Defect:
+    """SkullFix's defect of a kind, "cranial" or "facial": the same on every skull, in canonical mm.
+
+    Cranial: a box of 80 by 70 mm with round pegs at its corners, high at the back, through the whole vault. Facial: all
+    that lies on the right and in the front third of the head, from the top to the bottom of the image.
+    Raises ValueError for another kind.
+    """
+    if kind == "facial":
+        return Defect(kind, (Corner(np.array([0.0, 27.0, 0.0]), np.eye(3)[:2]),), np.zeros((0, 5)))
+    if kind != "cranial":
+        raise ValueError(f"unknown kind of SkullFix defect {kind!r}")
+    normal = np.array([0.0, -0.70, 0.72])
+    frame = _frame(normal, 0.0)
+    centre = 78.0 * frame[2]
+    # At the box's corners the vault has fallen away by 20 mm, and heads differ by 10: so deep must the box be.
+    half = np.array([40.0, 35.0, 45.0])
+    corners = [half[0] * x * frame[0] + half[1] * y * frame[1] for x in (-1, 1) for y in (-1, 1)]
+    pegs = [Part(centre + corner, frame, np.array([9.0, 9.0, half[2]]), 4.0) for corner in corners]
+    return Defect(kind, (Part(centre, frame, half, 12.0), *pegs), np.zeros((0, 5)))
 
 
 def cut(bone: Volume, fraction: Volume, kind: str, seed: int, **where) -> tuple[np.ndarray, np.ndarray]:

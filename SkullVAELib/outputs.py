@@ -7,8 +7,8 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import SkullVAEError
@@ -69,6 +69,44 @@ def publishing(directory: Path, names: Iterable[str], inputs: Iterable[Path] = (
                 folder.rmdir()
             except OSError:
                 break
+        raise
+
+
+@contextmanager
+def publishing_folder(directory: Path, is_ours: Callable[[Path], bool]) -> Iterator[Path]:
+    """A private folder to prepare a whole tree in; when the body ends well it becomes `directory`.
+
+    The private folder lies beside `directory`, so that renaming is atomic. An empty `directory` is replaced, and so is
+    one that `is_ours` recognises as an earlier result; any other is an error. When the body raises, `directory` keeps
+    what it had and nothing is left beside it.
+
+    Raises SkullVAEError when `directory` is not ours to replace or cannot be written.
+    """
+    directory = Path(os.path.abspath(directory))
+    if directory.exists() and not directory.is_dir():
+        raise SkullVAEError(f"The output '{directory}' is not a folder", "Choose another output folder")
+    if directory.is_dir() and any(directory.iterdir()) and not is_ours(directory):
+        raise SkullVAEError(f"The output folder '{directory}' holds other files", "Choose a new or empty folder")
+    made = _make(directory.parent)
+    try:
+        _remove_abandoned(directory.parent)
+        with _staging(directory.parent) as staging:
+            prepared = staging / "new"
+            prepared.mkdir()
+            yield prepared
+            try:
+                if directory.exists():
+                    os.replace(directory, staging / "old")
+                os.replace(prepared, directory)
+            except OSError as error:
+                if (staging / "old").exists() and not directory.exists():
+                    os.replace(staging / "old", directory)
+                cause = f"The results cannot be put into '{directory}': {error.strerror}"
+                raise SkullVAEError(cause, "Close programs that use its files, or choose another folder") from error
+    except BaseException:
+        for folder in made:
+            with suppress(OSError):
+                folder.rmdir()
         raise
 
 

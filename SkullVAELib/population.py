@@ -136,6 +136,16 @@ def lay_on(mean: torch.Tensor, skull: Skull, alignment: np.ndarray, grid: Grid) 
     mean: (X, Y, Z) mm; alignment: (4, 4) patient RAS mm -> canonical mm. Returns the clamped field (X, Y, Z) in mm and
     0..1 (X, Y, Z).
     """
+    return lay_on_with_warp(mean, skull, alignment, grid)[:2]
+
+
+def lay_on_with_warp(
+    mean: torch.Tensor, skull: Skull, alignment: np.ndarray, grid: Grid
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """As lay_on, and the warp that did it: (3, X', Y', Z') mm, skull(x) = laid(x + warp(x)) at canonical x.
+
+    So the warp that lays a skull on the mean also brings a field that lies on the mean into this skull's shape.
+    """
     target = redistance(mean, grid)
     plain, seen = canonical_field(skull.fraction, skull.distance, alignment, grid)
     valid = known_region(plain, seen, target, grid).float()
@@ -147,7 +157,7 @@ def lay_on(mean: torch.Tensor, skull: Skull, alignment: np.ndarray, grid: Grid) 
     field, _ = canonical_field(skull.fraction, skull.distance, alignment, grid, back)
     moved = grid.coordinates().reshape(-1, 3)
     known = grid.sample(valid[None], moved + grid.sample(back, moved)).reshape(grid.shape)
-    return field.clamp(-CLAMP_MM, CLAMP_MM), known
+    return field.clamp(-CLAMP_MM, CLAMP_MM), known, warp
 
 
 def build_population(
@@ -158,10 +168,18 @@ def build_population(
     A mean of skulls that are registered by an affine alone is blurred: thin bone fades in it and thick bone grows. Laid
     on the mean by the warp, skulls differ by half a millimetre, and so sharp is their mean.
     """
+    return build_with_warps(skulls, grid, log, passes)[0]
+
+
+def build_with_warps(
+    skulls: list[Skull], grid: Grid, log: Callable[[str], None] = lambda line: None, passes: int = 2
+) -> tuple[Population, torch.Tensor]:
+    """As build_population, and the skulls' warps onto the mean, (S, 3, X', Y', Z') mm; see lay_on_with_warp."""
     mean, alignments = mean_shape(skulls, grid)
     for number in range(passes):
-        laid = [lay_on(mean, skull, alignment, grid) for skull, alignment in zip(skulls, alignments, strict=True)]
-        detail, known = (torch.stack(tensors) for tensors in zip(*laid, strict=True))
+        pairs = zip(skulls, alignments, strict=True)
+        laid = [lay_on_with_warp(mean, skull, alignment, grid) for skull, alignment in pairs]
+        detail, known, warps = (torch.stack(tensors) for tensors in zip(*laid, strict=True))
         if number < passes - 1:
             speaks = (known > 0.5).float()
             count = speaks.sum(0)
@@ -169,7 +187,7 @@ def build_population(
             mean = _symmetric(torch.where(count > 0, average, torch.tensor(CLAMP_MM)))
     for skull, share in zip(skulls, known.flatten(1).mean(1), strict=True):
         log(f"{skull.name}: {share:.0%} of the canonical frame known")
-    return Population(grid, tuple(s.name for s in skulls), mean, detail, known, np.stack(alignments))
+    return Population(grid, tuple(s.name for s in skulls), mean, detail, known, np.stack(alignments)), warps
 
 
 def _smooth_noise(rng: np.random.Generator, channels: int, knots: int) -> torch.Tensor:
@@ -197,6 +215,17 @@ def draw_skull(population: Population, rng: np.random.Generator) -> tuple[torch.
             torch.stack([population.known[k] for k in used]).amin(0),
         ]
     )
+    field, known = vary(source, grid, rng)
+    if rng.uniform() < 0.5:
+        field, known = field.flip(0), known.flip(0)
+    return field.clamp(-CLAMP_MM, CLAMP_MM), known
+
+
+def vary(source: torch.Tensor, grid: Grid, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """A field laid on the mean and where it is known, source (2, X, Y, Z), made into those of a head not seen before.
+
+    A smooth random warp and a small affine, a change of thickness, and bumps on either table. Returns both (X, Y, Z).
+    """
     warp = torch.zeros(3, 24, 28, 24)
     for knots, strength in ((4, 1.5), (7, 1.2)):
         noise = _smooth_noise(rng, 3, knots)[None] * strength * rng.uniform(0, 1)
@@ -218,6 +247,4 @@ def draw_skull(population: Population, rng: np.random.Generator) -> tuple[torch.
     # Thin skulls are thin plates, not plates with holes: no bone loses more than half of itself.
     depth = F.max_pool3d(-field[None, None], 5, stride=1, padding=2)[0, 0].clamp(min=0)
     field = field - torch.maximum(thicker, -0.5 * depth)
-    if rng.uniform() < 0.5:
-        field, known = field.flip(0), known.flip(0)
-    return field.clamp(-CLAMP_MM, CLAMP_MM), known
+    return field, known

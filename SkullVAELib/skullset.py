@@ -1,0 +1,358 @@
+"""A SkullFix-like set made from a few complete skulls: complete, with the cranial defect, with the facial defect.
+
+Skulls are drawn from the training individuals and, apart, from the held-out ones, so that no sibling of a held-out
+skull is trained on. A drawn skull carries a blend of its individuals' details, of their shapes (the warps that lay them
+on the mean) and of their sizes; the field of view ends below the base, as SkullFix's images do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy import ndimage
+
+from . import __version__
+from .bone import bone_mask, bounding_box
+from .datasets import HELD_OUT, LIST, TRAINING, Case, find_cases
+from .defects import skullfix_defect
+from .errors import SkullVAEError
+from .frame import Grid, crop, redistance, register
+from .outputs import publishing_folder
+from .population import CLAMP_MM, Skull, build_with_warps, lay_on_with_warp, prepare_skull, vary
+from .progress import Report, silent
+from .volume import Volume, read_volume, write_volume
+
+NOTICE = "Research software, not a medical device, not for clinical use."
+
+PROVENANCE = "population.json"
+
+KINDS = ("cranial", "facial")
+
+FOLDERS = {TRAINING: "training_set", HELD_OUT: "test_set"}
+
+# Finer than the networks' frame: thin bone of the base and the orbits is lost at 2 mm.
+_GRID = Grid((128, 150, 128), 1.5)
+
+_FLOOR_MM = -60.0
+_MARGIN_MM = 8.0
+
+
+@dataclass(frozen=True)
+class SetOptions:
+    """What to draw.
+
+    count, held_out_count: complete skulls of training and of held-out individuals; holdout: names of the individuals
+    held out; spacing_mm: edge of a voxel, from which each skull's departs a little.
+    """
+
+    count: int = 100
+    held_out_count: int | None = None
+    holdout: tuple[str, ...] = ()
+    seed: int = 0
+    spacing_mm: float = 1.5
+
+    def __post_init__(self):
+        for name, value in (("--count", self.count), ("--held-out-count", self.held_out_count)):
+            if value is not None and value < 1:
+                raise SkullVAEError(f"{name} {value} is no number of skulls", "Give at least 1")
+        if not 0.3 <= self.spacing_mm <= 4:
+            raise SkullVAEError(f"A spacing of {self.spacing_mm:g} mm shows no skull", "Give 0.3 to 4 mm")
+
+    def counts(self) -> dict[str, int]:
+        """How many skulls to draw for either side."""
+        held_out = max(1, self.count // 5) if self.held_out_count is None else self.held_out_count
+        return {TRAINING: self.count, HELD_OUT: held_out}
+
+
+@dataclass(frozen=True)
+class Head:
+    """One individual laid on the mean.
+
+    detail, known: (X, Y, Z) mm and 0..1; warp: (3, X', Y', Z') mm onto the mean; scales: (3,) canonical mm per mm.
+    """
+
+    name: str
+    detail: torch.Tensor
+    known: torch.Tensor
+    warp: torch.Tensor
+    scales: np.ndarray
+
+
+@dataclass(frozen=True)
+class DrawnHead:
+    """A head drawn from individuals: field (X, Y, Z) in mm on the mean, warp onto it, scales and turn to patient mm."""
+
+    names: tuple[str, ...]
+    field: torch.Tensor
+    warp: torch.Tensor
+    scales: np.ndarray
+    turn: np.ndarray
+    mirrored: bool
+
+    def to_canonical(self) -> np.ndarray:
+        """(4, 4) patient RAS mm -> canonical mm."""
+        matrix = np.eye(4)
+        matrix[:3, :3] = self.turn @ np.diag(self.scales)
+        return matrix
+
+    def signed_distance(self, points: torch.Tensor, grid: Grid) -> torch.Tensor:
+        """(N,) mm at canonical points (N, 3) of the head in its own shape, negative in bone."""
+        if self.mirrored:
+            points = points * torch.tensor([-1.0, 1, 1])
+        return grid.sample(self.field[None], points + grid.sample(self.warp, points))[:, 0]
+
+
+def choose_holdout(names: list[str], holdout: tuple[str, ...], seed: int) -> tuple[str, ...]:
+    """The individuals held out: those named, or a fifth of all, at least one, drawn by the seed.
+
+    Raises SkullVAEError when a name is unknown, all are held out, or there are not two individuals.
+    """
+    names = sorted(set(names))
+    if len(names) < 2:
+        raise SkullVAEError(
+            f"There is one individual, '{names[0]}', and one cannot be split", "Give skulls of two or more"
+        )
+    if unknown := set(holdout) - set(names):
+        raise SkullVAEError(f"There is no individual '{sorted(unknown)[0]}'", f"Choose from {', '.join(names)}")
+    if not holdout:
+        holdout = tuple(np.random.default_rng([seed, 0]).permutation(names)[: max(1, len(names) // 5)].tolist())
+    if set(holdout) == set(names):
+        raise SkullVAEError("Every individual is held out", "Hold out fewer")
+    return tuple(sorted(set(holdout)))
+
+
+def lay_heads(
+    training: list[Skull], held_out: list[Skull], grid: Grid, report: Report = silent
+) -> tuple[torch.Tensor, torch.Tensor, list[Head], list[Head]]:
+    """The mean (X, Y, Z) of the training skulls, their spread (X, Y, Z) on it, and both sides' heads laid on it."""
+    report("build the mean skull", 0.0)
+    population, warps = build_with_warps(training, grid)
+    heads = [
+        Head(skull.name, *parts, scales=_scales(alignment))
+        for skull, *parts, alignment in zip(
+            training, population.detail, population.known, warps, population.alignments, strict=True
+        )
+    ]
+    others, target = [], redistance(population.mean, grid)
+    for number, skull in enumerate(held_out):
+        report("lay held-out skulls on it", 0.8 + 0.2 * number / len(held_out))
+        alignment = register(skull.points, target, grid)
+        laid = lay_on_with_warp(population.mean, skull, alignment, grid)
+        others.append(Head(skull.name, *laid, scales=_scales(alignment)))
+    return population.mean, population.spread(), heads, others
+
+
+def _scales(alignment: np.ndarray) -> np.ndarray:
+    return np.linalg.norm(alignment[:3, :3], axis=0)
+
+
+def draw_head(
+    heads: list[Head], mean: torch.Tensor, spread: torch.Tensor, grid: Grid, rng: np.random.Generator
+) -> DrawnHead:
+    """A new head: details, shape and size of one individual or a blend of two, varied.
+
+    Where no detail is known the mean's stands in. Where heads are built differently (base, face) a blend of two is
+    neither, so there the first one's detail is taken whole.
+    """
+    order = rng.permutation(len(heads))
+    first, second = heads[order[0]], heads[order[1 % len(heads)]]
+    share = rng.uniform(0.5, 1.0) if len(heads) > 1 and rng.uniform() < 0.7 else 1.0
+    alike = _smooth(((2.5 - spread) / 1.5).clamp(0, 1), grid, 12.0)
+    weights = [(first, 1 - (1 - share) * alike), (second, (1 - share) * alike)]
+    total = sum(weight * _smooth(head.known, grid, 10.0) for head, weight in weights)
+    field = sum(weight * _smooth(head.known, grid, 10.0) * head.detail for head, weight in weights)
+    field = field + (1 - total) * mean
+    field, _ = vary(torch.stack([field, torch.ones_like(field)]), grid, rng)
+    # Shapes blend more freely than details, and a little beyond the individuals: the warps are smooth.
+    shape = rng.uniform(-0.15, 1.15) if len(heads) > 1 else 1.0
+    strength = rng.uniform(0.8, 1.2)
+    warp = strength * (shape * first.warp + (1 - shape) * second.warp)
+    noise = torch.tensor(rng.normal(0, 1.5, (1, 3, 4, 4, 4)), dtype=torch.float32)
+    warp = warp + F.interpolate(noise, size=warp.shape[1:], mode="trilinear", align_corners=True)[0]
+    size = rng.uniform(-0.15, 1.15) if len(heads) > 1 else 1.0
+    scales = np.exp(size * np.log(first.scales) + (1 - size) * np.log(second.scales) + rng.normal(0, 0.01, 3))
+    names = (first.name,) if second is first else (first.name, second.name)
+    turn = _rotation(np.clip(rng.normal(0, 0.03, 3), -0.08, 0.08))
+    return DrawnHead(names, field.clamp(-CLAMP_MM, CLAMP_MM), warp, scales, turn, bool(rng.uniform() < 0.5))
+
+
+def _smooth(values: torch.Tensor, grid: Grid, width_mm: float) -> torch.Tensor:
+    """A box mean over about width_mm; beyond the frame nothing counts."""
+    radius = max(1, round(width_mm / grid.spacing_mm / 2))
+    mean = F.avg_pool3d(values[None, None], 2 * radius + 1, stride=1, padding=radius, count_include_pad=False)
+    return mean[0, 0]
+
+
+def _rotation(angles: np.ndarray) -> np.ndarray:
+    """(3, 3) rotation by a vector in radians."""
+    a, b, c = torch.tensor(angles)
+    zero = torch.zeros_like(a)
+    return torch.linalg.matrix_exp(torch.stack([zero, -c, b, c, zero, -a, -b, a, zero]).reshape(3, 3)).numpy()
+
+
+def image_head(
+    head: DrawnHead, grid: Grid, rng: np.random.Generator, spacing_mm: float
+) -> tuple[Volume, dict[str, np.ndarray]]:
+    """A drawn head as an image of its own, and the fixed defects' pieces.
+
+    The image's axes run R, A, S, its spacing varies a little in the plane and across, the bone ends at one plane below
+    the base, tilted a little, and only the largest piece is kept. Returns the bone (bool) and for each of KINDS what
+    to remove (bool, part of the bone).
+    Raises SkullVAEError when a defect meets no bone.
+    """
+    spacing = spacing_mm * rng.uniform(0.95, 1.05, 2)[[0, 0, 1]]
+    to_canonical = head.to_canonical()
+    floor = _FLOOR_MM + float(np.clip(rng.normal(0, 3), -7, 7))
+    tilt = np.append(np.clip(rng.normal(0, 0.03, 2), -0.08, 0.08), 1.0)
+    place = rng.normal(0, 5, 3)
+    reach = np.abs(np.linalg.inv(to_canonical)[:3, :3]) @ grid.half_mm
+    shape = np.ceil(2 * reach / spacing).astype(int)
+    affine = np.diag([*spacing, 1.0])
+    affine[:3, 3] = -(shape - 1) / 2 * spacing
+    bone = np.zeros(shape, bool)
+    whole = torch.tensor(to_canonical @ affine).float()
+    step = np.stack(np.meshgrid(*[np.arange(n) for n in shape[:2]], [0], indexing="ij"), -1).reshape(-1, 3)
+    for k in range(shape[2]):
+        at = (torch.tensor(step).float() + torch.tensor([0.0, 0, k])) @ whole[:3, :3].T + whole[:3, 3]
+        kept = at @ torch.tensor(tilt).float() > floor
+        kept &= (at.abs() < torch.tensor(grid.half_mm).float()).all(1)
+        if kept.any():
+            layer = torch.zeros(len(at), dtype=torch.bool)
+            layer[kept] = head.signed_distance(at[kept], grid) < 0
+            bone[:, :, k] = layer.reshape(*shape[:2]).numpy()
+    bone = _largest(bone)
+    box = bounding_box(bone, margin=int(np.ceil(_MARGIN_MM / spacing.min())))
+    volume = crop(Volume(bone, affine), box)
+    volume = Volume(np.ascontiguousarray(volume.array), volume.affine)
+    index = np.argwhere(volume.array)
+    at = torch.tensor(index @ (to_canonical @ volume.affine)[:3, :3].T + (to_canonical @ volume.affine)[:3, 3]).float()
+    pieces = {}
+    for kind in KINDS:
+        piece = np.zeros(volume.array.shape, bool)
+        piece[tuple(index[(skullfix_defect(kind).signed_distance(at) < 0).numpy()].T)] = True
+        if not piece.any() or piece.sum() == len(index):
+            raise SkullVAEError(
+                f"A skull drawn from '{'+'.join(head.names)}' has no bone where the {kind} defect belongs",
+                "Leave skulls without a vault out",
+            )
+        pieces[kind] = piece
+    moved = volume.affine.copy()
+    moved[:3, 3] += place
+    return Volume(volume.array, moved), pieces
+
+
+def _largest(bone: np.ndarray) -> np.ndarray:
+    """The largest 26-connected piece."""
+    labels, _ = ndimage.label(bone, structure=np.ones((3, 3, 3)))
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    return labels == sizes.argmax()
+
+
+def write_set(source: Path, output: Path, options: SetOptions, report: Report = silent) -> dict:
+    """Draw a set from the complete skulls found in `source` and write it as the folder `output`, whole or not at all.
+
+    Writes {training_set,test_set}/{complete_skull,defective_skull/KIND,implant/KIND}/NNN.nrrd, datalist.json and
+    population.json, which is returned. The same source, options and software give the same bytes.
+    Raises SkullVAEError when the skulls cannot be split or the output is another's.
+    """
+    cases = [case for case in find_cases(source) if case.defective is None]
+    for case in cases:
+        if "+" in case.individual:
+            raise SkullVAEError(
+                f"'{case.complete}' has a plus sign in its individual '{case.individual}', as drawn skulls have",
+                "Draw from real skulls; rename the file where it is one",
+            )
+    if not cases:
+        raise SkullVAEError(f"No complete skulls were found in '{source}'", "Give a folder of complete skulls")
+    holdout = choose_holdout([case.individual for case in cases], options.holdout, options.seed)
+    with publishing_folder(output, is_set) as folder:
+        skulls = {TRAINING: [], HELD_OUT: []}
+        for number, case in enumerate(cases):
+            report("read skulls", 0.1 * number / len(cases))
+            skulls[HELD_OUT if case.individual in holdout else TRAINING].append(_read(case))
+        mean, spread, *heads = lay_heads(*skulls.values(), _GRID, lambda stage, f: report(stage, 0.1 + 0.3 * f))
+        entries, counts, done = [], options.counts(), 0
+        for side, (split, own) in enumerate(zip(skulls, heads, strict=True)):
+            for number in range(counts[split]):
+                report(f"draw {split} skulls", 0.4 + 0.6 * done / sum(counts.values()))
+                rng = np.random.default_rng([options.seed, 1 + side, number])
+                drawn = draw_head(own, mean, spread, _GRID, rng)
+                bone, pieces = image_head(drawn, _GRID, rng, options.spacing_mm)
+                entries += _write_head(folder, split, number, drawn, bone, pieces)
+                done += 1
+        order = {kind: k for k, kind in enumerate(("complete", *KINDS))}
+        entries.sort(key=lambda entry: (entry["split"] != TRAINING, order[entry["kind"]], entry["complete"]))
+        provenance = _provenance(cases, holdout, options)
+        _write_json(folder / LIST, entries)
+        _write_json(folder / PROVENANCE, provenance)
+    return provenance
+
+
+def _read(case: Case) -> Skull:
+    volume = read_volume(case.complete)
+    return prepare_skull(case.individual, volume.with_array(bone_mask(volume)[0]))
+
+
+def _write_head(
+    folder: Path, split: str, number: int, drawn: DrawnHead, bone: Volume, pieces: dict[str, np.ndarray]
+) -> list[dict]:
+    """Write one head's files and return its entries of the data list."""
+    individual = "+".join(sorted(drawn.names))
+
+    def write(what: str, array: np.ndarray) -> str:
+        name = f"{FOLDERS[split]}/{what}/{number:03d}.nrrd"
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        write_volume(bone.with_array(array), folder / name)
+        return name
+
+    complete = write("complete_skull", bone.array)
+    entries = [{"complete": complete, "defective": None, "individual": individual, "kind": "complete", "split": split}]
+    for kind, piece in pieces.items():
+        write(f"implant/{kind}", piece)
+        defective = write(f"defective_skull/{kind}", bone.array & ~piece)
+        entries.append(entries[0] | {"defective": defective, "kind": kind})
+    return entries
+
+
+def _provenance(cases: list[Case], holdout: tuple[str, ...], options: SetOptions) -> dict:
+    names = sorted({case.individual for case in cases})
+    return {
+        "software": f"SkullVAE {__version__}",
+        "what": "skulls drawn from the sources below, with SkullFix's two defects; no patient's",
+        "options": asdict(options) | {"holdout": list(holdout)},
+        "skulls": options.counts(),
+        "sources": [
+            {
+                "file": case.complete.name,
+                "individual": case.individual,
+                "sha256": hashlib.sha256(case.complete.read_bytes()).hexdigest(),
+            }
+            for case in cases
+        ],
+        "split": {TRAINING: [n for n in names if n not in holdout], HELD_OUT: list(holdout)},
+        "notice": NOTICE,
+    }
+
+
+def _write_json(path: Path, content: object) -> None:
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+_OURS = re.compile(
+    r"datalist\.json|population\.json|(training_set|test_set)/"
+    r"(complete_skull|(defective_skull|implant)/(cranial|facial))/\d{3,}\.nrrd"
+)
+
+
+def is_set(folder: Path) -> bool:
+    """Whether a folder is a set that was written here, with nothing of anybody else's in it."""
+    files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()]
+    return PROVENANCE in files and all(_OURS.fullmatch(name) for name in files)
