@@ -5,6 +5,7 @@ Skulls are drawn once from a population and kept; defects are cut anew at every 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable
 
@@ -138,8 +139,6 @@ def implant_scores(prediction: torch.Tensor, batch: dict[str, torch.Tensor]) -> 
     return scores[0], scores[1]
 
 
-
-
 class CanonicalTask:
     """Our method's stages: a population's skulls with defects cut anew, scored on held-out skulls; see trainer.Task."""
 
@@ -158,6 +157,12 @@ class CanonicalTask:
         """A beta-VAE and a decoder, as the seed starts them."""
         torch.manual_seed(self.options.seed)
         return BetaVAE(self.architecture), IndependentDecoder(self.architecture)
+
+    def with_options(self, options: TrainingOptions) -> CanonicalTask:
+        """The same data under other options, such as another beta."""
+        other = copy.copy(self)
+        other.options = options
+        return other
 
     def steps(self, stage: str) -> int:
         return self.options.vae_steps if stage == "vae" else self.options.decoder_steps

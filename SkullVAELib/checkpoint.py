@@ -16,8 +16,10 @@ from safetensors.torch import save
 
 from .errors import SkullVAEError
 from .networks import Architecture, SkullModel
+from .paper import PaperArchitecture, PaperModel
 
 FORMAT = "SkullVAE model 1"
+PAPER_FORMAT = "SkullVAE paper model 1"
 LARGEST_BYTES = 512 * 2**20
 
 
@@ -69,32 +71,56 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
         raise SkullVAEError(f"'{path.name}' is not a readable model file", remedy) from error
 
 
-def save_model(model: SkullModel, path: Path, provenance: dict) -> None:
-    """Write a model in half precision: one file carries encoder, decoder, latent statistics and DEV vectors."""
+def save_model(model: SkullModel | PaperModel, path: Path, provenance: dict) -> None:
+    """Write a model: one file carries encoder, decoder, latent statistics and DEV vectors.
+
+    Our own is written in half precision. The paper's is not: its latents may differ by a thousandth of their size.
+    """
     metadata = {
         "format": FORMAT,
         "architecture": dataclasses.asdict(model.architecture),
         "classes": model.classes,
         "provenance": provenance,
     }
-    write_tensors(path, {name: tensor.half() for name, tensor in model.state_dict().items()}, metadata)
+    tensors = model.state_dict()
+    if isinstance(model, PaperModel):
+        metadata |= {"format": PAPER_FORMAT, "z": model.z, "pairs": len(model.latents_complete)}
+    else:
+        tensors = {name: tensor.half() for name, tensor in tensors.items()}
+    write_tensors(path, tensors, metadata)
 
 
 def load_model(path: Path, device: torch.device | str = "cpu") -> SkullModel:
-    """Load a model for inference; `model.provenance` and `model.sha256` tell where it comes from.
+    """Load our own model for inference; `model.provenance` and `model.sha256` tell where it comes from.
 
-    Raises SkullVAEError when the file is not a SkullVAE model.
+    Raises SkullVAEError when the file is not a SkullVAE model, or one of the paper's method, which knows no patient's
+    frame.
     """
+    model = load_any_model(path, device)
+    if isinstance(model, PaperModel):
+        cause = f"'{Path(path).name}' is a model of the paper's method, which completes no patient's skull"
+        raise SkullVAEError(cause, "Use it with skullvae latent, or choose another model")
+    return model
+
+
+def load_any_model(path: Path, device: torch.device | str = "cpu") -> SkullModel | PaperModel:
+    """Load a model of our method or of the paper's; see load_model."""
     path = Path(path)
     tensors, metadata = read_tensors(path)
     wrong = SkullVAEError(f"'{path.name}' is not a SkullVAE model", "Choose a file written by Training/train.py")
-    if metadata.get("format") != FORMAT:
+    if metadata.get("format") not in (FORMAT, PAPER_FORMAT):
         raise wrong
     try:
         fields = {k: tuple(v) if isinstance(v, list) else v for k, v in metadata["architecture"].items()}
+        classes = tuple(metadata["classes"])
         with torch.device("meta"):
-            model = SkullModel(Architecture(**fields), tuple(metadata["classes"]))
-        model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
+            if metadata["format"] == FORMAT:
+                model = SkullModel(Architecture(**fields), classes)
+            else:
+                model = PaperModel(PaperArchitecture(**fields), classes, metadata["pairs"], metadata["z"])
+        # BatchNorm counts its batches in whole numbers; all else is float.
+        tensors = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
+        model.load_state_dict(tensors, assign=True)
         model.provenance = metadata["provenance"]
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise wrong from error

@@ -53,8 +53,8 @@ class Plan:
     """
 
     data: Path
-    architecture: Architecture | PaperArchitecture = Architecture()
-    options: StageOptions = TrainingOptions()
+    architecture: Architecture | PaperArchitecture
+    options: StageOptions
     holdout: tuple[str, ...] = ()
     decoders: tuple[str, ...] = ()
     start_from: Path | None = None
@@ -96,9 +96,7 @@ def load_population(folder: Path, cases: list[Case], architecture: Architecture,
     return load_population(folder, cases, architecture, log)  # what a resumed run will read, to the last bit
 
 
-def held_out_batches(
-    cases: list[Case], population: Population, options: TrainingOptions, each: int = 6
-) -> list[Batch]:
+def held_out_batches(cases: list[Case], population: Population, options: TrainingOptions, each: int = 6) -> list[Batch]:
     """Held-out skulls laid on the mean, each with the same few defects at every evaluation."""
     grid, batches = population.grid, []
     target = redistance(population.mean, grid)
@@ -225,20 +223,20 @@ def run(
     individuals = sorted({c.individual for c in training})
     log(f"{len(individuals)} individuals to train on: {_few(individuals)}; {len(held)} cases held out")
     folders = {beta: folder / f"beta_{beta:g}" for beta in betas} or {plan.options.beta: folder}
-    plans = {
-        beta: dataclasses.replace(plan, options=dataclasses.replace(plan.options, beta=beta)) for beta in folders
-    }
-    hashes = {c.complete.name: _sha256(c.complete) for c in _complete_skulls(training)}
+    plans = {beta: dataclasses.replace(plan, options=dataclasses.replace(plan.options, beta=beta)) for beta in folders}
+    root = plan.data if plan.data.is_dir() else plan.data.parent
+    used = {c.defective or c.complete for c in (training if plan.is_paper else _complete_skulls(training))}
+    hashes = {_relative(path, root): _sha256(path) for path in sorted(used)}
     task = None
     for beta, place in folders.items():
-        record = _record(plans[beta], hashes, held)
+        record = _record(plans[beta], hashes, held, [_relative(c.complete, root) for c in held])
         if group.leads:
             place.mkdir(parents=True, exist_ok=True)
             _claim(place, record, stages, resume)
         group.wait()
         if task is None:
             task = make_task(plans[beta], folder, training, held, group, log)
-        task.options = plans[beta].options
+        task = task.with_options(plans[beta].options)
         if betas:
             log(f"beta {beta:g}")
         written = _run_stages(Run(plans[beta], place, task, group, report), stages, record)
@@ -283,10 +281,15 @@ def _commit() -> str | None:
     return commit + ("+changes" if changed.strip() else "")
 
 
-def _record(plan: Plan, hashes: dict[str, str], held: list[Case]) -> dict:
+def _relative(path: Path, root: Path) -> str:
+    """A file's name as the data's folder has it: no path of the user's machine goes into a model file."""
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+
+
+def _record(plan: Plan, hashes: dict[str, str], held: list[Case], held_files: list[str]) -> dict:
     """What run.json and the model tell of a run."""
     origin = _origin(plan.start_from)
-    if origin is not None and (seen := set(origin["data"]) & {c.complete.name for c in held}):
+    if origin is not None and (seen := set(origin["data"]) & set(held_files)):
         cause = f"The run to start from was trained on '{sorted(seen)[0]}', which is held out"
         raise SkullVAEError(cause, "Start afresh")
     return {

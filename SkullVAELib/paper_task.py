@@ -5,6 +5,7 @@ The volumes are read and resized once and kept where they are trained on; the pa
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +72,9 @@ def load_volumes(
     cases = [*training, *held_out]
     if unknown := [c for c in cases if c.kind not in ("complete", *CLASSES)]:
         name = (unknown[0].defective or unknown[0].complete).name
-        raise SkullVAEError(f"The defect of '{name}' is of class '{unknown[0].kind}'", "Name cranial or facial in a list")
+        raise SkullVAEError(
+            f"The defect of '{name}' is of class '{unknown[0].kind}'", "Name cranial or facial in a list"
+        )
     if not any(c.defective for c in training) or all(c.defective for c in training):
         remedy = "Make such a set with skullvae population"
         raise SkullVAEError("The paper's method needs complete skulls and skulls with defects to train on", remedy)
@@ -125,6 +128,13 @@ class PaperTask:
         """A beta-VAE and a decoder, as the seed starts them."""
         torch.manual_seed(self.options.seed)
         return PaperVAE(self.architecture), PaperDecoder(self.architecture)
+
+    def with_options(self, options: PaperOptions) -> PaperTask:
+        """The same data under other options, such as another beta."""
+        other = copy.copy(self)
+        other.options = options
+        other._frozen = None  # latents of another encoder
+        return other
 
     def steps(self, stage: str) -> int:
         epochs = self.options.vae_epochs if stage == "vae" else self.options.decoder_epochs

@@ -28,6 +28,18 @@ def terminal_bar(stage: str, fraction: float) -> None:
         print(file=sys.stderr)
 
 
+def duration(seconds: float) -> str:
+    """A time span as a person says it.
+
+    >>> [duration(s) for s in (12, 150, 7380)]
+    ['12 s', '2 min', '2 h 3 min']
+    """
+    minutes = int(seconds // 60)
+    if minutes < 1:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
 class Stages:
     """Names the stage a run is in, reports the fraction done, and keeps the seconds each stage took.
 

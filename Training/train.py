@@ -1,6 +1,7 @@
 """Train SkullVAE: the three stages of arXiv 2209.14783, or all of them.
 
     python Training/train.py all --data FOLDER --output RUN
+    torchrun --nproc-per-node 2 Training/train.py all --data FOLDER --output RUN
     Slicer --no-main-window --python-script Training/train.py -- all --data FOLDER --output RUN
 
 Research software, not a medical device, not for clinical use.
@@ -13,11 +14,9 @@ import sys
 def main(argv):
     """Parse the command line and run; returns the exit code: 0 done, 2 bad input, 130 interrupted."""
     import argparse
-    import dataclasses
-    import json
     from pathlib import Path
 
-    from SkullVAELib.errors import SkullVAEError
+    from SkullVAELib.cli import explain
 
     parser = argparse.ArgumentParser(
         prog="train.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -26,54 +25,73 @@ def main(argv):
     parser.add_argument("--data", required=True, type=Path, help="complete skulls, a challenge's folder or a JSON list")
     parser.add_argument("--output", required=True, type=Path, help="the run's folder")
     parser.add_argument("--holdout", default="", help="individuals to measure on and never train on, comma-separated")
-    parser.add_argument("--config", type=Path, help="JSON file of options; see TrainingOptions and Architecture")
+    parser.add_argument("--config", default="canonical", help="canonical (ours), paper, or a JSON file of options")
     parser.add_argument("--beta", type=float, help="weight of the KL term")
+    parser.add_argument("--betas", default="", help="several, comma-separated: every stage for each, in beta_* folders")
+    parser.add_argument("--decoders", default="", help="decoders to train besides: raw,standardised,mean,sampled,fast")
+    parser.add_argument("--grid", help="the networks' grid, as in 64,64,32")
     parser.add_argument("--seed", type=int)
     parser.add_argument("--steps", type=int, help="steps of each trained stage")
+    parser.add_argument(
+        "--epochs", help="epochs of the VAE and of the decoder, as in 200,1200 (with the paper's method)"
+    )
     parser.add_argument("--threads", type=int, help="processor threads")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where torch computes")
     parser.add_argument("--start-from", type=Path, metavar="RUN", help="begin with the weights of another run's folder")
     parser.add_argument("--resume", action="store_true", help="continue the run in the output folder")
     arguments = parser.parse_args(argv)
     try:
-        from SkullVAELib.experiment import STAGES, run
-        from SkullVAELib.networks import Architecture
-        from SkullVAELib.training import TrainingOptions
+        from SkullVAELib.distributed import joined
+        from SkullVAELib.experiment import STAGES, Plan, run
+        from SkullVAELib.settings import numbers, words
 
-        try:
-            config = json.loads(arguments.config.read_text()) if arguments.config else {}
-            names = {field.name for field in dataclasses.fields(Architecture)}
-            shape = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items() if k in names}
-            options = {k: v for k, v in config.items() if k not in names}
-            options.update(
-                {k: getattr(arguments, k) for k in ("beta", "seed", "threads") if getattr(arguments, k) is not None}
-            )
-            if arguments.steps is not None:
-                options.update(vae_steps=arguments.steps, decoder_steps=arguments.steps)
-            architecture, options = Architecture(**shape), TrainingOptions(**options)
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise SkullVAEError(f"The options cannot be used: {error}", "Correct --config") from error
-        stages = STAGES if arguments.stage == "all" else (arguments.stage,)
-        holdout = tuple(name for name in arguments.holdout.split(",") if name)
-        written = run(
+        architecture, options = settings(arguments)
+        plan = Plan(
             arguments.data,
-            arguments.output,
-            stages,
             architecture,
             options,
-            holdout,
-            arguments.resume,
+            words(arguments.holdout),
+            words(arguments.decoders),
             arguments.start_from,
-            show,
-            say,
         )
-        say(f"written: {written}")
+        stages = STAGES if arguments.stage == "all" else (arguments.stage,)
+        betas = numbers(arguments.betas, float, "--betas")
+        with joined(arguments.device) as group:
+            speaks = (say, show) if group.leads else (lambda line: None, lambda row: None)
+            written = run(
+                plan, arguments.output, stages, betas, arguments.resume, group, report=speaks[1], log=speaks[0]
+            )
+            speaks[0](f"written: {written}")
         return 0
-    except SkullVAEError as error:
-        say(f"train.py: {error}")
-        return 2
     except KeyboardInterrupt:
         say("interrupted; --resume continues from the last checkpoint")
         return 130
+    except Exception as error:
+        if os.environ.get("SKULLVAE_DEBUG", "") not in ("", "0"):
+            raise
+        say(f"train.py: {explain(error)}")
+        return 2
+
+
+def settings(arguments):
+    """Architecture and options of the preset or file, with what the command line says on top."""
+    from SkullVAELib.errors import SkullVAEError
+    from SkullVAELib.settings import numbers, read_settings
+
+    changes = {name: getattr(arguments, name) for name in ("beta", "seed", "threads")}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    if arguments.steps is not None:
+        changes.update(vae_steps=arguments.steps, decoder_steps=arguments.steps)
+    if arguments.grid:
+        changes["grid_shape"] = numbers(arguments.grid, int, "--grid")
+    if arguments.epochs:
+        epochs = numbers(arguments.epochs, int, "--epochs")
+        if len(epochs) != 2:
+            raise SkullVAEError(
+                f"--epochs '{arguments.epochs}' are not two numbers", "Give one for each stage: 200,1200"
+            )
+        changes.update(vae_epochs=epochs[0], decoder_epochs=epochs[1])
+    return read_settings(arguments.config, changes)
 
 
 def say(line):
@@ -83,16 +101,16 @@ def say(line):
 
 def show(row):
     """Progress of a stage: a bar on a terminal, a line at each evaluation everywhere."""
-    share = row["step"] / row["steps"]
-    left = row["seconds"] / max(row["step"], 1) * (row["steps"] - row["step"])
-    rate = row["step"] / max(row["seconds"], 1e-6)
-    text = f"{row['stage']} {row['step']}/{row['steps']}  loss {row['loss']:.1f}  {rate:.2f} steps/s, "
-    text += f"{left / 60:.0f} min left"
+    from SkullVAELib.progress import duration
+
+    rate = row["samples_per_second"]
+    left = duration(row["seconds"] / row["step"] * (row["steps"] - row["step"]))
+    text = f"{row['stage']} {row['step']}/{row['steps']}  loss {row['loss']:.1f}  {rate:.1f} skulls/s, {left} left"
     if sys.stderr.isatty():
-        bar = "#" * round(24 * share)
+        bar = "#" * round(24 * row["step"] / row["steps"])
         print(f"\r{bar:<24} {text}   ", end="", file=sys.stderr, flush=True)
     if "skull_dice" in row:
-        figures = [f"{k.replace('_', ' ')} {row[k]:.3f}" for k in row if k.endswith("_dice")]
+        figures = [f"{name.replace('_', ' ')} {row[name]:.3f}" for name in row if name.endswith("_dice")]
         say(("\n" if sys.stderr.isatty() else "") + text + "  " + ", ".join(figures))
 
 

@@ -1,0 +1,54 @@
+"""From a preset's name or a JSON file, and what the command line changes, to the architecture and options of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+from .errors import SkullVAEError
+from .networks import Architecture
+from .options import PaperOptions, StageOptions, TrainingOptions
+from .paper import PaperArchitecture
+
+METHODS = {"canonical": (Architecture, TrainingOptions), "paper": (PaperArchitecture, PaperOptions)}
+"""Our method and the paper's; without changes, each is its released configuration."""
+
+
+def read_settings(
+    config: str | Path = "canonical", changes: dict | None = None
+) -> tuple[Architecture | PaperArchitecture, StageOptions]:
+    """The architecture and options of a preset ("canonical" or "paper") or of a JSON file, with changes on top.
+
+    The file is an object of option names and values, and "method" where it is the paper's. Raises SkullVAEError for an
+    unreadable file, an unknown name or an impossible value.
+    """
+    try:
+        told = {} if config in METHODS else json.loads(Path(config).read_text(encoding="utf-8"))
+        told = dict(told) | (changes or {})
+        method = told.pop("method", config if config in METHODS else "canonical")
+        if method not in METHODS:
+            raise ValueError(f"there is no method '{method}'")
+        shape, options = METHODS[method]
+        of_shape = {field.name for field in dataclasses.fields(shape)}
+        told = {k: tuple(v) if isinstance(v, list) else v for k, v in told.items()}
+        known = of_shape | {field.name for field in dataclasses.fields(options)}
+        if unknown := sorted(set(told) - known):
+            raise ValueError(f"the {method} method has no option '{unknown[0]}'")
+        architecture = shape(**{k: v for k, v in told.items() if k in of_shape})
+        return architecture, options(**{k: v for k, v in told.items() if k not in of_shape})
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise SkullVAEError(f"The options cannot be used: {error}", "Correct --config or the option") from error
+
+
+def numbers(text: str, kind: type, name: str) -> tuple:
+    """The comma-separated numbers of a command-line option; raises SkullVAEError when they are none."""
+    try:
+        return tuple(kind(part) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        raise SkullVAEError(f"{name} '{text}' is not a list of numbers", "Separate them by commas") from error
+
+
+def words(text: str) -> tuple[str, ...]:
+    """The comma-separated names of a command-line option."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
