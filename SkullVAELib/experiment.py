@@ -19,20 +19,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import monai
-import numpy as np
 import torch
 from torch import nn
 
 from . import __version__
 from .bone import bone_mask
-from .canonical_task import CanonicalTask, make_defective
+from .canonical_task import CanonicalTask
 from .checkpoint import read_tensors, save_model, write_tensors
 from .datasets import Case, find_cases, split
 from .distributed import Group
 from .errors import SkullVAEError
 from .frame import redistance, register
 from .networks import Architecture
-from .options import PaperOptions, StageOptions, TrainingOptions, decoder_options
+from .options import PaperOptions, StageOptions, decoder_options
 from .paper import PaperArchitecture
 from .paper_task import PaperTask, load_volumes
 from .population import Population, build_population, lay_on, prepare_skull
@@ -41,6 +40,11 @@ from .volume import read_volume
 
 STAGES = ("vae", "decoder", "aggregate")
 
+LENGTHS = ("vae_steps", "decoder_steps", "vae_epochs", "decoder_epochs")
+"""Options that may change when a run goes on: it can be trained for longer."""
+
+_DECODER_LENGTH = {False: "decoder_steps", True: "decoder_epochs"}
+
 Log = Callable[[str], None]
 
 
@@ -48,15 +52,15 @@ Log = Callable[[str], None]
 class Plan:
     """What to run: data, architecture and options, of our method or the paper's, and who is held out.
 
-    decoders: further decoders to train on the same latents, see options.DECODERS; start_from: folder of a run whose
-    weights to begin with.
+    decoders: further decoders to train on the same latents, see options.DECODERS, with their epochs (with our method:
+    steps) or None for the run's own; start_from: folder of a run whose weights to begin with.
     """
 
     data: Path
     architecture: Architecture | PaperArchitecture
     options: StageOptions
     holdout: tuple[str, ...] = ()
-    decoders: tuple[str, ...] = ()
+    decoders: tuple[tuple[str, int | None], ...] = ()
     start_from: Path | None = None
 
     @property
@@ -96,38 +100,43 @@ def load_population(folder: Path, cases: list[Case], architecture: Architecture,
     return load_population(folder, cases, architecture, log)  # what a resumed run will read, to the last bit
 
 
-def held_out_batches(cases: list[Case], population: Population, options: TrainingOptions, each: int = 6) -> list[Batch]:
-    """Held-out skulls laid on the mean, each with the same few defects at every evaluation."""
-    grid, batches = population.grid, []
+def load_held_out(folder: Path, cases: list[Case], population: Population) -> tuple[torch.Tensor, torch.Tensor]:
+    """The held-out complete skulls laid on the mean (H, X, Y, Z), in mm, and where they are known, 0..1; cached."""
+    path = folder / "held_out.safetensors"
+    if path.is_file():
+        tensors, _ = read_tensors(path)
+        return tensors["fields"].float(), tensors["known"].float()
+    grid, skulls = population.grid, _complete_skulls(cases)
+    fields, known = torch.zeros(2, len(skulls), *grid.shape)
     target = redistance(population.mean, grid)
-    only = dataclasses.replace(options, complete_share=0.0, facial_share=0.0)
-    for number, case in enumerate(_complete_skulls(cases)):
+    for number, case in enumerate(skulls):
         skull = _prepare(case)
         alignment = register(skull.points, target, grid)
-        field, known = lay_on(population.mean, skull, alignment, grid)
-        for k in range(each):
-            batches.append(make_defective(field, known, grid, np.random.default_rng([7, number, k]), only))
-    return batches
+        fields[number], known[number] = lay_on(population.mean, skull, alignment, grid)
+    names = [c.individual for c in skulls]
+    write_tensors(path, {"fields": fields.half(), "known": known.half()}, {"names": names})
+    return load_held_out(folder, cases, population)
 
 
 def make_task(
-    plan: Plan, cache: Path, training: list[Case], held: list[Case], group: Group, log: Log
-) -> CanonicalTask | PaperTask:
+    plan: Plan, cache: Path, training: list[Case], held: list[Case], group: Group | None = None,
+    log: Log = lambda line: None,
+) -> CanonicalTask | PaperTask:  # fmt: skip
     """The data of a plan, prepared once and kept in the folder `cache`, ready for its stages."""
+    group = group or Group()
     if not group.leads:
         group.wait()  # the leading process prepares, the others read
     if plan.is_paper:
         volumes = load_volumes(cache, training, held, plan.architecture.grid_shape, log)
     else:
         population = load_population(cache, training, plan.architecture, log)
+        held_out = load_held_out(cache, held, population)
     if group.leads:
         group.wait()
     if plan.is_paper:
         return PaperTask(plan.architecture, volumes, plan.options, group)
-    # Only the leading process scores held-out skulls.
-    batches = held_out_batches(held, population, plan.options) if group.leads else []
     log(f"drawing {plan.options.pool} skulls from the population")
-    return CanonicalTask(plan.architecture, population, plan.options, batches, group)
+    return CanonicalTask(plan.architecture, population, plan.options, held_out, group)
 
 
 class Run:
@@ -144,7 +153,7 @@ class Run:
         self.statistics: tuple | None = None
 
     def _runner(self, name: str, number: int, network: nn.Module, options: StageOptions) -> StageRunner:
-        steps = self.task.steps(name.partition("_")[0])
+        steps = self.task.with_options(options).steps(name.partition("_")[0])
         runner = StageRunner(self.folder, name, number, network, steps, self.task, options, self.group, self.report)
         runner.resume()
         if self.plan.start_from is not None:
@@ -156,23 +165,14 @@ class Run:
         vae = self.vae.network
         self.vae.run(self.task.vae_loss, lambda batch: self.task.reconstruct_vae(vae, batch))
 
-    def train_decoder(self, name: str | None = None) -> None:
+    def train_decoder(self, name: str | None = None, length: int | None = None) -> None:
         """Stage 2: the run's own decoder, or a further one, on the frozen encoder's latents."""
         self._need(self.vae)
-        if name is None:
-            self._train_decoder(self.decoder, self.plan.options)
-        else:
-            options = decoder_options(self.plan.options, name)
-            runner = self._runner(f"decoder_{name}", 2, self.task.networks()[1], options)
-            self._train_decoder(runner, options)
-
-    def _train_decoder(self, runner: StageRunner, options: StageOptions) -> None:
-        task, vae, decoder = self.task, self.vae.network.eval(), runner.network
-        statistics = task.statistics(vae, options)
+        runner = self.decoder_runner(name, length)
+        task, vae, decoder, options = self.task, self.vae.network.eval(), runner.network, runner.options
 
         def z_of(batch: Batch, noise: torch.Tensor) -> torch.Tensor:
-            z = task.decoder_input(vae, batch, options, noise)
-            return (z - statistics[0]) / statistics[1] if options.standardise else z
+            return runner_input(runner, task.decoder_input(vae, batch, options, noise))
 
         def loss_of(network: nn.Module, batch: Batch, noise: torch.Tensor) -> tuple:
             return task.decoder_loss(network, z_of(batch, noise), batch, options)
@@ -183,13 +183,25 @@ class Run:
 
         runner.run(loss_of, reconstruct)
 
+    def decoder_runner(self, name: str | None = None, length: int | None = None) -> StageRunner:
+        """The stage of the run's own decoder, or of a further one, with the statistics of the latents it is given."""
+        runner = self.decoder
+        if name is not None:
+            options = decoder_options(self.plan.options, name)
+            if length is not None:
+                options = dataclasses.replace(options, **{_DECODER_LENGTH[self.plan.is_paper]: length})
+            runner = self._runner(f"decoder_{name}", 2, self.task.networks()[1], options)
+        if not runner.constants:
+            mean, std = self.task.statistics(self.vae.network.eval(), runner.options)
+            runner.constants = {"latent_mean": mean, "latent_std": std}
+        return runner
+
     def aggregate(self, record: dict) -> Path:
         """Stage 3: one model of encoder and decoder, written to the run's folder."""
         self._need(self.vae)
         self._need(self.decoder)
-        vae = self.vae.network.eval()
-        statistics = self.task.statistics(vae, self.plan.options)
-        model = self.task.aggregate(vae, self.decoder.network.eval(), statistics)
+        statistics = self.decoder.constants["latent_mean"], self.decoder.constants["latent_std"]
+        model = self.task.aggregate(self.vae.network.eval(), self.decoder.network.eval(), statistics)
         provenance = record | {
             "trained": time.strftime("%Y-%m-%d"),
             "seconds": {"vae": round(self.vae.seconds), "decoder": round(self.decoder.seconds)},
@@ -205,6 +217,13 @@ class Run:
         if runner.step < runner.steps:
             cause = f"The {runner.name} stage has done {runner.step} of {runner.steps} steps"
             raise SkullVAEError(cause, f"Run train.py {runner.name} --resume first")
+
+
+def runner_input(runner: StageRunner, z: torch.Tensor) -> torch.Tensor:
+    """Latents (N, L) as a decoder's stage takes them: standardised if its options say so."""
+    if not runner.options.standardise:
+        return z
+    return (z - runner.constants["latent_mean"]) / runner.constants["latent_std"]
 
 
 def run(
@@ -250,8 +269,8 @@ def _run_stages(running: Run, stages: tuple[str, ...], record: dict) -> Path:
         written = running.vae.checkpoint
     if "decoder" in stages:
         running.train_decoder()
-        for name in running.plan.decoders:
-            running.train_decoder(name)
+        for name, length in running.plan.decoders:
+            running.train_decoder(name, length)
         written = running.decoder.checkpoint
     if "aggregate" in stages and running.group.leads:
         written = running.aggregate(record)
@@ -297,7 +316,7 @@ def _record(plan: Plan, hashes: dict[str, str], held: list[Case], held_files: li
         "architecture": dataclasses.asdict(plan.architecture),
         "options": dataclasses.asdict(plan.options),
         "holdout": sorted({c.individual for c in held}),
-        "decoders": list(plan.decoders),
+        "decoders": dict(plan.decoders),
         "start_from": origin,
         "data": hashes,
         "versions": {
@@ -328,11 +347,18 @@ def _claim(folder: Path, record: dict, stages: tuple[str, ...], resume: bool) ->
         write_json(path, record)
         return
     before = json.loads(path.read_text())
-    same = ("method", "architecture", "options", "holdout", "start_from", "data")
-    if any(before.get(key) != json.loads(json.dumps(record[key])) for key in same):
+    if _identity(before) != _identity(json.loads(json.dumps(record))):
         raise SkullVAEError(f"'{folder}' holds a run with other options or data", "Choose another --output")
     begins = stages[0] == "vae"
     if begins and not resume and (folder / "vae.last.safetensors").is_file():
         raise SkullVAEError(
             f"'{folder}' already holds a run", "Add --resume to continue it, or choose another --output"
         )
+    record["decoders"] = before["decoders"] | record["decoders"]
+    write_json(path, record)
+
+
+def _identity(record: dict) -> tuple:
+    """What must be the same for a run to go on."""
+    options = {name: value for name, value in record["options"].items() if name not in LENGTHS}
+    return options, [record.get(key) for key in ("method", "architecture", "holdout", "start_from", "data")]

@@ -24,7 +24,7 @@ from .frame import to_nearest_ras
 from .latent import deviation, latent_code
 from .options import PaperOptions
 from .paper import PaperArchitecture, PaperDecoder, PaperModel, PaperVAE
-from .trainer import Batch
+from .trainer import Batch, Specimens
 from .volume import read_volume
 
 CLASSES = ("cranial", "facial")
@@ -115,6 +115,9 @@ def dice_loss(logits: torch.Tensor, bone: torch.Tensor) -> torch.Tensor:
 class PaperTask:
     """The paper's stages: every volume once an epoch, its own reconstruction asked for; see trainer.Task."""
 
+    paper_scale = 640.0
+    reconstructs_complete = False
+
     def __init__(self, architecture: PaperArchitecture, volumes: Volumes, options: PaperOptions, group: Group):
         self.architecture, self.options, self.device, self.volumes = architecture, options, group.device, volumes
         self.latent_size = architecture.latent_size
@@ -190,9 +193,22 @@ class PaperTask:
         """Logits (N, 2, X, Y, Z) by the VAE's own decoder, of the posterior mean."""
         return vae.decode_forward(self.encode(vae, batch["bone"])[0], False)
 
+    @torch.no_grad()
     def decode(self, decoder: Callable[[torch.Tensor], torch.Tensor], z: torch.Tensor) -> torch.Tensor:
         """Logits of latents as the decoder takes them."""
         return decoder(z)
+
+    def bone(self, output: torch.Tensor) -> torch.Tensor:
+        """Bone, bool (N, X, Y, Z), of what decode gives: the likelier class."""
+        return output[:, 1] > output[:, 0]
+
+    def specimens(self) -> Specimens:
+        """All volumes of the run."""
+        inputs, volumes = self.volumes.bone, self.volumes
+        bone = inputs > 0
+        return Specimens(
+            inputs, bone, bone[volumes.complete], volumes.kinds, volumes.individuals, volumes.complete, volumes.held_out
+        )
 
     def held_out_figures(self, reconstruct: Callable[[Batch], torch.Tensor], batch: Batch) -> dict[str, float]:
         """Mean Dice of the reconstructed bone, of a training batch and of the held-out volumes."""
