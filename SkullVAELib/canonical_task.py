@@ -255,7 +255,7 @@ class CanonicalTask:
         """Fields (N, X, Y, Z) in mm of latents as the decoder takes them."""
         return self._field(decoder(z))
 
-    def bone(self, output: torch.Tensor) -> torch.Tensor:
+    def to_bone(self, output: torch.Tensor) -> torch.Tensor:
         """Bone, bool (N, X, Y, Z), of what decode gives."""
         return output < 0
 

@@ -198,7 +198,7 @@ class PaperTask:
         """Logits of latents as the decoder takes them."""
         return decoder(z)
 
-    def bone(self, output: torch.Tensor) -> torch.Tensor:
+    def to_bone(self, output: torch.Tensor) -> torch.Tensor:
         """Bone, bool (N, X, Y, Z), of what decode gives: the likelier class."""
         return output[:, 1] > output[:, 0]
 

@@ -84,7 +84,11 @@ class BetaRun:
         task, vae = self.task, self.vae
         found = {
             "own": Decoder(
-                "own", "vae", "mean", False, lambda z: task.bone(task.decode(lambda x: vae.decode_forward(x, False), z))
+                "own",
+                "vae",
+                "mean",
+                False,
+                lambda z: task.to_bone(task.decode(lambda x: vae.decode_forward(x, False), z)),
             )
         }
         names = [None, *(n for n in DECODERS if (self.run.folder / f"decoder_{n}.last.safetensors").is_file())]
@@ -98,7 +102,7 @@ class BetaRun:
                 runner.name,
                 runner.options.z,
                 runner.options.standardise,
-                lambda z, runner=runner, decoder=decoder: task.bone(task.decode(decoder, runner_input(runner, z))),
+                lambda z, runner=runner, decoder=decoder: task.to_bone(task.decode(decoder, runner_input(runner, z))),
             )
         return found
 
