@@ -20,6 +20,7 @@ from scipy import ndimage
 
 from . import __version__
 from .bone import bone_mask, bounding_box
+from .conformed import facing_outwards, gradient
 from .datasets import HELD_OUT, LIST, TRAINING, Case, find_cases
 from .defects import skullfix_defect
 from .errors import SkullVAEError
@@ -139,20 +140,26 @@ def choose_holdout(names: list[str], holdout: tuple[str, ...], seed: int) -> tup
 class Base:
     """What heads lie on: the training individuals' mean (X, Y, Z) in mm, and what is known of heads in general.
 
-    alike: 0..1 (X, Y, Z) where heads are built alike, so that details blend; vault: bool (X, Y, Z) where bone is whole.
+    alike: 0..1 (X, Y, Z) where heads are built alike, so that details blend; plate: (X, Y, Z) mm, bone that no head
+    lacks.
     """
 
     grid: Grid
     mean: torch.Tensor
     alike: torch.Tensor
-    vault: torch.Tensor
+    plate: torch.Tensor
 
     @classmethod
     def of(cls, mean: torch.Tensor, spread: torch.Tensor, grid: Grid) -> Base:
         """mean, spread: (X, Y, Z) mm, the spread as from Population.spread."""
         alike = _smooth(((2.5 - spread) / 1.5).clamp(0, 1), grid, 12.0)
-        above = grid.coordinates()[..., 2] > 0  # the brow and the temples lie below
-        return cls(grid, mean, alike, above & (_smooth(spread, grid, 10.0) < 2.5))
+        same = _smooth(spread, grid, 10.0) < 2.5
+        y, z = grid.coordinates()[..., 1:].unbind(-1)
+        plate = torch.where(same & (z > 0), mean + _PLATE_MM, torch.tensor(CLAMP_MM))
+        # Between the brows is the frontal sinus: there the outer table alone is whole.
+        outer = facing_outwards(gradient(mean, grid.spacing_mm), grid) > 0.5
+        table = torch.where(outer & same & (y > 50) & (z > -25), (mean + 1.5).abs() - 1.0, torch.tensor(CLAMP_MM))
+        return cls(grid, mean, alike, torch.minimum(plate, table))
 
 
 def lay_heads(
@@ -196,11 +203,11 @@ def draw_head(heads: list[Head], base: Base, rng: np.random.Generator) -> DrawnH
         total += weight * head.known
         field += weight * head.known * head.detail
     field += (1 - total) * base.mean
-    field = torch.where(base.vault, torch.minimum(field, base.mean + _PLATE_MM), field)
+    field = torch.minimum(field, base.plate)
     field, _ = vary(torch.stack([field, torch.ones_like(field)]), base.grid, rng, _LEAST_DEPTH_MM)
     # Shapes and sizes blend more freely than details, and go a little beyond the individuals': the warps are smooth.
     shape, size = rng.uniform(-0.15, 1.15, 2) if two else (1.0, 1.0)
-    warp = rng.uniform(0.8, 1.2) * (shape * first.warp + (1 - shape) * second.warp)
+    warp = rng.uniform(0.85, 1.1) * (shape * first.warp + (1 - shape) * second.warp)
     noise = torch.tensor(rng.normal(0, 1.5, (1, 3, 4, 4, 4)), dtype=torch.float32)
     warp = warp + F.interpolate(noise, size=warp.shape[1:], mode="trilinear", align_corners=True)[0]
     scales = np.exp(size * np.log(first.scales) + (1 - size) * np.log(second.scales) + rng.normal(0, 0.01, 3))
