@@ -19,16 +19,16 @@ import torch.nn.functional as F
 from scipy import ndimage
 
 from . import __version__
-from .bone import bone_mask, bounding_box
+from .bone import bounding_box
 from .conformed import facing_outwards, gradient
-from .datasets import HELD_OUT, LIST, TRAINING, Case, find_cases
+from .datasets import HELD_OUT, LIST, TRAINING, Case, check_cases, find_cases, read_bone
 from .defects import skullfix_defect
 from .errors import SkullVAEError
 from .frame import Grid, apply_affine, crop, redistance, register
 from .outputs import publishing_folder
 from .population import CLAMP_MM, Skull, build_with_warps, lay_on_with_warp, prepare_skull, vary
 from .progress import Report, silent
-from .volume import Volume, read_volume, write_volume
+from .volume import Volume, write_volume
 
 NOTICE = "Research software, not a medical device, not for clinical use."
 
@@ -301,12 +301,13 @@ def largest_piece(bone: np.ndarray) -> np.ndarray:
     return labels == sizes.argmax()
 
 
-def write_set(source: Path, output: Path, options: SetOptions, report: Report = silent) -> dict:
+def write_set(source: Path, output: Path, options: SetOptions, report: Report = silent, grid: Grid = _GRID) -> dict:
     """Draw a set from the complete skulls found in `source` and write it as the folder `output`, whole or not at all.
 
     Writes {training_set,test_set}/{complete_skull,defective_skull/KIND,implant/KIND}/NNN.nrrd, datalist.json and
-    population.json, which is returned. The same source, options and software give the same bytes.
-    Raises SkullVAEError when the skulls cannot be split or the output is another's.
+    population.json, which is returned. grid: what heads are laid on. The same arguments give the same bytes.
+    Raises SkullVAEError when a skull is not one or goes by two names, when the skulls cannot be split by individual,
+    and when the output is another's.
     """
     cases = [case for case in find_cases(source) if case.defective is None]
     for case in cases:
@@ -317,20 +318,23 @@ def write_set(source: Path, output: Path, options: SetOptions, report: Report = 
             )
     if not cases:
         raise SkullVAEError(f"No complete skulls were found in '{source}'", "Give a folder of complete skulls")
-    holdout = choose_holdout([case.individual for case in cases], options.holdout, options.seed)
+    own = {case.individual for case in cases if case.split == HELD_OUT}
+    holdout = choose_holdout([case.individual for case in cases], (*options.holdout, *own), options.seed)
     with publishing_folder(output, is_set) as folder:
+        check_cases(cases, lambda stage, fraction: report("check the skulls", 0.05 * fraction))
         skulls = {TRAINING: [], HELD_OUT: []}
         for number, case in enumerate(cases):
-            report("read skulls", 0.1 * number / len(cases))
-            skulls[HELD_OUT if case.individual in holdout else TRAINING].append(_read(case))
-        base, *heads = lay_heads(*skulls.values(), _GRID, lambda stage, f: report(stage, 0.1 + 0.3 * f))
+            report("read skulls", 0.05 + 0.05 * number / len(cases))
+            skull = prepare_skull(case.individual, read_bone(case.complete))
+            skulls[HELD_OUT if case.individual in holdout else TRAINING].append(skull)
+        base, *heads = lay_heads(*skulls.values(), grid, lambda stage, f: report(stage, 0.1 + 0.3 * f))
         entries, counts, done = [], options.counts(), 0
-        for side, (split, own) in enumerate(zip(skulls, heads, strict=True)):
+        for side, (split, laid) in enumerate(zip(skulls, heads, strict=True)):
             for number in range(counts[split]):
                 report(f"draw {split} skulls", 0.4 + 0.6 * done / sum(counts.values()))
                 rng = np.random.default_rng([options.seed, 1 + side, number])
-                drawn = draw_head(own, base, rng)
-                bone, pieces = image_head(drawn, _GRID, rng, options.spacing_mm)
+                drawn = draw_head(laid, base, rng)
+                bone, pieces = image_head(drawn, grid, rng, options.spacing_mm)
                 entries += _write_head(folder, split, number, drawn, bone, pieces)
                 done += 1
         order = {kind: k for k, kind in enumerate(("complete", *KINDS))}
@@ -341,16 +345,11 @@ def write_set(source: Path, output: Path, options: SetOptions, report: Report = 
     return provenance
 
 
-def _read(case: Case) -> Skull:
-    volume = read_volume(case.complete)
-    return prepare_skull(case.individual, volume.with_array(bone_mask(volume)[0]))
-
-
 def _write_head(
     folder: Path, split: str, number: int, drawn: DrawnHead, bone: Volume, pieces: dict[str, np.ndarray]
 ) -> list[dict]:
     """Write one head's files and return its entries of the data list."""
-    individual = "+".join(sorted(drawn.names))
+    individual = "+".join(sorted(set(drawn.names)))  # two scans of one person are one individual
 
     def write(what: str, array: np.ndarray) -> str:
         name = f"{FOLDERS[split]}/{what}/{number:03d}.nrrd"
@@ -361,9 +360,9 @@ def _write_head(
     complete = write("complete_skull", bone.array)
     entries = [{"complete": complete, "defective": None, "individual": individual, "kind": "complete", "split": split}]
     for kind, piece in pieces.items():
-        write(f"implant/{kind}", piece)
+        implant = write(f"implant/{kind}", piece)
         defective = write(f"defective_skull/{kind}", bone.array & ~piece)
-        entries.append(entries[0] | {"defective": defective, "kind": kind})
+        entries.append(entries[0] | {"defective": defective, "implant": implant, "kind": kind})
     return entries
 
 
