@@ -26,7 +26,7 @@ from . import __version__
 from .bone import bone_mask
 from .canonical_task import CanonicalTask
 from .checkpoint import read_tensors, save_model, write_tensors
-from .datasets import Case, find_cases, split
+from .datasets import Case, check_cases, describe, find_cases, split
 from .distributed import Group
 from .errors import SkullVAEError
 from .frame import redistance, register
@@ -39,6 +39,9 @@ from .trainer import Batch, StageRunner
 from .volume import read_volume
 
 STAGES = ("vae", "decoder", "aggregate")
+
+PREPARED = ("population.safetensors", "volumes.safetensors")
+"""What a folder's data have become once they are checked and prepared."""
 
 LENGTHS = ("vae_steps", "decoder_steps", "vae_epochs", "decoder_epochs")
 """Options that may change when a run goes on: it can be trained for longer."""
@@ -238,9 +241,12 @@ def run(
     if plan.options.threads:
         torch.set_num_threads(plan.options.threads)
     cases = find_cases(plan.data)
-    training, held = split(cases, plan.holdout)
-    individuals = sorted({c.individual for c in training})
-    log(f"{len(individuals)} individuals to train on: {_few(individuals)}; {len(held)} cases held out")
+    log(describe(cases))
+    if not any((folder / name).is_file() for name in PREPARED):
+        cases = check_cases(cases)
+    training, held = split(cases, plan.holdout, log)
+    individuals = sorted(set().union(*(c.parents for c in training)))
+    log(f"To train on: {len(training)} cases, of {_few(individuals)}. Held out: {len(held)} cases.")
     folders = {beta: folder / f"beta_{beta:g}" for beta in betas} or {plan.options.beta: folder}
     plans = {beta: dataclasses.replace(plan, options=dataclasses.replace(plan.options, beta=beta)) for beta in folders}
     root = plan.data if plan.data.is_dir() else plan.data.parent
@@ -315,7 +321,7 @@ def _record(plan: Plan, hashes: dict[str, str], held: list[Case], held_files: li
         "method": "paper" if plan.is_paper else "canonical",
         "architecture": dataclasses.asdict(plan.architecture),
         "options": dataclasses.asdict(plan.options),
-        "holdout": sorted({c.individual for c in held}),
+        "holdout": sorted(set().union(*(c.parents for c in held))),
         "decoders": dict(plan.decoders),
         "start_from": origin,
         "data": hashes,

@@ -17,7 +17,7 @@ from torch import nn
 
 from .bone import bone_mask
 from .checkpoint import read_tensors, write_tensors
-from .datasets import Case
+from .datasets import COMPLETE, UNKNOWN, Case
 from .distributed import Group
 from .errors import SkullVAEError
 from .frame import to_nearest_ras
@@ -70,11 +70,9 @@ def load_volumes(
         complete, held = tensors["complete"].numpy(), tensors["held_out"].numpy().astype(bool)
         return Volumes(bone, tuple(about["kinds"]), tuple(about["individuals"]), complete, held)
     cases = [*training, *held_out]
-    if unknown := [c for c in cases if c.kind not in ("complete", *CLASSES)]:
-        name = (unknown[0].defective or unknown[0].complete).name
-        raise SkullVAEError(
-            f"The defect of '{name}' is of class '{unknown[0].kind}'", "Name cranial or facial in a list"
-        )
+    if unknown := [c for c in cases if c.kind == UNKNOWN]:
+        cause = f"Whether the defect of '{unknown[0].defective}' is cranial or facial cannot be told"
+        raise SkullVAEError(cause, "Name its kind in a JSON list")
     if not any(c.defective for c in training) or all(c.defective for c in training):
         remedy = "Make such a set with skullvae population"
         raise SkullVAEError("The paper's method needs complete skulls and skulls with defects to train on", remedy)
@@ -92,9 +90,14 @@ def load_volumes(
         "complete": torch.tensor([place[c.complete] for c in cases]),
         "held_out": torch.tensor([0] * len(training) + [1] * len(held_out), dtype=torch.uint8),
     }
-    about = {"shape": shape, "kinds": [c.kind for c in cases], "individuals": [c.individual for c in cases]}
+    about = {"shape": shape, "kinds": [_class(c.kind) for c in cases], "individuals": [c.individual for c in cases]}
     write_tensors(path, tensors, about)
     return load_volumes(folder, training, held_out, shape, log)
+
+
+def _class(kind: str) -> str:
+    """The paper's class of a kind of defect: wherever on the vault it is, cranial."""
+    return kind if kind in (COMPLETE, "facial") else "cranial"
 
 
 def dice_loss(logits: torch.Tensor, bone: torch.Tensor) -> torch.Tensor:
