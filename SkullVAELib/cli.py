@@ -23,7 +23,7 @@ from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import NoReturn
 
-from . import __version__
+from . import __version__, latent_cli
 from .errors import SkullVAEError
 from .progress import Report, Stages, json_lines, silent, terminal_bar
 
@@ -151,7 +151,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
     """`evaluate`: the table on stdout, and JSON where asked."""
     from .evaluation import as_json, evaluate_folders, table
 
-    with _progress("bar" if sys.stderr.isatty() else "none") as report:
+    with progress_bar() as report:
         scores = evaluate_folders(options.truth, options.prediction, report)
         report("evaluated", 1.0)
     if options.json is not None and str(options.json) != "-":
@@ -201,7 +201,7 @@ def run_population(options: argparse.Namespace) -> int:
     from .skullset import SetOptions, write_set
 
     wishes = SetOptions(options.count, options.held_out_count, options.holdout, options.seed, options.spacing)
-    with _progress("bar" if sys.stderr is not None and sys.stderr.isatty() else "none") as report:
+    with progress_bar() as report:
         result = write_set(options.source, options.output, wishes, report)
         report("done", 1.0)
     for split, names in result["split"].items():
@@ -381,6 +381,8 @@ def _parser() -> argparse.ArgumentParser:
     population.add_argument("--seed", metavar="N", type=_count, default=0, help="another number, another set")
     population.add_argument("--spacing", metavar="MM", type=_number, default=1.5, help="voxel size (default 1.5 mm)")
     population.set_defaults(run=run_population)
+
+    latent_cli.add_parser(commands, _number, _count, DISCLAIMER)
     return parser
 
 
@@ -406,6 +408,11 @@ _count.__name__ = "whole number"
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def progress_bar():
+    """A reporter that draws a bar on a terminal and is silent elsewhere, for a with statement."""
+    return _progress("bar" if sys.stderr is not None and sys.stderr.isatty() else "none")
 
 
 @contextmanager
