@@ -14,20 +14,14 @@ import numpy as np
 import pytest
 import torch
 
+from SkullVAELib.canonical_task import SkullPool, distance_loss, implant_scores, make_defective, soft_dice_loss
 from SkullVAELib.checkpoint import load_model, read_tensors
 from SkullVAELib.datasets import find_cases
 from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.experiment import STAGES, load_population, run, split
+from SkullVAELib.experiment import STAGES, Plan, load_population, run, split
 from SkullVAELib.networks import Architecture
+from SkullVAELib.options import TrainingOptions
 from SkullVAELib.population import CLAMP_MM, Population, draw_skull
-from SkullVAELib.training import (
-    SkullPool,
-    TrainingOptions,
-    distance_loss,
-    implant_scores,
-    make_defective,
-    soft_dice_loss,
-)
 from SkullVAELib.volume import Volume, write_volume
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -59,7 +53,7 @@ def data(tmp_path_factory) -> Path:
 
 
 def train(data: Path, folder: Path, stages=STAGES, options: TrainingOptions = OPTIONS, **more) -> Path:
-    return run(data, folder, stages, TINY, options, holdout=("out",), **more)
+    return run(Plan(data, TINY, options, holdout=("out",)), folder, stages, **more)
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +211,7 @@ def test_a_drawn_skull_is_a_skull_and_decided_by_its_seed(population):
 def test_a_defect_takes_bone_away_and_adds_none(population):
     field, known = population.detail[0], population.known[0]
     for seed in range(12):
-        made = make_defective(field, known, population, np.random.default_rng(seed), OPTIONS)
+        made = make_defective(field, known, population.grid, np.random.default_rng(seed), OPTIONS)
         removed = made["removed"] > 0
         assert torch.equal(made["complete"], field)
         assert (field[removed] < 0).all()
@@ -251,7 +245,7 @@ def test_implant_dice_is_1_for_the_truth_and_0_for_doing_nothing(population):
     made = make_defective(
         population.detail[0],
         torch.ones(TINY.grid_shape),
-        population,
+        population.grid,
         np.random.default_rng(0),
         dataclasses.replace(OPTIONS, complete_share=0.0, facial_share=0.0),
     )
