@@ -21,7 +21,7 @@ from .latent import deviation, latent_code
 from .networks import Architecture, BetaVAE, IndependentDecoder, SkullModel
 from .options import TrainingOptions
 from .population import Population, draw_skull
-from .trainer import Batch
+from .trainer import Batch, Specimens
 
 CLASSES = ("cranial", "facial")
 
@@ -142,16 +142,55 @@ def implant_scores(prediction: torch.Tensor, batch: dict[str, torch.Tensor]) -> 
 class CanonicalTask:
     """Our method's stages: a population's skulls with defects cut anew, scored on held-out skulls; see trainer.Task."""
 
+    paper_scale = 320.0
+    reconstructs_complete = True
+
     def __init__(
-        self, architecture: Architecture, population: Population, options: TrainingOptions, held_out: list[Batch],
-        group: Group, progress: Callable[[int], None] = lambda n: None,
+        self, architecture: Architecture, population: Population, options: TrainingOptions,
+        held_out: tuple[torch.Tensor, torch.Tensor], group: Group, progress: Callable[[int], None] = lambda n: None,
     ):  # fmt: skip
+        """held_out: complete skulls laid on the mean (H, X, Y, Z) and where they are known, see load_held_out."""
         self.architecture, self.options, self.device = architecture, options, group.device
         self.latent_size = architecture.latent_size
         self.steps_per_epoch = max(1, options.pool // options.batch)
         self.pool = SkullPool(population, options.pool, options.seed, group.device, progress)
         self.mean = population.mean.to(group.device)
         self.held_out = held_out
+        # The same few defects at every evaluation; only the leading process scores them.
+        self.held_out_cases = [
+            self._cut(field, known, [7, number, k], complete_share=0.0, facial_share=0.0)
+            for number, (field, known) in enumerate(zip(*held_out, strict=True))
+            for k in range(6 if group.leads else 0)
+        ]
+
+    def _cut(self, field: torch.Tensor, known: torch.Tensor, key: list[int], **shares: float) -> Batch:
+        only = dataclasses.replace(self.options, **shares)
+        rng = np.random.default_rng(key)
+        return make_defective(field.to(self.device), known.to(self.device), self.pool.population.grid, rng, only)
+
+    def specimens(self, count: int = 24) -> Specimens:
+        """Fixed skulls to look at: `count` of training and all held-out ones, each complete, cranial and facial."""
+        stock = [(f.float(), k.float() / 255) for f, k in zip(self.pool.fields, self.pool.known, strict=True)][:count]
+        names, held = ["drawn"] * len(stock), [False] * len(stock)
+        for number in range(len(self.held_out[0])):
+            stock += [(self.held_out[0][number], self.held_out[1][number])]
+            names, held = [*names, f"held-out {number + 1}"], [*held, True]
+        batches = []
+        for number, (field, known) in enumerate(stock):
+            for shares in ((1.0, 0.0), (0.0, 0.0), (0.0, 1.0)):
+                key = [self.options.seed, 9, number]
+                batches.append(self._cut(field, known, key, complete_share=shares[0], facial_share=shares[1]))
+        fields = torch.stack([b["defective"] for b in batches])
+        region = torch.stack([b["known"] > 0.5 for b in batches])
+        return Specimens(
+            fields,
+            (fields < 0) & region,
+            torch.stack([b["complete"] < 0 for b in batches]) & region,
+            ("complete", "cranial", "facial") * len(stock),
+            tuple(name for name in names for _ in range(3)),
+            np.repeat(np.arange(len(stock)) * 3, 3),
+            np.repeat(held, 3),
+        )
 
     def networks(self) -> tuple[BetaVAE, IndependentDecoder]:
         """A beta-VAE and a decoder, as the seed starts them."""
@@ -211,16 +250,21 @@ class CanonicalTask:
         """Fields (N, X, Y, Z) in mm by the VAE's own decoder, of the posterior mean."""
         return self.decode(lambda z: vae.decode_forward(z, False), self.encode(vae, batch["defective"])[0])
 
+    @torch.no_grad()
     def decode(self, decoder: Callable[[torch.Tensor], torch.Tensor], z: torch.Tensor) -> torch.Tensor:
         """Fields (N, X, Y, Z) in mm of latents as the decoder takes them."""
         return self._field(decoder(z))
+
+    def to_bone(self, output: torch.Tensor) -> torch.Tensor:
+        """Bone, bool (N, X, Y, Z), of what decode gives."""
+        return output < 0
 
     def held_out_figures(self, reconstruct: Callable[[Batch], torch.Tensor], batch: Batch) -> dict[str, float]:
         """Implant and skull Dice of a training batch and of the held-out skulls' fixed defects."""
         figures = dict(zip(("implant_dice", "skull_dice"), implant_scores(reconstruct(batch), batch), strict=True))
         scores = []
-        for case in self.held_out:
-            case = {name: value[None].to(self.device) for name, value in case.items()}
+        for case in self.held_out_cases:
+            case = {name: value[None] for name, value in case.items()}
             scores.append(implant_scores(reconstruct(case), case))
         if scores:
             names = ("held_out_implant_dice", "held_out_skull_dice")

@@ -20,28 +20,35 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import monai
-import numpy as np
 import torch
 from torch import nn
 
 from . import __version__
 from .bone import bone_mask
-from .canonical_task import CanonicalTask, make_defective
+from .canonical_task import CanonicalTask
 from .checkpoint import read_tensors, save_model, write_tensors
-from .datasets import Case, find_cases, split
+from .datasets import Case, check_cases, describe, find_cases, split
 from .distributed import Group
 from .errors import SkullVAEError
 from .frame import redistance, register
 from .networks import Architecture
-from .options import PaperOptions, StageOptions, TrainingOptions, decoder_options
+from .options import PaperOptions, StageOptions, decoder_options
 from .outputs import remove_abandoned_files, whole_file
 from .paper import PaperArchitecture
-from .paper_task import PaperTask, check_cases, load_volumes
+from .paper_task import PaperTask, check_classes, load_volumes
 from .population import Population, build_population, lay_on, prepare_skull
 from .trainer import Batch, StageRunner
 from .volume import read_volume
 
 STAGES = ("vae", "decoder", "aggregate")
+
+PREPARED = ("population.safetensors", "volumes.safetensors")
+"""What a folder's data have become once they are checked and prepared."""
+
+LENGTHS = ("vae_steps", "decoder_steps", "vae_epochs", "decoder_epochs")
+"""Options that may change when a run goes on: it can be trained for longer."""
+
+_DECODER_LENGTH = {False: "decoder_steps", True: "decoder_epochs"}
 
 Log = Callable[[str], None]
 
@@ -50,20 +57,16 @@ Log = Callable[[str], None]
 class Plan:
     """What to run: data, architecture and options, of our method or the paper's, and who is held out.
 
-    decoders: further decoders to train on the same latents, see options.DECODERS; start_from: folder of a run whose
-    weights to begin with.
+    decoders: further decoders to train on the same latents, see options.DECODERS, with their epochs (with our method:
+    steps) or None for the run's own; start_from: folder of a run whose weights to begin with.
     """
 
     data: Path
     architecture: Architecture | PaperArchitecture
     options: StageOptions
     holdout: tuple[str, ...] = ()
-    decoders: tuple[str, ...] = ()
+    decoders: tuple[tuple[str, int | None], ...] = ()
     start_from: Path | None = None
-
-    def __post_init__(self):
-        for name in self.decoders:
-            decoder_options(self.options, name)  # a mistyped name is found before hours of training
 
     @property
     def is_paper(self) -> bool:
@@ -101,38 +104,43 @@ def load_population(folder: Path, cases: list[Case], architecture: Architecture,
     return load_population(folder, cases, architecture, log)  # what a resumed run will read, to the last bit
 
 
-def held_out_batches(cases: list[Case], population: Population, options: TrainingOptions, each: int = 6) -> list[Batch]:
-    """Held-out skulls laid on the mean, each with the same few defects at every evaluation."""
-    grid, batches = population.grid, []
+def load_held_out(folder: Path, cases: list[Case], population: Population) -> tuple[torch.Tensor, torch.Tensor]:
+    """The held-out complete skulls laid on the mean (H, X, Y, Z), in mm, and where they are known, 0..1; cached."""
+    path = folder / "held_out.safetensors"
+    if path.is_file():
+        tensors, _ = read_tensors(path)
+        return tensors["fields"].float(), tensors["known"].float()
+    grid, skulls = population.grid, _complete_skulls(cases)
+    fields, known = torch.zeros(2, len(skulls), *grid.shape)
     target = redistance(population.mean, grid)
-    only = dataclasses.replace(options, complete_share=0.0, facial_share=0.0)
-    for number, case in enumerate(_complete_skulls(cases)):
+    for number, case in enumerate(skulls):
         skull = _prepare(case)
         alignment = register(skull.points, target, grid)
-        field, known = lay_on(population.mean, skull, alignment, grid)
-        for k in range(each):
-            batches.append(make_defective(field, known, grid, np.random.default_rng([7, number, k]), only))
-    return batches
+        fields[number], known[number] = lay_on(population.mean, skull, alignment, grid)
+    names = [c.individual for c in skulls]
+    write_tensors(path, {"fields": fields.half(), "known": known.half()}, {"names": names})
+    return load_held_out(folder, cases, population)
 
 
 def make_task(
-    plan: Plan, cache: Path, training: list[Case], held: list[Case], group: Group, log: Log
-) -> CanonicalTask | PaperTask:
+    plan: Plan, cache: Path, training: list[Case], held: list[Case], group: Group | None = None,
+    log: Log = lambda line: None,
+) -> CanonicalTask | PaperTask:  # fmt: skip
     """The data of a plan, prepared once and kept in the folder `cache`, ready for its stages."""
+    group = group or Group()
     if not group.leads:
         group.wait()  # the leading process prepares, the others read
     if plan.is_paper:
         volumes = load_volumes(cache, training, held, plan.architecture.grid_shape, log)
     else:
         population = load_population(cache, training, plan.architecture, log)
+        held_out = load_held_out(cache, held, population)
     if group.leads:
         group.wait()
     if plan.is_paper:
         return PaperTask(plan.architecture, volumes, plan.options, group)
-    # Only the leading process scores held-out skulls.
-    batches = held_out_batches(held, population, plan.options) if group.leads else []
     log(f"drawing {plan.options.pool} skulls from the population")
-    return CanonicalTask(plan.architecture, population, plan.options, batches, group)
+    return CanonicalTask(plan.architecture, population, plan.options, held_out, group)
 
 
 class Run:
@@ -149,7 +157,7 @@ class Run:
         self.statistics: tuple | None = None
 
     def _runner(self, name: str, number: int, network: nn.Module, options: StageOptions) -> StageRunner:
-        steps = self.task.steps(name.partition("_")[0])
+        steps = self.task.with_options(options).steps(name.partition("_")[0])
         runner = StageRunner(self.folder, name, number, network, steps, self.task, options, self.group, self.report)
         runner.resume()
         if self.plan.start_from is not None:
@@ -161,23 +169,14 @@ class Run:
         vae = self.vae.network
         self.vae.run(self.task.vae_loss, lambda batch: self.task.reconstruct_vae(vae, batch))
 
-    def train_decoder(self, name: str | None = None) -> None:
+    def train_decoder(self, name: str | None = None, length: int | None = None) -> None:
         """Stage 2: the run's own decoder, or a further one, on the frozen encoder's latents."""
         self._need(self.vae)
-        if name is None:
-            self._train_decoder(self.decoder, self.plan.options)
-        else:
-            options = decoder_options(self.plan.options, name)
-            runner = self._runner(f"decoder_{name}", 2, self.task.networks()[1], options)
-            self._train_decoder(runner, options)
-
-    def _train_decoder(self, runner: StageRunner, options: StageOptions) -> None:
-        task, vae, decoder = self.task, self.vae.network.eval(), runner.network
-        statistics = task.statistics(vae, options)
+        runner = self.decoder_runner(name, length)
+        task, vae, decoder, options = self.task, self.vae.network.eval(), runner.network, runner.options
 
         def z_of(batch: Batch, noise: torch.Tensor) -> torch.Tensor:
-            z = task.decoder_input(vae, batch, options, noise)
-            return (z - statistics[0]) / statistics[1] if options.standardise else z
+            return runner_input(runner, task.decoder_input(vae, batch, options, noise))
 
         def loss_of(network: nn.Module, batch: Batch, noise: torch.Tensor) -> tuple:
             return task.decoder_loss(network, z_of(batch, noise), batch, options)
@@ -188,13 +187,25 @@ class Run:
 
         runner.run(loss_of, reconstruct)
 
+    def decoder_runner(self, name: str | None = None, length: int | None = None) -> StageRunner:
+        """The stage of the run's own decoder, or of a further one, with the statistics of the latents it is given."""
+        runner = self.decoder
+        if name is not None:
+            options = decoder_options(self.plan.options, name)
+            if length is not None:
+                options = dataclasses.replace(options, **{_DECODER_LENGTH[self.plan.is_paper]: length})
+            runner = self._runner(f"decoder_{name}", 2, self.task.networks()[1], options)
+        if not runner.constants:
+            mean, std = self.task.statistics(self.vae.network.eval(), runner.options)
+            runner.constants = {"latent_mean": mean, "latent_std": std}
+        return runner
+
     def aggregate(self, record: dict) -> Path:
         """Stage 3: one model of encoder and decoder, written to the run's folder."""
         self._need(self.vae)
         self._need(self.decoder)
-        vae = self.vae.network.eval()
-        statistics = self.task.statistics(vae, self.plan.options)
-        model = self.task.aggregate(vae, self.decoder.network.eval(), statistics)
+        statistics = self.decoder.constants["latent_mean"], self.decoder.constants["latent_std"]
+        model = self.task.aggregate(self.vae.network.eval(), self.decoder.network.eval(), statistics)
         provenance = record | {
             "trained": time.strftime("%Y-%m-%d"),
             "seconds": {"vae": round(self.vae.seconds), "decoder": round(self.decoder.seconds)},
@@ -212,6 +223,13 @@ class Run:
             raise SkullVAEError(cause, f"Run train.py {runner.name} --resume first")
 
 
+def runner_input(runner: StageRunner, z: torch.Tensor) -> torch.Tensor:
+    """Latents (N, L) as a decoder's stage takes them: standardised if its options say so."""
+    if not runner.options.standardise:
+        return z
+    return (z - runner.constants["latent_mean"]) / runner.constants["latent_std"]
+
+
 def run(
     plan: Plan, folder: Path, stages: tuple[str, ...] = STAGES, betas: tuple[float, ...] = (), resume: bool = False,
     group: Group | None = None, report: Callable[[dict], None] = lambda row: None, log: Log = lambda line: None,
@@ -226,18 +244,23 @@ def run(
     if plan.options.threads:
         torch.set_num_threads(plan.options.threads)
     cases = find_cases(plan.data)
-    training, held = split(cases, plan.holdout)
-    if plan.is_paper:
-        check_cases(training, held)
-    individuals = sorted({c.individual for c in training})
-    log(f"{len(individuals)} individuals to train on: {_few(individuals)}; {len(held)} cases held out")
+    log(describe(cases))
+    prepared = any((folder / name).is_file() for name in PREPARED)
+    if not prepared:
+        cases = check_cases(cases)
+    training, held = split(cases, plan.holdout, log)
+    if plan.is_paper and not prepared:
+        check_classes(training, held)
+    individuals = sorted(set().union(*(c.parents for c in training)))
+    log(f"To train on: {len(training)} cases, of {_few(individuals)}. Held out: {len(held)} cases.")
     folders = {beta: folder / f"beta_{beta:g}" for beta in betas} or {plan.options.beta: folder}
     plans = {beta: dataclasses.replace(plan, options=dataclasses.replace(plan.options, beta=beta)) for beta in folders}
     root = plan.data if plan.data.is_dir() else plan.data.parent
     used = [_files(side if plan.is_paper else _complete_skulls(side)) for side in (training, held)]
     names = _names([*used[0], *used[1]], root)
     hashes = [{names[path]: _sha256(path) for path in side} for side in used]
-    records = {beta: _record(plans[beta], *hashes, sorted({c.individual for c in held})) for beta in folders}
+    holdout = sorted(set().union(*(c.parents for c in held)))
+    records = {beta: _record(plans[beta], *hashes, holdout) for beta in folders}
     if group.leads:
         for beta, place in folders.items():
             place.mkdir(parents=True, exist_ok=True)
@@ -262,8 +285,8 @@ def _run_stages(running: Run, stages: tuple[str, ...], record: dict) -> Path:
         written = running.vae.checkpoint
     if "decoder" in stages:
         running.train_decoder()
-        for name in running.plan.decoders:
-            running.train_decoder(name)
+        for name, length in running.plan.decoders:
+            running.train_decoder(name, length)
         written = running.decoder.checkpoint
     if "aggregate" in stages and running.group.leads:
         written = running.aggregate(record)
@@ -321,7 +344,7 @@ def _record(plan: Plan, data: dict[str, str], held_data: dict[str, str], holdout
         "architecture": dataclasses.asdict(plan.architecture),
         "options": dataclasses.asdict(plan.options),
         "holdout": holdout,
-        "decoders": list(plan.decoders),
+        "decoders": dict(plan.decoders),
         "start_from": origin,
         "data": data,
         "held_out_data": held_data,
@@ -350,13 +373,9 @@ def _check_neighbours(folder: Path, place: Path, record: dict) -> None:
     """Raise SkullVAEError where another beta's run, with which the prepared data are shared, has other data."""
     others = {folder / "run.json", *folder.glob("beta_*/run.json")} - {place / "run.json"}
     for path in sorted(path for path in others if path.is_file()):
-        if not _alike(json.loads(path.read_text()), record, ("method", "architecture", "holdout", "data")):
+        before, now = json.loads(path.read_text()), json.loads(json.dumps(record))
+        if any(before[key] != now[key] for key in ("method", "architecture", "holdout", "data")):
             raise SkullVAEError(f"'{folder}' holds runs with other data or networks", "Choose another --output")
-
-
-def _alike(before: dict, record: dict, keys: tuple[str, ...]) -> bool:
-    """Whether a run.json has the same as a record under all keys."""
-    return all(before.get(key) == json.loads(json.dumps(record[key])) for key in keys)
 
 
 def _claim(folder: Path, record: dict, stages: tuple[str, ...], resume: bool) -> None:
@@ -366,10 +385,22 @@ def _claim(folder: Path, record: dict, stages: tuple[str, ...], resume: bool) ->
         write_json(path, record)
         return
     before = json.loads(path.read_text())
-    if not _alike(before, record, ("method", "architecture", "options", "holdout", "start_from", "data")):
+    if _identity(before) != _identity(json.loads(json.dumps(record))):
         raise SkullVAEError(f"'{folder}' holds a run with other options or data", "Choose another --output")
     begins = stages[0] == "vae"
     if begins and not resume and (folder / "vae.last.safetensors").is_file():
         raise SkullVAEError(
             f"'{folder}' already holds a run", "Add --resume to continue it, or choose another --output"
         )
+    longer = any(record["options"].get(n, 0) > before["options"].get(n, 0) for n in ("vae_steps", "vae_epochs"))
+    if longer and any(folder.glob("decoder*.last.safetensors")):
+        cause = f"The decoders in '{folder}' were trained on its encoder as it is"
+        raise SkullVAEError(cause, "To train the encoder for longer, --start-from this run in another --output")
+    record["decoders"] = before["decoders"] | record["decoders"]
+    write_json(path, record)
+
+
+def _identity(record: dict) -> tuple:
+    """What must be the same for a run to go on."""
+    options = {name: value for name, value in record["options"].items() if name not in LENGTHS}
+    return options, [record.get(key) for key in ("method", "architecture", "holdout", "start_from", "data")]

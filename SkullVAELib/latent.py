@@ -75,3 +75,19 @@ def search_latent(
             loss.backward()
             optimiser.step()
     return standard.detach() * model.latent_std + model.latent_mean
+
+
+def neighbour_deviations(
+    z: torch.Tensor, complete: torch.Tensor, defective: torch.Tensor, count: int = 5
+) -> torch.Tensor:
+    """DEV (N, L) of latents z (N, L), each the mean over its nearest defective training skulls.
+
+    complete, defective: (S, L) latents of the same training skulls. Where all defects of a class look alike this is
+    the class's DEV with noise; where they differ, the neighbours' defects are more alike.
+
+    >>> zs = torch.tensor([[0.0], [9.0]])
+    >>> neighbour_deviations(zs, torch.tensor([[1.0], [12.0]]), zs, 1).tolist()
+    [[1.0], [3.0]]
+    """
+    nearest = torch.cdist(z, defective).topk(min(count, len(defective)), largest=False).indices
+    return (complete - defective)[nearest].mean(1)

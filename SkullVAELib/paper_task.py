@@ -18,14 +18,14 @@ from torch import nn
 
 from .bone import bone_mask
 from .checkpoint import read_tensors, write_tensors
-from .datasets import Case
+from .datasets import COMPLETE, UNKNOWN, Case
 from .distributed import Group
 from .errors import SkullVAEError
 from .frame import to_nearest_ras
 from .latent import deviation, latent_code
 from .options import PaperOptions
 from .paper import PaperArchitecture, PaperDecoder, PaperModel, PaperVAE
-from .trainer import Batch
+from .trainer import Batch, Specimens
 from .volume import read_volume
 
 CLASSES = ("cranial", "facial")
@@ -60,7 +60,7 @@ def load_volumes(
 ) -> Volumes:  # fmt: skip
     """The volumes of a run, from its cache in the folder or from the cases' files, which takes a while.
 
-    Raises SkullVAEError when the cases do not do, see check_cases.
+    Raises SkullVAEError when the cases do not do, see check_classes.
     """
     path = folder / "volumes.safetensors"
     if path.is_file():
@@ -70,7 +70,7 @@ def load_volumes(
         bone = torch.tensor(np.unpackbits(tensors["bits"].numpy(), axis=1)[:, : np.prod(shape)]).reshape(-1, *shape)
         complete, held = tensors["complete"].numpy(), tensors["held_out"].numpy().astype(bool)
         return Volumes(bone, tuple(about["kinds"]), tuple(about["individuals"]), complete, held)
-    check_cases(training, held_out)
+    check_classes(training, held_out)
     cases = [*training, *held_out]
     place = {c.complete: k for k, c in enumerate(cases) if c.defective is None}
     bits = []
@@ -84,25 +84,28 @@ def load_volumes(
         "complete": torch.tensor([place[c.complete] for c in cases]),
         "held_out": torch.tensor([0] * len(training) + [1] * len(held_out), dtype=torch.uint8),
     }
-    about = {"shape": shape, "kinds": [c.kind for c in cases], "individuals": [c.individual for c in cases]}
+    about = {"shape": shape, "kinds": [_class(c.kind) for c in cases], "individuals": [c.individual for c in cases]}
     write_tensors(path, tensors, about)
     return load_volumes(folder, training, held_out, shape, log)
 
 
-def check_cases(training: list[Case], held_out: list[Case]) -> None:
+def check_classes(training: list[Case], held_out: list[Case]) -> None:
     """Raise SkullVAEError when there are no complete skulls to train on, or none with a defect of a known class."""
     cases = [*training, *held_out]
-    if unknown := [c for c in cases if c.kind not in ("complete", *CLASSES)]:
-        name = (unknown[0].defective or unknown[0].complete).name
-        raise SkullVAEError(
-            f"The defect of '{name}' is of class '{unknown[0].kind}'", "Name cranial or facial in a list"
-        )
+    if unknown := [c for c in cases if c.kind == UNKNOWN]:
+        cause = f"Whether the defect of '{unknown[0].defective}' is cranial or facial cannot be told"
+        raise SkullVAEError(cause, "Name its kind in a JSON list")
     if not any(c.defective for c in training) or all(c.defective for c in training):
         remedy = "Make such a set with skullvae population"
         raise SkullVAEError("The paper's method needs complete skulls and skulls with defects to train on", remedy)
     whole = {c.complete for c in cases if c.defective is None}
     if orphan := next((c for c in cases if c.complete not in whole), None):
         raise SkullVAEError(f"'{orphan.defective}' has no complete skull in its part of the data", "Add it to the list")
+
+
+def _class(kind: str) -> str:
+    """The paper's class of a kind of defect: wherever on the vault it is, cranial."""
+    return kind if kind in (COMPLETE, "facial") else "cranial"
 
 
 def dice_loss(logits: torch.Tensor, bone: torch.Tensor) -> torch.Tensor:
@@ -122,6 +125,9 @@ def dice_loss(logits: torch.Tensor, bone: torch.Tensor) -> torch.Tensor:
 
 class PaperTask:
     """The paper's stages: every volume once an epoch, its own reconstruction asked for; see trainer.Task."""
+
+    paper_scale = 640.0
+    reconstructs_complete = False
 
     def __init__(self, architecture: PaperArchitecture, volumes: Volumes, options: PaperOptions, group: Group):
         self.architecture, self.options, self.device, self.volumes = architecture, options, group.device, volumes
@@ -198,9 +204,22 @@ class PaperTask:
         """Logits (N, 2, X, Y, Z) by the VAE's own decoder, of the posterior mean."""
         return vae.decode_forward(self.encode(vae, batch["bone"])[0], False)
 
+    @torch.no_grad()
     def decode(self, decoder: Callable[[torch.Tensor], torch.Tensor], z: torch.Tensor) -> torch.Tensor:
         """Logits of latents as the decoder takes them."""
         return decoder(z)
+
+    def to_bone(self, output: torch.Tensor) -> torch.Tensor:
+        """Bone, bool (N, X, Y, Z), of what decode gives: the likelier class."""
+        return output[:, 1] > output[:, 0]
+
+    def specimens(self) -> Specimens:
+        """All volumes of the run."""
+        inputs, volumes = self.volumes.bone, self.volumes
+        bone = inputs > 0
+        return Specimens(
+            inputs, bone, bone[volumes.complete], volumes.kinds, volumes.individuals, volumes.complete, volumes.held_out
+        )
 
     def held_out_figures(self, reconstruct: Callable[[Batch], torch.Tensor], batch: Batch) -> dict[str, float]:
         """Mean Dice of the reconstructed bone, of a training batch and of the held-out volumes."""

@@ -221,10 +221,13 @@ def draw_skull(population: Population, rng: np.random.Generator) -> tuple[torch.
     return field.clamp(-CLAMP_MM, CLAMP_MM), known
 
 
-def vary(source: torch.Tensor, grid: Grid, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+def vary(
+    source: torch.Tensor, grid: Grid, rng: np.random.Generator, least_mm: float = 0.0
+) -> tuple[torch.Tensor, torch.Tensor]:
     """A field laid on the mean and where it is known, source (2, X, Y, Z), made into those of a head not seen before.
 
-    A smooth random warp and a small affine, a change of thickness, and bumps on either table. Returns both (X, Y, Z).
+    A smooth random warp and a small affine, a change of thickness, and bumps on either table. Bone less than least_mm
+    deep is not thinned. Returns both (X, Y, Z).
     """
     warp = torch.zeros(3, 24, 28, 24)
     for knots, strength in ((4, 1.5), (7, 1.2)):
@@ -246,5 +249,6 @@ def vary(source: torch.Tensor, grid: Grid, rng: np.random.Generator) -> tuple[to
     thicker = thicker + side * bumps[0] + (1 - side) * bumps[1]
     # Thin skulls are thin plates, not plates with holes: no bone loses more than half of itself.
     depth = F.max_pool3d(-field[None, None], 5, stride=1, padding=2)[0, 0].clamp(min=0)
-    field = field - torch.maximum(thicker, -0.5 * depth)
+    spare = torch.minimum(0.5 * depth, (depth - least_mm).clamp(min=0))
+    field = field - torch.maximum(thicker, -spare)
     return field, known

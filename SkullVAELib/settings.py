@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .errors import SkullVAEError
 from .networks import Architecture
-from .options import PaperOptions, StageOptions, TrainingOptions
+from .options import DECODERS, PaperOptions, StageOptions, TrainingOptions
 from .paper import PaperArchitecture
 
 METHODS = {"canonical": (Architecture, TrainingOptions), "paper": (PaperArchitecture, PaperOptions)}
@@ -52,3 +52,22 @@ def numbers(text: str, kind: type, name: str) -> tuple:
 def words(text: str) -> tuple[str, ...]:
     """The comma-separated names of a command-line option."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def decoders(text: str) -> tuple[tuple[str, int | None], ...]:
+    """Further decoders as the command line names them, "fast:60,raw": names and, where told, how long to train them.
+
+    Raises SkullVAEError for an unknown name or an impossible number.
+
+    >>> decoders("fast:60,raw")
+    (('fast', 60), ('raw', None))
+    """
+    found = []
+    for word in words(text):
+        name, _, length = word.partition(":")
+        if name not in DECODERS:
+            raise SkullVAEError(f"There is no decoder '{name}'", f"Choose from {', '.join(DECODERS)}")
+        if length and not (length.isdecimal() and int(length)):
+            raise SkullVAEError(f"'{word}' tells no number of epochs", f"Write {name}:60, for instance")
+        found.append((name, int(length) if length else None))
+    return tuple(found)

@@ -19,15 +19,16 @@ import torch.nn.functional as F
 from scipy import ndimage
 
 from . import __version__
-from .bone import bone_mask, bounding_box
-from .datasets import HELD_OUT, LIST, TRAINING, Case, find_cases
+from .bone import bounding_box
+from .conformed import facing_outwards, gradient
+from .datasets import HELD_OUT, LIST, TRAINING, Case, check_cases, find_cases, read_bone
 from .defects import skullfix_defect
 from .errors import SkullVAEError
-from .frame import Grid, crop, redistance, register
+from .frame import Grid, apply_affine, crop, redistance, register
 from .outputs import publishing_folder
 from .population import CLAMP_MM, Skull, build_with_warps, lay_on_with_warp, prepare_skull, vary
 from .progress import Report, silent
-from .volume import Volume, read_volume, write_volume
+from .volume import Volume, write_volume
 
 NOTICE = "Research software, not a medical device, not for clinical use."
 
@@ -40,7 +41,14 @@ FOLDERS = {TRAINING: "training_set", HELD_OUT: "test_set"}
 # Finer than the networks' frame: thin bone of the base and the orbits is lost at 2 mm.
 _GRID = Grid((128, 150, 128), 1.5)
 
-_FLOOR_MM = -60.0
+# Just below the floor of the orbits, on the mean of the development skulls.
+_FLOOR_MM = -66.0
+
+# A vault is whole: where segmentations have pinholes, the mean's plate, so much thinner on either table, fills them.
+_PLATE_MM = 1.0
+
+# A plate thinner than twice this would break into holes at the usual spacing.
+_LEAST_DEPTH_MM = 1.2
 _MARGIN_MM = 8.0
 
 
@@ -75,7 +83,7 @@ class SetOptions:
 class Head:
     """One individual laid on the mean.
 
-    detail, known: (X, Y, Z) mm and 0..1; warp: (3, X', Y', Z') mm onto the mean; scales: (3,) canonical mm per mm.
+    detail: (X, Y, Z) mm; known: 0..1, smooth; warp: (3, X', Y', Z') mm onto the mean; scales: (3,) canonical mm per mm.
     """
 
     name: str
@@ -128,34 +136,59 @@ def choose_holdout(names: list[str], holdout: tuple[str, ...], seed: int) -> tup
     return tuple(sorted(set(holdout)))
 
 
+@dataclass(frozen=True)
+class Base:
+    """What heads lie on: the training individuals' mean (X, Y, Z) in mm, and what is known of heads in general.
+
+    alike: 0..1 (X, Y, Z) where heads are built alike, so that details blend; plate: (X, Y, Z) mm, bone that no head
+    lacks.
+    """
+
+    grid: Grid
+    mean: torch.Tensor
+    alike: torch.Tensor
+    plate: torch.Tensor
+
+    @classmethod
+    def of(cls, mean: torch.Tensor, spread: torch.Tensor, grid: Grid) -> Base:
+        """mean, spread: (X, Y, Z) mm, the spread as from Population.spread."""
+        alike = _smooth(((2.5 - spread) / 1.5).clamp(0, 1), grid, 12.0)
+        same = _smooth(spread, grid, 10.0) < 2.5
+        y, z = grid.coordinates()[..., 1:].unbind(-1)
+        plate = torch.where(same & (z > 0), mean + _PLATE_MM, torch.tensor(CLAMP_MM))
+        # Between the brows is the frontal sinus: there the outer table alone is whole.
+        outer = facing_outwards(gradient(mean, grid.spacing_mm), grid) > 0.5
+        table = torch.where(outer & same & (y > 50) & (z > -25), (mean + 1.5).abs() - 1.0, torch.tensor(CLAMP_MM))
+        return cls(grid, mean, alike, torch.minimum(plate, table))
+
+
 def lay_heads(
     training: list[Skull], held_out: list[Skull], grid: Grid, report: Report = silent
-) -> tuple[torch.Tensor, torch.Tensor, list[Head], list[Head]]:
-    """The mean (X, Y, Z) of the training skulls, their spread (X, Y, Z) on it, and both sides' heads laid on it."""
+) -> tuple[Base, list[Head], list[Head]]:
+    """The mean of the training skulls, and the heads of both sides laid on it."""
     report("build the mean skull", 0.0)
     population, warps = build_with_warps(training, grid)
+    laid = zip(population.detail, population.known, warps, strict=True)
     heads = [
-        Head(skull.name, *parts, scales=_scales(alignment))
-        for skull, *parts, alignment in zip(
-            training, population.detail, population.known, warps, population.alignments, strict=True
-        )
+        _head(skull, *parts, alignment, grid)
+        for skull, parts, alignment in zip(training, laid, population.alignments, strict=True)
     ]
     others, target = [], redistance(population.mean, grid)
     for number, skull in enumerate(held_out):
         report("lay held-out skulls on it", 0.8 + 0.2 * number / len(held_out))
         alignment = register(skull.points, target, grid)
-        laid = lay_on_with_warp(population.mean, skull, alignment, grid)
-        others.append(Head(skull.name, *laid, scales=_scales(alignment)))
-    return population.mean, population.spread(), heads, others
+        others.append(_head(skull, *lay_on_with_warp(population.mean, skull, alignment, grid), alignment, grid))
+    return Base.of(population.mean, population.spread(), grid), heads, others
 
 
-def _scales(alignment: np.ndarray) -> np.ndarray:
-    return np.linalg.norm(alignment[:3, :3], axis=0)
+def _head(
+    skull: Skull, detail: torch.Tensor, known: torch.Tensor, warp: torch.Tensor, alignment: np.ndarray, grid: Grid
+) -> Head:
+    # Smooth, so that where a segmentation ends there is no step.
+    return Head(skull.name, detail, _smooth(known, grid, 10.0), warp, np.linalg.norm(alignment[:3, :3], axis=0))
 
 
-def draw_head(
-    heads: list[Head], mean: torch.Tensor, spread: torch.Tensor, grid: Grid, rng: np.random.Generator
-) -> DrawnHead:
+def draw_head(heads: list[Head], base: Base, rng: np.random.Generator) -> DrawnHead:
     """A new head: details, shape and size of one individual or a blend of two, varied.
 
     Where no detail is known the mean's stands in. Where heads are built differently (base, face) a blend of two is
@@ -163,22 +196,22 @@ def draw_head(
     """
     order = rng.permutation(len(heads))
     first, second = heads[order[0]], heads[order[1 % len(heads)]]
-    share = rng.uniform(0.5, 1.0) if len(heads) > 1 and rng.uniform() < 0.7 else 1.0
-    alike = _smooth(((2.5 - spread) / 1.5).clamp(0, 1), grid, 12.0)
-    weights = [(first, 1 - (1 - share) * alike), (second, (1 - share) * alike)]
-    total = sum(weight * _smooth(head.known, grid, 10.0) for head, weight in weights)
-    field = sum(weight * _smooth(head.known, grid, 10.0) * head.detail for head, weight in weights)
-    field = field + (1 - total) * mean
-    field, _ = vary(torch.stack([field, torch.ones_like(field)]), grid, rng)
-    # Shapes blend more freely than details, and a little beyond the individuals: the warps are smooth.
-    shape = rng.uniform(-0.15, 1.15) if len(heads) > 1 else 1.0
-    strength = rng.uniform(0.8, 1.2)
-    warp = strength * (shape * first.warp + (1 - shape) * second.warp)
+    two = len(heads) > 1
+    less = rng.uniform(0, 0.5) if two and rng.uniform() < 0.7 else 0.0
+    total, field = torch.zeros(base.grid.shape), torch.zeros(base.grid.shape)
+    for head, weight in ((first, 1 - less * base.alike), (second, less * base.alike)):
+        total += weight * head.known
+        field += weight * head.known * head.detail
+    field += (1 - total) * base.mean
+    field = torch.minimum(field, base.plate)
+    field, _ = vary(torch.stack([field, torch.ones_like(field)]), base.grid, rng, _LEAST_DEPTH_MM)
+    # Shapes and sizes blend more freely than details, and go a little beyond the individuals': the warps are smooth.
+    shape, size = rng.uniform(-0.15, 1.15, 2) if two else (1.0, 1.0)
+    warp = rng.uniform(0.85, 1.1) * (shape * first.warp + (1 - shape) * second.warp)
     noise = torch.tensor(rng.normal(0, 1.5, (1, 3, 4, 4, 4)), dtype=torch.float32)
     warp = warp + F.interpolate(noise, size=warp.shape[1:], mode="trilinear", align_corners=True)[0]
-    size = rng.uniform(-0.15, 1.15) if len(heads) > 1 else 1.0
     scales = np.exp(size * np.log(first.scales) + (1 - size) * np.log(second.scales) + rng.normal(0, 0.01, 3))
-    names = (first.name,) if second is first else (first.name, second.name)
+    names = (first.name, second.name) if two else (first.name,)
     turn = _rotation(np.clip(rng.normal(0, 0.03, 3), -0.08, 0.08))
     return DrawnHead(names, field.clamp(-CLAMP_MM, CLAMP_MM), warp, scales, turn, bool(rng.uniform() < 0.5))
 
@@ -186,8 +219,11 @@ def draw_head(
 def _smooth(values: torch.Tensor, grid: Grid, width_mm: float) -> torch.Tensor:
     """A box mean over about width_mm; beyond the frame nothing counts."""
     radius = max(1, round(width_mm / grid.spacing_mm / 2))
-    mean = F.avg_pool3d(values[None, None], 2 * radius + 1, stride=1, padding=radius, count_include_pad=False)
-    return mean[0, 0]
+    for axis in range(3):  # a box is separable
+        kernel, padding = [1, 1, 1], [0, 0, 0]
+        kernel[axis], padding[axis] = 2 * radius + 1, radius
+        values = F.avg_pool3d(values[None, None], kernel, 1, padding, count_include_pad=False)[0, 0]
+    return values
 
 
 def _rotation(angles: np.ndarray) -> np.ndarray:
@@ -197,58 +233,67 @@ def _rotation(angles: np.ndarray) -> np.ndarray:
     return torch.linalg.matrix_exp(torch.stack([zero, -c, b, c, zero, -a, -b, a, zero]).reshape(3, 3)).numpy()
 
 
+def field_of_view(head: DrawnHead, grid: Grid, rng: np.random.Generator) -> np.ndarray:
+    """The plane at which the head's image ends, (4,): canonical points with [x, y, z, 1] @ plane > 0 are imaged.
+
+    It lies where the mean's level just below the orbits comes to lie in this head, off by some mm and degrees.
+    """
+    nodes = Grid(tuple(head.warp.shape[1:]), 1.0)
+    at = (nodes.coordinates() / torch.tensor(nodes.half_mm).float() * torch.tensor(grid.half_mm).float()).numpy()
+    on_mean = at[..., 2] + head.warp[2].numpy()
+    near = at[(np.abs(on_mean - _FLOOR_MM) < 5) & (np.abs(at[..., 0]) < 75) & (np.abs(at[..., 1]) < 95)]
+    level = np.linalg.lstsq(np.column_stack([near[:, :2], np.ones(len(near))]), near[:, 2], rcond=None)[0]
+    level += np.clip(rng.normal(0, [0.03, 0.03, 3.0]), [-0.08, -0.08, -7], [0.08, 0.08, 7])
+    plane = np.array([-level[0], -level[1], 1.0, -level[2]])
+    return plane * [-1, 1, 1, 1] if head.mirrored else plane
+
+
 def image_head(
     head: DrawnHead, grid: Grid, rng: np.random.Generator, spacing_mm: float
 ) -> tuple[Volume, dict[str, np.ndarray]]:
     """A drawn head as an image of its own, and the fixed defects' pieces.
 
     The image's axes run R, A, S, its spacing varies a little in the plane and across, the bone ends at one plane below
-    the base, tilted a little, and only the largest piece is kept. Returns the bone (bool) and for each of KINDS what
-    to remove (bool, part of the bone).
+    the orbits, and only the largest piece is kept. Returns the bone (bool) and for each of KINDS what to remove (bool,
+    part of the bone).
     Raises SkullVAEError when a defect meets no bone.
     """
     spacing = spacing_mm * rng.uniform(0.95, 1.05, 2)[[0, 0, 1]]
     to_canonical = head.to_canonical()
-    floor = _FLOOR_MM + float(np.clip(rng.normal(0, 3), -7, 7))
-    tilt = np.append(np.clip(rng.normal(0, 0.03, 2), -0.08, 0.08), 1.0)
-    place = rng.normal(0, 5, 3)
-    reach = np.abs(np.linalg.inv(to_canonical)[:3, :3]) @ grid.half_mm
-    shape = np.ceil(2 * reach / spacing).astype(int)
+    shape = np.ceil(2 * np.abs(np.linalg.inv(to_canonical)[:3, :3]) @ grid.half_mm / spacing).astype(int)
     affine = np.diag([*spacing, 1.0])
     affine[:3, 3] = -(shape - 1) / 2 * spacing
+    plane = torch.tensor(field_of_view(head, grid, rng)).float()
+    half = torch.tensor(grid.half_mm).float()
     bone = np.zeros(shape, bool)
-    whole = torch.tensor(to_canonical @ affine).float()
-    step = np.stack(np.meshgrid(*[np.arange(n) for n in shape[:2]], [0], indexing="ij"), -1).reshape(-1, 3)
-    for k in range(shape[2]):
-        at = (torch.tensor(step).float() + torch.tensor([0.0, 0, k])) @ whole[:3, :3].T + whole[:3, 3]
-        kept = at @ torch.tensor(tilt).float() > floor
-        kept &= (at.abs() < torch.tensor(grid.half_mm).float()).all(1)
-        if kept.any():
-            layer = torch.zeros(len(at), dtype=torch.bool)
-            layer[kept] = head.signed_distance(at[kept], grid) < 0
-            bone[:, :, k] = layer.reshape(*shape[:2]).numpy()
-    bone = _largest(bone)
-    box = bounding_box(bone, margin=int(np.ceil(_MARGIN_MM / spacing.min())))
-    volume = crop(Volume(bone, affine), box)
-    volume = Volume(np.ascontiguousarray(volume.array), volume.affine)
+    for layer in range(shape[2]):  # a whole image of coordinates would take gigabytes at a fine spacing
+        index = np.stack(np.meshgrid(np.arange(shape[0]), np.arange(shape[1]), [layer], indexing="ij"), -1)
+        at = torch.tensor(apply_affine(to_canonical @ affine, index.reshape(-1, 3))).float()
+        imaged = (at @ plane[:3] + plane[3] > 0) & (at.abs() < half).all(1)
+        values = torch.zeros(len(at), dtype=torch.bool)
+        values[imaged] = head.signed_distance(at[imaged], grid) < 0
+        bone[:, :, layer] = values.reshape(*shape[:2]).numpy()
+    bone = largest_piece(bone)
+    volume = crop(Volume(bone, affine), bounding_box(bone, margin=int(np.ceil(_MARGIN_MM / spacing.min()))))
     index = np.argwhere(volume.array)
-    at = torch.tensor(index @ (to_canonical @ volume.affine)[:3, :3].T + (to_canonical @ volume.affine)[:3, 3]).float()
+    at = torch.tensor(apply_affine(to_canonical @ volume.affine, index)).float()
     pieces = {}
     for kind in KINDS:
         piece = np.zeros(volume.array.shape, bool)
         piece[tuple(index[(skullfix_defect(kind).signed_distance(at) < 0).numpy()].T)] = True
-        if not piece.any() or piece.sum() == len(index):
+        if not 0 < piece.sum() < len(index):
             raise SkullVAEError(
                 f"A skull drawn from '{'+'.join(head.names)}' has no bone where the {kind} defect belongs",
                 "Leave skulls without a vault out",
             )
         pieces[kind] = piece
-    moved = volume.affine.copy()
-    moved[:3, 3] += place
-    return Volume(volume.array, moved), pieces
+    # Where in the scanner a head lies says nothing about it.
+    placed = volume.affine.copy()
+    placed[:3, 3] += rng.normal(0, 5, 3)
+    return Volume(volume.array, placed), pieces
 
 
-def _largest(bone: np.ndarray) -> np.ndarray:
+def largest_piece(bone: np.ndarray) -> np.ndarray:
     """The largest 26-connected piece."""
     labels, _ = ndimage.label(bone, structure=np.ones((3, 3, 3)))
     sizes = np.bincount(labels.ravel())
@@ -256,12 +301,13 @@ def _largest(bone: np.ndarray) -> np.ndarray:
     return labels == sizes.argmax()
 
 
-def write_set(source: Path, output: Path, options: SetOptions, report: Report = silent) -> dict:
+def write_set(source: Path, output: Path, options: SetOptions, report: Report = silent, grid: Grid = _GRID) -> dict:
     """Draw a set from the complete skulls found in `source` and write it as the folder `output`, whole or not at all.
 
     Writes {training_set,test_set}/{complete_skull,defective_skull/KIND,implant/KIND}/NNN.nrrd, datalist.json and
-    population.json, which is returned. The same source, options and software give the same bytes.
-    Raises SkullVAEError when the skulls cannot be split or the output is another's.
+    population.json, which is returned. grid: what heads are laid on. The same arguments give the same bytes.
+    Raises SkullVAEError when a skull is not one or goes by two names, when the skulls cannot be split by individual,
+    and when the output is another's.
     """
     cases = [case for case in find_cases(source) if case.defective is None]
     for case in cases:
@@ -272,20 +318,23 @@ def write_set(source: Path, output: Path, options: SetOptions, report: Report = 
             )
     if not cases:
         raise SkullVAEError(f"No complete skulls were found in '{source}'", "Give a folder of complete skulls")
-    holdout = choose_holdout([case.individual for case in cases], options.holdout, options.seed)
+    own = {case.individual for case in cases if case.split == HELD_OUT}
+    holdout = choose_holdout([case.individual for case in cases], (*options.holdout, *own), options.seed)
     with publishing_folder(output, is_set) as folder:
+        check_cases(cases, lambda stage, fraction: report("check the skulls", 0.05 * fraction))
         skulls = {TRAINING: [], HELD_OUT: []}
         for number, case in enumerate(cases):
-            report("read skulls", 0.1 * number / len(cases))
-            skulls[HELD_OUT if case.individual in holdout else TRAINING].append(_read(case))
-        mean, spread, *heads = lay_heads(*skulls.values(), _GRID, lambda stage, f: report(stage, 0.1 + 0.3 * f))
+            report("read skulls", 0.05 + 0.05 * number / len(cases))
+            skull = prepare_skull(case.individual, read_bone(case.complete))
+            skulls[HELD_OUT if case.individual in holdout else TRAINING].append(skull)
+        base, *heads = lay_heads(*skulls.values(), grid, lambda stage, f: report(stage, 0.1 + 0.3 * f))
         entries, counts, done = [], options.counts(), 0
-        for side, (split, own) in enumerate(zip(skulls, heads, strict=True)):
+        for side, (split, laid) in enumerate(zip(skulls, heads, strict=True)):
             for number in range(counts[split]):
                 report(f"draw {split} skulls", 0.4 + 0.6 * done / sum(counts.values()))
                 rng = np.random.default_rng([options.seed, 1 + side, number])
-                drawn = draw_head(own, mean, spread, _GRID, rng)
-                bone, pieces = image_head(drawn, _GRID, rng, options.spacing_mm)
+                drawn = draw_head(laid, base, rng)
+                bone, pieces = image_head(drawn, grid, rng, options.spacing_mm)
                 entries += _write_head(folder, split, number, drawn, bone, pieces)
                 done += 1
         order = {kind: k for k, kind in enumerate(("complete", *KINDS))}
@@ -296,16 +345,11 @@ def write_set(source: Path, output: Path, options: SetOptions, report: Report = 
     return provenance
 
 
-def _read(case: Case) -> Skull:
-    volume = read_volume(case.complete)
-    return prepare_skull(case.individual, volume.with_array(bone_mask(volume)[0]))
-
-
 def _write_head(
     folder: Path, split: str, number: int, drawn: DrawnHead, bone: Volume, pieces: dict[str, np.ndarray]
 ) -> list[dict]:
     """Write one head's files and return its entries of the data list."""
-    individual = "+".join(sorted(drawn.names))
+    individual = "+".join(sorted(set(drawn.names)))  # two scans of one person are one individual
 
     def write(what: str, array: np.ndarray) -> str:
         name = f"{FOLDERS[split]}/{what}/{number:03d}.nrrd"
@@ -316,9 +360,9 @@ def _write_head(
     complete = write("complete_skull", bone.array)
     entries = [{"complete": complete, "defective": None, "individual": individual, "kind": "complete", "split": split}]
     for kind, piece in pieces.items():
-        write(f"implant/{kind}", piece)
+        implant = write(f"implant/{kind}", piece)
         defective = write(f"defective_skull/{kind}", bone.array & ~piece)
-        entries.append(entries[0] | {"defective": defective, "kind": kind})
+        entries.append(entries[0] | {"defective": defective, "implant": implant, "kind": kind})
     return entries
 
 

@@ -10,6 +10,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -36,11 +37,35 @@ WATCHED = ("held_out_implant_dice", "held_out_skull_dice")
 Batch = dict[str, torch.Tensor]
 
 
+@dataclass(frozen=True)
+class Specimens:
+    """Skulls of a run to look at, training and held-out ones, each complete and with defects.
+
+    inputs: (N, X, Y, Z) as the encoder takes them; bone, complete_bone: (N, X, Y, Z) bool, of the skull as given and
+    of the whole one; kinds: "complete", "cranial" or "facial"; complete: (N,) index of each one's complete skull;
+    held_out: (N,) bool.
+    """
+
+    inputs: torch.Tensor
+    bone: torch.Tensor
+    complete_bone: torch.Tensor
+    kinds: tuple[str, ...]
+    individuals: tuple[str, ...]
+    complete: np.ndarray
+    held_out: np.ndarray
+
+
 class Task(Protocol):
-    """What a stage trains on. The canonical fields and the paper's volumes are the two there are."""
+    """What a stage trains on. The canonical fields and the paper's volumes are the two there are.
+
+    reconstructs_complete: whether a defective skull is asked to come out complete, or as it is. paper_scale: from the
+    logged Dice loss to the paper's, whose worst is 640: four skulls, two classes, weight 80.
+    """
 
     latent_size: int
     steps_per_epoch: int
+    reconstructs_complete: bool
+    paper_scale: float
 
     def batch(self, stage: int, step: int, group: Group) -> Batch:
         """This process's part of the batch of a step."""
@@ -68,6 +93,8 @@ class StageRunner:
         self.best_checkpoint = folder / f"{name}.best.safetensors"
         self.log = folder / "log.csv"
         self.step, self.seconds, self.best = 0, 0.0, -math.inf
+        self.constants: Batch = {}
+        """Tensors that the stage found before its first step and that belong to its network, kept in checkpoints."""
 
     def resume(self) -> None:
         """Continue from the last checkpoint, if there is one."""
@@ -77,6 +104,7 @@ class StageRunner:
         self.step, self.seconds = metadata["step"], metadata["seconds"]
         self.best = -math.inf if metadata["best"] is None else metadata["best"]
         self._load_network(tensors)
+        self.constants = {k[6:]: v.to(self.group.device) for k, v in tensors.items() if k.startswith("const.")}
         state, parameters = self.optimiser.state_dict(), list(self.network.parameters())
         for key in (k for k in tensors if k.startswith("adam.")):
             _, index, moment = key.split(".")
@@ -101,9 +129,13 @@ class StageRunner:
     def _load_network(self, tensors: Batch) -> None:
         self.network.load_state_dict({k[4:]: v for k, v in tensors.items() if k.startswith("net.")})
 
+    def _weights(self) -> Batch:
+        network = {f"net.{k}": v for k, v in self.network.state_dict().items()}
+        return network | {f"const.{k}": v for k, v in self.constants.items()}
+
     def save(self) -> None:
         """Write network and optimiser, so that a resumed run goes on exactly."""
-        tensors = {f"net.{k}": v for k, v in self.network.state_dict().items()}
+        tensors = self._weights()
         for index, state in self.optimiser.state_dict()["state"].items():
             tensors |= {f"adam.{index}.{moment}": torch.as_tensor(value) for moment, value in state.items()}
         best = self.best if math.isfinite(self.best) else None
@@ -207,8 +239,7 @@ class StageRunner:
             watched = next((figures[name] for name in WATCHED if math.isfinite(figures.get(name, math.nan))), None)
             if watched is not None and watched > self.best:
                 self.best = watched
-                weights = {f"net.{k}": v for k, v in self.network.state_dict().items()}
-                write_tensors(self.best_checkpoint, weights, {"step": self.step, "best": watched})
+                write_tensors(self.best_checkpoint, self._weights(), {"step": self.step, "best": watched})
             self.save()
         self.group.wait()
 

@@ -216,6 +216,28 @@ BAD_CALLS = {
     "missing model": (["complete", HEAD, *OUT, "--model", "DIR/none.safetensors"], "model file"),
     "output is a file": (["complete", HEAD, "-o", "DIR/file"], "not a folder"),
     "output would overwrite input": (["complete", "DIR/same/implant.nrrd", "-o", "DIR/same"], "overwrite the input"),
+    "population without a source": (["population", *OUT], "--from"),
+    "population without an output": (["population", "--from", "DIR"], "--output"),
+    "population of a missing folder": (["population", "--from", "DIR/none", *OUT], "does not exist"),
+    "population of no skulls": (["population", "--from", "DIR/empty", *OUT], "No skulls were found"),
+    "population of one individual": (["population", "--from", "DIR/same", *OUT], "one individual, 'implant'"),
+    "population of a text": (["population", "--from", "DIR", "--holdout", "head", *OUT], "text.nrrd"),
+    "population without a stranger": (
+        ["population", "--from", "DIR", "--holdout", "eve", *OUT],
+        "individual 'eve'",
+    ),
+    "population without all": (
+        ["population", "--from", "DIR", "--holdout", "head, text", *OUT],
+        "Every individual",
+    ),
+    "population of none": (["population", "--from", "DIR", "--count", "0", *OUT], "--count 0"),
+    "population less than none": (["population", "--from", "DIR", "--count", "-3", *OUT], "--count"),
+    "population with none held out": (
+        ["population", "--from", "DIR", "--held-out-count", "0", *OUT],
+        "--held-out-count",
+    ),
+    "population with a spacing of zero": (["population", "--from", "DIR", "--spacing", "0", *OUT], "spacing of 0 mm"),
+    "population over other files": (["population", "--from", "DIR", "-o", "DIR/same"], "holds other files"),
     "missing truth": (["evaluate", "--truth", "DIR/none", "--prediction", "DIR"], "is not a folder"),
 }
 
@@ -225,6 +247,7 @@ def test_a_bad_call_is_one_line_and_exit_2(run, head, tmp_path, call):
     (tmp_path / "text.nrrd").write_text("not an image")
     (tmp_path / "file").write_text("")
     (tmp_path / "same").mkdir()
+    (tmp_path / "empty").mkdir()
     (tmp_path / "same" / "implant.nrrd").write_bytes(head.read_bytes())
     arguments, expected = BAD_CALLS[call]
     arguments = [argument.replace("DIR", str(tmp_path)) for argument in arguments]
@@ -244,6 +267,22 @@ def test_a_damaged_model_is_exit_2(head, tmp_path, capfd, monkeypatch):
     assert code == 2
     assert "bad.safetensors" in capfd.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_population_says_what_it_drew_and_from_whom(run, head, tmp_path, monkeypatch):
+    from SkullVAELib import skullset
+
+    def write_set(source, output, options, report):
+        report("draw", 0.5)
+        return {"split": {"training": ["ada", "ben"], "held-out": ["cyd"]}, "skulls": options.counts()}
+
+    monkeypatch.setattr(skullset, "write_set", write_set)
+    code, out, err = run("population", "--from", tmp_path, "--count", "7", "-o", tmp_path / "set")
+    assert code == 0
+    assert out == ""
+    assert "7 training skulls, each complete and with two defects, from ada, ben." in err
+    assert "1 held-out skulls, each complete and with two defects, from cyd." in err
+    assert "not for clinical use" in err
 
 
 def test_evaluate_prints_a_table_and_writes_json(run, tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from SkullVAELib.defects import KINDS, cut, random_defect
+from SkullVAELib.defects import KINDS, cut, random_defect, skullfix_defect
 from SkullVAELib.frame import Grid, apply_affine, reduce_bone, start_alignment, surface_points
 from SkullVAELib.volume import Volume
 
@@ -89,3 +89,21 @@ def test_the_distance_is_smooth_and_signed(head, kind):
     # Neighbouring nodes never differ by much more than their distance.
     steps = torch.cat([distance.diff(dim=axis).abs().flatten() for axis in range(3)])
     assert float(steps.quantile(0.99) if len(steps) < 2**24 else steps.max()) < 4 * grid.spacing_mm
+
+
+def test_skullfix_cuts_a_box_through_the_vault_and_half_the_face():
+    cranial, facial = skullfix_defect("cranial"), skullfix_defect("facial")
+    normal = np.array([0.0, -0.70, 0.72]) / np.hypot(0.70, 0.72)
+    across, along = np.array([1.0, 0, 0]), np.cross(normal, [1.0, 0, 0])
+
+    def removed(defect, *points) -> list[bool]:
+        return (defect.signed_distance(torch.tensor(np.array(points)).float()) < 0).tolist()
+
+    through = [normal * r + across * x + along * y for r in (55, 75, 95) for x in (-30, 30) for y in (-25, 25)]
+    assert all(removed(cranial, *through))
+    # The pegs stand out at the corners, and only there.
+    corner = normal * 78 + across * 45 + along * 38
+    assert removed(cranial, corner, normal * 78 + across * 45, normal * 78 + along * 40) == [True, False, False]
+    assert removed(facial, [1, 30, 70], [60, 90, -80], [-1, 60, 0], [40, 20, 0]) == [True, True, False, False]
+    with pytest.raises(ValueError, match="nasal"):
+        skullfix_defect("nasal")

@@ -65,7 +65,7 @@ def test_only_the_first_process_writes_and_speaks(one_and_two):
     assert files[0] == files[1]
     for stage in ("vae", "decoder"):
         assert len(list((two / "tensorboard" / stage).iterdir())) == 1
-    for line in ("individuals to train on", "vae 3/6 ", "decoder 4/4 ", "written:"):
+    for line in ("To train on", "vae 3/6 ", "decoder 4/4 ", "written:"):
         assert len(re.findall(line, said)) == 1, said
 
 

@@ -32,10 +32,10 @@ def pins() -> dict[str, str]:
     return dict(line.split("==") for line in lines if line and not line.startswith("#"))
 
 
-def imports(path: Path, at_once: bool = False) -> set[str]:
-    """Every top-level package a file imports, wherever in it, or as soon as it is itself imported."""
-    tree, found = ast.parse(path.read_text(encoding="utf-8")), set()
-    for node in tree.body if at_once else ast.walk(tree):
+def imports(path: Path) -> set[str]:
+    """Every top-level package a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
@@ -69,12 +69,9 @@ def test_the_library_knows_neither_slicer_nor_qt_and_loads_no_pickle(path):
 def test_whatever_the_library_imports_is_required_or_an_extra_of_training(path):
     distributions = {"PIL": "pillow", "SimpleITK": "simpleitk", "vtkmodules": "vtk", "tensorboardX": "tensorboardx"}
     ours = {"SkullVAELib"}
-    required = requirements(PROJECT["project"]["dependencies"])
-    extra = requirements(PROJECT["project"]["optional-dependencies"]["training"])
-    # What may be missing is imported where it is used.
-    for at_once, known in ((True, required), (False, required | extra)):
-        third_party = {name for name in imports(path, at_once) if name not in sys.stdlib_module_names} - ours
-        assert {distributions.get(name, name) for name in third_party} <= known
+    third_party = {name for name in imports(path) if name not in sys.stdlib_module_names} - ours
+    known = requirements(PROJECT["project"]["dependencies"], PROJECT["project"]["optional-dependencies"]["training"])
+    assert {distributions.get(name, name) for name in third_party} <= known
 
 
 def test_every_requirement_is_pinned_without_local_versions_or_hosts():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +134,17 @@ def test_a_folder_with_a_run_is_not_overwritten(data, finished):
     with pytest.raises(SkullVAEError, match="other options"):
         train(data, finished, options=dataclasses.replace(OPTIONS, beta=1.0), resume=True)
     assert (finished / "log.csv").read_bytes() == before
+
+
+def test_a_run_may_go_on_for_longer_but_not_its_encoder_under_its_decoders(finished, data, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    longer = dataclasses.replace(OPTIONS, decoder_steps=OPTIONS.decoder_steps + 1)
+    train(data, tmp_path / "run", ("decoder",), longer, resume=True)
+    assert [int(row["step"]) for row in rows(tmp_path / "run", "decoder")] == list(range(1, 8))
+    longer = dataclasses.replace(OPTIONS, vae_steps=OPTIONS.vae_steps + 1)
+    with pytest.raises(SkullVAEError, match=r"decoders in .* were trained on its encoder as it is"):
+        train(data, tmp_path / "run", ("vae",), longer, resume=True)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["options"]["vae_steps"] == OPTIONS.vae_steps
 
 
 def test_a_later_stage_asks_for_the_one_before(data, finished, tmp_path):

@@ -47,7 +47,9 @@ def train(argv):
     parser.add_argument("--config", default="canonical", help="canonical (ours), paper, or a JSON file of options")
     parser.add_argument("--beta", type=float, help="weight of the KL term")
     parser.add_argument("--betas", default="", help="several, comma-separated: every stage for each, in beta_* folders")
-    parser.add_argument("--decoders", default="", help="decoders to train besides: raw,standardised,mean,sampled,fast")
+    parser.add_argument(
+        "--decoders", default="", help="to train besides: raw,standardised,mean,sampled,fast, or fast:60 for 60 epochs"
+    )
     parser.add_argument("--grid", help="the networks' grid, as in 64,64,32")
     parser.add_argument("--seed", type=int)
     parser.add_argument("--steps", type=int, help="steps of each trained stage")
@@ -61,7 +63,7 @@ def train(argv):
     arguments = parser.parse_args(argv)
     from SkullVAELib.distributed import joined
     from SkullVAELib.experiment import STAGES, Plan, run
-    from SkullVAELib.settings import numbers, words
+    from SkullVAELib.settings import decoders, numbers, words
 
     architecture, options = settings(arguments)
     plan = Plan(
@@ -69,7 +71,7 @@ def train(argv):
         architecture,
         options,
         words(arguments.holdout),
-        words(arguments.decoders),
+        decoders(arguments.decoders),
         arguments.start_from,
     )
     stages = STAGES if arguments.stage == "all" else (arguments.stage,)
