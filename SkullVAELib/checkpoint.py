@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import struct
-import tempfile
 from pathlib import Path
 
 import torch
@@ -16,6 +15,7 @@ from safetensors.torch import save
 
 from .errors import SkullVAEError
 from .networks import Architecture, SkullModel
+from .outputs import whole_file
 from .paper import PaperArchitecture, PaperModel
 
 FORMAT = "SkullVAE model 1"
@@ -43,25 +43,23 @@ def default_model_path() -> Path:
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict) -> None:
     """Write a safetensors file whole or not at all; metadata values are stored as JSON."""
-    handle, temporary = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-            file.write(save(contiguous, {key: json.dumps(value) for key, value in metadata.items()}))
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    content = save(contiguous, {key: json.dumps(value) for key, value in metadata.items()})
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
-def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
-    """Tensors and metadata of a safetensors file. Raises SkullVAEError when it is none, or unreasonably large."""
+def read_tensors(path: Path, largest_bytes: float = LARGEST_BYTES) -> tuple[dict[str, torch.Tensor], dict]:
+    """Tensors and metadata of a safetensors file. Raises SkullVAEError when it is none, or unreasonably large.
+
+    A training run's own files may be larger than any model: largest_bytes=math.inf.
+    """
     remedy = "Choose a SkullVAE model file (.safetensors)"
     if not path.is_file():
         raise SkullVAEError(f"The model file '{path}' does not exist", remedy)
-    if path.stat().st_size > LARGEST_BYTES:
+    if path.stat().st_size > largest_bytes:
         raise SkullVAEError(f"'{path.name}' is larger than any SkullVAE model", remedy)
     try:
         with safe_open(path, "pt") as file:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import torch
 from torch import distributed, nn
@@ -76,7 +77,8 @@ def joined(device: str = "auto") -> Iterator[Group]:
     if world == 1:
         yield Group(device=place)
         return
-    distributed.init_process_group("nccl" if on_cards else "gloo")
+    # The others wait while the first prepares the data, which takes longer than torch's own limits.
+    distributed.init_process_group("nccl" if on_cards else "gloo", timeout=timedelta(days=1))
     try:
         yield Group(rank, world, place)
     finally:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import platform
 import subprocess
@@ -32,8 +33,9 @@ from .errors import SkullVAEError
 from .frame import redistance, register
 from .networks import Architecture
 from .options import PaperOptions, StageOptions, decoder_options
+from .outputs import remove_abandoned_files, whole_file
 from .paper import PaperArchitecture
-from .paper_task import PaperTask, load_volumes
+from .paper_task import PaperTask, check_classes, load_volumes
 from .population import Population, build_population, lay_on, prepare_skull
 from .trainer import Batch, StageRunner
 from .volume import read_volume
@@ -73,9 +75,8 @@ class Plan:
 
 def write_json(path: Path, content: dict) -> None:
     """Write JSON whole or not at all."""
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    temporary.replace(path)
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def _complete_skulls(cases: list[Case]) -> list[Case]:
@@ -91,7 +92,7 @@ def load_population(folder: Path, cases: list[Case], architecture: Architecture,
     """The run's population: read back when it is there, else built and written."""
     path = folder / "population.safetensors"
     if path.is_file():
-        tensors, metadata = read_tensors(path)
+        tensors, metadata = read_tensors(path, math.inf)
         alignments = tensors.pop("alignments").numpy()
         tensors = {k: v.float() for k, v in tensors.items()}
         return Population(architecture.grid, tuple(metadata["names"]), alignments=alignments, **tensors)
@@ -235,36 +236,45 @@ def run(
 ) -> Path:  # fmt: skip
     """Run stages of a plan in a folder, once or for several betas. Returns the path of what the last stage wrote.
 
-    Raises SkullVAEError when the folder holds another run and resume is off, or an earlier stage is missing.
+    Raises SkullVAEError when the folder holds another run and resume is off, an earlier stage is missing, or the
+    processes cannot share a batch equally.
     """
     group = group or Group()
+    group.share(plan.options.batch)
     if plan.options.threads:
         torch.set_num_threads(plan.options.threads)
     cases = find_cases(plan.data)
     log(describe(cases))
-    if not any((folder / name).is_file() for name in PREPARED):
+    prepared = any((folder / name).is_file() for name in PREPARED)
+    if not prepared:
         cases = check_cases(cases)
     training, held = split(cases, plan.holdout, log)
+    if plan.is_paper and not prepared:
+        check_classes(training, held)
     individuals = sorted(set().union(*(c.parents for c in training)))
     log(f"To train on: {len(training)} cases, of {_few(individuals)}. Held out: {len(held)} cases.")
     folders = {beta: folder / f"beta_{beta:g}" for beta in betas} or {plan.options.beta: folder}
     plans = {beta: dataclasses.replace(plan, options=dataclasses.replace(plan.options, beta=beta)) for beta in folders}
     root = plan.data if plan.data.is_dir() else plan.data.parent
-    used = {c.defective or c.complete for c in (training if plan.is_paper else _complete_skulls(training))}
-    hashes = {_relative(path, root): _sha256(path) for path in sorted(used)}
-    task = None
-    for beta, place in folders.items():
-        record = _record(plans[beta], hashes, held, [_relative(c.complete, root) for c in held])
-        if group.leads:
+    used = [_files(side if plan.is_paper else _complete_skulls(side)) for side in (training, held)]
+    names = _names([*used[0], *used[1]], root)
+    hashes = [{names[path]: _sha256(path) for path in side} for side in used]
+    holdout = sorted(set().union(*(c.parents for c in held)))
+    records = {beta: _record(plans[beta], *hashes, holdout) for beta in folders}
+    if group.leads:
+        for beta, place in folders.items():
             place.mkdir(parents=True, exist_ok=True)
-            _claim(place, record, stages, resume)
-        group.wait()
-        if task is None:
-            task = make_task(plans[beta], folder, training, held, group, log)
+            _check_neighbours(folder, place, records[beta])
+            _claim(place, records[beta], stages, resume)
+        for place in {folder, *folders.values()}:
+            remove_abandoned_files(place)
+    group.wait()
+    task = make_task(plan, folder, training, held, group, log)
+    for beta, place in folders.items():
         task = task.with_options(plans[beta].options)
         if betas:
             log(f"beta {beta:g}")
-        written = _run_stages(Run(plans[beta], place, task, group, report), stages, record)
+        written = _run_stages(Run(plans[beta], place, task, group, report), stages, records[beta])
     return written
 
 
@@ -306,25 +316,38 @@ def _commit() -> str | None:
     return commit + ("+changes" if changed.strip() else "")
 
 
-def _relative(path: Path, root: Path) -> str:
-    """A file's name as the data's folder has it: no path of the user's machine goes into a model file."""
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+def _files(cases: list[Case]) -> list[Path]:
+    """The volumes themselves, each once."""
+    return sorted({c.defective or c.complete for c in cases})
 
 
-def _record(plan: Plan, hashes: dict[str, str], held: list[Case], held_files: list[str]) -> dict:
-    """What run.json and the model tell of a run."""
+def _names(paths: list[Path], root: Path) -> dict[Path, str]:
+    """What to call files: as the data's folder does, or from the folder that those outside it share.
+
+    So no path of the user's machine goes into a model file, and no two files have one name.
+    """
+    whole = {path: Path(os.path.abspath(path)) for path in paths}
+    root = Path(os.path.abspath(root))
+    outside = [path.parent for path in whole.values() if not path.is_relative_to(root)]
+    base = Path(os.path.commonpath(outside)) if outside else root
+    return {p: w.relative_to(root if w.is_relative_to(root) else base).as_posix() for p, w in whole.items()}
+
+
+def _record(plan: Plan, data: dict[str, str], held_data: dict[str, str], holdout: list[str]) -> dict:
+    """What run.json and the model tell of a run; data: names and SHA-256 of the files trained on and held out."""
     origin = _origin(plan.start_from)
-    if origin is not None and (seen := set(origin["data"]) & set(held_files)):
+    if origin is not None and (seen := set(origin["data"]) & set(held_data)):
         cause = f"The run to start from was trained on '{sorted(seen)[0]}', which is held out"
         raise SkullVAEError(cause, "Start afresh")
     return {
         "method": "paper" if plan.is_paper else "canonical",
         "architecture": dataclasses.asdict(plan.architecture),
         "options": dataclasses.asdict(plan.options),
-        "holdout": sorted(set().union(*(c.parents for c in held))),
+        "holdout": holdout,
         "decoders": dict(plan.decoders),
         "start_from": origin,
-        "data": hashes,
+        "data": data,
+        "held_out_data": held_data,
         "versions": {
             "skullvae": __version__,
             "commit": _commit(),
@@ -346,6 +369,15 @@ def _origin(run: Path | None) -> dict | None:
     return {"run": run.name, "options": before["options"], "data": before["data"]}
 
 
+def _check_neighbours(folder: Path, place: Path, record: dict) -> None:
+    """Raise SkullVAEError where another beta's run, with which the prepared data are shared, has other data."""
+    others = {folder / "run.json", *folder.glob("beta_*/run.json")} - {place / "run.json"}
+    for path in sorted(path for path in others if path.is_file()):
+        before, now = json.loads(path.read_text()), json.loads(json.dumps(record))
+        if any(before[key] != now[key] for key in ("method", "architecture", "holdout", "data")):
+            raise SkullVAEError(f"'{folder}' holds runs with other data or networks", "Choose another --output")
+
+
 def _claim(folder: Path, record: dict, stages: tuple[str, ...], resume: bool) -> None:
     """Write run.json, or check that the folder's is the same run."""
     path = folder / "run.json"
@@ -360,6 +392,10 @@ def _claim(folder: Path, record: dict, stages: tuple[str, ...], resume: bool) ->
         raise SkullVAEError(
             f"'{folder}' already holds a run", "Add --resume to continue it, or choose another --output"
         )
+    longer = any(record["options"].get(n, 0) > before["options"].get(n, 0) for n in ("vae_steps", "vae_epochs"))
+    if longer and any(folder.glob("decoder*.last.safetensors")):
+        cause = f"The decoders in '{folder}' were trained on its encoder as it is"
+        raise SkullVAEError(cause, "To train the encoder for longer, --start-from this run in another --output")
     record["decoders"] = before["decoders"] | record["decoders"]
     write_json(path, record)
 

@@ -16,6 +16,16 @@ from torch import nn
 
 from .frame import Grid
 
+_GROUPS = 4
+
+
+def check_sizes(grid_shape: tuple[int, ...], latent_size: int, channels: tuple[int, ...]) -> None:
+    """Raise ValueError unless these are three sizes, a latent size and the channels of one level or more."""
+    if len(grid_shape) != 3 or not channels:
+        raise ValueError(f"grid_shape {grid_shape} must be three numbers, channels {channels} at least one")
+    if any(type(n) is not int or n < 1 for n in (*grid_shape, latent_size, *channels)):
+        raise ValueError("grid_shape, latent_size and channels must be whole numbers of 1 or more")
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -28,6 +38,11 @@ class Architecture:
     channels: tuple[int, ...] = (16, 32, 64, 96)
 
     def __post_init__(self):
+        check_sizes(self.grid_shape, self.latent_size, self.channels)
+        if any(n % _GROUPS for n in self.channels):
+            raise ValueError(f"channels {self.channels} must be divisible by {_GROUPS}, the groups of normalisation")
+        if not (self.spacing_mm > 0 and self.clamp_mm > 0):
+            raise ValueError("spacing_mm and clamp_mm must be more than 0")
         step = 2 ** len(self.channels)
         if any(n % step for n in self.grid_shape):
             raise ValueError(f"grid_shape {self.grid_shape} must be divisible by {step}, 2 to the number of levels")
@@ -82,7 +97,7 @@ class BetaVAE(GivenNoiseVAE):
             latent_size=architecture.latent_size,
             channels=architecture.channels,
             strides=(2,) * len(architecture.channels),
-            norm=("group", {"num_groups": 4}),
+            norm=("group", {"num_groups": _GROUPS}),
             use_sigmoid=False,
             use_mean_at_inference=True,
         )
@@ -102,7 +117,7 @@ class IndependentDecoder(nn.Module):
         self.linear = nn.Linear(architecture.latent_size, math.prod(self.start))
         layers: list[nn.Module] = []
         for here, there in itertools.pairwise(channels):
-            layers += [nn.ConvTranspose3d(here, there, 4, 2, 1), nn.GroupNorm(4, there), nn.PReLU()]
+            layers += [nn.ConvTranspose3d(here, there, 4, 2, 1), nn.GroupNorm(_GROUPS, there), nn.PReLU()]
         self.layers = nn.Sequential(*layers, nn.ConvTranspose3d(channels[-1], 1, 4, 2, 1))
         start_at_mean_shape(self)
 

@@ -11,6 +11,9 @@ from .latent import Z_KINDS
 
 LEARNING_RATES = ("constant", "cosine")
 
+_TYPES = {"int": (int,), "float": (float, int), "str": (str,), "bool": (bool,)}
+"""What a JSON file may give for an option. True is a whole number to Python, but not to a user."""
+
 
 @dataclass(frozen=True)
 class StageOptions:
@@ -37,14 +40,20 @@ class StageOptions:
     save_every: int = 100
 
     def __post_init__(self):
+        for field in dataclasses.fields(self):
+            if type(value := getattr(self, field.name)) not in _TYPES[field.type]:
+                raise SkullVAEError(f"{field.name} is {value!r}, which is no {field.type}", f"Correct {field.name}")
         for name, known in (("z", Z_KINDS), ("schedule", LEARNING_RATES)):
             if getattr(self, name) not in known:
                 raise SkullVAEError(f"{name} '{getattr(self, name)}' is unknown", f"Use {' or '.join(known)}")
         for name in self._counts():
             if getattr(self, name) < 1:
                 raise SkullVAEError(f"{name} is {getattr(self, name)}", f"Set {name} to 1 or more")
-        if not self.beta >= 0 or not self.learning_rate > 0:
-            raise SkullVAEError("beta or learning_rate is negative", "Set beta >= 0 and learning_rate > 0")
+        for name in ("seed", "threads", "beta"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise SkullVAEError(f"{name} is {getattr(self, name)}", f"Set {name} to 0 or more")
+        if not 0 < self.learning_rate < math.inf:
+            raise SkullVAEError(f"learning_rate is {self.learning_rate}", "Set learning_rate to more than 0")
 
     def _counts(self) -> tuple[str, ...]:
         return ("batch", "save_every")

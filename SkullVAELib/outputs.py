@@ -40,6 +40,13 @@ def whole_file(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def remove_abandoned_files(folder: Path) -> None:
+    """Remove what whole_file left of a training run's files when the run was killed; it must not be running."""
+    for path in folder.glob(f".{'[0-9a-f]' * 8}-*"):
+        if path.suffix in (".safetensors", ".json", ".csv"):
+            path.unlink(missing_ok=True)
+
+
 @contextmanager
 def publishing(directory: Path, names: Iterable[str], inputs: Iterable[Path] = ()) -> Iterator[Path]:
     """A private folder to prepare files in; when the body ends well they appear in `directory`.

@@ -13,7 +13,7 @@ from monai.networks.blocks import Convolution
 from torch import nn
 
 from .latent import latent_code
-from .networks import GivenNoiseVAE, fold_standardisation
+from .networks import GivenNoiseVAE, check_sizes, fold_standardisation
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class PaperArchitecture:
     channels: tuple[int, ...] = (32, 64, 64, 128, 128, 256)
 
     def __post_init__(self):
+        check_sizes(self.grid_shape, self.latent_size, self.channels)
         if any(n % self.reduction or n < self.reduction for n in self.grid_shape):
             raise ValueError(f"grid_shape {self.grid_shape} must be divisible by {self.reduction}")
 

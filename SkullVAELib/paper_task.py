@@ -6,6 +6,7 @@ The volumes are read and resized once and kept where they are trained on; the pa
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,26 +60,19 @@ def load_volumes(
 ) -> Volumes:  # fmt: skip
     """The volumes of a run, from its cache in the folder or from the cases' files, which takes a while.
 
-    Raises SkullVAEError when there are no complete skulls, or none with a defect of a known class.
+    Raises SkullVAEError when the cases do not do, see check_classes.
     """
     path = folder / "volumes.safetensors"
     if path.is_file():
-        tensors, about = read_tensors(path)
+        tensors, about = read_tensors(path, math.inf)
         if tuple(about["shape"]) != tuple(shape):
             raise SkullVAEError(f"'{path}' holds volumes of another grid", "Choose another --output")
         bone = torch.tensor(np.unpackbits(tensors["bits"].numpy(), axis=1)[:, : np.prod(shape)]).reshape(-1, *shape)
         complete, held = tensors["complete"].numpy(), tensors["held_out"].numpy().astype(bool)
         return Volumes(bone, tuple(about["kinds"]), tuple(about["individuals"]), complete, held)
+    check_classes(training, held_out)
     cases = [*training, *held_out]
-    if unknown := [c for c in cases if c.kind == UNKNOWN]:
-        cause = f"Whether the defect of '{unknown[0].defective}' is cranial or facial cannot be told"
-        raise SkullVAEError(cause, "Name its kind in a JSON list")
-    if not any(c.defective for c in training) or all(c.defective for c in training):
-        remedy = "Make such a set with skullvae population"
-        raise SkullVAEError("The paper's method needs complete skulls and skulls with defects to train on", remedy)
     place = {c.complete: k for k, c in enumerate(cases) if c.defective is None}
-    if orphan := next((c for c in cases if c.complete not in place), None):
-        raise SkullVAEError(f"'{orphan.defective}' has no complete skull in its part of the data", "Add it to the list")
     bits = []
     for number, case in enumerate(cases):
         volume = to_nearest_ras(read_volume(case.defective or case.complete))
@@ -93,6 +87,20 @@ def load_volumes(
     about = {"shape": shape, "kinds": [_class(c.kind) for c in cases], "individuals": [c.individual for c in cases]}
     write_tensors(path, tensors, about)
     return load_volumes(folder, training, held_out, shape, log)
+
+
+def check_classes(training: list[Case], held_out: list[Case]) -> None:
+    """Raise SkullVAEError when there are no complete skulls to train on, or none with a defect of a known class."""
+    cases = [*training, *held_out]
+    if unknown := [c for c in cases if c.kind == UNKNOWN]:
+        cause = f"Whether the defect of '{unknown[0].defective}' is cranial or facial cannot be told"
+        raise SkullVAEError(cause, "Name its kind in a JSON list")
+    if not any(c.defective for c in training) or all(c.defective for c in training):
+        remedy = "Make such a set with skullvae population"
+        raise SkullVAEError("The paper's method needs complete skulls and skulls with defects to train on", remedy)
+    whole = {c.complete for c in cases if c.defective is None}
+    if orphan := next((c for c in cases if c.complete not in whole), None):
+        raise SkullVAEError(f"'{orphan.defective}' has no complete skull in its part of the data", "Add it to the list")
 
 
 def _class(kind: str) -> str:

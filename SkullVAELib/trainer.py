@@ -21,7 +21,9 @@ from torch import nn
 from .checkpoint import read_tensors, write_tensors
 from .distributed import Group
 from .errors import SkullVAEError
+from .events import EventFile
 from .options import StageOptions
+from .outputs import whole_file
 
 LOG_FIELDS = (
     "stage", "step", "epoch", "seconds", "samples_per_second", "loss", "dice_loss", "distance_mm", "kl_nats",
@@ -98,15 +100,18 @@ class StageRunner:
         """Continue from the last checkpoint, if there is one."""
         if not self.checkpoint.is_file():
             return
-        tensors, metadata = read_tensors(self.checkpoint)
+        tensors, metadata = read_tensors(self.checkpoint, math.inf)
         self.step, self.seconds = metadata["step"], metadata["seconds"]
         self.best = -math.inf if metadata["best"] is None else metadata["best"]
         self._load_network(tensors)
         self.constants = {k[6:]: v.to(self.group.device) for k, v in tensors.items() if k.startswith("const.")}
-        state = self.optimiser.state_dict()
+        state, parameters = self.optimiser.state_dict(), list(self.network.parameters())
         for key in (k for k in tensors if k.startswith("adam.")):
             _, index, moment = key.split(".")
-            state["state"].setdefault(int(index), {})[moment] = tensors[key]
+            # Moments lie in memory as their parameters do, as if the run had not been interrupted.
+            like = parameters[int(index)] if tensors[key].ndim else tensors[key]
+            value = torch.empty_like(like, device="cpu", requires_grad=False).copy_(tensors[key])
+            state["state"].setdefault(int(index), {})[moment] = value
         self.optimiser.load_state_dict(state)
 
     def start_from(self, run: Path) -> None:
@@ -117,7 +122,7 @@ class StageRunner:
         if self.step:
             return
         try:
-            self._load_network(read_tensors(run / self.checkpoint.name)[0])
+            self._load_network(read_tensors(run / self.checkpoint.name, math.inf)[0])
         except RuntimeError as error:
             raise SkullVAEError(f"The run '{run}' has another architecture", "Start from a run of the same") from error
 
@@ -152,7 +157,7 @@ class StageRunner:
             self._forget_lost_steps()
         waiting: list[dict] = []
         begun, before, first = time.perf_counter(), self.seconds, self.step
-        with self._event_writer() as events:
+        with contextlib.closing(self._event_file()) as events:
             while self.step < self.steps:
                 self.network.train()
                 waiting.append(self._train_step(network, loss_of))
@@ -161,9 +166,15 @@ class StageRunner:
                 waiting[-1]["seconds"] = self.seconds
                 if self._is_due(len(waiting)):
                     self._check(waiting)
-                    if self._saves():
-                        waiting[-1] |= self._evaluate_and_save(reconstruct)
+                    figures = self._evaluate(reconstruct) if self._saves() else {}
+                    waiting[-1] |= figures
+                    # The log comes first: a resumed run drops the rows after its checkpoint, but can make none again.
                     self._write(waiting, (self.step - first) * self.options.batch / elapsed, events)
+                    if self._saves():
+                        events.flush()
+                        self._save_all(figures)
+                    if self.group.leads:
+                        self.report(waiting[-1] | {"steps": self.steps})
                     waiting = []
         self.group.wait()
 
@@ -203,23 +214,34 @@ class StageRunner:
             row |= dict(zip(names, numbers, strict=True))
             if not math.isfinite(row["loss"]):
                 terms = ", ".join(f"{name} {row[name]:g}" for name in names if name != "loss")
-                cause = f"The {self.name} loss became {row['loss']} at step {row['step']} ({terms})"
-                raise SkullVAEError(cause, "Lower learning_rate or beta and --resume from the last checkpoint")
+                raise self._diverged(f"loss became {row['loss']} at step {row['step']} ({terms})")
 
-    def _evaluate_and_save(self, reconstruct: Callable) -> dict[str, float]:
-        """Score the held-out skulls and write the checkpoints, the leading process alone."""
-        figures = {}
+    def _diverged(self, what: str) -> SkullVAEError:
+        remedy = "Lower learning_rate or beta in another --output, which may --start-from this run's last checkpoint"
+        return SkullVAEError(f"The {self.name} {what}", remedy)
+
+    def _evaluate(self, reconstruct: Callable) -> dict[str, float]:
+        """Score the held-out skulls, the leading process alone. Raises SkullVAEError for weights that are no numbers.
+
+        A loss that was still a number may leave such weights behind, and they must not become a checkpoint.
+        """
+        if not all(torch.isfinite(weights).all() for weights in self.network.state_dict().values()):
+            raise self._diverged(f"weights became nan at step {self.step}")
+        if not self.group.leads:
+            return {}
+        self.network.eval()
+        with torch.no_grad():
+            return self.task.held_out_figures(reconstruct, self._batch)
+
+    def _save_all(self, figures: dict[str, float]) -> None:
+        """Write the checkpoints, the leading process alone."""
         if self.group.leads:
-            self.network.eval()
-            with torch.no_grad():
-                figures = self.task.held_out_figures(reconstruct, self._batch)
             watched = next((figures[name] for name in WATCHED if math.isfinite(figures.get(name, math.nan))), None)
             if watched is not None and watched > self.best:
                 self.best = watched
                 write_tensors(self.best_checkpoint, self._weights(), {"step": self.step, "best": watched})
             self.save()
         self.group.wait()
-        return figures
 
     def _forget_lost_steps(self) -> None:
         """Drop the log's rows of steps that an interruption lost, and a line that it cut, since they come again."""
@@ -228,47 +250,27 @@ class StageRunner:
         lines = self.log.read_text().splitlines(keepends=True)
         kept = [line for line in lines if line.endswith("\n") and not self._lost(line)]
         if len(kept) < len(lines):
-            temporary = self.log.with_name(f".{self.log.name}.part")
-            temporary.write_text("".join(kept))
-            temporary.replace(self.log)
+            with whole_file(self.log) as temporary:
+                temporary.write_text("".join(kept))
 
     def _lost(self, line: str) -> bool:
         stage, step, *_ = line.split(",")
         return stage == self.name and int(step) > self.step
 
-    def _write(self, rows: list[dict], rate: float, events: Callable[[dict], None]) -> None:
-        """Append to log.csv, tell TensorBoard and the caller."""
+    def _write(self, rows: list[dict], rate: float, events: EventFile) -> None:
+        """Append to log.csv and tell TensorBoard, the leading process alone."""
         if not self.group.leads:
             return
-        text = "" if self.log.exists() else ",".join(LOG_FIELDS) + "\n"
+        text = "" if self.log.exists() and self.log.stat().st_size else ",".join(LOG_FIELDS) + "\n"
         for row in rows:
             row["samples_per_second"] = rate
             text += ",".join(_cell(row.get(field, "")) for field in LOG_FIELDS) + "\n"
-            events(row)
+            events.write(row)
         with self.log.open("a") as file:
             file.write(text)
-        self.report(rows[-1] | {"steps": self.steps})
 
-    @contextlib.contextmanager
-    def _event_writer(self):
-        """Writes rows for TensorBoard, or does nothing where the package is not installed."""
-        try:
-            from tensorboardX import SummaryWriter
-        except ImportError:
-            SummaryWriter = None
-        if SummaryWriter is None or not self.group.leads:
-            yield lambda row: None
-            return
-        # Steps that an interruption lost are hidden by TensorBoard, too.
-        writer = SummaryWriter(str(self.folder / "tensorboard" / self.name), purge_step=self.step + 1)
-
-        def write(row: dict) -> None:
-            for name, value in row.items():
-                if isinstance(value, float) and math.isfinite(value):
-                    writer.add_scalar(name, value, row["step"])
-
-        with contextlib.closing(writer):
-            yield write
+    def _event_file(self) -> EventFile:
+        return EventFile(self.folder / "tensorboard" / self.name, self.step + 1, self.group.leads)
 
 
 def _cell(value: object) -> str:

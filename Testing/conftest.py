@@ -1,12 +1,13 @@
-"""What the tests share: models, a generated skull and its completion, the folder of real skulls.
+"""What the tests share: models, a generated skull and its completion, tiny training runs, the folder of real skulls.
 
 SKULLVAE_MODEL names another model file to test than the shipped one; SKULLVAE_SKULLS the folder of real skulls.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,69 @@ def _few_threads():
     import torch
 
     torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+@pytest.fixture(autouse=True)
+def _threads_as_before():
+    """A training run sets torch's threads for its process; here the next test wants its own."""
+    import torch
+
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run through all stages by train.py: its data, options and folder, and what was said on stderr."""
+
+    data: Path
+    options: tuple[object, ...]
+    folder: Path
+    said: str = ""
+
+    def arguments(self, folder: Path, *more: object) -> list[object]:
+        """Of train.py, for the same run in another folder."""
+        return ["all", "--data", self.data, "--output", folder, *self.options, *more]
+
+
+@pytest.fixture(scope="session")
+def canonical_run(tmp_path_factory) -> Trained:
+    """Our own method on four tiny heads, of which "out" is held out."""
+    import tiny
+
+    place = tmp_path_factory.mktemp("canonical")
+    config = tiny.write_config(place / "config.json", tiny.TINY, tiny.OPTIONS)
+    return _trained(tiny.write_heads(place / "data"), "--config", config, "--holdout", "out")
+
+
+@pytest.fixture(scope="session")
+def paper_run(tmp_path_factory) -> Trained:
+    """The paper's method on the same heads, with a further decoder."""
+    import tiny
+
+    place = tmp_path_factory.mktemp("paper")
+    config = tiny.write_config(place / "config.json", tiny.TINY_PAPER, tiny.PAPER_OPTIONS)
+    return _trained(tiny.write_paper_set(place / "data"), "--config", config, "--decoders", "sampled")
+
+
+def _trained(data: Path, *options: object) -> Trained:
+    import tiny
+
+    run = Trained(data, options, data.parent / "run")
+    process = tiny.train_py(*run.arguments(run.folder))
+    assert process.returncode == 0, process.stderr
+    assert process.stdout == ""
+    return replace(run, said=process.stderr)
+
+
+@pytest.fixture(scope="session")
+def train_py():
+    """Training/train.py as a module, which Slicer and Python run as a script."""
+    spec = importlib.util.spec_from_file_location("train", ROOT / "Training" / "train.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")

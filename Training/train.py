@@ -9,18 +9,37 @@ Research software, not a medical device, not for clinical use.
 
 import os
 import sys
+import time
 
 
 def main(argv):
     """Parse the command line and run; returns the exit code: 0 done, 2 bad input, 130 interrupted."""
+    try:
+        return train(argv)
+    except KeyboardInterrupt:
+        say("interrupted; --resume continues from the last checkpoint")
+        return 130
+    except Exception as error:
+        if os.environ.get("SKULLVAE_DEBUG", "") not in ("", "0"):
+            import traceback
+
+            traceback.print_exc()
+        elif os.environ.get("RANK", "0") != "0":
+            # Where every process makes the same mistake, one tells it: torchrun ends the others once it has ended.
+            time.sleep(5)
+        say(f"train.py: {explained(error)}")
+        return 2
+
+
+def train(argv):
+    """As main, but raises what goes wrong."""
     import argparse
     from pathlib import Path
-
-    from SkullVAELib.cli import explain
 
     parser = argparse.ArgumentParser(
         prog="train.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
+    parser.error = lambda message: parser.exit(2, f"train.py: {message}; see train.py --help\n")
     parser.add_argument("stage", choices=("vae", "decoder", "aggregate", "all"))
     parser.add_argument("--data", required=True, type=Path, help="complete skulls, a challenge's folder or a JSON list")
     parser.add_argument("--output", required=True, type=Path, help="the run's folder")
@@ -42,37 +61,35 @@ def main(argv):
     parser.add_argument("--start-from", type=Path, metavar="RUN", help="begin with the weights of another run's folder")
     parser.add_argument("--resume", action="store_true", help="continue the run in the output folder")
     arguments = parser.parse_args(argv)
-    try:
-        from SkullVAELib.distributed import joined
-        from SkullVAELib.experiment import STAGES, Plan, run
-        from SkullVAELib.settings import decoders, numbers, words
+    from SkullVAELib.distributed import joined
+    from SkullVAELib.experiment import STAGES, Plan, run
+    from SkullVAELib.settings import decoders, numbers, words
 
-        architecture, options = settings(arguments)
-        plan = Plan(
-            arguments.data,
-            architecture,
-            options,
-            words(arguments.holdout),
-            decoders(arguments.decoders),
-            arguments.start_from,
-        )
-        stages = STAGES if arguments.stage == "all" else (arguments.stage,)
-        betas = numbers(arguments.betas, float, "--betas")
-        with joined(arguments.device) as group:
-            speaks = (say, show) if group.leads else (lambda line: None, lambda row: None)
-            written = run(
-                plan, arguments.output, stages, betas, arguments.resume, group, report=speaks[1], log=speaks[0]
-            )
-            speaks[0](f"written: {written}")
-        return 0
-    except KeyboardInterrupt:
-        say("interrupted; --resume continues from the last checkpoint")
-        return 130
-    except Exception as error:
-        if os.environ.get("SKULLVAE_DEBUG", "") not in ("", "0"):
-            raise
-        say(f"train.py: {explain(error)}")
-        return 2
+    architecture, options = settings(arguments)
+    plan = Plan(
+        arguments.data,
+        architecture,
+        options,
+        words(arguments.holdout),
+        decoders(arguments.decoders),
+        arguments.start_from,
+    )
+    stages = STAGES if arguments.stage == "all" else (arguments.stage,)
+    betas = numbers(arguments.betas, float, "--betas")
+    with joined(arguments.device) as group:
+        speaks = (say, show) if group.leads else (lambda line: None, lambda row: None)
+        written = run(plan, arguments.output, stages, betas, arguments.resume, group, report=speaks[1], log=speaks[0])
+        speaks[0](f"written: {written}")
+    return 0
+
+
+def explained(error):
+    """What is wrong and what to do about it, even where the library itself cannot be imported."""
+    try:
+        from SkullVAELib.cli import explain
+    except Exception:
+        return error
+    return explain(error)
 
 
 def settings(arguments):
