@@ -141,7 +141,7 @@ class PaperTask:
     def networks(self) -> tuple[PaperVAE, PaperDecoder]:
         """A beta-VAE and a decoder, as the seed starts them."""
         torch.manual_seed(self.options.seed)
-        return PaperVAE(self.architecture), PaperDecoder(self.architecture)
+        return PaperVAE(self.architecture), PaperDecoder(self.architecture, self.options.plain_output)
 
     def with_options(self, options: PaperOptions) -> PaperTask:
         """The same data under other options, such as another beta."""
@@ -249,7 +249,7 @@ class PaperTask:
         """Stage 3: encoder and new decoder as one model, with DEV per class from the training volumes."""
         kinds = np.array(self.volumes.kinds)
         pairs = [k for k in self.training if kinds[k] != "complete"]
-        model = PaperModel(self.architecture, CLASSES, len(pairs), self.options.z)
+        model = PaperModel(self.architecture, CLASSES, len(pairs), self.options.z, self.options.plain_output)
         encoder = {k: v for k, v in vae.state_dict().items() if not k.startswith(("decode.", "decodeL."))}
         model.encoder.load_state_dict(encoder)
         model.decoder.load_state_dict(decoder.state_dict())
