@@ -102,9 +102,9 @@ class TrainingOptions(StageOptions):
 class PaperOptions(StageOptions):
     """arXiv 2209.14783 as its code has it: reconstruct all three classes, loss 80 x Dice (sum) + beta x KL (sum).
 
-    An epoch sees every training volume once. plain_output: leave out the new decoder's last BatchNorm and ReLU. They keep
-    its logits small, and the Dice loss high, for as long as their scale takes to grow; the VAE's own decoder, which is
-    MONAI's, has neither.
+    An epoch sees every training volume once. plain_output: leave out the new decoder's last BatchNorm and ReLU, which
+    keep its logits small, and the Dice loss high, until their scale has grown; the VAE's own decoder, MONAI's, has
+    neither.
     """
 
     beta: float = 100.0
@@ -127,7 +127,7 @@ DECODERS: dict[str, dict] = {
     "standardised": {"standardise": True},
     "mean": {"z": "mean", "standardise": True},
     "sampled": {"z": "sampled", "standardise": True},
-    "fast": {"standardise": True, "schedule": "cosine", "learning_rate": 1e-3, "plain_output": True},
+    "fast": {"standardise": True, "schedule": "cosine", "learning_rate": 2e-3, "plain_output": True},
 }
 """Further decoders that can be trained on one encoder's latents, and how their options differ from the run's."""
 

@@ -105,9 +105,10 @@ class PaperDecoder(nn.Module):
 class PaperModel(nn.Module):
     """Stage 3: the beta-VAE's encoder and the independent decoder, with what latent arithmetic needs.
 
-    z: which latent code the decoder was trained on; plain_output: see PaperDecoder. mean (X, Y, Z): the mean complete skull, 0..1;
-    latent_mean, latent_std (L,): aggregated posterior of z over the training volumes; deviations (C, L): DEV per class;
-    latents_complete, latents_defective (S, L), defective_class (S,): the training pairs, for DEV of near neighbours.
+    z: which latent code the decoder was trained on; plain_output: see PaperDecoder. mean (X, Y, Z): the mean complete
+    skull, 0..1; latent_mean, latent_std (L,): aggregated posterior of z over the training volumes; deviations (C, L):
+    DEV per class; latents_complete, latents_defective (S, L), defective_class (S,): the training pairs, for DEV of near
+    neighbours.
     """
 
     def __init__(
