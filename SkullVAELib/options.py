@@ -122,12 +122,14 @@ class PaperOptions(StageOptions):
         return (*super()._counts(), "vae_epochs", "decoder_epochs")
 
 
+_FAST = {"standardise": True, "schedule": "cosine", "learning_rate": 2e-3, "plain_output": True}
+
 DECODERS: dict[str, dict] = {
     "raw": {"standardise": False},
     "standardised": {"standardise": True},
-    "mean": {"z": "mean", "standardise": True},
-    "sampled": {"z": "sampled", "standardise": True},
-    "fast": {"standardise": True, "schedule": "cosine", "learning_rate": 2e-3, "plain_output": True},
+    "fast": _FAST,
+    "mean": _FAST | {"z": "mean"},
+    "sampled": _FAST | {"z": "sampled"},
 }
 """Further decoders that can be trained on one encoder's latents, and how their options differ from the run's."""
 
