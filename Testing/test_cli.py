@@ -73,7 +73,9 @@ def fill_the_hole(volume, model, options, stages):
         completed=volume.with_array(bone | implant),
         implant=volume.with_array(implant),
         found=True,
+        proposal=None,
         report={
+            "bone": {"kind": "labelmap", "threshold_hu": None},
             "volume_ml": np.float64(1.5),
             "rim_gap_mm": float("nan"),
             "warnings": ["thin"],

@@ -1,0 +1,393 @@
+"""The part to be made: the implant as a solid below the voxel size, with clearance, thickness, holes and pieces.
+
+The implant's voxels say where a defect is; the shape they were made of, which is known between voxels, says where its
+surface lies. On a fine grid of its own each defect becomes
+
+    inside the completed shape  AND  where bone is missing  AND  at least the clearance away from bone,
+
+shelled to the thickness asked for, perforated and split. Every distance is one to a surface and not to voxels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import ndimage
+from scipy.spatial import cKDTree
+
+from .bone import bounding_box
+from .distance import BoneDistance
+from .frame import crop, reduce_bone, scale_of
+from .implant import evaluate
+from .part_options import PartOptions
+from .perforation import HolePattern, perforate, split
+from .solid import FAR_MM, FineGrid, OuterSurface, contour, fine_grid, one_piece, rounded_intersection, through
+from .surface import Mesh, bone_surface, joined, largest_shell, mask_surface
+from .volume import Volume, sample
+
+if TYPE_CHECKING:
+    from .completion import Completion, Proposal
+
+SMALLEST_ML = 0.05
+"""A piece smaller than this is no part."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One piece of the part: a closed mesh, and what was measured of it.
+
+    thickness_mm: (N,) at each point of the mesh, None unless asked for; defect: number of its defect, from 1; figures:
+    for the report.
+    """
+
+    mesh: Mesh
+    thickness_mm: np.ndarray | None
+    defect: int
+    figures: dict
+
+
+@dataclass(frozen=True)
+class Part:
+    """The pieces of the part, largest defect first, and what a reader must know."""
+
+    pieces: list[Piece]
+    warnings: list[str]
+
+    @property
+    def mesh(self) -> Mesh:
+        """All pieces in one."""
+        return joined([piece.mesh for piece in self.pieces])
+
+    @property
+    def thickness_mm(self) -> np.ndarray | None:
+        """(N,) at each point of `mesh`, None unless asked for."""
+        maps = [piece.thickness_mm for piece in self.pieces]
+        return np.concatenate(maps) if maps and all(values is not None for values in maps) else None
+
+
+def make_part(completion: Completion, options: PartOptions, image: Volume | None = None) -> Part:
+    """The part for every defect of a completion that found one.
+
+    image: the CT that was completed, in HU, if it was one: it tells where bone begins between two voxels.
+    A request that a defect cannot bear costs its islands and, at worst, the piece; warnings say so. Where nothing is
+    asked for and the shape is too thin for the grid, a piece is the surface of the implant's voxels.
+    """
+    implant, proposal = completion.implant, completion.proposal
+    if not implant.array.any():
+        return Part([], [])
+    box = bounding_box(implant.array, margin=3)
+    local = crop(implant, box)
+    labels, count = ndimage.label(local.array)
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    host = local_bone(completion, options, image)
+    pieces, warnings = [], []
+    for number, label in enumerate(np.argsort(-sizes, kind="stable") + 1, 1):
+        mask = local.with_array(labels == label)
+        mask = crop(mask, bounding_box(mask.array, margin=3))
+        made, told = [], []
+        if proposal is not None:
+            made, told = _of_defect(mask, proposal, host, options, number)
+        if not made and options.plain:
+            made, told = [_of_voxels(mask, number)], []
+        pieces += made
+        name = f"Defect {number}: " if count > 1 else ""
+        warnings += [name + text for text in told]
+    return Part(pieces, warnings)
+
+
+def local_bone(completion: Completion, options: PartOptions, image: Volume | None) -> BoneDistance | None:
+    """Distances to the surface of the bone around the implant; None where there is none."""
+    reach = max(6.0, options.clearance_mm + 3.0) + options.depth_mm
+    bone, implant = completion.bone, completion.implant
+    margin = np.ceil(reach / bone.spacing).astype(int) + 1
+    box = bounding_box(implant.array)
+    limits = zip(box, margin, bone.array.shape, strict=True)
+    box = tuple(slice(max(0, s.start - m), min(n, s.stop + m)) for s, m, n in limits)
+    near = _neighbourhood(implant.array[box], bone.spacing, reach)
+    here = Volume(bone.array[box] & near, crop(bone, box).affine)
+    threshold = completion.report["bone"].get("threshold_hu")
+    mesh = bone_surface(here, None if image is None else crop(image, box), threshold)
+    return BoneDistance(mesh, crop(bone, box)) if len(mesh.faces) else None
+
+
+def _neighbourhood(mask: np.ndarray, spacing: np.ndarray, reach_mm: float) -> np.ndarray:
+    """Bool mask of what lies within about reach_mm of a mask, in blocks of 2 mm, which is all that is needed."""
+    factor = np.maximum(1, np.round(2.0 / spacing)).astype(int)
+    padded = np.pad(mask, [(0, -n % f) for n, f in zip(mask.shape, factor, strict=True)])
+    shape = [v for n, f in zip(padded.shape, factor, strict=True) for v in (n // f, f)]
+    blocks = padded.reshape(shape).any(axis=(1, 3, 5))
+    near = ndimage.distance_transform_edt(~blocks, sampling=spacing * factor) <= reach_mm
+    for axis, times in enumerate(factor):
+        near = near.repeat(times, axis)
+    return near[tuple(slice(n) for n in mask.shape)]
+
+
+def _of_defect(
+    mask: Volume, proposal: Proposal, host: BoneDistance | None, options: PartOptions, number: int
+) -> tuple[list[Piece], list[str]]:
+    """The pieces for one defect and the warnings about it; mask: its implant voxels."""
+    centre = np.linalg.inv(proposal.alignment)[:3, 3]
+    middle = mask.affine[:3, :3] @ np.argwhere(mask.array).mean(0) + mask.affine[:3, 3]
+    reach = max(2.5, options.depth_mm + 1.5) + options.smoothing_mm
+    grid = fine_grid(mask, middle - centre, reach, options.step_mm)
+    field = _shape(grid, proposal, options.smoothing_mm)
+    outer = OuterSurface(field, grid, centre)
+    solid = _plate(grid, field, _extent(grid, mask, proposal.score), outer, host, options)
+    whole, count, share = one_piece(solid)
+    told = []
+    if not count:
+        return [], ["Nothing is left of the part: the clearance or the thickness leaves no room for it."]
+    if share < 0.98:
+        told.append(f"The part fell into {count} pieces; the largest, {share:.0%} of it, is kept.")
+    solids = [whole] if options.split_mm is None else split(whole, grid, options.split_mm, options.clearance_mm)
+    made = []
+    for solid in solids:
+        solid, count, share = one_piece(solid)
+        mesh = contour(solid, grid)
+        if mesh.volume_ml < SMALLEST_ML:
+            told.append(f"A piece of {max(0.0, mesh.volume_ml):.2f} ml is left out: too small to be made.")
+            continue
+        if share < 0.98:
+            told.append(f"A piece fell into {count} islands; the largest, {share:.0%} of it, is kept.")
+        faces = _faces(mesh, outer)
+        holes = 0
+        if options.hole_diameter_mm is not None:
+            pattern = HolePattern(options.hole_diameter_mm, options.hole_pitch_mm, options.hole_margin_mm)
+            solid, holes = perforate(solid, grid, mesh, faces, outer, pattern)
+            mesh = contour(one_piece(solid)[0], grid)
+            faces = _faces(mesh, outer)
+            if not holes:
+                told.append("There is no room for a perfusion hole.")
+        tunnels = 1 - (len(mesh.points) - len(mesh.faces) // 2) // 2 - holes
+        if tunnels:
+            told.append(f"The plate has {tunnels} openings nobody asked for, where it is too thin.")
+        figures = {"defect": number, "holes": holes, **_figures(mesh, faces, solid, grid, host, outer, options)}
+        thickness = _thickness(mesh, faces, solid, grid) if options.thickness_map else None
+        made.append(Piece(mesh, thickness, number, figures))
+    return made, told
+
+
+def _of_voxels(mask: Volume, number: int) -> Piece:
+    """The surface of a defect's implant voxels."""
+    mesh = largest_shell(mask_surface(mask))
+    return Piece(mesh, None, number, {"defect": number, "holes": 0, **_size(mesh)})
+
+
+def _shape(grid: FineGrid, proposal: Proposal, smoothing_mm: float) -> np.ndarray:
+    """The completed shape on the grid, about mm in the patient's space, negative inside; (*shape)."""
+    matrix = proposal.alignment @ grid.affine
+    values = evaluate(proposal.conformed, matrix, grid.index(grid.active)) / scale_of(proposal.alignment)
+    limit = FAR_MM - 1
+    field = grid.spread(np.clip(values, -limit, limit), limit)
+    # Between the nodes of its own 2 mm grid the shape has creases, which smoothing by less than they are apart removes.
+    return ndimage.gaussian_filter(field, smoothing_mm / grid.step_mm, truncate=3) if smoothing_mm > 0 else field
+
+
+def _extent(grid: FineGrid, mask: Volume, score: Volume) -> np.ndarray:
+    """Where the implant may be along the skull, about mm, negative inside, on the grid's active nodes (M,).
+
+    Two functions, the score of missing bone, and a distance to the implant's own voxels, which leave out what was no
+    implant: threads that were cut, and other defects.
+    """
+    points = grid.points(grid.active)
+    smooth = score.with_array(ndimage.gaussian_filter(score.array, 0.7))
+    lacking = -4.0 * sample(smooth, points, -1.0)  # the score rises by about a quarter in a millimetre
+    coarse = reduce_bone(mask)
+    soft = coarse.with_array(ndimage.gaussian_filter(coarse.array, 0.7))
+    beside = (0.15 - sample(soft, points, 0.0)) * 2.5 * float(coarse.spacing.mean())
+    return np.maximum(lacking, beside)
+
+
+def _plate(
+    grid: FineGrid,
+    field: np.ndarray,
+    extent: np.ndarray,
+    outer: OuterSurface,
+    host: BoneDistance | None,
+    options: PartOptions,
+) -> np.ndarray:
+    """The solid: function on the grid, (*shape), negative inside."""
+    own, radius = field.ravel()[grid.active], grid.step_mm
+    if options.thickness == "patient" and not options.under_contour_mm:
+        near_bone = _too_near(grid, host, options, np.maximum(own, extent) < 1.5 * radius)
+        return grid.spread(rounded_intersection([own, extent, near_bone], radius))
+    depth, beyond = _depth(grid, outer)
+    top, bottom = options.under_contour_mm - depth, depth - options.depth_mm
+    if options.thickness == "patient":
+        near_bone = _too_near(grid, host, options, np.maximum(own, extent) < 1.5 * radius)
+        return grid.spread(rounded_intersection([own, top, extent, near_bone], radius))
+    near_bone = _too_near(grid, host, options, (depth > -1.0) & (bottom < 1.0))
+    below = _extent_below(grid, field, np.maximum(extent, near_bone), outer, depth, options)
+    shell = rounded_intersection([top, bottom, np.maximum(below, beyond - 1.5), near_bone], radius)
+    sides = [own, top, extent, near_bone, *([bottom] if options.thickness == "constant" else [])]
+    return grid.spread(np.minimum(rounded_intersection(sides, radius), shell))
+
+
+def _depth(grid: FineGrid, outer: OuterSurface) -> tuple[np.ndarray, np.ndarray]:
+    """Depth below the outer surface and distance beside it, mm, at the active nodes: two arrays (M,).
+
+    Found on every other node and interpolated: a distance is smooth, and eight times fewer nodes are asked.
+    """
+    coarse_shape = tuple(-(-n // 2) + 1 for n in grid.shape)
+    wanted = np.zeros(coarse_shape, bool)
+    index = grid.index(grid.active)
+    for corner in np.ndindex(2, 2, 2):
+        wanted[tuple((index // 2 + corner).T)] = True
+    nodes = np.argwhere(wanted)
+    depth, beyond = outer.depth((2 * nodes) @ grid.affine[:3, :3].T + grid.affine[:3, 3])
+    out = []
+    for values in (depth, beyond):
+        array = np.zeros(coarse_shape, np.float32)
+        array[wanted] = values
+        out.append(ndimage.map_coordinates(array, index.T / 2, np.float32, order=1))
+    return out[0], out[1]
+
+
+def _extent_below(
+    grid: FineGrid,
+    field: np.ndarray,
+    extent: np.ndarray,
+    outer: OuterSurface,
+    depth: np.ndarray,
+    options: PartOptions,
+) -> np.ndarray:
+    """The extent continued inwards of the patient's own inner surface, (M,): that of the shape straight above.
+
+    extent: (M,) with the clearance heeded. A plate thicker than the patient's own goes on below the bone's inner table,
+    and where the hole narrows inwards it must not go under the bone: it could not be put in.
+    """
+    own = _own_thickness(grid, field, outer, options.depth_mm + 1.0)
+    ask = np.flatnonzero((depth > 0.5) & (depth < options.depth_mm + 1.5))
+    points = grid.points(grid.active[ask])
+    at = outer.nearest(points)
+    over = np.maximum(depth[ask] - np.maximum(own[at] - 0.4, 0.3), 0)
+    moved = over > 0
+    below = extent.copy()
+    whole = grid.spread(extent)
+    raised = points[moved] + over[moved, None] * outer.normals[at[moved]]
+    below[ask[moved]] = grid.sample(whole, raised)
+    return below
+
+
+def _own_thickness(grid: FineGrid, field: np.ndarray, outer: OuterSurface, limit_mm: float) -> np.ndarray:
+    """Thickness (N,) of the shape itself below each point of its outer surface, along the normal, at most limit_mm."""
+    thickness = np.full(len(outer.points), limit_mm, np.float32)
+    for down in np.arange(limit_mm, 0.4, -0.5):
+        outside = grid.sample(field, outer.points - down * outer.normals) > 0
+        thickness[outside] = down
+    if not len(thickness):
+        return thickness
+    # Single rays slip through pinholes.
+    return np.median(thickness[outer.neighbours(16)], axis=1)
+
+
+def _too_near(grid: FineGrid, host: BoneDistance | None, options: PartOptions, wanted: np.ndarray) -> np.ndarray:
+    """How much nearer to bone than the clearance the active nodes are, (M,) mm, negative where there is room.
+
+    wanted: (M,) bool, nodes that may come to lie in the part; the others' values do not count.
+    """
+    distance = np.full(len(grid.active), FAR_MM)
+    if host is not None:
+        ask = np.flatnonzero(wanted)
+        points = grid.points(grid.active[ask])
+        found = np.where(host.in_bone(points), -FAR_MM, FAR_MM)
+        # Only next to the surface that the clearance makes does a distance have to be exact.
+        reach = options.clearance_mm + 1.2 * grid.step_mm + host.triangle_mm
+        near = np.flatnonzero(grid.near(host.mesh.points, reach).ravel()[grid.active[ask]])
+        near = near[host.nearby(points[near], reach) < np.inf]
+        found[near] = host.signed(points[near])
+        distance[ask] = found
+    return options.clearance_mm - distance
+
+
+def _faces(mesh: Mesh, outer: OuterSurface) -> np.ndarray:
+    """(N,) int8 of a plate's mesh: 1 for a point on the outer face, -1 on the inner one, 0 on the rim or in a hole."""
+    cosine = np.einsum("nx,nx->n", mesh.vertex_normals(), outer.normals[outer.roughly_nearest(mesh.points)])
+    return np.where(cosine > 0.6, 1, np.where(cosine < -0.6, -1, 0)).astype(np.int8)
+
+
+def _thickness(mesh: Mesh, faces: np.ndarray, solid: np.ndarray, grid: FineGrid) -> np.ndarray:
+    """(N,) mm at each point of the mesh: straight through the plate from its face to the other one.
+
+    Rims and the walls of holes take the value of the nearest point of a face; all 0 where there is no face.
+    """
+    thickness = np.zeros(len(mesh.points))
+    face, wall = faces != 0, faces == 0
+    if face.any():
+        thickness[face] = through(solid, grid, mesh.points[face], mesh.vertex_normals()[face], THICKEST_MM)
+        thickness[wall] = thickness[face][cKDTree(mesh.points[face]).query(mesh.points[wall])[1]]
+    return thickness
+
+
+THICKEST_MM = 25.0
+"""A ray through the plate is followed so far."""
+
+SAMPLE = 3000
+"""Points of a mesh that its figures are taken from."""
+
+
+def _some(index: np.ndarray) -> np.ndarray:
+    """At most SAMPLE of them, drawn alike in every run."""
+    return index if len(index) <= SAMPLE else np.random.default_rng(0).choice(index, SAMPLE, replace=False)
+
+
+def _size(mesh: Mesh) -> dict:
+    """A mesh's triangles, volume and area for the report."""
+    return {
+        "triangles": len(mesh.faces),
+        "volume_ml": round(mesh.volume_ml, 3),
+        "area_cm2": round(mesh.area_mm2 / 100, 2),
+    }
+
+
+def _figures(
+    mesh: Mesh,
+    faces: np.ndarray,
+    solid: np.ndarray,
+    grid: FineGrid,
+    host: BoneDistance | None,
+    outer: OuterSurface,
+    options: PartOptions,
+) -> dict:
+    """What the report says of one piece."""
+    figures = _size(mesh)
+    top, wall = _some(np.flatnonzero(faces == 1)), np.flatnonzero(faces == 0)
+    if len(top):
+        values = through(solid, grid, mesh.points[top], mesh.vertex_normals()[top], THICKEST_MM)
+        if len(wall):
+            # A rim is no thickness: what counts is further from it than the plate is thick.
+            values = values[cKDTree(mesh.points[wall]).query(mesh.points[top])[0] > values]
+        if len(values):
+            low, high = np.percentile(values, [2, 98])
+            figures["thickness_mm"] = {
+                "mean": round(float(values.mean()), 2), "min": round(float(low), 2), "max": round(float(high), 2)
+            }  # fmt: skip
+    if host is not None:
+        rim = mesh.points[wall]
+        rim = rim[host.nearby(rim, options.clearance_mm + 2.0) < np.inf]
+        if len(rim):
+            gap = host.signed(rim)
+            low, middle = np.percentile(gap, [5, 50])
+            figures["clearance_mm"] = {
+                "min": round(float(gap.min()), 3), "p5": round(float(low), 3), "median": round(float(middle), 3)
+            }  # fmt: skip
+            figures |= _rim_step(rim, host, outer, options)
+    return figures
+
+
+def _rim_step(rim: np.ndarray, host: BoneDistance, outer: OuterSurface, options: PartOptions) -> dict:
+    """The 95th percentile of how far the bone's outer surface lies from the part's, continued, near the rim."""
+    near = cKDTree(rim).query(host.mesh.points, distance_upper_bound=options.clearance_mm + 3.0)[0] < np.inf
+    near = _some(np.flatnonzero(near))
+    if not len(near):
+        return {}
+    points, normals = host.mesh.points[near], host.mesh.vertex_normals()[near]
+    at = outer.nearest(points)
+    depth, beyond = outer.depth(points)
+    # The bone's outer table: it faces as the plate does, and lies no deeper than a misfit could be.
+    table = (np.einsum("nx,nx->n", normals, outer.normals[at]) > 0.8) & (np.abs(depth) < 3.0) & (beyond < 0.5)
+    if table.sum() < 20:
+        return {}
+    return {"rim_step_mm": round(float(np.percentile(np.abs(depth[table] - options.under_contour_mm), 95)), 3)}
