@@ -34,8 +34,7 @@ if TYPE_CHECKING:
     from .completion import Completion
     from .part import Part
     from .part_options import PartOptions
-    from .surface import Mesh
-    from .volume import Volume
+    from .surface import Grey, Mesh
 
 DONE, BAD_INPUT, NO_DEFECT = 0, 2, 3
 
@@ -134,6 +133,7 @@ def _complete_into(
         from .completion import STAGE_WEIGHTS, CompletionOptions, complete
         from .part import make_part
         from .preview import render_preview
+        from .surface import Grey
 
     stages = Stages({"load model": 1, **STAGE_WEIGHTS, **_LAST_WEIGHTS}, report)
     with stages.stage("load model"):
@@ -156,10 +156,11 @@ def _complete_into(
     result["warnings"] = list(result.get("warnings", []))
     with stages.stage("mesh"):
         if completion.found:
-            image = volume if completion.report["bone"]["kind"] == "ct" else None
-            part = make_part(completion, part_options, image)
+            about = completion.report["bone"]
+            grey = Grey.of(volume, completion.bone, about["threshold_hu"]) if about["kind"] == "ct" else None
+            part = make_part(completion, part_options, grey)
             result["warnings"] += part.warnings
-            _write_meshes(staging, completion, part, image, options)
+            _write_meshes(staging, completion, part, grey, options)
             mesh = part.mesh
             result["mesh"] = {"triangles": len(mesh.faces), "area_mm2": mesh.area_mm2, "volume_ml": mesh.volume_ml}
             result["part"] = {**dataclasses.asdict(part_options), "pieces": [piece.figures for piece in part.pieces]}
@@ -184,7 +185,7 @@ def _complete_into(
 
 
 def _write_meshes(
-    staging: Path, completion: Completion, part: Part, image: Volume | None, options: argparse.Namespace
+    staging: Path, completion: Completion, part: Part, grey: Grey | None, options: argparse.Namespace
 ) -> None:
     """The part as implant.*, each piece of several as implant_1.* and so on, and the host's bone where asked for."""
     from .meshfile import write_obj, write_ply, write_stl
@@ -204,7 +205,7 @@ def _write_meshes(
     if options.host:
         from .host import host_surface
 
-        write_stl(host_surface(completion, image), staging / "host.stl")
+        write_stl(host_surface(completion, grey), staging / "host.stl")
 
 
 def run_evaluate(options: argparse.Namespace) -> int:

@@ -14,8 +14,7 @@ from vtkmodules.vtkFiltersCore import vtkDecimatePro
 
 from .bone import bounding_box
 from .frame import crop
-from .surface import Mesh, bone_surface, joined
-from .volume import Volume
+from .surface import Grey, Mesh, bone_surface, joined
 
 if TYPE_CHECKING:
     from .completion import Completion
@@ -27,23 +26,39 @@ EXACT_MM = 10.0
 """Nearer to the implant than this nothing is decimated: there the clearance is measured."""
 
 
-def host_surface(completion: Completion, image: Volume | None = None) -> Mesh:
+ATTEMPTS = 3
+
+
+def host_surface(completion: Completion, grey: Grey | None = None) -> Mesh:
     """The surface of all bone: near the implant the very one that the part keeps its clearance from, elsewhere with
     fewer triangles.
 
-    image: the CT that was completed, None for a labelmap.
+    grey: the CT that was completed, None for a labelmap.
     """
     box = bounding_box(completion.bone.array)
-    threshold = completion.report["bone"].get("threshold_hu")
-    mesh = bone_surface(crop(completion.bone, box), None if image is None else crop(image, box), threshold)
+    mesh = bone_surface(crop(completion.bone, box), None if grey is None else grey.crop(box))
     implant = completion.implant
     voxels = np.argwhere(implant.array) @ implant.affine[:3, :3].T + implant.affine[:3, 3]
     far = np.ones(len(mesh.faces), bool)
     if len(voxels):
         reach = cKDTree(voxels).query(mesh.points, distance_upper_bound=EXACT_MM)[0]
         far = np.isinf(reach)[mesh.faces].all(axis=1)
-    # Decimation leaves out points but moves none, and none of a border: both parts fit together again.
-    return _merged(joined([Mesh(mesh.points, mesh.faces[~far]), _decimated(Mesh(mesh.points, mesh.faces[far]))]))
+    # Decimation leaves out points but moves none, and none of a border: both parts fit together again. Now and then it
+    # lets two folds of a surface meet in an edge; there the mesh is then left as it is.
+    for _ in range(ATTEMPTS):
+        host = _merged(joined([Mesh(mesh.points, mesh.faces[~far]), _decimated(Mesh(mesh.points, mesh.faces[far]))]))
+        knots = host.points[_not_manifold(host)]
+        if not len(knots):
+            return host
+        far &= np.isinf(cKDTree(knots).query(mesh.points, distance_upper_bound=3.0)[0])[mesh.faces].all(axis=1)
+    return mesh
+
+
+def _not_manifold(mesh: Mesh) -> np.ndarray:
+    """(N,) indices of the ends of edges that have not exactly two triangles."""
+    edges = np.sort(mesh.faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1)
+    found, count = np.unique(edges @ [len(mesh.points), 1], return_counts=True)
+    return np.stack(np.divmod(found[count != 2], len(mesh.points))).ravel()
 
 
 def _merged(mesh: Mesh) -> Mesh:

@@ -38,7 +38,7 @@ def perforate(
     for middle, axis, length in zip(middles, axes, lengths, strict=True):
         reach = length + 2.0
         ends = (np.stack([middle + 2.0 * axis, middle - reach * axis]) - grid.affine[:3, 3]) @ inverse.T
-        room = (radius + 2 * grid.step_mm) / grid.step_mm
+        room = (radius + 3 * grid.step_mm) / grid.step_mm
         low = np.maximum(np.floor(ends.min(0) - room).astype(int), 0)
         high = np.minimum(np.ceil(ends.max(0) + room).astype(int) + 1, solid.shape)
         box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
@@ -48,8 +48,8 @@ def perforate(
         across = np.linalg.norm(offset - along[..., None] * axis, axis=-1)
         # A drill as long as the plate is thick here: a little beyond it there may be another part of a curved plate.
         drill = np.maximum(across - radius, np.maximum(along - 2.0, -along - reach))
-        near = drill < 2 * grid.step_mm
-        cut = rounded_intersection([solid[box], -drill], grid.step_mm)
+        near = drill < 3 * grid.step_mm
+        cut = rounded_intersection([solid[box], -drill], 1.5 * grid.step_mm)
         solid[box] = np.where(near, cut, solid[box]).astype(np.float32)
     return solid, len(middles)
 
@@ -156,5 +156,5 @@ def split(solid: np.ndarray, grid: FineGrid, longest_mm: float, gap_mm: float) -
             cuts.append(edges[number] + half - where)
         if number < count - 1:
             cuts.append(where - edges[number + 1] + half)
-        pieces += split(one_piece(rounded_intersection(cuts, grid.step_mm))[0], grid, longest_mm, gap_mm)
+        pieces += split(one_piece(rounded_intersection(cuts, 1.5 * grid.step_mm))[0], grid, longest_mm, gap_mm)
     return pieces

@@ -191,8 +191,13 @@ class OuterSurface:
         return self._rough.query(points)[1] * self._every
 
     def nearest(self, points: np.ndarray) -> np.ndarray:
-        """(N,) index of the sheet's point nearest to each point (N, 3)."""
-        return self._tree.query(points)[1]
+        """(N,) index of the sheet's point nearest to each point (N, 3), or of one beside it.
+
+        Found in two steps, for the same reason: roughly, and then nearest to the foot on the sheet.
+        """
+        rough = self.roughly_nearest(points)
+        height = np.einsum("nx,nx->n", points - self.points[rough], self.normals[rough])
+        return self._tree.query(points - height[:, None] * self.normals[rough])[1]
 
     def depth(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """How deep points (N, 3) lie below the sheet, and how far beside it: two arrays (N,) in mm.

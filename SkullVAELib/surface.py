@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.sparse import coo_matrix
@@ -100,21 +100,60 @@ def mask_surface(mask: Volume, smoothing_mm: float | None = None) -> Mesh:
     return Mesh(points, faces)
 
 
-def bone_surface(bone: Volume, image: Volume | None = None, threshold_hu: float | None = None) -> Mesh:
+@dataclass(frozen=True)
+class Grey:
+    """The CT that a bone mask was cut from, whose grey values tell where between two voxels bone begins.
+
+    image: HU; threshold_hu: bone begins here; balance: what values above the threshold are multiplied by so that bone
+    ends half-way between voxels in the mean. It does: a voxel's centre is in bone or not. But from the threshold the
+    grey values rise steeply into bone and fall slowly outside, and a straight line between two voxels meets the
+    threshold too far out, in the demo's CT by 0.15 mm.
+    """
+
+    image: Volume
+    threshold_hu: float
+    balance: float = 1.0
+
+    @classmethod
+    def of(cls, image: Volume, bone: Volume, threshold_hu: float) -> Grey:
+        """The grey values around a bone mask on the same grid, balanced over some fifty of its slices."""
+        every = max(1, bone.array.shape[2] // 50)
+        inside = bone.array[:, :, ::every] != 0
+        level = image.array[:, :, ::every].astype(np.float32) - np.float32(threshold_hu - 0.5)
+        pairs = [np.zeros((2, 0))]
+        for axis in (0, 1):
+            first, second = (slice(None, -1), slice(1, None)), (slice(1, None), slice(None, -1))
+            for here, there in (first, second):
+                here, there = (tuple(s if a == axis else slice(None) for a in range(3)) for s in (here, there))
+                crossing = inside[here] & (level[there] < 0)
+                pairs.append(np.stack([level[here][crossing], -level[there][crossing]]))
+        inner, outer = np.concatenate(pairs, axis=1)
+        low, high = 1e-3, 1e3
+        for _ in range(30 if inner.size else 0):
+            middle = float(np.sqrt(low * high))
+            too_far = (middle * inner / (middle * inner + outer)).mean() > 0.5
+            low, high = (low, middle) if too_far else (middle, high)
+        return cls(image, threshold_hu, float(np.sqrt(low * high)))
+
+    def crop(self, box: tuple[slice, slice, slice]) -> Grey:
+        """A box of it, for the same box of the mask."""
+        return replace(self, image=Volume(self.image.array[box], self.image.affine))
+
+
+def bone_surface(bone: Volume, grey: Grey | None = None) -> Mesh:
     """The surface of a bone mask below the voxel size, in RAS mm; every voxel's centre stays on its side of it.
 
-    image, threshold_hu: the CT that the mask was cut from, whose grey values tell where between two voxels bone
-    begins. Without it the steps of the voxels are smoothed away. An edge of the mask counts as a surface; empty when
-    the mask is.
+    grey: the CT on the same grid. Without it the steps of the voxels are smoothed away. An edge of the mask counts as a
+    surface; empty when the mask is.
     """
     inside = bone.array != 0
     if not inside.any():
         return Mesh(np.zeros((0, 3)), np.zeros((0, 3), np.int64))
-    if image is not None and threshold_hu is not None:
+    if grey is not None:
         # Half a unit further down: a voxel at the threshold is bone. What is over it and yet no bone, such as a small
         # component, is held outside.
-        level = image.array.astype(np.float32) - np.float32(threshold_hu - 0.5)
-        level = np.where(inside, np.maximum(level, GREY_SNAP_HU), np.minimum(level, -GREY_SNAP_HU))
+        level = grey.image.array.astype(np.float32) - np.float32(grey.threshold_hu - 0.5)
+        level = np.where(inside, np.maximum(level * grey.balance, GREY_SNAP_HU), np.minimum(level, -GREY_SNAP_HU))
         return level_surface(Volume(level, bone.affine), GREY_SNAP_HU)
     box, start = _cropped(inside)
     data, points, faces = _flying_edges(box)
