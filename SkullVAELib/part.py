@@ -23,7 +23,17 @@ from .frame import crop, reduce_bone, scale_of
 from .implant import evaluate
 from .part_options import PartOptions
 from .perforation import HolePattern, perforate, split
-from .solid import FAR_MM, FineGrid, OuterSurface, contour, fine_grid, one_piece, rounded_intersection, through
+from .solid import (
+    FAR_MM,
+    FineGrid,
+    OuterSurface,
+    contour,
+    fine_grid,
+    one_piece,
+    rounded_intersection,
+    through,
+    without_feathers,
+)
 from .surface import Grey, Mesh, bone_surface, joined, largest_shell, mask_surface
 from .volume import Volume, sample
 
@@ -32,6 +42,9 @@ if TYPE_CHECKING:
 
 EDGE_STEPS = 1.5
 """Radius of the part's edges in steps of the grid: a sharper edge would show the grid's own steps."""
+
+THINNEST_MM = 0.8
+"""Thinner sheets and threads are left out of a part: nobody can make them."""
 
 SMALLEST_ML = 0.05
 """A piece smaller than this is no part."""
@@ -137,6 +150,8 @@ def _of_defect(
     field = _shape(grid, proposal, options.smoothing_mm)
     outer = OuterSurface(field, grid, centre)
     solid = _plate(grid, field, _extent(grid, mask, proposal.score), outer, host, options)
+    if not options.plain:
+        solid = without_feathers(solid, grid, THINNEST_MM)
     whole, count, share = one_piece(solid)
     told = []
     if not count:
@@ -224,7 +239,10 @@ def _plate(
     below = extent.copy()
     below[deep] = grid.sample(grid.spread(extent), above)
     room = 1.5 * grid.step_mm
-    near_bone = _too_near(grid, host, options, (np.minimum(extent, below) < room) & (depth > -room) & (bottom < room))
+    wanted = (np.minimum(extent, below) < room) & (depth > -room) & (bottom < room)
+    if options.thickness == "minimum":
+        wanted |= np.maximum(own, extent) < room  # the patient's own may be thicker
+    near_bone = _too_near(grid, host, options, wanted)
     walls = np.maximum(extent, near_bone)
     below[deep] = grid.sample(grid.spread(walls), above)
     below = np.maximum(below, near_bone)

@@ -13,7 +13,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from .surface import Mesh, largest_shell, level_surface
+from .surface import Mesh, labelled, largest_shell, level_surface
 from .volume import Volume, sample
 
 FAR_MM = 5.0
@@ -21,6 +21,13 @@ FAR_MM = 5.0
 
 SNAP = 0.02
 """Share of a step that a node keeps from the surface: no two points of the mesh may coincide in single precision."""
+
+OUTWARDS = 0.4
+"""Cosine between a surface's normal and the way out of the vault from which on it is an outer surface. The orbit's roof
+is none: a plate of one thickness has to end at the brow."""
+
+SCRAP = 0.1
+"""Share of the outer surface's largest piece below which a piece is no outer surface."""
 
 _BLOCK = 4
 """Nodes along the edge of the blocks by which the neighbourhood of a defect is chosen."""
@@ -136,15 +143,41 @@ def one_piece(solid: np.ndarray) -> tuple[np.ndarray, int, float]:
     return solid, count, float(sizes.max() / sizes.sum())
 
 
+def without_feathers(solid: np.ndarray, grid: FineGrid, thinnest_mm: float) -> np.ndarray:
+    """A solid without sheets and threads thinner than thinnest_mm; what is thicker keeps its surface as it was.
+
+    An opening: nodes that lie deep enough are kept, and what is near them.
+    """
+    box = ndimage.find_objects((solid < 0).astype(np.uint8))
+    if not box:
+        return solid
+    slices = tuple(slice(max(0, s.start - 2), s.stop + 2) for s in box[0])
+    local, radius = solid[slices], thinnest_mm / 2
+    core = local < -radius
+    out = solid.copy()
+    if not core.any():
+        out[slices] = np.abs(local)
+        return out
+    away = ndimage.distance_transform_edt(~core, sampling=grid.step_mm)
+    # The deepest nodes may lie up to a step below the depth asked for, so no thick place is touched.
+    out[slices] = np.maximum(local, away - radius - grid.step_mm)
+    return out
+
+
 def contour(solid: np.ndarray, grid: FineGrid) -> Mesh:
     """The surface of the solid's largest piece, closed and manifold, in RAS mm; empty when nothing is inside."""
+    return largest_shell(all_shells(solid, grid))
+
+
+def all_shells(solid: np.ndarray, grid: FineGrid) -> Mesh:
+    """The surface of a solid, of all its pieces and voids."""
     box = ndimage.find_objects((solid < 0).astype(np.uint8))
     if not box:
         return Mesh(np.zeros((0, 3)), np.zeros((0, 3), np.int64))
     slices = tuple(slice(max(0, s.start - 1), s.stop + 1) for s in box[0])
     affine = grid.affine.copy()
     affine[:3, 3] += grid.affine[:3, :3] @ [s.start for s in slices]
-    return largest_shell(level_surface(Volume(-solid[slices], affine), SNAP * grid.step_mm))
+    return level_surface(Volume(-solid[slices], affine), SNAP * grid.step_mm)
 
 
 def through(solid: np.ndarray, grid: FineGrid, points: np.ndarray, normals: np.ndarray, limit_mm: float) -> np.ndarray:
@@ -173,13 +206,19 @@ class OuterSurface:
 
     def __init__(self, field: np.ndarray, grid: FineGrid, centre: np.ndarray):
         """field: (*shape) in mm, negative inside; centre: (3,) RAS mm that outwards is away from."""
-        mesh = contour(field, grid)
+        mesh = all_shells(field, grid)
         normals = mesh.vertex_normals()
         away = mesh.points - centre
         away /= np.maximum(np.linalg.norm(away, axis=1, keepdims=True), 1e-9)
         # Where the nodes end, so does the field, and what closes the mesh there is no surface of the shape.
         known = grid.sample(grid.spread(np.ones(len(grid.active)), 0.0), mesh.points) > 0.999
-        keep = known & (np.einsum("nx,nx->n", normals, away) > 0.1)
+        keep = known & (np.einsum("nx,nx->n", normals, away) > OUTWARDS)
+        # Scraps, on the orbit's roof or in a sinus, are no outer surface.
+        pieces = labelled(len(mesh.points), mesh.faces[keep[mesh.faces].all(axis=1)])
+        sizes = np.bincount(pieces[keep], minlength=len(keep))
+        keep &= sizes[pieces] > SCRAP * sizes.max()
+        if not keep.any():  # far from any vault: the whole surface is its outer one
+            keep[:] = True
         self.points, self.normals = mesh.points[keep], normals[keep]
         self._tree = cKDTree(self.points)
         self._every = max(1, round(2.0 / grid.step_mm**2))

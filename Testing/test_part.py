@@ -22,6 +22,7 @@ from SkullVAELib.completion import Completion, Proposal
 from SkullVAELib.errors import SkullVAEError
 from SkullVAELib.part import make_part
 from SkullVAELib.part_options import PartOptions
+from SkullVAELib.solid import FineGrid, without_feathers
 from SkullVAELib.surface import Grey, Mesh, bone_surface
 from SkullVAELib.volume import Volume
 
@@ -244,8 +245,7 @@ def faces_away_from_the_rim(completion: Completion, margin: float = 0.1) -> tupl
     return (rays * (OUTER + 1)) @ inverse[:3, :3].T + inverse[:3, 3], -rays @ inverse[:3, :3].T
 
 
-@pytest.mark.parametrize("name", ["0.5 mm", "tilted, mirrored"])
-@pytest.mark.parametrize("thickness", [3.0, 4.0, 9.0])
+@pytest.mark.parametrize(("name", "thickness"), [("0.5 mm", 3.0), ("tilted, mirrored", 4.0), ("1 mm", 9.0)])
 def test_a_constant_thickness_is_met_to_a_tenth_of_a_millimetre(name, thickness):
     completion = completed(name)
     piece = one(completion, thickness="constant", thickness_mm=thickness, clearance_mm=0.5)
@@ -261,6 +261,14 @@ def test_a_minimum_thickness_thickens_only_what_is_thinner(least, expected):
     piece = one(completion, thickness="minimum", thickness_mm=least)
     measured = ray_thickness(piece.mesh, *faces_away_from_the_rim(completion))
     assert np.abs(measured - expected).max() < 0.1
+
+
+@pytest.mark.parametrize("how", ["constant", "minimum"])
+@pytest.mark.parametrize("thickness", [3.0, 8.0])
+def test_the_clearance_holds_at_every_thickness(how, thickness):
+    piece = one(completed("1 mm"), thickness=how, thickness_mm=thickness, clearance_mm=0.5)
+    assert gaps("1 mm", piece.mesh).min() > 0.4
+    assert piece.figures["clearance_mm"]["min"] > 0.4
 
 
 def test_under_contour_lowers_the_outer_face_alone():
@@ -433,3 +441,15 @@ def test_options_are_read_as_the_command_line_has_them():
     assert (options.thickness, options.thickness_mm) == ("minimum", 3.5)
     assert (options.hole_diameter_mm, options.hole_pitch_mm, options.hole_margin_mm) == (2, 10, 3)
     assert PartOptions.parse() == PartOptions()
+
+
+def test_sheets_too_thin_to_be_made_are_left_out_and_nothing_else():
+    grid = FineGrid(np.diag([0.5, 0.5, 0.5, 1.0]), (60, 60, 60), np.arange(60**3))
+    x, y, z = (np.indices(grid.shape) * 0.5 - 15.0).astype(np.float32)
+    block = np.maximum.reduce([abs(x) - 8, abs(y) - 8, abs(z) - 3])
+    for half, stays in ((0.3, False), (1.0, True)):
+        fin = np.maximum.reduce([abs(x) - 12, abs(y) - 4, abs(z) - half])
+        opened = without_feathers(np.minimum(block, fin), grid, 0.8)
+        assert (opened[(abs(x) > 10.5) & (abs(x) < 11.5) & (abs(y) < 3) & (abs(z) < half)] < 0).all() == stays
+        thick = (abs(x) < 7) & (abs(y) < 7) & (abs(block) < 0.5)
+        assert np.array_equal(opened[thick], block[thick])
