@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import ndimage
-from scipy.spatial import cKDTree
 
 from .bone import bounding_box
 from .distance import BoneDistance
 from .frame import crop, reduce_bone, scale_of
 from .implant import evaluate
+from .part_figures import faces_of, figures_of, size_of, thickness_map
 from .part_options import PartOptions
 from .perforation import HolePattern, perforate, split
 from .solid import (
@@ -31,7 +31,6 @@ from .solid import (
     fine_grid,
     one_piece,
     rounded_intersection,
-    through,
     without_feathers,
 )
 from .surface import Grey, Mesh, bone_surface, joined, largest_shell, mask_surface
@@ -39,12 +38,6 @@ from .volume import Volume, sample
 
 if TYPE_CHECKING:
     from .completion import Completion, Proposal
-
-EDGE_STEPS = 1.5
-"""Radius of the part's edges in steps of the grid: a sharper edge would show the grid's own steps."""
-
-THINNEST_MM = 0.8
-"""Thinner sheets and threads are left out of a part: nobody can make them."""
 
 SMALLEST_ML = 0.05
 """A piece smaller than this is no part."""
@@ -150,15 +143,18 @@ def _of_defect(
     field = _shape(grid, proposal, options.smoothing_mm)
     outer = OuterSurface(field, grid, centre)
     solid = _plate(grid, field, _extent(grid, mask, proposal.score), outer, host, options)
-    if not options.plain:
-        solid = without_feathers(solid, grid, THINNEST_MM)
+    solid = without_feathers(solid, grid, options.thinnest_mm)
     whole, count, share = one_piece(solid)
     told = []
     if not count:
         return [], ["Nothing is left of the part: the clearance or the thickness leaves no room for it."]
     if share < 0.98:
         told.append(f"The part fell into {count} pieces; the largest, {share:.0%} of it, is kept.")
-    solids = [whole] if options.split_mm is None else split(whole, grid, options.split_mm, options.clearance_mm)
+    solids = (
+        [whole]
+        if options.split_mm is None
+        else split(whole, grid, options.split_mm, options.clearance_mm, options.edge_mm)
+    )
     made = []
     for solid in solids:
         solid, count, share = one_piece(solid)
@@ -168,20 +164,22 @@ def _of_defect(
             continue
         if share < 0.98:
             told.append(f"A piece fell into {count} islands; the largest, {share:.0%} of it, is kept.")
-        faces = _faces(mesh, outer)
+        faces = faces_of(mesh, outer)
         holes = 0
         if options.hole_diameter_mm is not None:
             pattern = HolePattern(options.hole_diameter_mm, options.hole_pitch_mm, options.hole_margin_mm)
-            solid, holes = perforate(solid, grid, mesh, faces, outer, pattern)
+            solid, holes = perforate(solid, grid, mesh, faces, outer, pattern, options.edge_mm)
             mesh = contour(one_piece(solid)[0], grid)
-            faces = _faces(mesh, outer)
+            faces = faces_of(mesh, outer)
             if not holes:
                 told.append("There is no room for a perfusion hole.")
         tunnels = 1 - (len(mesh.points) - len(mesh.faces) // 2) // 2 - holes
-        if tunnels:
+        if tunnels < 0:
+            told.append(f"{-tunnels} of the holes do not go through.")
+        if tunnels > 0:
             told.append(f"The plate has {tunnels} openings nobody asked for, where it is too thin.")
-        figures = {"defect": number, "holes": holes, **_figures(mesh, faces, solid, grid, host, outer, options)}
-        thickness = _thickness(mesh, faces, solid, grid) if options.thickness_map else None
+        figures = {"defect": number, "holes": holes, **figures_of(mesh, faces, solid, grid, host, outer, options)}
+        thickness = thickness_map(mesh, faces, solid, grid) if options.thickness_map else None
         made.append(Piece(mesh, thickness, number, figures))
     return made, told
 
@@ -189,7 +187,7 @@ def _of_defect(
 def _of_voxels(mask: Volume, number: int) -> Piece:
     """The surface of a defect's implant voxels."""
     mesh = largest_shell(mask_surface(mask))
-    return Piece(mesh, None, number, {"defect": number, "holes": 0, **_size(mesh)})
+    return Piece(mesh, None, number, {"defect": number, "holes": 0, **size_of(mesh)})
 
 
 def _shape(grid: FineGrid, proposal: Proposal, smoothing_mm: float) -> np.ndarray:
@@ -226,15 +224,19 @@ def _plate(
     host: BoneDistance | None,
     options: PartOptions,
 ) -> np.ndarray:
-    """The solid: function on the grid, (*shape), negative inside."""
-    own = field.ravel()[grid.active]
+    """The solid: function on the grid, (*shape), negative inside.
+
+    The edges between its faces and its walls are rounded, its faces not against each other: where two of them nearly
+    coincide, both would give way.
+    """
+    own, edge = field.ravel()[grid.active], options.edge_mm
     if options.depth_mm or options.under_contour_mm:
         depth, beyond = _depth(grid, outer)
         top, bottom = options.under_contour_mm - depth, depth - options.depth_mm
         own = np.maximum(own, top)
     if not options.depth_mm:
         near_bone = _too_near(grid, host, options, np.maximum(own, extent) < 1.5 * grid.step_mm)
-        return grid.spread(_edged(own, np.maximum(extent, near_bone), grid))
+        return grid.spread(rounded_intersection([own, np.maximum(extent, near_bone)], edge))
     deep, above = _straight_above(grid, field, outer, depth, options)
     below = extent.copy()
     below[deep] = grid.sample(grid.spread(extent), above)
@@ -246,18 +248,10 @@ def _plate(
     walls = np.maximum(extent, near_bone)
     below[deep] = grid.sample(grid.spread(walls), above)
     below = np.maximum(below, near_bone)
-    shell = _edged(np.maximum(top, bottom), np.maximum(below, beyond - 1.5), grid)
+    shell = rounded_intersection([np.maximum(top, bottom), np.maximum(below, beyond - 1.5)], edge)
     if options.thickness == "constant":
         own = np.maximum(own, bottom)
-    return grid.spread(np.minimum(_edged(own, walls, grid), shell))
-
-
-def _edged(faces: np.ndarray, walls: np.ndarray, grid: FineGrid) -> np.ndarray:
-    """A plate, (M,), between its two faces and within its walls, the edges between them rounded.
-
-    Faces are not rounded against each other: where two of them nearly coincide, both would give way.
-    """
-    return rounded_intersection([faces, walls], EDGE_STEPS * grid.step_mm)
+    return grid.spread(np.minimum(rounded_intersection([own, walls], edge), shell))
 
 
 def _depth(grid: FineGrid, outer: OuterSurface) -> tuple[np.ndarray, np.ndarray]:
@@ -289,7 +283,7 @@ def _straight_above(
     A plate thicker than the patient's own goes on below the bone's inner table, and where the hole narrows inwards it
     must not go under the bone: it could not be put in. So there it may be where the shape above it is.
     """
-    own = _own_thickness(grid, field, outer, options.depth_mm + 1.0)
+    own = _ownthickness_map(grid, field, outer, options.depth_mm + 1.0)
     ask = np.flatnonzero((depth > 0.5) & (depth < options.depth_mm + 1.5 * grid.step_mm))
     points = grid.points(grid.active[ask])
     at = outer.nearest(points)
@@ -298,7 +292,7 @@ def _straight_above(
     return ask[moved], points[moved] + over[moved, None] * outer.normals[at[moved]]
 
 
-def _own_thickness(grid: FineGrid, field: np.ndarray, outer: OuterSurface, limit_mm: float) -> np.ndarray:
+def _ownthickness_map(grid: FineGrid, field: np.ndarray, outer: OuterSurface, limit_mm: float) -> np.ndarray:
     """Thickness (N,) of the shape itself below each point of its outer surface, along the normal, at most limit_mm."""
     thickness = np.full(len(outer.points), limit_mm, np.float32)
     for down in np.arange(limit_mm, 0.4, -0.5):
@@ -321,7 +315,7 @@ def _too_near(grid: FineGrid, host: BoneDistance | None, options: PartOptions, w
         points = grid.points(grid.active[ask])
         found = np.where(host.in_bone(points), -FAR_MM, FAR_MM)
         # Only next to the surface that the clearance makes does a distance have to be exact.
-        reach = options.clearance_mm + (EDGE_STEPS + 0.2) * grid.step_mm + host.triangle_mm
+        reach = options.clearance_mm + options.edge_mm + 0.2 * grid.step_mm + host.triangle_mm
         near = np.flatnonzero(grid.near(host.mesh.points, reach).ravel()[grid.active[ask]])
         near = near[host.nearby(points[near], reach) < np.inf]
         found[near] = _safe(grid, grid.active[ask[near]], host.signed(points[near]), host, options.clearance_mm)
@@ -350,94 +344,3 @@ def _safe(
     for corner in range(8):
         np.maximum.at(less, corners[passed, corner], excess)
     return distance - less[flat]
-
-
-def _faces(mesh: Mesh, outer: OuterSurface) -> np.ndarray:
-    """(N,) int8 of a plate's mesh: 1 for a point on the outer face, -1 on the inner one, 0 on the rim or in a hole."""
-    cosine = np.einsum("nx,nx->n", mesh.vertex_normals(), outer.normals[outer.roughly_nearest(mesh.points)])
-    return np.where(cosine > 0.6, 1, np.where(cosine < -0.6, -1, 0)).astype(np.int8)
-
-
-def _thickness(mesh: Mesh, faces: np.ndarray, solid: np.ndarray, grid: FineGrid) -> np.ndarray:
-    """(N,) mm at each point of the mesh: straight through the plate from its face to the other one.
-
-    Rims and the walls of holes take the value of the nearest point of a face; all 0 where there is no face.
-    """
-    thickness = np.zeros(len(mesh.points))
-    face, wall = faces != 0, faces == 0
-    if face.any():
-        thickness[face] = through(solid, grid, mesh.points[face], mesh.vertex_normals()[face], THICKEST_MM)
-        thickness[wall] = thickness[face][cKDTree(mesh.points[face]).query(mesh.points[wall])[1]]
-    return thickness
-
-
-THICKEST_MM = 25.0
-"""A ray through the plate is followed so far."""
-
-SAMPLE = 3000
-"""Points of a mesh that its figures are taken from."""
-
-
-def _some(index: np.ndarray) -> np.ndarray:
-    """At most SAMPLE of them, drawn alike in every run."""
-    return index if len(index) <= SAMPLE else np.random.default_rng(0).choice(index, SAMPLE, replace=False)
-
-
-def _size(mesh: Mesh) -> dict:
-    """A mesh's triangles, volume and area for the report."""
-    return {
-        "triangles": len(mesh.faces),
-        "volume_ml": round(mesh.volume_ml, 3),
-        "area_cm2": round(mesh.area_mm2 / 100, 2),
-    }
-
-
-def _figures(
-    mesh: Mesh,
-    faces: np.ndarray,
-    solid: np.ndarray,
-    grid: FineGrid,
-    host: BoneDistance | None,
-    outer: OuterSurface,
-    options: PartOptions,
-) -> dict:
-    """What the report says of one piece."""
-    figures = _size(mesh)
-    top, wall = _some(np.flatnonzero(faces == 1)), np.flatnonzero(faces == 0)
-    if len(top):
-        values = through(solid, grid, mesh.points[top], mesh.vertex_normals()[top], THICKEST_MM)
-        if len(wall):
-            # A rim is no thickness: what counts is further from it than the plate is thick.
-            values = values[cKDTree(mesh.points[wall]).query(mesh.points[top])[0] > values]
-        if len(values):
-            low, high = np.percentile(values, [2, 98])
-            figures["thickness_mm"] = {
-                "mean": round(float(values.mean()), 2), "min": round(float(low), 2), "max": round(float(high), 2)
-            }  # fmt: skip
-    if host is not None:
-        rim = mesh.points[wall]
-        rim = rim[host.nearby(rim, options.clearance_mm + 2.0) < np.inf]
-        if len(rim):
-            gap = host.signed(rim)
-            low, middle = np.percentile(gap, [5, 50])
-            figures["clearance_mm"] = {
-                "min": round(float(gap.min()), 3), "p5": round(float(low), 3), "median": round(float(middle), 3)
-            }  # fmt: skip
-            figures |= _rim_step(rim, host, outer, options)
-    return figures
-
-
-def _rim_step(rim: np.ndarray, host: BoneDistance, outer: OuterSurface, options: PartOptions) -> dict:
-    """The 95th percentile of how far the bone's outer surface lies from the part's, continued, near the rim."""
-    near = cKDTree(rim).query(host.mesh.points, distance_upper_bound=options.clearance_mm + 3.0)[0] < np.inf
-    near = _some(np.flatnonzero(near))
-    if not len(near):
-        return {}
-    points, normals = host.mesh.points[near], host.mesh.vertex_normals()[near]
-    at = outer.nearest(points)
-    depth, beyond = outer.depth(points)
-    # The bone's outer table: it faces as the plate does, and lies no deeper than a misfit could be.
-    table = (np.einsum("nx,nx->n", normals, outer.normals[at]) > 0.8) & (np.abs(depth) < 3.0) & (beyond < 0.5)
-    if table.sum() < 20:
-        return {}
-    return {"rim_step_mm": round(float(np.percentile(np.abs(depth[table] - options.under_contour_mm), 95)), 3)}

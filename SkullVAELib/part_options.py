@@ -85,6 +85,18 @@ class PartOptions:
             return self.resolution_mm
         return min(self.resolution_mm, max(0.25, self.hole_diameter_mm / 5))
 
+    @property
+    def edge_mm(self) -> float:
+        """Radius of the part's edges: a sharper one would show the grid's own steps. The plain implant keeps nearer to
+        its voxels."""
+        return (1.0 if self.plain else 1.5) * self.step_mm
+
+    @property
+    def thinnest_mm(self) -> float:
+        """Thinner sheets and threads are left out: nobody can make them. Of the plain implant less is left out, only
+        what tears into shreds on the grid."""
+        return 0.4 if self.plain else 0.8
+
     @classmethod
     def parse(
         cls,

@@ -24,12 +24,18 @@ class HolePattern:
 
 
 def perforate(
-    solid: np.ndarray, grid: FineGrid, mesh: Mesh, faces: np.ndarray, outer: OuterSurface, pattern: HolePattern
+    solid: np.ndarray,
+    grid: FineGrid,
+    mesh: Mesh,
+    faces: np.ndarray,
+    outer: OuterSurface,
+    pattern: HolePattern,
+    edge_mm: float,
 ) -> tuple[np.ndarray, int]:
     """A plate with holes along its own normals, and their number.
 
     solid: function (*shape), negative inside; mesh: its surface; faces: (N,) 1, -1 or 0 for the points of the outer
-    face, the inner one and the rim.
+    face, the inner one and the rim; edge_mm: radius of the holes' edges.
     """
     radius = pattern.diameter_mm / 2
     middles, axes, lengths = _places(mesh, faces, outer, pattern)
@@ -38,7 +44,7 @@ def perforate(
     for middle, axis, length in zip(middles, axes, lengths, strict=True):
         reach = length + 2.0
         ends = (np.stack([middle + 2.0 * axis, middle - reach * axis]) - grid.affine[:3, 3]) @ inverse.T
-        room = (radius + 3 * grid.step_mm) / grid.step_mm
+        room = (radius + 2 * edge_mm) / grid.step_mm
         low = np.maximum(np.floor(ends.min(0) - room).astype(int), 0)
         high = np.minimum(np.ceil(ends.max(0) + room).astype(int) + 1, solid.shape)
         box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
@@ -48,8 +54,8 @@ def perforate(
         across = np.linalg.norm(offset - along[..., None] * axis, axis=-1)
         # A drill as long as the plate is thick here: a little beyond it there may be another part of a curved plate.
         drill = np.maximum(across - radius, np.maximum(along - 2.0, -along - reach))
-        near = drill < 3 * grid.step_mm
-        cut = rounded_intersection([solid[box], -drill], 1.5 * grid.step_mm)
+        near = drill < 2 * edge_mm
+        cut = rounded_intersection([solid[box], -drill], edge_mm)
         solid[box] = np.where(near, cut, solid[box]).astype(np.float32)
     return solid, len(middles)
 
@@ -130,10 +136,11 @@ def _hexagons(low: np.ndarray, high: np.ndarray, pitch_mm: float) -> np.ndarray:
     return points[np.argsort(np.linalg.norm(points - middle, axis=1), kind="stable")]
 
 
-def split(solid: np.ndarray, grid: FineGrid, longest_mm: float, gap_mm: float) -> list[np.ndarray]:
+def split(solid: np.ndarray, grid: FineGrid, longest_mm: float, gap_mm: float, edge_mm: float) -> list[np.ndarray]:
     """A plate cut across until no piece is longer than longest_mm; gap_mm is left between neighbours.
 
-    solid: function (*shape), negative inside. A piece's length is the extent along its own longest axis.
+    solid: function (*shape), negative inside. A piece's length is the extent along its own longest axis; edge_mm:
+    radius of the cuts' edges.
     """
     inside = np.argwhere(solid < 0)
     if not len(inside):
@@ -156,5 +163,5 @@ def split(solid: np.ndarray, grid: FineGrid, longest_mm: float, gap_mm: float) -
             cuts.append(edges[number] + half - where)
         if number < count - 1:
             cuts.append(where - edges[number + 1] + half)
-        pieces += split(one_piece(rounded_intersection(cuts, 1.5 * grid.step_mm))[0], grid, longest_mm, gap_mm)
+        pieces += split(one_piece(rounded_intersection(cuts, edge_mm))[0], grid, longest_mm, gap_mm, edge_mm)
     return pieces

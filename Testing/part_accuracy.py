@@ -63,7 +63,7 @@ REQUESTS = {
     "clearance 1.0": PartOptions(clearance_mm=1.0),
     "constant 3": PartOptions(clearance_mm=0.5, thickness="constant", thickness_mm=3.0),
     "constant 4": PartOptions(clearance_mm=0.5, thickness="constant", thickness_mm=4.0),
-    "constant 4, holes": PartOptions(clearance_mm=0.5, thickness="constant", thickness_mm=4.0, hole_diameter_mm=2.0),
+    "constant 4 and holes": PartOptions(clearance_mm=0.5, thickness="constant", thickness_mm=4.0, hole_diameter_mm=2.0),
 }
 
 
@@ -133,8 +133,8 @@ def measure(completion: Completion, grey: Grey | None, name: str, options: PartO
     return line
 
 
-def run_case(name: str, volume: Volume, model: torch.nn.Module) -> list[dict]:
-    """Every request on one volume."""
+def run_case(name: str, volume: Volume, model: torch.nn.Module, requests: list[str]) -> list[dict]:
+    """Some requests on one volume."""
     completion = complete(volume, model, CompletionOptions(), Stages({}))
     if not completion.found:
         return [{"case": name, "request": "none", "faults": ["no defect found"]}]
@@ -147,7 +147,7 @@ def run_case(name: str, volume: Volume, model: torch.nn.Module) -> list[dict]:
     surface = bone_surface(local, None if grey is None else grey.crop(box))
     blurred = local.with_array(ndimage.gaussian_filter(local.array.astype(np.float32), 0.7) - 0.5)
     clouds = cloud_near(surface, voxels), cloud_near(level_surface(blurred, 0.01), voxels)
-    return [{"case": name} | measure(completion, grey, *request, clouds) for request in REQUESTS.items()]
+    return [{"case": name} | measure(completion, grey, request, REQUESTS[request], clouds) for request in requests]
 
 
 def main() -> int:
@@ -155,6 +155,7 @@ def main() -> int:
     parser.add_argument("files", nargs="*", type=Path, help="defective skulls or CTs of patients")
     parser.add_argument("--data", type=Path, help="folder of complete skulls")
     parser.add_argument("--model", type=Path, help="default: the shipped one")
+    parser.add_argument("--requests", default=",".join(REQUESTS), help="which, by name, comma-separated; default all")
     parser.add_argument("--output", type=Path, default=Path("bench/part_accuracy.json"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -173,7 +174,7 @@ def main() -> int:
             where = {"direction": np.array(place.direction), "size": place.size}
             defective, _ = cut(whole, reduce_bone(whole), place.kind, seed=number, **where)
             volume = whole.with_array(defective.astype(np.uint8))
-        for line in run_case(name, volume, model):
+        for line in run_case(name, volume, model, arguments.requests.split(",")):
             lines.append(line)
             keys = [key for key in line if key not in ("case", "request", "faults", "warnings")]
             told = "  ".join(f"{key} {line[key]}" for key in keys)
