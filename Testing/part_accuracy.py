@@ -94,6 +94,13 @@ def rays_through(mesh: trimesh.Trimesh, points: np.ndarray, normals: np.ndarray)
     return out
 
 
+def on_a_face(mesh: trimesh.Trimesh, points: np.ndarray, normals: np.ndarray, reach_mm: float = 2.0) -> np.ndarray:
+    """(N,) whether the surface within reach_mm of points faces the same way: no edge and no wall of a hole is near."""
+    around = cKDTree(mesh.vertices).query_ball_point(points, reach_mm)
+    facing = mesh.vertex_normals
+    return np.array([(facing[near] @ normal).min() > 0.8 for near, normal in zip(around, normals, strict=True)])
+
+
 def measure(completion: Completion, grey: Grey | None, name: str, options: PartOptions, clouds: tuple) -> dict:
     """One request on one case: what is wrong with the meshes, clearance and thickness."""
     start = time.perf_counter()
@@ -114,7 +121,8 @@ def measure(completion: Completion, grey: Grey | None, name: str, options: PartO
         gap = surface.query(points, distance_upper_bound=8.0)[0]
         gaps.append(gap)
         others.append(blurred.query(points, distance_upper_bound=8.0)[0])
-        inner = np.flatnonzero(gap[: len(face)] > 5.0)[:400]
+        inner = np.flatnonzero(gap[: len(face)] > 5.0)[:2000]
+        inner = inner[on_a_face(mesh, points[inner], mesh.face_normals[face[inner]])][:400]
         thickness.append(rays_through(mesh, points[inner], mesh.face_normals[face[inner]]))
     if part.pieces:
         gap, other, through = (np.concatenate(values) for values in (gaps, others, thickness))
