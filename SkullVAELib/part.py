@@ -150,11 +150,9 @@ def _of_defect(
         return [], ["Nothing is left of the part: the clearance or the thickness leaves no room for it."]
     if share < 0.98:
         told.append(f"The part fell into {count} pieces; the largest, {share:.0%} of it, is kept.")
-    solids = (
-        [whole]
-        if options.split_mm is None
-        else split(whole, grid, options.split_mm, options.clearance_mm, options.edge_mm)
-    )
+    solids = [whole]
+    if options.split_mm is not None:
+        solids = split(whole, grid, options.split_mm, options.clearance_mm, options.edge_mm)
     made = []
     for solid in solids:
         solid, count, share = one_piece(solid)
@@ -283,7 +281,7 @@ def _straight_above(
     A plate thicker than the patient's own goes on below the bone's inner table, and where the hole narrows inwards it
     must not go under the bone: it could not be put in. So there it may be where the shape above it is.
     """
-    own = _ownthickness_map(grid, field, outer, options.depth_mm + 1.0)
+    own = _own_thickness(grid, field, outer, options.depth_mm + 1.0)
     ask = np.flatnonzero((depth > 0.5) & (depth < options.depth_mm + 1.5 * grid.step_mm))
     points = grid.points(grid.active[ask])
     at = outer.nearest(points)
@@ -292,7 +290,7 @@ def _straight_above(
     return ask[moved], points[moved] + over[moved, None] * outer.normals[at[moved]]
 
 
-def _ownthickness_map(grid: FineGrid, field: np.ndarray, outer: OuterSurface, limit_mm: float) -> np.ndarray:
+def _own_thickness(grid: FineGrid, field: np.ndarray, outer: OuterSurface, limit_mm: float) -> np.ndarray:
     """Thickness (N,) of the shape itself below each point of its outer surface, along the normal, at most limit_mm."""
     thickness = np.full(len(outer.points), limit_mm, np.float32)
     for down in np.arange(limit_mm, 0.4, -0.5):
@@ -309,11 +307,12 @@ def _too_near(grid: FineGrid, host: BoneDistance | None, options: PartOptions, w
 
     wanted: (M,) bool, nodes that may come to lie in the part; the others' values do not count.
     """
-    distance = np.full(len(grid.active), FAR_MM)
+    room = options.clearance_mm + FAR_MM
+    distance = np.full(len(grid.active), room)
     if host is not None:
         ask = np.flatnonzero(wanted)
         points = grid.points(grid.active[ask])
-        found = np.where(host.in_bone(points), -FAR_MM, FAR_MM)
+        found = np.where(host.in_bone(points), -FAR_MM, room)
         # Only next to the surface that the clearance makes does a distance have to be exact.
         reach = options.clearance_mm + options.edge_mm + 0.2 * grid.step_mm + host.triangle_mm
         near = np.flatnonzero(grid.near(host.mesh.points, reach).ravel()[grid.active[ask]])

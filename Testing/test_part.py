@@ -263,6 +263,14 @@ def test_a_minimum_thickness_thickens_only_what_is_thinner(least, expected):
     assert np.abs(measured - expected).max() < 0.1
 
 
+def test_a_wide_clearance_is_kept_as_well():
+    distance = gaps("1 mm", one(completed("1 mm"), clearance_mm=2.9).mesh)
+    assert distance.min() > 2.8
+    wide = one(completed("1 mm", 0.35), clearance_mm=5.0)
+    at = canonical(completed("1 mm", 0.35), wide.mesh.points)
+    assert np.max(lean(at, 0.35)) == pytest.approx(-5.0, abs=0.3)
+
+
 @pytest.mark.parametrize("how", ["constant", "minimum"])
 @pytest.mark.parametrize("thickness", [3.0, 8.0])
 def test_the_clearance_holds_at_every_thickness(how, thickness):
