@@ -22,7 +22,7 @@ from .frame import (
     signed_distance,
     surface_points,
 )
-from .implant import GapOptions, fill, find_gaps, measure
+from .implant import GapOptions, allowance, fill, find_gaps, measure
 from .latent import complete_latent, search_latent
 from .networks import SkullModel
 from .population import CLAMP_MM, Skull, canonical_surface
@@ -61,14 +61,31 @@ class CompletionOptions:
 
 
 @dataclass(frozen=True)
+class Proposal:
+    """The implant below the voxel size: what its voxels were made of.
+
+    conformed: the complete shape laid on the patient; alignment: (4, 4) patient RAS mm -> canonical mm; score: float32
+    volume, positive where bone is missing.
+    """
+
+    conformed: ConformedPrior
+    alignment: np.ndarray
+    score: Volume
+
+
+@dataclass(frozen=True)
 class Completion:
-    """A completed skull: bool volumes on the input's grid, figures for the report, and whether a defect was found."""
+    """A completed skull: bool volumes on the input's grid, figures for the report, and whether a defect was found.
+
+    proposal: what the implant was made of, None when no defect was found.
+    """
 
     bone: Volume
     completed: Volume
     implant: Volume
     report: dict
     found: bool
+    proposal: Proposal | None = None
 
 
 @torch.no_grad()
@@ -147,7 +164,8 @@ def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stag
                 conformed, rim_gap = correct_rim(
                     conformed, points, normals, defective, at @ matrix[:3, :3].T + matrix[:3, 3], options.rim
                 )
-            implant = fill(conformed, alignment, bone, fraction, gap, options.gap.smallest_ml)
+            where = allowance(fraction, gap)
+            implant = fill(conformed, alignment, bone, gap, where, options.gap.smallest_ml)
     found = bool(implant.any())
     if found:
         with stages.stage("measure"):
@@ -156,7 +174,14 @@ def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stag
     else:
         warnings.append("No defect was found. Some segmentation tools close the hole: threshold the CT instead.")
     completed = mask | implant
-    return Completion(bone, volume.with_array(completed), volume.with_array(implant), report, found)
+    return Completion(
+        bone,
+        volume.with_array(completed),
+        volume.with_array(implant),
+        report,
+        found,
+        Proposal(conformed, alignment, where.score) if found else None,
+    )
 
 
 def _fit(mean: torch.Tensor, points: torch.Tensor, grid: Grid) -> float:
