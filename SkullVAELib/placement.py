@@ -10,30 +10,56 @@ import torch
 
 from .bone import bone_mask
 from .conformed import ConformedPrior, Shape
-from .frame import (
-    Grid,
-    canonical_field,
-    centre_symmetry,
-    redistance,
-    reduce_bone,
-    register,
-    signed_distance,
-    surface_points,
-)
+from .frame import Grid, canonical_field, centre_symmetry, redistance, register
 from .implant import evaluate
 from .networks import SkullModel
-from .population import CLAMP_MM, Skull, canonical_surface
+from .population import CLAMP_MM, Skull, canonical_surface, prepare_skull
 from .volume import Volume, to_image
-from .warp import fit_warp, inverse_warp
+from .warp import WarpOptions, fit_warp, inverse_warp
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """A skull registered to the model's mean skull.
+
+    matrix: (4, 4) patient RAS mm -> canonical mm; points, normals: (N, 3) its bone surface in canonical mm; fit_mm:
+    median distance of the vault's surface to the mean skull's.
+    """
+
+    matrix: np.ndarray
+    points: torch.Tensor
+    normals: torch.Tensor
+    fit_mm: float
+
+
+def align(skull: Skull, model: SkullModel) -> Aligned:
+    """Register a skull to the model, its own plane of symmetry in the middle."""
+    grid = model.architecture.grid
+    mean = redistance(model.mean_shape.cpu(), grid)
+    matrix = register(skull.points, mean, grid)
+    field, _ = canonical_field(skull.fraction, skull.distance, matrix, grid)
+    matrix = centre_symmetry(canonical_surface(skull, matrix)[0], field, grid) @ matrix
+    points, normals = canonical_surface(skull, matrix)
+    vault = points[points[:, 2] > 0]
+    fit = float(grid.sample(mean[None], vault)[:, 0].abs().median()) if len(vault) else float("inf")
+    return Aligned(matrix, points, normals, fit)
+
+
+def conform(aligned: Aligned, model: SkullModel, options: WarpOptions | None = None) -> torch.Tensor:
+    """The warp that lays a skull on the mean skull, see warp.py."""
+    shape = Shape.of(model.mean.cpu(), model.architecture.grid)
+    return fit_warp(shape, aligned.points, aligned.normals, options or WarpOptions())
+
+
+def laid_field(skull: Skull, aligned: Aligned, warp: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """The skull's own field (X, Y, Z) in mm, clamped, laid on the mean skull: what the network is shown."""
+    field, _ = canonical_field(skull.fraction, skull.distance, aligned.matrix, grid, inverse_warp(warp, grid))
+    return field.clamp(-CLAMP_MM, CLAMP_MM)
 
 
 @dataclass(frozen=True)
 class Placement:
-    """A skull laid on the model's mean skull.
-
-    alignment: (4, 4) patient RAS mm -> canonical mm; warp: canonical patient -> mean, see warp.py; field: (X, Y, Z)
-    clamped mm, the patient's own on the mean.
-    """
+    """A skull laid on the model's mean skull, and what brings a field from there back to the patient."""
 
     bone: Volume
     skull: Skull
@@ -44,21 +70,15 @@ class Placement:
 
 
 def place(volume: Volume, model: SkullModel) -> Placement:
-    """Register a skull (a CT in HU or a mask) to the model and lay it on the mean, as completion does.
+    """Lay a skull (a CT in HU or a mask) on the model's mean skull, as completion does.
 
     Raises SkullVAEError when it is no skull.
     """
     bone = volume.with_array(bone_mask(volume)[0])
-    fraction = reduce_bone(bone)
-    skull = Skull("patient", fraction, signed_distance(fraction), *surface_points(fraction))
-    grid = model.architecture.grid
-    alignment = register(skull.points, redistance(model.mean_shape.cpu(), grid), grid)
-    own, _ = canonical_field(fraction, skull.distance, alignment, grid)
-    alignment = centre_symmetry(canonical_surface(skull, alignment)[0], own, grid) @ alignment
-    points, normals = canonical_surface(skull, alignment)
-    warp = fit_warp(Shape.of(model.mean.cpu(), grid), points, normals)
-    laid, _ = canonical_field(fraction, skull.distance, alignment, grid, inverse_warp(warp, grid))
-    return Placement(bone, skull, grid, alignment, warp, laid.clamp(-CLAMP_MM, CLAMP_MM))
+    skull = prepare_skull("patient", bone)
+    aligned = align(skull, model)
+    warp, grid = conform(aligned, model), model.architecture.grid
+    return Placement(bone, skull, grid, aligned.matrix, warp, laid_field(skull, aligned, warp, grid))
 
 
 def bone_in_place(field: torch.Tensor, placement: Placement) -> Volume:
