@@ -37,15 +37,15 @@ from SkullVAELib.experiment import Plan, Run, make_task
 from SkullVAELib.options import PaperOptions
 from SkullVAELib.paper import PaperArchitecture, PaperDecoder
 from SkullVAELib.paper_task import PaperTask
-from SkullVAELib.settings import read_settings
+from SkullVAELib.settings import decoders, read_settings
 
 ROOT = Path(__file__).resolve().parent.parent
 
 TARGET = 33.0
 """The Dice loss, of 640, that the original's new decoder ends at."""
 
-DECODERS = {
-    "original": "raw latents, 1e-4 constant",
+MEANINGS = {
+    "raw": "raw latents, 1e-4 constant (the original)",
     "standardised": "standardised latents, 1e-4 constant",
     "fast": "standardised latents, cosine from 1e-3",
 }
@@ -215,11 +215,12 @@ def to_target(options: argparse.Namespace, group: Group) -> dict:
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "config.json"
-        config.write_text(json.dumps(told | {"method": "paper", "vae_epochs": 1, "decoder_epochs": options.epochs}))
+        config.write_text(json.dumps(told | {"method": "paper", "vae_epochs": 1}))
         plan = Plan(run, *read_settings(config))
         cache = next((p for p in (run, run.parent) if (p / "volumes.safetensors").is_file()), run)
         task = make_task(plan, cache, [], [], group)
-        for name, meaning in DECODERS.items():
+        for name, length in decoders(options.decoders):
+            meaning = MEANINGS.get(name, name)
             place = Path(folder) / name
             place.mkdir()
             (place / "vae.last.safetensors").symlink_to((run / "vae.last.safetensors").resolve())
@@ -237,7 +238,7 @@ def to_target(options: argparse.Namespace, group: Group) -> dict:
                 losses[-1].append(row["dice_loss"])
 
             with contextlib.suppress(_Enough):
-                Run(plan, place, task, group, report).train_decoder(None if name == "original" else name)
+                Run(plan, place, task, group, report).train_decoder(name, length)
             taken = time.perf_counter() - begun
             means = [640 * float(np.mean(epoch)) for epoch in losses]
             reached = next((n for n, loss in enumerate(means, 1) if loss <= TARGET), None)
@@ -288,7 +289,11 @@ def main() -> int:
     parser.add_argument(
         "--to-target", type=Path, metavar="RUN", help="folder of a run whose encoder to train decoders on"
     )
-    parser.add_argument("--epochs", type=int, default=1200, help="most epochs of such a decoder (default: %(default)s)")
+    parser.add_argument(
+        "--decoders",
+        default="raw:1200,standardised:1200,fast:60",
+        help="which, and the most epochs of each (default: %(default)s)",
+    )
     parser.add_argument("--output", type=Path, metavar="DIR", default=ROOT / "bench", help="default: bench/")
     options = parser.parse_args()
     if options.threads:
@@ -296,7 +301,7 @@ def main() -> int:
     with joined(options.device) as group:
         card = torch.cuda.get_device_name(group.device) if group.device.type == "cuda" else None
         machine = {"system": platform.platform(), "cores": os.cpu_count(), "card": card, "torch": torch.__version__}
-        told = {name: getattr(options, name) for name in ("grid", "workers", "seconds", "rounds", "epochs")}
+        told = {name: getattr(options, name) for name in ("grid", "workers", "seconds", "rounds", "decoders")}
         data = {"machine": machine, "options": told | {"threads": torch.get_num_threads()}}
         print(f"{torch.get_num_threads()} threads, {options.workers} loading processes, {card or 'no graphics card'}")
         data["throughput"] = throughput(options, group)
