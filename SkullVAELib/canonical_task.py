@@ -51,18 +51,20 @@ def distance_loss(
 class SkullPool:
     """Complete skulls drawn once from a population, kept in half precision, and defective ones made from them.
 
-    They are kept on the device that trains. A batch depends on its key alone, so a resumed run sees what an
-    uninterrupted one would have seen, and processes that share a batch each make their own part.
+    They are kept on the device that trains, if it has room. A batch depends on its key alone, so a resumed run sees
+    what an uninterrupted one would have seen, and processes that share a batch each make their own part.
     """
 
     def __init__(
-        self, population: Population, count: int, seed: int, device: torch.device | str = "cpu",
+        self, population: Population, count: int, seed: int, group: Group | None = None,
         progress: Callable[[int], None] = lambda n: None,
     ):  # fmt: skip
-        self.population = population
+        group = group or Group()
+        self.population, self.device = population, group.device
         shape = population.grid.shape
-        self.fields = torch.empty(count, *shape, dtype=torch.float16, device=device)
-        self.known = torch.empty(count, *shape, dtype=torch.uint8, device=device)
+        home = group.home(3 * count * int(np.prod(shape)))
+        self.fields = torch.empty(count, *shape, dtype=torch.float16, device=home)
+        self.known = torch.empty(count, *shape, dtype=torch.uint8, device=home)
         for k in range(count):
             field, known = draw_skull(population, np.random.default_rng([seed, 0, k]))
             self.fields[k], self.known[k] = field.half(), (known * 255).byte()
@@ -74,7 +76,8 @@ class SkullPool:
         items = []
         for place in range(size)[part]:
             rng = np.random.default_rng([*key, place])
-            field, known = self.fields[chosen[place]].float(), self.known[chosen[place]].float() / 255
+            field = self.fields[chosen[place]].to(self.device).float()
+            known = self.known[chosen[place]].to(self.device).float() / 255
             if rng.uniform() < 0.5:
                 field, known = field.flip(0), known.flip(0)
             items.append(make_defective(field, known, self.population.grid, rng, options))
@@ -153,7 +156,7 @@ class CanonicalTask:
         self.architecture, self.options, self.device = architecture, options, group.device
         self.latent_size = architecture.latent_size
         self.steps_per_epoch = max(1, options.pool // options.batch)
-        self.pool = SkullPool(population, options.pool, options.seed, group.device, progress)
+        self.pool = SkullPool(population, options.pool, options.seed, group, progress)
         self.mean = population.mean.to(group.device)
         self.held_out = held_out
         # The same few defects at every evaluation; only the leading process scores them.

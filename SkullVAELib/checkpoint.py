@@ -83,6 +83,7 @@ def save_model(model: SkullModel | PaperModel, path: Path, provenance: dict) -> 
     tensors = model.state_dict()
     if isinstance(model, PaperModel):
         metadata |= {"format": PAPER_FORMAT, "z": model.z, "pairs": len(model.latents_complete)}
+        metadata["plain_output"] = model.decoder.plain_output
     else:
         tensors = {name: tensor.half() for name, tensor in tensors.items()}
     write_tensors(path, tensors, metadata)
@@ -115,7 +116,9 @@ def load_any_model(path: Path, device: torch.device | str = "cpu") -> SkullModel
             if metadata["format"] == FORMAT:
                 model = SkullModel(Architecture(**fields), classes)
             else:
-                model = PaperModel(PaperArchitecture(**fields), classes, metadata["pairs"], metadata["z"])
+                model = PaperModel(
+                    PaperArchitecture(**fields), classes, metadata["pairs"], metadata["z"], metadata["plain_output"]
+                )
         # BatchNorm counts its batches in whole numbers; all else is float.
         tensors = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
         model.load_state_dict(tensors, assign=True)

@@ -9,6 +9,7 @@ Only what `--help` and a mistyped path need is imported here; torch, MONAI and V
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import errno
 import json
 import math
@@ -21,11 +22,19 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from . import __version__
+from . import __version__, latent_cli
 from .errors import SkullVAEError
 from .progress import Report, Stages, json_lines, silent, terminal_bar
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from .completion import Completion
+    from .part import Part
+    from .part_options import PartOptions
+    from .surface import Grey, Mesh
 
 DONE, BAD_INPUT, NO_DEFECT = 0, 2, 3
 
@@ -33,6 +42,15 @@ DISCLAIMER = "Research software, not a medical device, not for clinical use."
 
 # In the order of publishing; the report comes last and seals the set.
 RESULTS = ("completed.nrrd", "implant.nrrd", "implant.stl", "preview.png", "report.json")
+
+# What a run writes where it is asked to; other numbers than these no run has ever given.
+MESH_FORMATS = ("stl", "obj", "ply")
+EXTRAS = (
+    "host.stl",
+    "implant.obj",
+    "implant.ply",
+    *(f"implant_{number}.{kind}" for kind in MESH_FORMATS for number in ("[1-9]", "[1-9][0-9]")),
+)
 
 _DISK_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
@@ -68,15 +86,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run_complete(options: argparse.Namespace) -> int:
     """`complete`: read, complete, write; see the contract in the module's docstring."""
     from .outputs import publishing
+    from .part_options import PartOptions
     from .volume import check_readable
 
+    part_options = PartOptions.parse(
+        options.clearance,
+        options.thickness,
+        options.under_contour,
+        options.smooth,
+        options.holes,
+        options.split,
+        thickness_map="ply" in options.format,
+    )
     path = check_readable(options.input)
     inputs = [path]
     if options.model is not None:
         inputs.append(_existing_file(options.model))
     with _progress(options.progress) as report:
-        with publishing(options.output, RESULTS, inputs) as staging:
-            result = _complete_into(staging, path, options, report)
+        with publishing(options.output, (*RESULTS[:-1], *EXTRAS, RESULTS[-1]), inputs) as staging:
+            result = _complete_into(staging, path, options, part_options, report)
         # Only now is everything in its place.
         report("done", 1.0)
     for warning in result["warnings"]:
@@ -88,7 +116,9 @@ def run_complete(options: argparse.Namespace) -> int:
     return DONE
 
 
-def _complete_into(staging: Path, path: Path, options: argparse.Namespace, report: Report) -> dict:
+def _complete_into(
+    staging: Path, path: Path, options: argparse.Namespace, part_options: PartOptions, report: Report
+) -> dict:
     """Complete the skull in the file `path`, prepare every result in `staging` and return the report."""
     from .volume import read_volume, write_volume
 
@@ -101,8 +131,9 @@ def _complete_into(staging: Path, path: Path, options: argparse.Namespace, repor
 
         from .checkpoint import default_model_path, load_model
         from .completion import STAGE_WEIGHTS, CompletionOptions, complete
+        from .part import make_part
         from .preview import render_preview
-        from .surface import mask_surface, write_stl
+        from .surface import Grey
 
     stages = Stages({"load model": 1, **STAGE_WEIGHTS, **_LAST_WEIGHTS}, report)
     with stages.stage("load model"):
@@ -125,9 +156,14 @@ def _complete_into(staging: Path, path: Path, options: argparse.Namespace, repor
     result["warnings"] = list(result.get("warnings", []))
     with stages.stage("mesh"):
         if completion.found:
-            mesh = mask_surface(completion.implant)
-            write_stl(mesh, staging / "implant.stl")
+            about = completion.report["bone"]
+            grey = Grey.of(volume, completion.bone, about["threshold_hu"]) if about["kind"] == "ct" else None
+            part = make_part(completion, part_options, grey)
+            result["warnings"] += part.warnings
+            _write_meshes(staging, completion, part, grey, options)
+            mesh = part.mesh
             result["mesh"] = {"triangles": len(mesh.faces), "area_mm2": mesh.area_mm2, "volume_ml": mesh.volume_ml}
+            result["part"] = {**dataclasses.asdict(part_options), "pieces": [piece.figures for piece in part.pieces]}
             result["implant"] = {**result.get("implant", {}), "area_cm2": round(mesh.area_mm2 / 100, 2)}
         else:
             result["warnings"].append(
@@ -140,18 +176,43 @@ def _complete_into(staging: Path, path: Path, options: argparse.Namespace, repor
     with stages.stage("preview"):
         footer = f"{result['software']}, model {result['model_file']}"
         render_preview(completion.bone, completion.implant, staging / "preview.png", title=path.name, footer=footer)
-    result["files"] = [name for name in RESULTS if (staging / name).exists() or name == RESULTS[-1]]
+    made = {file.name for file in staging.iterdir() if file.suffix}
+    result["files"] = sorted(made | {RESULTS[-1]}, key=lambda name: (name == RESULTS[-1], name))
     seconds = {**start.seconds, **stages.seconds}
     result["seconds"] = {**seconds, "total": round(sum(seconds.values()), 3)}
     (staging / RESULTS[-1]).write_text(as_json_text(result), encoding="utf-8")
     return result
 
 
+def _write_meshes(
+    staging: Path, completion: Completion, part: Part, grey: Grey | None, options: argparse.Namespace
+) -> None:
+    """The part as implant.*, each piece of several as implant_1.* and so on, and the host's bone where asked for."""
+    from .meshfile import write_obj, write_ply, write_stl
+
+    def write(mesh: Mesh, thickness: np.ndarray | None, name: str) -> None:
+        write_stl(mesh, staging / f"{name}.stl")
+        if "obj" in options.format:
+            write_obj(mesh, staging / f"{name}.obj")
+        if "ply" in options.format:
+            write_ply(mesh, staging / f"{name}.ply", thickness)
+
+    if part.pieces:
+        write(part.mesh, part.thickness_mm, "implant")
+    if len(part.pieces) > 1:
+        for number, piece in enumerate(part.pieces, 1):
+            write(piece.mesh, piece.thickness_mm, f"implant_{number}")
+    if options.host:
+        from .host import host_surface
+
+        write_stl(host_surface(completion, grey), staging / "host.stl")
+
+
 def run_evaluate(options: argparse.Namespace) -> int:
     """`evaluate`: the table on stdout, and JSON where asked."""
     from .evaluation import as_json, evaluate_folders, table
 
-    with _progress("bar" if sys.stderr.isatty() else "none") as report:
+    with progress_bar() as report:
         scores = evaluate_folders(options.truth, options.prediction, report)
         report("evaluated", 1.0)
     if options.json is not None and str(options.json) != "-":
@@ -201,7 +262,7 @@ def run_population(options: argparse.Namespace) -> int:
     from .skullset import SetOptions, write_set
 
     wishes = SetOptions(options.count, options.held_out_count, options.holdout, options.seed, options.spacing)
-    with _progress("bar" if sys.stderr is not None and sys.stderr.isatty() else "none") as report:
+    with progress_bar() as report:
         result = write_set(options.source, options.output, wishes, report)
         report("done", 1.0)
     for split, names in result["split"].items():
@@ -306,6 +367,7 @@ def _parser() -> argparse.ArgumentParser:
         default="auto",
         help="where the complete shape comes from (default: the way that measured best)",
     )
+    _add_part_options(complete)
     complete.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where torch computes")
     complete.add_argument(
         "--progress",
@@ -381,7 +443,44 @@ def _parser() -> argparse.ArgumentParser:
     population.add_argument("--seed", metavar="N", type=_count, default=0, help="another number, another set")
     population.add_argument("--spacing", metavar="MM", type=_number, default=1.5, help="voxel size (default 1.5 mm)")
     population.set_defaults(run=run_population)
+
+    latent_cli.add_parser(commands, _number, _count, DISCLAIMER)
     return parser
+
+
+def _add_part_options(complete: argparse.ArgumentParser) -> None:
+    """The options that say how the implant's mesh shall be made; the voxels stay as they are."""
+    part = complete.add_argument_group("the part", "what the meshes shall be, in mm; implant.nrrd stays as it is")
+    part.add_argument(
+        "--clearance", metavar="MM", type=_number, help="least distance to bone (default 0; 0.5 to print)"
+    )
+    part.add_argument(
+        "--thickness",
+        metavar="HOW",
+        help="patient (default): as thick as the completed skull; constant:MM; minimum:MM, thicker where that is",
+    )
+    part.add_argument("--under-contour", metavar="MM", type=_number, help="lower the outer surface by this (default 0)")
+    part.add_argument("--smooth", metavar="MM", type=_number, help="smooth the shape, not the rim (default 0.5)")
+    part.add_argument("--holes", metavar="D,PITCH,MARGIN", help="perfusion holes, such as 2,10,3 (default none)")
+    part.add_argument("--split", metavar="MM", type=_number, help="divide into pieces no longer than this")
+    part.add_argument(
+        "--format",
+        metavar="LIST",
+        type=_formats,
+        default=("stl",),
+        help="stl, obj, ply (with the thickness as colours), comma-separated; STL is always written",
+    )
+    part.add_argument("--host", action="store_true", help="write the skull's surface as host.stl, too")
+
+
+def _formats(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip().lower() for name in text.split(","))
+    if not set(names) <= set(MESH_FORMATS):
+        raise ValueError(text)
+    return names
+
+
+_formats.__name__ = "list of stl, obj and ply"  # argparse says "invalid ... value"
 
 
 def _number(text: str) -> float:
@@ -406,6 +505,11 @@ _count.__name__ = "whole number"
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def progress_bar():
+    """A reporter that draws a bar on a terminal and is silent elsewhere, for a with statement."""
+    return _progress("bar" if sys.stderr is not None and sys.stderr.isatty() else "none")
 
 
 @contextmanager

@@ -12,24 +12,16 @@ from . import __version__
 from .bone import bone_mask
 from .conformed import ConformedPrior, Shape
 from .errors import SkullVAEError
-from .frame import (
-    Grid,
-    canonical_field,
-    centre_symmetry,
-    redistance,
-    reduce_bone,
-    register,
-    signed_distance,
-    surface_points,
-)
-from .implant import GapOptions, fill, find_gaps, measure
+from .frame import Grid, canonical_field
+from .implant import GapOptions, allowance, fill, find_gaps, measure
 from .latent import complete_latent, search_latent
 from .networks import SkullModel
-from .population import CLAMP_MM, Skull, canonical_surface
+from .placement import align, conform, laid_field
+from .population import prepare_skull
 from .progress import Stages
 from .rim import RimOptions, correct_rim
 from .volume import Volume
-from .warp import WarpOptions, fit_warp, inverse_warp
+from .warp import WarpOptions
 
 PRIORS = ("auto", "blend", "encode", "map", "dev", "mean")
 STAGE_WEIGHTS = {"bone": 1.0, "register": 2.0, "warp": 1.5, "prior": 0.5, "gap": 1.5, "implant": 1.5, "measure": 1.0}
@@ -61,14 +53,31 @@ class CompletionOptions:
 
 
 @dataclass(frozen=True)
+class Proposal:
+    """The implant below the voxel size: what its voxels were made of.
+
+    conformed: the complete shape laid on the patient; alignment: (4, 4) patient RAS mm -> canonical mm; score: float32
+    volume, positive where bone is missing.
+    """
+
+    conformed: ConformedPrior
+    alignment: np.ndarray
+    score: Volume
+
+
+@dataclass(frozen=True)
 class Completion:
-    """A completed skull: bool volumes on the input's grid, figures for the report, and whether a defect was found."""
+    """A completed skull: bool volumes on the input's grid, figures for the report, and whether a defect was found.
+
+    proposal: what the implant was made of, None when no defect was found.
+    """
 
     bone: Volume
     completed: Volume
     implant: Volume
     report: dict
     found: bool
+    proposal: Proposal | None = None
 
 
 @torch.no_grad()
@@ -81,7 +90,7 @@ def prior_shape(
     """
     if options.prior == "mean":
         return model.mean
-    z, _ = model.encode(field.clamp(-CLAMP_MM, CLAMP_MM)[None])
+    z, _ = model.encode(field[None])
     gamma = options.gamma if options.gamma is not None else float(options.prior == "dev")
     if gamma:
         if options.defect_class not in model.classes:
@@ -105,23 +114,19 @@ def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stag
     with stages.stage("bone"):
         mask, about_bone = bone_mask(volume, options.threshold_hu)
         bone = volume.with_array(mask)
-        fraction = reduce_bone(bone)
-        skull = Skull("patient", fraction, signed_distance(fraction), *surface_points(fraction))
+        skull = prepare_skull("patient", bone)
+    fraction = skull.fraction
     grid: Grid = model.architecture.grid
     spread = model.spread.cpu()
     with stages.stage("register"):
-        mean = redistance(model.mean_shape.cpu(), grid)
-        alignment = register(skull.points, mean, grid)
-        field, _ = canonical_field(fraction, skull.distance, alignment, grid)
-        alignment = centre_symmetry(canonical_surface(skull, alignment)[0], field, grid) @ alignment
-        points, normals = canonical_surface(skull, alignment)
-        fit = _fit(mean, points, grid)
+        aligned = align(skull, model)
+        alignment, points, normals, fit = aligned.matrix, aligned.points, aligned.normals, aligned.fit_mm
     if fit > FAR_FROM_SKULL_MM:
         warnings.append(f"The bone lies {fit:.1f} mm from the mean skull in the median: check that it is a whole head.")
     with stages.stage("warp"):
-        warp = fit_warp(Shape.of(model.mean.cpu(), grid), points, normals, options.warp)
+        warp = conform(aligned, model, options.warp)
     with stages.stage("prior"):
-        laid, _ = canonical_field(fraction, skull.distance, alignment, grid, inverse_warp(warp, grid))
+        laid = laid_field(skull, aligned, warp, grid)
         on_mean = points + grid.sample(warp, points)
         prior = prior_shape(model, laid.to(device), on_mean.to(device), options).float().cpu()
         conformed = ConformedPrior(Shape.of(prior, grid), warp)
@@ -147,7 +152,8 @@ def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stag
                 conformed, rim_gap = correct_rim(
                     conformed, points, normals, defective, at @ matrix[:3, :3].T + matrix[:3, 3], options.rim
                 )
-            implant = fill(conformed, alignment, bone, fraction, gap, options.gap.smallest_ml)
+            where = allowance(fraction, gap)
+            implant = fill(conformed, alignment, bone, gap, where, options.gap.smallest_ml)
     found = bool(implant.any())
     if found:
         with stages.stage("measure"):
@@ -156,10 +162,11 @@ def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stag
     else:
         warnings.append("No defect was found. Some segmentation tools close the hole: threshold the CT instead.")
     completed = mask | implant
-    return Completion(bone, volume.with_array(completed), volume.with_array(implant), report, found)
-
-
-def _fit(mean: torch.Tensor, points: torch.Tensor, grid: Grid) -> float:
-    """Median distance in mm of the vault's bone surface to the mean shape's."""
-    vault = points[points[:, 2] > 0]
-    return float(grid.sample(mean[None], vault)[:, 0].abs().median()) if len(vault) else float("inf")
+    return Completion(
+        bone,
+        volume.with_array(completed),
+        volume.with_array(implant),
+        report,
+        found,
+        Proposal(conformed, alignment, where.score) if found else None,
+    )

@@ -33,6 +33,12 @@ class Group:
         each = count // self.world
         return slice(self.rank * each, (self.rank + 1) * each)
 
+    def home(self, bytes_needed: int) -> torch.device:
+        """Where to keep training data of this size: beside the network, unless they would take half a card's memory."""
+        if self.device.type == "cuda" and bytes_needed > torch.cuda.mem_get_info(self.device)[0] / 2:
+            return torch.device("cpu")
+        return self.device
+
     def wait(self) -> None:
         """Until every process has come here."""
         if self.world > 1:

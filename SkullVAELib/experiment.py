@@ -194,7 +194,7 @@ class Run:
             options = decoder_options(self.plan.options, name)
             if length is not None:
                 options = dataclasses.replace(options, **{_DECODER_LENGTH[self.plan.is_paper]: length})
-            runner = self._runner(f"decoder_{name}", 2, self.task.networks()[1], options)
+            runner = self._runner(f"decoder_{name}", 2, self.task.with_options(options).networks()[1], options)
         if not runner.constants:
             mean, std = self.task.statistics(self.vae.network.eval(), runner.options)
             runner.constants = {"latent_mean": mean, "latent_std": std}

@@ -233,31 +233,44 @@ def find_gaps(
     return Gap(pieces, field, cavity, passed)
 
 
-def fill(
-    conformed: ConformedPrior,
-    alignment: np.ndarray,
-    bone: Volume,
-    fraction: Volume,
-    gap: Gap,
-    smallest_ml: float = 0.5,
-    full: float = 0.62,
-) -> np.ndarray:
-    """Implant voxels on the patient's own grid: inside the conformed prior, not bone, and where bone really is missing.
+@dataclass(frozen=True)
+class Allowance:
+    """Where the implant may be: a smooth score, positive where a voxel may be implant: bone is lacking here, and a
+    found gap is near.
 
-    A voxel is taken only where bone fills less than `full` of the prior's shell nearby. Pieces smaller than smallest_ml
-    are no defects.
+    score: float32, the score on a piece of the reduced grid; box: that piece.
     """
+
+    score: Volume
+    box: tuple[slice, slice, slice]
+
+
+def allowance(fraction: Volume, gap: Gap, full: float = 0.62) -> Allowance:
+    """The score of where bone really is missing: bone fills less than `full` of the prior's shell nearby."""
     region = np.logical_or.reduce(gap.pieces)
     box = bounding_box(region, margin=int(np.ceil(8.0 / fraction.spacing.min())))
     region, field, bone_here = region[box], gap.field[box], fraction.array[box]
     lack = _lack(field, bone_here, fraction.spacing)
     near = ndimage.distance_transform_edt(~region, sampling=fraction.spacing)
-    # One smooth score, positive where a voxel may be implant: bone is lacking here, and a found gap is near.
     close = _lack(field, bone_here, fraction.spacing, 1.5)
     allowed = np.minimum(np.maximum(lack - (1 - full), close - BEVEL), (4.0 - near) / 4.0).astype(np.float32)
     allowed[gap.cavity[box]] = -1.0
+    return Allowance(crop(fraction, box).with_array(allowed), box)
 
-    here = crop(fraction, box)
+
+def fill(
+    conformed: ConformedPrior,
+    alignment: np.ndarray,
+    bone: Volume,
+    gap: Gap,
+    where: Allowance,
+    smallest_ml: float = 0.5,
+) -> np.ndarray:
+    """Implant voxels on the patient's own grid: inside the conformed prior, not bone, and where bone really is missing.
+
+    where: the score of missing bone. Pieces smaller than smallest_ml are no defects.
+    """
+    here, box, allowed = where.score, where.box, where.score.array
     to_here = np.linalg.inv(here.affine) @ bone.affine
     corners = np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)]) * np.array(here.array.shape)
     native = apply_affine(np.linalg.inv(to_here), corners)

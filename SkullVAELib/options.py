@@ -102,7 +102,9 @@ class TrainingOptions(StageOptions):
 class PaperOptions(StageOptions):
     """arXiv 2209.14783 as its code has it: reconstruct all three classes, loss 80 x Dice (sum) + beta x KL (sum).
 
-    An epoch sees every training volume once.
+    An epoch sees every training volume once. plain_output: leave out the new decoder's last BatchNorm and ReLU, which
+    keep its logits small, and the Dice loss high, until their scale has grown; the VAE's own decoder, MONAI's, has
+    neither.
     """
 
     beta: float = 100.0
@@ -112,6 +114,7 @@ class PaperOptions(StageOptions):
     z: str = "mean+sigma"
     standardise: bool = False
     bfloat16: bool = False
+    plain_output: bool = False
     vae_epochs: int = 200
     decoder_epochs: int = 1200
 
@@ -119,12 +122,14 @@ class PaperOptions(StageOptions):
         return (*super()._counts(), "vae_epochs", "decoder_epochs")
 
 
+_FAST = {"standardise": True, "schedule": "cosine", "learning_rate": 2e-3, "plain_output": True}
+
 DECODERS: dict[str, dict] = {
     "raw": {"standardise": False},
     "standardised": {"standardise": True},
-    "mean": {"z": "mean", "standardise": True},
-    "sampled": {"z": "sampled", "standardise": True},
-    "fast": {"standardise": True, "schedule": "cosine", "learning_rate": 1e-3},
+    "fast": _FAST,
+    "mean": _FAST | {"z": "mean"},
+    "sampled": _FAST | {"z": "sampled"},
 }
 """Further decoders that can be trained on one encoder's latents, and how their options differ from the run's."""
 
@@ -133,4 +138,5 @@ def decoder_options(options: StageOptions, name: str) -> StageOptions:
     """The options of a further decoder; raises SkullVAEError for a name that DECODERS has not."""
     if name not in DECODERS:
         raise SkullVAEError(f"There is no decoder '{name}'", f"Choose from {', '.join(DECODERS)}")
-    return dataclasses.replace(options, **DECODERS[name])
+    known = {field.name for field in dataclasses.fields(options)}
+    return dataclasses.replace(options, **{k: v for k, v in DECODERS[name].items() if k in known})

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from .errors import SkullVAEError
@@ -53,6 +54,7 @@ def publishing(directory: Path, names: Iterable[str], inputs: Iterable[Path] = (
 
     names: every file a run may publish, in the order of publishing; the last one is the seal of the set (the
     report): it is withdrawn first and put in place last, so that while it exists all files belong to one run.
+    The others may be patterns, such as "implant_[0-9].stl", for files whose number is not known beforehand.
     A name the body did not prepare is removed from `directory`, where it would be an earlier run's.
     inputs: files that must not be overwritten.
 
@@ -117,11 +119,19 @@ def publishing_folder(directory: Path, is_ours: Callable[[Path], bool]) -> Itera
         raise
 
 
+def _matching(directory: Path, names: Iterable[str]) -> list[Path]:
+    """The files in a folder that names or patterns mean, in their order and then by name."""
+    if not directory.is_dir():
+        return []
+    present = sorted(path.name for path in directory.iterdir())
+    found = [name for pattern in names for name in present if fnmatchcase(name, pattern)]
+    return [directory / name for name in dict.fromkeys(found) if (directory / name).exists()]
+
+
 def _check_inputs(directory: Path, names: list[str], inputs: Iterable[Path]) -> None:
     for path in inputs:
-        for name in names:
-            target = directory / name
-            if target.exists() and target.samefile(path):
+        for target in _matching(directory, names):
+            if target.samefile(path):
                 raise SkullVAEError(f"The result '{target}' would overwrite the input", "Choose another output folder")
 
 
@@ -185,11 +195,13 @@ def _publish(staging: Path, directory: Path, names: list[str]) -> None:
     *files, seal = names
     try:
         (directory / seal).unlink(missing_ok=True)
-        for name in (*files, seal):
-            if (staging / name).exists():
-                os.replace(staging / name, directory / name)
-            else:
-                (directory / name).unlink(missing_ok=True)
+        made = _matching(staging, files)
+        for path in made:
+            os.replace(path, directory / path.name)
+        for path in set(_matching(directory, files)) - {directory / path.name for path in made}:
+            path.unlink()
+        if (staging / seal).exists():
+            os.replace(staging / seal, directory / seal)
     except OSError as error:
         cause = f"The results cannot be put into '{directory}': {error.strerror}"
         raise SkullVAEError(cause, "Close programs that use its files, or choose another output folder") from error

@@ -71,24 +71,31 @@ class PaperVAE(GivenNoiseVAE):
 class PaperDecoder(nn.Module):
     """Stage 2: the independent decoder, (N, L) -> logits (N, 2, X, Y, Z).
 
-    Linear and six transposed convolutions, a ReLU after each, the last included: all of it as in the paper's code.
+    Linear and six transposed convolutions, BatchNorm, PReLU and ReLU after each, the last included: as in the paper's
+    code. plain_output: nothing after the last.
     """
 
-    def __init__(self, architecture: PaperArchitecture):
+    def __init__(self, architecture: PaperArchitecture, plain_output: bool = False):
         super().__init__()
         self.start = architecture.start_shape
         self.linear = nn.Linear(architecture.latent_size, math.prod(self.start))
         channels = (*architecture.channels[::-1], 2)
+        steps = list(zip(channels[:-1], channels[1:], architecture.strides[::-1], strict=True))
+        self.plain_output = plain_output
         self.layers = nn.ModuleList(
-            Convolution(3, here, there, strides=stride, norm="batch", is_transposed=True)
-            for here, there, stride in zip(channels[:-1], channels[1:], architecture.strides[::-1], strict=True)
-        )
+            Convolution(
+                3, here, there, strides=stride, norm="batch", is_transposed=True,
+                conv_only=plain_output and place == len(steps),
+            )
+            for place, (here, there, stride) in enumerate(steps, 1)
+        )  # fmt: skip
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         x = torch.relu(self.linear(z)).reshape(-1, *self.start)
-        for layer in self.layers:
+        for layer in self.layers[:-1]:
             x = torch.relu(layer(x))
-        return x
+        x = self.layers[-1](x)
+        return x if self.plain_output else torch.relu(x)
 
     def fold_standardisation(self, mean: torch.Tensor, std: torch.Tensor) -> None:
         """Make decoder(z) what decoder((z - mean) / std) was."""
@@ -98,18 +105,22 @@ class PaperDecoder(nn.Module):
 class PaperModel(nn.Module):
     """Stage 3: the beta-VAE's encoder and the independent decoder, with what latent arithmetic needs.
 
-    z: which latent code the decoder was trained on. mean (X, Y, Z): the mean complete skull, 0..1;
-    latent_mean, latent_std (L,): aggregated posterior of z over the training volumes; deviations (C, L): DEV per class;
-    latents_complete, latents_defective (S, L), defective_class (S,): the training pairs, for DEV of near neighbours.
+    z: which latent code the decoder was trained on; plain_output: see PaperDecoder. mean (X, Y, Z): the mean complete
+    skull, 0..1; latent_mean, latent_std (L,): aggregated posterior of z over the training volumes; deviations (C, L):
+    DEV per class; latents_complete, latents_defective (S, L), defective_class (S,): the training pairs, for DEV of near
+    neighbours.
     """
 
-    def __init__(self, architecture: PaperArchitecture, classes: tuple[str, ...] = (), pairs: int = 0, z: str = "mean"):
+    def __init__(
+        self, architecture: PaperArchitecture, classes: tuple[str, ...] = (), pairs: int = 0, z: str = "mean",
+        plain_output: bool = False,
+    ):  # fmt: skip
         super().__init__()
         self.architecture, self.classes, self.z = architecture, tuple(classes), z
         self.encoder = PaperVAE(architecture)
         # Only its encoding half belongs to the aggregate.
         del self.encoder.decode, self.encoder.decodeL
-        self.decoder = PaperDecoder(architecture)
+        self.decoder = PaperDecoder(architecture, plain_output)
         size = architecture.latent_size
         self.register_buffer("mean", torch.zeros(architecture.grid_shape))
         self.register_buffer("latent_mean", torch.zeros(size))

@@ -132,7 +132,7 @@ class PaperTask:
     def __init__(self, architecture: PaperArchitecture, volumes: Volumes, options: PaperOptions, group: Group):
         self.architecture, self.options, self.device, self.volumes = architecture, options, group.device, volumes
         self.latent_size = architecture.latent_size
-        self.bone = volumes.bone.to(group.device)
+        self.bone = volumes.bone.to(group.home(volumes.bone.nbytes))
         self.training = np.flatnonzero(~volumes.held_out)
         self.held = np.flatnonzero(volumes.held_out)
         self.steps_per_epoch = -(-len(self.training) // options.batch)
@@ -141,7 +141,7 @@ class PaperTask:
     def networks(self) -> tuple[PaperVAE, PaperDecoder]:
         """A beta-VAE and a decoder, as the seed starts them."""
         torch.manual_seed(self.options.seed)
-        return PaperVAE(self.architecture), PaperDecoder(self.architecture)
+        return PaperVAE(self.architecture), PaperDecoder(self.architecture, self.options.plain_output)
 
     def with_options(self, options: PaperOptions) -> PaperTask:
         """The same data under other options, such as another beta."""
@@ -160,8 +160,13 @@ class PaperTask:
         order = np.random.default_rng([self.options.seed, stage, epoch]).permutation(self.training)
         order = np.resize(order, self.steps_per_epoch * self.options.batch)
         chosen = order[place * self.options.batch :][: self.options.batch][group.share(self.options.batch)]
-        index = torch.tensor(chosen, device=self.device)
-        return {"bone": self.bone[index], "index": index}
+        return self._take(chosen)
+
+    def _take(self, chosen: np.ndarray | list[int]) -> Batch:
+        """Volumes by number, on the device that trains."""
+        index = torch.tensor(chosen)
+        bone = self.bone[index.to(self.bone.device)].to(self.device)
+        return {"bone": bone, "index": index.to(self.device)}
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.bfloat16)
@@ -183,7 +188,7 @@ class PaperTask:
     @torch.no_grad()
     def encode(self, vae: PaperVAE, bone: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Posterior mean and log variance (N, L) of volumes (N, X, Y, Z)."""
-        parts = [vae.encode_forward(part[:, None].float()) for part in bone.split(8)]
+        parts = [vae.encode_forward(part[:, None].to(self.device).float()) for part in bone.split(8)]
         mu, logvar = (torch.cat(values).float() for values in zip(*parts, strict=True))
         return mu, logvar
 
@@ -226,15 +231,15 @@ class PaperTask:
         figures = {"skull_dice": float(bone_dice(reconstruct(batch), batch["bone"]).mean())}
         scores = []
         for part in np.array_split(self.held, -(-len(self.held) // 8)) if len(self.held) else []:
-            index = torch.tensor(part, device=self.device)
-            scores.append(bone_dice(reconstruct({"bone": self.bone[index], "index": index}), self.bone[index]))
+            held = self._take(part)
+            scores.append(bone_dice(reconstruct(held), held["bone"]))
         if scores:
             figures["held_out_skull_dice"] = float(torch.cat(scores).mean())
         return figures
 
     def statistics(self, vae: PaperVAE, options: PaperOptions) -> tuple:
         """Mean and standard deviation (L,) of the training volumes' latents."""
-        mu, logvar = self.encode(vae, self.bone[torch.tensor(self.training, device=self.device)])
+        mu, logvar = self.encode(vae, self.bone[torch.tensor(self.training, device=self.bone.device)])
         noise = torch.randn(mu.shape, generator=torch.Generator().manual_seed(options.seed)).to(mu.device)
         z = latent_code(mu, logvar, options.z, noise)
         return z.mean(0), z.std(0).clamp(min=1e-8)
@@ -244,18 +249,18 @@ class PaperTask:
         """Stage 3: encoder and new decoder as one model, with DEV per class from the training volumes."""
         kinds = np.array(self.volumes.kinds)
         pairs = [k for k in self.training if kinds[k] != "complete"]
-        model = PaperModel(self.architecture, CLASSES, len(pairs), self.options.z)
+        model = PaperModel(self.architecture, CLASSES, len(pairs), self.options.z, self.options.plain_output)
         encoder = {k: v for k, v in vae.state_dict().items() if not k.startswith(("decode.", "decodeL."))}
         model.encoder.load_state_dict(encoder)
         model.decoder.load_state_dict(decoder.state_dict())
         if self.options.standardise:
             model.decoder.fold_standardisation(*(value.cpu() for value in statistics))
         whole = [k for k in self.training if kinds[k] == "complete"]
-        model.mean.copy_(self.bone[torch.tensor(whole, device=self.device)].float().mean(0))
+        model.mean.copy_(self.bone[torch.tensor(whole, device=self.bone.device)].float().mean(0))
         model.latent_mean.copy_(statistics[0])
         model.latent_std.copy_(statistics[1])
         model.eval().to(self.device)
-        z = torch.cat([model.latent(part) for part in self.bone.split(8)])
+        z = torch.cat([model.latent(part.to(self.device)) for part in self.bone.split(8)])
         for number, name in enumerate(CLASSES):
             of_class = [k for k in pairs if kinds[k] == name]
             if of_class:

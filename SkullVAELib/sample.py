@@ -40,6 +40,16 @@ def complete_skull(model: SkullModel, seed: int, spacing_mm: float = 1.0) -> Vol
     """
     noise = torch.randn(model.latent_mean.shape, generator=torch.Generator().manual_seed(seed))
     z = model.latent_mean + _SPREAD * model.latent_std * noise.to(model.latent_mean.device)
+    return skull_of_latent(model, z, spacing_mm)
+
+
+@torch.no_grad()
+def skull_of_latent(model: SkullModel, z: torch.Tensor, spacing_mm: float = 1.0) -> Volume:
+    """The skull that a latent (L,) decodes to, as complete_skull gives it.
+
+    Raises SkullVAEError when the model decodes to no bone.
+    """
+    z = z.to(model.latent_mean.device)
     grid = model.architecture.grid
     field = model.decode(z[None])[0].float().cpu()
     shape = ConformedPrior(Shape.of(field, grid), torch.zeros(3, 2, 2, 2))

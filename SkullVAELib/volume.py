@@ -15,6 +15,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
+from scipy import ndimage
 
 from .errors import SkullVAEError
 
@@ -55,6 +56,13 @@ class Volume:
         if array.shape != self.array.shape:
             raise ValueError(f"array has shape {array.shape}, the grid has {self.array.shape}")
         return Volume(array, self.affine)
+
+
+def sample(volume: Volume, points: np.ndarray, beyond: float) -> np.ndarray:
+    """(N,) float32 trilinear values of a volume at points (N, 3) in RAS mm, `beyond` outside of it."""
+    matrix = np.linalg.inv(volume.affine)
+    index = points @ matrix[:3, :3].T + matrix[:3, 3]
+    return ndimage.map_coordinates(volume.array, index.T, np.float32, order=1, mode="constant", cval=beyond)
 
 
 def volume_suffix(path: str | os.PathLike) -> str:

@@ -73,7 +73,9 @@ def fill_the_hole(volume, model, options, stages):
         completed=volume.with_array(bone | implant),
         implant=volume.with_array(implant),
         found=True,
+        proposal=None,
         report={
+            "bone": {"kind": "labelmap", "threshold_hu": None},
             "volume_ml": np.float64(1.5),
             "rim_gap_mm": float("nan"),
             "warnings": ["thin"],
@@ -189,6 +191,44 @@ def test_every_failure_is_one_line_exit_2_and_no_file(run, head, tmp_path, failu
     assert len(err.splitlines()) == 1
     assert out == ""
     assert not (tmp_path / "out").exists()
+
+
+BAD_PARTS = (
+    ("--clearance", "-1"),
+    ("--clearance", "near"),
+    ("--thickness", "thin"),
+    ("--thickness", "constant"),
+    ("--thickness", "constant:thick"),
+    ("--under-contour", "nan"),
+    ("--holes", "2,10"),
+    ("--holes", "5,5,1"),
+    ("--split", "3"),
+    ("--format", "stp"),
+)
+
+
+@pytest.mark.parametrize("wish", BAD_PARTS, ids=" ".join)
+def test_a_part_that_makes_no_sense_is_exit_2_one_line_and_no_file(run, head, tmp_path, wish):
+    code, out, err = run("complete", head, "-o", tmp_path / "out", *wish)
+    assert code == 2
+    assert len(err.splitlines()) == 1
+    assert out == ""
+    assert not (tmp_path / "out").exists()
+
+
+def test_meshes_of_an_earlier_run_do_not_stay_as_if_they_belonged_to_this_one(run, head, tmp_path):
+    (tmp_path / "out").mkdir()
+    for name in ("implant_1.stl", "implant_12.obj", "implant.ply", "host.stl", "implant_mine.stl"):
+        (tmp_path / "out" / name).write_text("earlier")
+    assert run("complete", head, "-o", tmp_path / "out")[0] == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == RESULTS | {"implant_mine.stl"}
+
+
+def test_further_formats_are_written_where_asked_for(run, head, tmp_path):
+    assert run("complete", head, "-o", tmp_path / "out", "--format", "OBJ,ply", "--host")[0] == 0
+    extras = {"implant.obj", "implant.ply", "host.stl"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == RESULTS | extras
+    assert set(json.loads((tmp_path / "out" / "report.json").read_text())["files"]) == RESULTS | extras
 
 
 def test_the_traceback_shows_only_when_asked_for(run, head, tmp_path, monkeypatch):

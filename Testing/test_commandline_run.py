@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import trimesh
+from mesh_check import faults
+from scipy.spatial import cKDTree
 
 import SkullVAELib
 from SkullVAELib.cli import RESULTS
@@ -93,15 +95,56 @@ def test_the_files_keep_the_bone_and_the_implant_apart(finished, completion):
 def test_the_mesh_is_watertight_in_mm_and_lps(finished):
     mesh = trimesh.load(finished.folder / "implant.stl")
     implant = read_volume(finished.folder / "implant.nrrd")
-    assert mesh.is_watertight
-    assert mesh.is_winding_consistent
-    assert mesh.body_count == 1
+    assert faults(mesh) == []
     assert mesh.volume / 1000 == pytest.approx(finished.report["implant"]["volume_ml"], rel=0.02)
     index = np.argwhere(implant.array)
     ras = index @ implant.affine[:3, :3].T + implant.affine[:3, 3]
     reach = implant.spacing.max()
     assert np.allclose(mesh.bounds[0], (ras * [-1, -1, 1]).min(0), atol=reach)
     assert np.allclose(mesh.bounds[1], (ras * [-1, -1, 1]).max(0), atol=reach)
+
+
+@pytest.fixture(scope="module")
+def parted(tmp_path_factory, skull, model_path) -> Run:
+    """A run that asks for all that a part can be."""
+    folder = tmp_path_factory.mktemp("parted")
+    wishes = ("--clearance", 0.5, "--thickness", "constant:4", "--under-contour", 0.2, "--smooth", 0.4)
+    wishes += ("--holes", "2,10,3", "--split", 60)
+    files = ("--format", "stl,obj,ply", "--host")
+    process = run("complete", skull, "-o", folder, "--model", model_path, "--device", "cpu", *wishes, *files)
+    assert process.returncode == 0, process.stderr
+    return Run(skull, folder, process)
+
+
+def test_a_part_is_written_in_every_format_and_piece_by_piece(parted):
+    names = {path.name for path in parted.folder.iterdir()}
+    pieces = parted.report["part"]["pieces"]
+    assert len(pieces) > 1
+    numbered = {f"implant_{n}.{kind}" for n in range(1, len(pieces) + 1) for kind in ("stl", "obj", "ply")}
+    assert names == set(RESULTS) | numbered | {"implant.obj", "implant.ply", "host.stl"}
+    assert set(parted.report["files"]) == names
+    whole = trimesh.load(parted.folder / "implant.stl")
+    assert whole.body_count == len(pieces)
+    for number, figures in enumerate(pieces, 1):
+        piece = trimesh.load(parted.folder / f"implant_{number}.stl")
+        assert faults(piece) == []
+        assert piece.euler_number == 2 - 2 * figures["holes"]
+        assert piece.volume / 1000 == pytest.approx(figures["volume_ml"], rel=1e-3)
+
+
+def test_the_part_keeps_its_clearance_to_the_host_that_is_written_beside_it(parted):
+    host = trimesh.load(parted.folder / "host.stl")
+    part = trimesh.load(parted.folder / "implant.stl")
+    assert host.is_watertight
+    near = np.linalg.norm(host.triangles_center - part.bounds.mean(0), axis=1) < np.ptp(part.bounds, axis=0).max()
+    cloud = trimesh.sample.sample_surface(host.submesh([near], append=True), 400_000, seed=0)[0]
+    assert cKDTree(cloud).query(part.vertices)[0].min() > 0.4
+    assert min(piece["clearance_mm"]["min"] for piece in parted.report["part"]["pieces"]) > 0.4
+
+
+def test_the_voxels_are_the_same_whatever_the_part_is(parted, finished):
+    for name in ("implant.nrrd", "completed.nrrd"):
+        assert np.array_equal(read_volume(parted.folder / name).array, read_volume(finished.folder / name).array)
 
 
 def test_the_report_holds_every_figure(finished, model):

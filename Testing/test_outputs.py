@@ -62,6 +62,27 @@ def test_a_file_of_an_earlier_run_does_not_stay_as_if_it_belonged_to_this_one(tm
     assert content(tmp_path) == {"a.bin": "new", "report.json": "new", "notes.txt": "mine"}
 
 
+def test_files_whose_number_is_not_known_beforehand_belong_to_the_set(tmp_path):
+    names = ["a.bin", "piece_[1-9].bin", "report.json"]
+
+    def publish_pieces(*made):
+        with publishing(tmp_path, names) as staging:
+            for name in (*made, "report.json"):
+                (staging / name).write_text("1")
+
+    (tmp_path / "piece_mine.bin").write_text("mine")
+    publish_pieces("a.bin", "piece_1.bin", "piece_2.bin")
+    assert {"piece_1.bin", "piece_2.bin"} <= set(content(tmp_path))
+    publish_pieces("a.bin", "piece_1.bin")
+    assert set(content(tmp_path)) == {"a.bin", "piece_1.bin", "piece_mine.bin", "report.json"}
+    (tmp_path / "piece_3.bin").write_text("input")
+    with (
+        pytest.raises(SkullVAEError, match="overwrite the input"),
+        publishing(tmp_path, names, [tmp_path / "piece_3.bin"]),
+    ):
+        pass
+
+
 def test_the_seal_is_there_only_with_the_whole_set(tmp_path, monkeypatch):
     publish(tmp_path, "old")
     replace, seen = os.replace, []

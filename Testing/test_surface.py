@@ -7,7 +7,8 @@ import pytest
 from scipy import ndimage
 
 from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.surface import Mesh, mask_surface, write_stl
+from SkullVAELib.meshfile import write_stl
+from SkullVAELib.surface import Mesh, mask_surface
 from SkullVAELib.volume import Volume
 
 RNG = np.random.default_rng(0)

@@ -1,0 +1,86 @@
+"""Mesh files: STL, OBJ and PLY, each saying its unit, its coordinate system and what it is not for."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from .outputs import whole_file
+from .surface import Mesh
+
+FORMATS = ("stl", "obj", "ply")
+
+# Slicer reads the coordinate system from "SPACE=LPS". A header that began with "solid" would read as an ASCII STL.
+_STL_HEADER = b"SPACE=LPS UNIT=mm SkullVAE research software, not for clinical use"
+_STL_FACET = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
+_REMARKS = (
+    "SkullVAE: research software, not a medical device, not for clinical use",
+    "UNIT=mm",
+    "SPACE=LPS (x to the patient's left, y to the back, z up)",
+)
+
+THICK_MM = 10.0
+"""From here on the colours of the thickness stay the same."""
+
+# Viridis, five of its colours: it rises in lightness, so that it is read alike in grey and by colour-blind readers.
+_COLOURS = np.array([[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]], float)
+
+
+def write_stl(mesh: Mesh, path: str | os.PathLike) -> None:
+    """Write a binary STL in LPS mm, triangles facing outwards; the file appears whole or not at all."""
+    facets = np.zeros(len(mesh.faces), _STL_FACET)
+    corners = _lps(mesh)[mesh.faces]
+    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    facets["corners"] = corners
+    facets["normal"] = normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
+    with whole_file(Path(path)) as temporary, open(temporary, "wb") as file:
+        file.write(_STL_HEADER.ljust(80))
+        file.write(np.uint32(len(facets)).tobytes())
+        file.write(facets.tobytes())
+
+
+def write_obj(mesh: Mesh, path: str | os.PathLike) -> None:
+    """Write a Wavefront OBJ in LPS mm, with the unit and the coordinate system as comments."""
+    lines = [f"# {remark}" for remark in _REMARKS] + ["o implant"]
+    lines += ["v %.4f %.4f %.4f" % tuple(point) for point in _lps(mesh)]  # noqa: UP031  three times as fast
+    lines += ["f %d %d %d" % tuple(face) for face in mesh.faces + 1]  # noqa: UP031
+    with whole_file(Path(path)) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="ascii")
+
+
+def write_ply(mesh: Mesh, path: str | os.PathLike, thickness_mm: np.ndarray | None = None) -> None:
+    """Write a binary PLY in LPS mm, with the unit and the coordinate system as comments.
+
+    thickness_mm: (N,) at each point, written as the property "thickness" and as colours: violet where the plate has no
+    thickness, over green, to yellow at THICK_MM and more.
+    """
+    columns = [(axis, "<f4") for axis in "xyz"]
+    if thickness_mm is not None:
+        columns += [("thickness", "<f4"), ("red", "u1"), ("green", "u1"), ("blue", "u1")]
+    points = np.zeros(len(mesh.points), columns)
+    for axis, values in zip("xyz", _lps(mesh).T, strict=True):
+        points[axis] = values
+    remarks = list(_REMARKS)
+    if thickness_mm is not None:
+        points["thickness"] = thickness_mm
+        shade = np.clip(np.asarray(thickness_mm) / THICK_MM, 0, 1) * (len(_COLOURS) - 1)
+        for channel, name in enumerate(("red", "green", "blue")):
+            points[name] = np.round(np.interp(shade, np.arange(len(_COLOURS)), _COLOURS[:, channel]))
+        remarks.append(f"thickness: mm straight through the plate; colours from violet, 0, to yellow, {THICK_MM:g}")
+    faces = np.zeros(len(mesh.faces), [("count", "u1"), ("corners", "<i4", 3)])
+    faces["count"], faces["corners"] = 3, mesh.faces
+    kinds = {"<f4": "float", "u1": "uchar"}
+    header = ["ply", "format binary_little_endian 1.0", *(f"comment {remark}" for remark in remarks)]
+    header += [f"element vertex {len(points)}", *(f"property {kinds[kind]} {name}" for name, kind in columns)]
+    header += [f"element face {len(faces)}", "property list uchar int vertex_indices", "end_header"]
+    with whole_file(Path(path)) as temporary, open(temporary, "wb") as file:
+        file.write(("\n".join(header) + "\n").encode("ascii"))
+        file.write(points.tobytes())
+        file.write(faces.tobytes())
+
+
+def _lps(mesh: Mesh) -> np.ndarray:
+    """(N, 3) points in LPS mm. Turning RAS to LPS does not mirror, so the order of the corners stays right."""
+    return mesh.points * [-1.0, -1.0, 1.0]
