@@ -47,7 +47,7 @@ TARGET = 33.0
 MEANINGS = {
     "raw": "raw latents, 1e-4 constant (the original)",
     "standardised": "standardised latents, 1e-4 constant",
-    "fast": "standardised latents, cosine from 1e-3",
+    "fast": "standardised latents, cosine from 2e-3, plain output",
 }
 
 Turn = Callable[[float], tuple[int, float]]
