@@ -2,6 +2,7 @@
 #   make demo    complete a real patient's skull and leave the result in demo/
 #   make test    lint and every test
 #   make bench   seconds and peak memory of each stage, into bench/
+#   make bench-training ARGS="--data SET"   training beside a faithful loop of the original, into bench/
 #
 # Where a plain `pip install torch` would bring CUDA along and that is not wanted, tell pip of a CPU build in its
 # usual ways, for instance: make venv PIP_ARGS="--find-links /folder/with/wheels"
@@ -14,7 +15,7 @@ ARGS ?=
 bin := $(VENV)/bin
 stamp := $(VENV)/.installed
 
-.PHONY: venv demo test bench lint clean
+.PHONY: venv demo test bench bench-training lint clean
 .DEFAULT_GOAL := test
 
 venv: $(stamp)
@@ -25,7 +26,7 @@ $(stamp): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
 	test -x $(bin)/python || $(PYTHON) -m venv $(VENV)
 	$(bin)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt torch
-	$(bin)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[test,slicer,dev]'
+	$(bin)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[test,slicer,dev,training]'
 	touch $@
 
 demo: $(stamp)
@@ -40,6 +41,9 @@ test: lint
 
 bench: $(stamp)
 	$(bin)/python Testing/bench.py $(ARGS)
+
+bench-training: $(stamp)
+	$(bin)/python Testing/bench_training.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -104,7 +104,9 @@ class StageRunner:
         self.step, self.seconds = metadata["step"], metadata["seconds"]
         self.best = -math.inf if metadata["best"] is None else metadata["best"]
         self._load_network(tensors)
-        self.constants = {k[6:]: v.to(self.group.device) for k, v in tensors.items() if k.startswith("const.")}
+        # Copies, since what is read may be the file itself, which Windows then would not let us replace.
+        constants = {k[6:]: v for k, v in tensors.items() if k.startswith("const.")}
+        self.constants = {name: value.to(self.group.device, copy=True) for name, value in constants.items()}
         state, parameters = self.optimiser.state_dict(), list(self.network.parameters())
         for key in (k for k in tensors if k.startswith("adam.")):
             _, index, moment = key.split(".")

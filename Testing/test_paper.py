@@ -117,6 +117,13 @@ def test_the_independent_decoder_ends_in_a_relu_as_the_papers_does():
         assert float(PaperDecoder(SMALL)(torch.randn(4, SMALL.latent_size)).min()) == 0
 
 
+def test_a_plain_decoder_ends_in_its_last_convolution():
+    decoder = PaperDecoder(SMALL, plain_output=True)
+    assert sum(isinstance(module, nn.BatchNorm3d) for module in decoder.modules()) == len(SMALL.channels) - 1
+    with torch.no_grad():
+        assert float(decoder(torch.randn(4, SMALL.latent_size)).min()) < 0
+
+
 # Latent codes and losses
 
 

@@ -140,6 +140,7 @@ MISTAKES = {
     "vae_steps is 0": ("vae", "--steps", "0"),
     "--betas '1;2'": ("all", "--betas", "1;2"),
     "There is no decoder 'fst'. Choose from raw": ("all", "--decoders", "fast,fst"),
+    "'fast:x' tells no number of epochs": ("all", "--decoders", "fast:x"),
     "--epochs '3'": ("all", "--config", "paper", "--epochs", "3"),
     "--epochs '3,x'": ("all", "--config", "paper", "--epochs", "3,x"),
     "the canonical method has no option 'decoder_epochs'": ("all", "--epochs", "3,4"),
