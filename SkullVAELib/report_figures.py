@@ -41,7 +41,7 @@ def _label(decoder: Decoder) -> str:
 
 def curves(analysis: RunAnalysis) -> Figure:
     """Dice loss and KL over epochs: every VAE, and the new decoders from where the VAE ends (the paper's figure)."""
-    figure = _figure(10, 4)
+    figure = _figure(10, 4.6)
     left, right = figure.subplots(1, 2, width_ratios=(1.6, 1))
     for number, run in enumerate(analysis.runs):
         colour = SERIES[number % len(SERIES)]
@@ -60,8 +60,7 @@ def curves(analysis: RunAnalysis) -> Figure:
     left.axvline(analysis.runs[0].log["vae"].epoch[-1], color="black", linewidth=0.6, linestyle=":")
     left.set(xlabel="epoch", ylabel="Dice loss (of 640)", ylim=(0, None))
     right.set(xlabel="epoch", ylabel="KL, nats", yscale="log")
-    left.legend(fontsize=7.5, frameon=False)
-    right.legend(fontsize=7.5, frameon=False)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7.5, frameon=False)
     for axes in (left, right):
         _tidy(axes)
     return figure
@@ -193,7 +192,7 @@ def generalisation(analysis: RunAnalysis) -> Figure:
         axes.set(ylim=(0, 1.08), ylabel="Dice")
         axes.set_title({"reconstruction": "reconstruction", "implant, DEV": "implant by z + DEV"}[what], fontsize=10)
         axes.set_xticks(place, [name for name, _ in bars], fontsize=7, rotation=40, ha="right")
-        axes.legend(fontsize=7.5, loc="lower right", framealpha=0.9)
+        axes.legend(fontsize=7.5, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
         _tidy(axes)
     return figure
 
@@ -252,9 +251,13 @@ def rate_distortion(analysis: RunAnalysis) -> Figure:
         distortion = [of_beta["decoders"]["own"]["reconstruction"][part] for of_beta in betas.values()]
         if None not in distortion:
             axes.plot(rate, 1 - np.array(distortion), "o-", color=colour, label=part.replace("_", " "))
-    for name, (x, of_beta) in zip(betas, zip(rate, betas.values(), strict=True), strict=True):
-        y = 1 - of_beta["decoders"]["own"]["reconstruction"]["training"]
-        axes.annotate(f"β = {name}", (x, y), textcoords="offset points", xytext=(4, -11), fontsize=7.5)
+    told: dict[float, list[str]] = {}  # collapsed posteriors all lie at the edge: one label for all
+    for name, x in zip(betas, rate, strict=True):
+        told.setdefault(x, []).append(name)
+    for x, names in told.items():
+        y = 1 - betas[names[0]]["decoders"]["own"]["reconstruction"]["training"]
+        axes.annotate(f"β = {', '.join(names)}", (x, y), textcoords="offset points", xytext=(5, -13), fontsize=7.5)
+    axes.margins(x=0.18)
     baseline = analysis.results["baselines"]["mean skull"]["reconstruction"]["held_out"]
     if baseline is not None:
         axes.axhline(1 - baseline, color="black", linewidth=0.8, label="mean skull, held out")
@@ -279,7 +282,7 @@ def latent_kinds(analysis: RunAnalysis) -> Figure:
                 axes.bar(place + shift, values, 0.12, color=SERIES[number], alpha=alpha, label=text)
     axes.set_xticks(place, [f"β = {name}" for name in betas], fontsize=8)
     axes.set(ylim=(0, 1), ylabel="Dice (pale: held out)")
-    axes.legend(fontsize=8, frameon=True, framealpha=0.9, loc="lower left")
+    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     _tidy(axes)
     return figure
 
