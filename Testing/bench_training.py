@@ -1,13 +1,13 @@
 """Training by the paper's method beside a faithful loop of the original: `make bench-training ARGS="--data SET"`.
 
-    skullvae population SKULLS SET                                    skulls of all three classes
+    skullvae population --from SKULLS --output SET        skulls of all three classes
     make bench-training ARGS="--data SET"                             samples a second of both, on the same skulls
     make bench-training ARGS="--data SET --to-target RUN/beta_100"    and how long decoders take to the original's end
 
 The original's loop reads and resizes two files for every skull of every epoch, encodes every batch anew for the new
 decoder and prints losses. It is written here from the paper and from what its code is known to do, with MONAI's own
-parts. Both loops have the same networks, batch, optimiser and precision, and take turns in one process, so that what
-else the machine does meets both. Writes bench/training.json.
+parts. Both loops have the same networks, batch and optimiser, and without --bfloat16 the same precision.
+They take turns in one process, so that what else the machine does meets both. Writes bench/training.json.
 """
 
 from __future__ import annotations
@@ -192,7 +192,9 @@ def throughput(options: argparse.Namespace, group: Group) -> dict:
     architecture = PaperArchitecture(tuple(int(n) for n in options.grid.split(",")))
     cases = find_cases(options.data)
     training, held = split(cases)
-    plan = Plan(options.data, architecture, PaperOptions(vae_epochs=10**6, decoder_epochs=10**6))
+    plan = Plan(
+        options.data, architecture, PaperOptions(vae_epochs=10**6, decoder_epochs=10**6, bfloat16=options.bfloat16)
+    )
     with tempfile.TemporaryDirectory() as folder:
         begun = time.perf_counter()
         task = make_task(plan, Path(folder), training, held, group)
@@ -284,6 +286,7 @@ def main() -> int:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--threads", type=int, default=0, help="processor threads of both (default: torch's own)")
     parser.add_argument("--workers", type=int, default=0, help="the original's loading processes (it had 4; here 0)")
+    parser.add_argument("--bfloat16", action="store_true", help="ours in mixed precision; the original in float32")
     parser.add_argument("--seconds", type=float, default=60, help="of each measurement (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=4, help="turns that a measurement is cut into")
     parser.add_argument(
@@ -301,7 +304,9 @@ def main() -> int:
     with joined(options.device) as group:
         card = torch.cuda.get_device_name(group.device) if group.device.type == "cuda" else None
         machine = {"system": platform.platform(), "cores": os.cpu_count(), "card": card, "torch": torch.__version__}
-        told = {name: getattr(options, name) for name in ("grid", "workers", "seconds", "rounds", "decoders")}
+        told = {
+            name: getattr(options, name) for name in ("grid", "workers", "seconds", "rounds", "decoders", "bfloat16")
+        }
         data = {"machine": machine, "options": told | {"threads": torch.get_num_threads()}}
         print(f"{torch.get_num_threads()} threads, {options.workers} loading processes, {card or 'no graphics card'}")
         data["throughput"] = throughput(options, group)
