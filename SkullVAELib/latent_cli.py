@@ -74,10 +74,12 @@ def run_encode(options: argparse.Namespace) -> int:
     """One row a file: whose skull, its class and split, the KL, the posterior's means and sigmas."""
     from .cli import progress_bar
     from .datasets import find_cases
-    from .outputs import whole_file
+    from .outputs import check_not_input, whole_file
     from .volume import read_volume
 
     cases = find_cases(options.input)
+    paths = [case.defective or case.complete for case in cases]
+    check_not_input(options.output, paths)
     space = _space(options)
     size = space.model.architecture.latent_size
     head = ["file", "individual", "kind", "split", "kl_nats"]
@@ -87,8 +89,7 @@ def run_encode(options: argparse.Namespace) -> int:
         with temporary.open("w", newline="", encoding="utf-8") as file:
             table = csv.writer(file)
             table.writerow(head)
-            for number, case in enumerate(cases):
-                path = case.defective or case.complete
+            for number, (case, path) in enumerate(zip(cases, paths, strict=True)):
                 report(f"encode {path.name}", number / len(cases))
                 found = space.encode(read_volume(path))
                 mu, sigma = found.mu, (0.5 * found.logvar).exp()
@@ -102,10 +103,12 @@ def run_encode(options: argparse.Namespace) -> int:
 
 def run_complete(options: argparse.Namespace) -> int:
     """The decoded skull, 0 and 1, on the input's own grid."""
+    from .outputs import check_not_input
     from .volume import read_volume, volume_suffix, write_volume
 
     volume_suffix(options.output)
     volume = read_volume(options.input)
+    check_not_input(options.output, [options.input])
     space = _space(options)
     found = space.encode(volume)
     z = space.complete(space.code(found), options.gamma, options.kind, options.deviation)

@@ -63,8 +63,9 @@ def publishing(directory: Path, names: Iterable[str], inputs: Iterable[Path] = (
 
     Raises SkullVAEError when `directory` cannot be made or written to, or holds an input under one of the names.
     """
-    directory, names = Path(directory), list(names)
-    _check_inputs(directory, names, inputs)
+    directory, names, inputs = Path(directory), list(names), list(inputs)
+    for target in _matching(directory, names):
+        check_not_input(target, inputs, "Choose another output folder")
     made = _make(directory)
     try:
         _remove_abandoned(directory)
@@ -82,16 +83,18 @@ def publishing(directory: Path, names: Iterable[str], inputs: Iterable[Path] = (
 
 
 @contextmanager
-def publishing_folder(directory: Path, is_ours: Callable[[Path], bool]) -> Iterator[Path]:
+def publishing_folder(directory: Path, is_ours: Callable[[Path], bool], inputs: Iterable[Path] = ()) -> Iterator[Path]:
     """A private folder to prepare a whole tree in; when the body ends well it becomes `directory`.
 
     The private folder lies beside `directory`, so that renaming is atomic. An empty `directory` is replaced, and so is
     one that `is_ours` recognises as an earlier result; any other is an error. When the body raises, `directory` keeps
-    what it had and nothing is left beside it.
+    what it had and nothing is left beside it. inputs: files that must not be replaced with it.
 
-    Raises SkullVAEError when `directory` is not ours to replace or cannot be written.
+    Raises SkullVAEError when `directory` is not ours to replace, holds an input, or cannot be written.
     """
     directory = Path(os.path.abspath(directory))
+    if held := next((path for path in inputs if path.resolve().is_relative_to(directory.resolve())), None):
+        raise SkullVAEError(f"The output folder '{directory}' holds the input '{held}'", "Choose another output folder")
     if directory.exists() and not directory.is_dir():
         raise SkullVAEError(f"The output '{directory}' is not a folder", "Choose another output folder")
     if directory.is_dir() and any(directory.iterdir()) and not is_ours(directory):
@@ -128,11 +131,10 @@ def _matching(directory: Path, names: Iterable[str]) -> list[Path]:
     return [directory / name for name in dict.fromkeys(found) if (directory / name).exists()]
 
 
-def _check_inputs(directory: Path, names: list[str], inputs: Iterable[Path]) -> None:
-    for path in inputs:
-        for target in _matching(directory, names):
-            if target.samefile(path):
-                raise SkullVAEError(f"The result '{target}' would overwrite the input", "Choose another output folder")
+def check_not_input(target: Path, inputs: Iterable[Path], remedy: str = "Choose another output file") -> None:
+    """Raise SkullVAEError when a file to be written is one of the inputs, under whatever name."""
+    if target.exists() and any(target.samefile(path) for path in inputs):
+        raise SkullVAEError(f"The result '{target}' would overwrite the input", remedy)
 
 
 def _make(directory: Path) -> list[Path]:

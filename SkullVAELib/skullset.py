@@ -320,7 +320,7 @@ def write_set(source: Path, output: Path, options: SetOptions, report: Report = 
         raise SkullVAEError(f"No complete skulls were found in '{source}'", "Give a folder of complete skulls")
     own = {case.individual for case in cases if case.split == HELD_OUT}
     holdout = choose_holdout([case.individual for case in cases], (*options.holdout, *own), options.seed)
-    with publishing_folder(output, is_set) as folder:
+    with publishing_folder(output, is_set, [case.complete for case in cases]) as folder:
         check_cases(cases, lambda stage, fraction: report("check the skulls", 0.05 * fraction))
         skulls = {TRAINING: [], HELD_OUT: []}
         for number, case in enumerate(cases):

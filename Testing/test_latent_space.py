@@ -184,3 +184,17 @@ def test_completing_a_patient_with_a_paper_model_is_refused(saved, ball, tmp_pat
     assert main(["complete", str(tmp_path / "a.nrrd"), "-o", str(tmp_path / "out"), "--model", saved]) == 2
     assert "paper's method" in capsys.readouterr().err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.nrrd", "paper.safetensors"]
+
+
+@pytest.mark.parametrize("action", ["complete", "encode"])
+def test_a_skull_is_never_overwritten_by_what_is_made_of_it(action, saved, ball, tmp_path, capsys):
+    (tmp_path / "skulls").mkdir()
+    skull = tmp_path / "skulls" / "a.nrrd"
+    write_volume(ball, skull)
+    before = skull.read_bytes()
+    source = skull if action == "complete" else skull.parent
+    again = skull.parent / ".." / "skulls" / "a.nrrd"
+    assert main(["latent", action, str(source), "-o", str(again), "--model", saved]) == 2
+    error = capsys.readouterr().err
+    assert "would overwrite the input" in error and len(error.splitlines()) == 1
+    assert skull.read_bytes() == before

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.outputs import publishing, whole_file
+from SkullVAELib.outputs import publishing, publishing_folder, whole_file
 
 NAMES = ["a.bin", "b.bin", "report.json"]
 
@@ -179,3 +179,16 @@ def test_a_staging_folder_that_never_got_its_lock_goes_once_it_is_old(tmp_path):
     publish(tmp_path, "1")
     assert young.exists()
     assert not old.exists()
+
+
+def test_a_folder_that_holds_the_input_is_never_replaced(tmp_path):
+    (tmp_path / "set" / "part").mkdir(parents=True)
+    source = tmp_path / "set" / "part" / "skull.nrrd"
+    source.write_text("mine")
+    with (
+        pytest.raises(SkullVAEError, match="holds the input"),
+        publishing_folder(tmp_path / "set", lambda folder: True, [source]) as folder,
+    ):
+        (folder / "skull.nrrd").write_text("new")
+    assert source.read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["set"]
