@@ -4,3 +4,5 @@ Research software, not a medical device, not for clinical use.
 """
 
 __version__ = "0.1.0"
+
+NOTICE = "Research software, not a medical device, not for clinical use."

@@ -14,16 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .datasets import CLASSES, COMPLETE
 from .defects import CRANIAL, random_defect
 from .distributed import Group
 from .frame import Grid
-from .latent import deviation, latent_code
-from .networks import Architecture, BetaVAE, IndependentDecoder, SkullModel
+from .latent import deviation, kl_divergence, latent_code
+from .networks import Architecture, BetaVAE, IndependentDecoder, SkullModel, aggregate
 from .options import TrainingOptions
 from .population import Population, draw_skull
 from .trainer import Batch, Specimens
-
-CLASSES = ("cranial", "facial")
 
 PAPER_WEIGHT = 160
 """80 for each of two classes: the weight of one skull's Dice loss in the paper."""
@@ -173,7 +172,8 @@ class CanonicalTask:
 
     def specimens(self, count: int = 24) -> Specimens:
         """Fixed skulls to look at: `count` of training and all held-out ones, each complete, cranial and facial."""
-        stock = [(f.float(), k.float() / 255) for f, k in zip(self.pool.fields, self.pool.known, strict=True)][:count]
+        drawn = zip(self.pool.fields[:count], self.pool.known[:count], strict=True)
+        stock = [(field.float(), known.float() / 255) for field, known in drawn]
         names, held = ["drawn"] * len(stock), [False] * len(stock)
         for number in range(len(self.held_out[0])):
             stock += [(self.held_out[0][number], self.held_out[1][number])]
@@ -189,7 +189,7 @@ class CanonicalTask:
             fields,
             (fields < 0) & region,
             torch.stack([b["complete"] < 0 for b in batches]) & region,
-            ("complete", "cranial", "facial") * len(stock),
+            (COMPLETE, *CLASSES) * len(stock),
             tuple(name for name in names for _ in range(3)),
             np.repeat(np.arange(len(stock)) * 3, 3),
             np.repeat(held, 3),
@@ -228,8 +228,7 @@ class CanonicalTask:
         with self._autocast(self.options):
             correction, mu, logvar, _ = network(self._input(batch["defective"]), noise)
         loss, terms = _reconstruction(self._field(correction), batch, self.options, True)
-        mu, logvar = mu.float(), logvar.float()
-        kl = 0.5 * (mu**2 + logvar.exp() - logvar - 1).sum(1).mean()
+        kl = kl_divergence(mu.float(), logvar.float()).sum(1).mean()
         return loss + self.options.beta * kl, terms | {"kl_nats": kl}
 
     @torch.no_grad()
@@ -289,15 +288,9 @@ class CanonicalTask:
     def aggregate(self, vae: BetaVAE, decoder: IndependentDecoder, statistics: tuple) -> SkullModel:
         """Stage 3: encoder and new decoder as one model, standardisation folded in, a DEV vector per defect class."""
         model = SkullModel(self.architecture, CLASSES)
-        encoder = {k: v for k, v in vae.state_dict().items() if not k.startswith(("decode.", "decodeL."))}
-        model.encoder.load_state_dict(encoder)
-        model.decoder.load_state_dict(decoder.state_dict())
-        if self.options.standardise:
-            model.decoder.fold_standardisation(*(value.cpu() for value in statistics))
+        aggregate(model, vae, decoder, statistics, self.options.standardise)
         model.mean.copy_(self.pool.population.mean)
         model.spread.copy_(self.pool.population.spread())
-        model.latent_mean.copy_(statistics[0])
-        model.latent_std.copy_(statistics[1])
         model.eval().to(self.device)
         for index, facial in enumerate((False, True)):
             only = dataclasses.replace(self.options, complete_share=0.0, facial_share=float(facial))

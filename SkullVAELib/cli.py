@@ -24,7 +24,8 @@ from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from . import __version__, latent_cli
+from . import NOTICE, __version__, latent_cli
+from .arguments import words
 from .errors import SkullVAEError
 from .progress import Report, Stages, json_lines, silent, terminal_bar
 
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 DONE, BAD_INPUT, NO_DEFECT = 0, 2, 3
 
-DISCLAIMER = "Research software, not a medical device, not for clinical use."
+DISCLAIMER = NOTICE
 
 # In the order of publishing; the report comes last and seals the set.
 RESULTS = ("completed.nrrd", "implant.nrrd", "implant.stl", "preview.png", "report.json")
@@ -436,7 +437,7 @@ def _parser() -> argparse.ArgumentParser:
     population.add_argument(
         "--holdout",
         metavar="NAMES",
-        type=_names,
+        type=words,
         default=(),
         help="individuals to hold out, with commas between them (default: a fifth of all, drawn by the seed)",
     )
@@ -501,10 +502,6 @@ def _count(text: str) -> int:
 
 
 _count.__name__ = "whole number"
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def progress_bar():

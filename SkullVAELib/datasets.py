@@ -29,9 +29,12 @@ TRAINING, HELD_OUT = "training", "held-out"
 
 COMPLETE, UNKNOWN = "complete", "unknown"
 
+CLASSES = ("cranial", "facial")
+"""SkullFix's two kinds of defect, and the classes that DEV is told for."""
+
 KINDS = (
     # SkullFix; SkullBreak; what this library cuts (defects.KINDS)
-    *("cranial", "facial"),
+    *CLASSES,
     *("bilateral", "frontoorbital", "parietotemporal", "random_1", "random_2"),
     *("blob", "box", "burr", "hemicraniectomy", "bifrontal", "fronto_orbital", "temporal", "occipital", "vertex"),
 )
@@ -85,6 +88,12 @@ class Cases(list[Case]):
         super().__init__(cases)
         self.layout = layout
         self.unpaired = tuple(unpaired)
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def stem(path: Path) -> str:
@@ -352,7 +361,7 @@ def _from_challenge(root: Path, prefix: str = "", side: str | None = None) -> Ca
                     cases.append(case)
     if not cases:
         raise SkullVAEError(f"No skulls were found in '{root}'", f"Give {LAYOUTS}")
-    layout = "SkullBreak's" if any(c.kind not in (COMPLETE, "cranial", "facial") for c in cases) else "SkullFix's"
+    layout = "SkullBreak's" if any(c.kind not in (COMPLETE, *CLASSES) for c in cases) else "SkullFix's"
     return Cases(cases, f"{layout} layout in '{root}'")
 
 
@@ -385,7 +394,7 @@ def _from_original(root: Path) -> Cases:
         key = _content(truth[name])
         if _content(path)[1:] == key[1:] and key[1]:
             continue  # a complete skull given as its own truth
-        said = [kind for kind in ("cranial", "facial") if any(kind in part.lower() for part in name.parts)]
+        said = [kind for kind in CLASSES if any(kind in part.lower() for part in name.parts)]
         kind = said[0] if len(said) == 1 else UNKNOWN
         defective.append(Case(individuals[key], truth[name], path, kind))
     if not cases:

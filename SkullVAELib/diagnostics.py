@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy import stats
+
+from .latent import kl_divergence
 
 ACTIVE_VARIANCE = 0.01
 
@@ -21,7 +22,7 @@ def kl_per_dimension(mu: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
     >>> kl_per_dimension(torch.tensor([[0.0, 2.0]]), torch.zeros(1, 2)).tolist()
     [0.0, 2.0]
     """
-    return 0.5 * (mu**2 + logvar.exp() - logvar - 1).mean(0)
+    return kl_divergence(mu, logvar).mean(0)
 
 
 def active_units(mu: torch.Tensor, threshold: float = ACTIVE_VARIANCE) -> int:
@@ -51,6 +52,8 @@ class AggregatedPosterior:
 
 def aggregated_posterior(mu: torch.Tensor, logvar: torch.Tensor, seed: int = 0) -> AggregatedPosterior:
     """The mixture of posteriors (N, L) beside N(0, I)."""
+    from scipy import stats  # half a second to import, and training has no use for it
+
     mu, variance = mu.double(), logvar.double().exp()
     count, size = mu.shape
     mean = mu.mean(0)

@@ -8,7 +8,6 @@ for each, which share the prepared data.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
 import os
@@ -23,11 +22,10 @@ import monai
 import torch
 from torch import nn
 
-from . import __version__
-from .bone import bone_mask
+from . import NOTICE, __version__
 from .canonical_task import CanonicalTask
 from .checkpoint import read_tensors, save_model, write_tensors
-from .datasets import Case, check_cases, describe, find_cases, split
+from .datasets import Case, check_cases, describe, file_sha256, find_cases, read_bone, split
 from .distributed import Group
 from .errors import SkullVAEError
 from .frame import redistance, register
@@ -36,9 +34,8 @@ from .options import PaperOptions, StageOptions, decoder_options
 from .outputs import remove_abandoned_files, whole_file
 from .paper import PaperArchitecture
 from .paper_task import PaperTask, check_classes, load_volumes
-from .population import Population, build_population, lay_on, prepare_skull
+from .population import Population, Skull, build_population, lay_on, prepare_skull
 from .trainer import Batch, StageRunner
-from .volume import read_volume
 
 STAGES = ("vae", "decoder", "aggregate")
 
@@ -83,9 +80,8 @@ def _complete_skulls(cases: list[Case]) -> list[Case]:
     return [c for c in cases if c.defective is None]
 
 
-def _prepare(case: Case):
-    volume = read_volume(case.complete)
-    return prepare_skull(case.individual, volume.with_array(bone_mask(volume)[0]))
+def _prepare(case: Case) -> Skull:
+    return prepare_skull(case.individual, read_bone(case.complete))
 
 
 def load_population(folder: Path, cases: list[Case], architecture: Architecture, log: Log) -> Population:
@@ -154,7 +150,6 @@ class Run:
         vae, decoder = task.networks()
         self.vae = self._runner("vae", 1, vae, plan.options)
         self.decoder = self._runner("decoder", 2, decoder, plan.options)
-        self.statistics: tuple | None = None
 
     def _runner(self, name: str, number: int, network: nn.Module, options: StageOptions) -> StageRunner:
         steps = self.task.with_options(options).steps(name.partition("_")[0])
@@ -211,7 +206,7 @@ class Run:
             "seconds": {"vae": round(self.vae.seconds), "decoder": round(self.decoder.seconds)},
             "hardware": f"{platform.machine()}, {os.cpu_count()} processor cores, {torch.get_num_threads()} threads",
             "licence": "weights Apache-2.0; the training data's own terms are in the model card",
-            "notice": "Research software, not a medical device, not for clinical use.",
+            "notice": NOTICE,
         }
         save_model(model, self.folder / "model.safetensors", provenance)
         return self.folder / "model.safetensors"
@@ -258,7 +253,7 @@ def run(
     root = plan.data if plan.data.is_dir() else plan.data.parent
     used = [_files(side if plan.is_paper else _complete_skulls(side)) for side in (training, held)]
     names = _names([*used[0], *used[1]], root)
-    hashes = [{names[path]: _sha256(path) for path in side} for side in used]
+    hashes = [{names[path]: file_sha256(path) for path in side} for side in used]
     holdout = sorted(set().union(*(c.parents for c in held)))
     records = {beta: _record(plans[beta], *hashes, holdout) for beta in folders}
     if group.leads:
@@ -295,11 +290,6 @@ def _run_stages(running: Run, stages: tuple[str, ...], record: dict) -> Path:
 
 def _few(names: list[str], most: int = 12) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _commit() -> str | None:

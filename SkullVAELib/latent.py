@@ -29,6 +29,20 @@ def latent_code(mu: torch.Tensor, logvar: torch.Tensor, kind: str, noise: torch.
     raise SkullVAEError(f"z '{kind}' is unknown", f"Use {' or '.join(Z_KINDS)}")
 
 
+def inference_kind(kind: str) -> str:
+    """The latent code to decode outside training: as the decoder's own, but of "sampled" ones the mean."""
+    return "mean" if kind == "sampled" else kind
+
+
+def kl_divergence(mu: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
+    """KL (N, L) in nats of posteriors to N(0, 1), latent by latent.
+
+    >>> kl_divergence(torch.tensor([[0.0, 2.0]]), torch.zeros(1, 2)).tolist()
+    [[0.0, 2.0]]
+    """
+    return 0.5 * (mu**2 + logvar.exp() - logvar - 1)
+
+
 def deviation(complete: torch.Tensor, defective: torch.Tensor) -> torch.Tensor:
     """DEV (L,): mean latent of complete skulls minus mean latent of defective ones, each (N, L).
 

@@ -74,6 +74,7 @@ def run_encode(options: argparse.Namespace) -> int:
     """One row a file: whose skull, its class and split, the KL, the posterior's means and sigmas."""
     from .cli import progress_bar
     from .datasets import find_cases
+    from .latent import kl_divergence
     from .outputs import check_not_input, whole_file
     from .volume import read_volume
 
@@ -93,7 +94,7 @@ def run_encode(options: argparse.Namespace) -> int:
                 report(f"encode {path.name}", number / len(cases))
                 found = space.encode(read_volume(path))
                 mu, sigma = found.mu, (0.5 * found.logvar).exp()
-                kl = float(0.5 * (mu**2 + sigma**2 - found.logvar - 1).sum())
+                kl = float(kl_divergence(mu, found.logvar).sum())
                 name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
                 numbers = [f"{value:.6g}" for value in (kl, *mu.tolist(), *sigma.tolist())]
                 table.writerow([name, case.individual, case.kind, case.split or "", *numbers])

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from .bone import bone_mask
 from .errors import SkullVAEError
 from .frame import to_nearest_ras
-from .latent import complete_latent, latent_code, neighbour_deviations
+from .latent import complete_latent, inference_kind, latent_code, neighbour_deviations
 from .networks import SkullModel
 from .paper import PaperModel
 from .paper_task import resize
@@ -66,8 +66,8 @@ class LatentSpace:
 
     def code(self, encoded: Encoded) -> torch.Tensor:
         """The latent code (L,) that the model's decoder understands."""
-        kind = self.model.z if self.is_paper and self.model.z != "sampled" else "mean"
-        return latent_code(encoded.mu, encoded.logvar, kind)
+        kind = self.model.z if self.is_paper else "mean"
+        return latent_code(encoded.mu, encoded.logvar, inference_kind(kind))
 
     def complete(self, z: torch.Tensor, gamma: float, kind: str = "cranial", deviation: str = "class") -> torch.Tensor:
         """z + gamma * DEV (L,) of a class of defects, or of the nearest training skulls of that class.

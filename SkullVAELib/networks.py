@@ -60,13 +60,6 @@ def start_at_mean_shape(network: nn.Module) -> None:
         last.bias.zero_()
 
 
-def fold_standardisation(linear: nn.Linear, mean: torch.Tensor, std: torch.Tensor) -> None:
-    """Make linear(z) what linear((z - mean) / std) was, in place: the affine map moves into the layer."""
-    with torch.no_grad():
-        linear.weight /= std
-        linear.bias -= linear.weight @ mean
-
-
 class GivenNoiseVAE(VarAutoEncoder):
     """MONAI's VarAutoEncoder whose noise may be given, so that a step's outcome depends on nothing but its number."""
 
@@ -104,7 +97,19 @@ class BetaVAE(GivenNoiseVAE):
         start_at_mean_shape(self)
 
 
-class IndependentDecoder(nn.Module):
+class LatentDecoder(nn.Module):
+    """A decoder whose first layer is linear in the latent."""
+
+    linear: nn.Linear
+
+    @torch.no_grad()
+    def fold_standardisation(self, mean: torch.Tensor, std: torch.Tensor) -> None:
+        """Make decoder(z) what decoder((z - mean) / std) was, in place: the affine map moves into the first layer."""
+        self.linear.weight /= std
+        self.linear.bias -= self.linear.weight @ mean
+
+
+class IndependentDecoder(LatentDecoder):
     """The decoder that is retrained on frozen latents: (N, latent) -> correction (N, 1, X, Y, Z).
 
     Linear, then transposed convolutions of kernel 4 and stride 2, whose even overlap leaves no checkerboard.
@@ -124,9 +129,22 @@ class IndependentDecoder(nn.Module):
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         return self.layers(self.linear(z).reshape(-1, *self.start))
 
-    def fold_standardisation(self, mean: torch.Tensor, std: torch.Tensor) -> None:
-        """Make decoder(z) what decoder((z - mean) / std) was: the affine map moves into the first layer."""
-        fold_standardisation(self.linear, mean, std)
+
+def aggregate(
+    model: nn.Module, vae: nn.Module, decoder: nn.Module, statistics: tuple[torch.Tensor, torch.Tensor], fold: bool
+) -> None:
+    """Put a VAE's encoder and an independent decoder into an aggregated model, in place.
+
+    statistics: mean and deviation (L,) of the latents that the decoder was trained on; fold: whether they were
+    standardised, so that this must move into its first layer.
+    """
+    encoder = {k: v for k, v in vae.state_dict().items() if not k.startswith(("decode.", "decodeL."))}
+    model.encoder.load_state_dict(encoder)
+    model.decoder.load_state_dict(decoder.state_dict())
+    if fold:
+        model.decoder.fold_standardisation(*(value.cpu() for value in statistics))
+    model.latent_mean.copy_(statistics[0])
+    model.latent_std.copy_(statistics[1])
 
 
 class SkullModel(nn.Module):

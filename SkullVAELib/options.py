@@ -134,9 +134,14 @@ DECODERS: dict[str, dict] = {
 """Further decoders that can be trained on one encoder's latents, and how their options differ from the run's."""
 
 
-def decoder_options(options: StageOptions, name: str) -> StageOptions:
-    """The options of a further decoder; raises SkullVAEError for a name that DECODERS has not."""
+def decoder_changes(name: str) -> dict:
+    """How a further decoder's options differ; raises SkullVAEError for a name that DECODERS has not."""
     if name not in DECODERS:
         raise SkullVAEError(f"There is no decoder '{name}'", f"Choose from {', '.join(DECODERS)}")
+    return DECODERS[name]
+
+
+def decoder_options(options: StageOptions, name: str) -> StageOptions:
+    """The options of a further decoder; raises SkullVAEError for a name that DECODERS has not."""
     known = {field.name for field in dataclasses.fields(options)}
-    return dataclasses.replace(options, **{k: v for k, v in DECODERS[name].items() if k in known})
+    return dataclasses.replace(options, **{k: v for k, v in decoder_changes(name).items() if k in known})

@@ -13,8 +13,8 @@ import torch
 from monai.networks.blocks import Convolution
 from torch import nn
 
-from .latent import latent_code
-from .networks import GivenNoiseVAE, check_sizes, fold_standardisation
+from .latent import inference_kind, latent_code
+from .networks import GivenNoiseVAE, LatentDecoder, check_sizes
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class PaperVAE(GivenNoiseVAE):
         return torch.sigmoid(x) if use_sigmoid else x
 
 
-class PaperDecoder(nn.Module):
+class PaperDecoder(LatentDecoder):
     """Stage 2: the independent decoder, (N, L) -> logits (N, 2, X, Y, Z).
 
     Linear and six transposed convolutions, BatchNorm, PReLU and ReLU after each, the last included: as in the paper's
@@ -121,10 +121,6 @@ class PaperDecoder(nn.Module):
             x = torch.relu(_through([layer], [stride], x))
         x = self.layers[-1](x)
         return x if self.plain_output else torch.relu(x)
-
-    def fold_standardisation(self, mean: torch.Tensor, std: torch.Tensor) -> None:
-        """Make decoder(z) what decoder((z - mean) / std) was."""
-        fold_standardisation(self.linear, mean, std)
 
 
 class PaperModel(nn.Module):
@@ -161,7 +157,7 @@ class PaperModel(nn.Module):
 
     def latent(self, volumes: torch.Tensor) -> torch.Tensor:
         """The latent code (N, L) that the decoder understands; "sampled" is taken at its mean."""
-        return latent_code(*self.encode(volumes), "mean" if self.z == "sampled" else self.z)
+        return latent_code(*self.encode(volumes), inference_kind(self.z))
 
     def decode(self, z: torch.Tensor) -> torch.Tensor:
         """Probability of bone (N, X, Y, Z) of latents (N, L)."""

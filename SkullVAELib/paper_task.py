@@ -16,19 +16,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .bone import bone_mask
 from .checkpoint import read_tensors, write_tensors
-from .datasets import COMPLETE, UNKNOWN, Case
+from .datasets import CLASSES, COMPLETE, UNKNOWN, Case, read_bone
+from .diagnostics import dice
 from .distributed import Group
 from .errors import SkullVAEError
 from .frame import to_nearest_ras
-from .latent import deviation, latent_code
+from .latent import deviation, kl_divergence, latent_code
+from .networks import aggregate
 from .options import PaperOptions
 from .paper import PaperArchitecture, PaperDecoder, PaperModel, PaperVAE
 from .trainer import Batch, Specimens
-from .volume import read_volume
-
-CLASSES = ("cranial", "facial")
 
 CLASS_WEIGHT = 80
 """Weight of the Dice loss of one class of one skull; two classes and a batch of four make the paper's 640."""
@@ -75,8 +73,8 @@ def load_volumes(
     place = {c.complete: k for k, c in enumerate(cases) if c.defective is None}
     bits = []
     for number, case in enumerate(cases):
-        volume = to_nearest_ras(read_volume(case.defective or case.complete))
-        bits.append(np.packbits(resize(bone_mask(volume)[0], shape).numpy().ravel()))
+        bone = to_nearest_ras(read_bone(case.defective or case.complete))
+        bits.append(np.packbits(resize(bone.array, shape).numpy().ravel()))
         if (number + 1) % 50 == 0:
             log(f"{number + 1} of {len(cases)} volumes prepared")
     tensors = {
@@ -181,8 +179,7 @@ class PaperTask:
         with self._autocast():
             logits, mu, logvar, _ = network(batch["bone"][:, None].float(), noise)
         loss, terms = self._loss(logits, batch["bone"])
-        mu, logvar = mu.float(), logvar.float()
-        kl = 0.5 * (mu**2 + logvar.exp() - logvar - 1).sum(1).mean()
+        kl = kl_divergence(mu.float(), logvar.float()).sum(1).mean()
         return loss + self.options.beta * self.options.batch * kl, terms | {"kl_nats": kl}
 
     @torch.no_grad()
@@ -216,7 +213,7 @@ class PaperTask:
 
     def to_bone(self, output: torch.Tensor) -> torch.Tensor:
         """Bone, bool (N, X, Y, Z), of what decode gives: the likelier class."""
-        return output[:, 1] > output[:, 0]
+        return likelier(output)
 
     def specimens(self) -> Specimens:
         """All volumes of the run."""
@@ -250,15 +247,9 @@ class PaperTask:
         kinds = np.array(self.volumes.kinds)
         pairs = [k for k in self.training if kinds[k] != "complete"]
         model = PaperModel(self.architecture, CLASSES, len(pairs), self.options.z, self.options.plain_output)
-        encoder = {k: v for k, v in vae.state_dict().items() if not k.startswith(("decode.", "decodeL."))}
-        model.encoder.load_state_dict(encoder)
-        model.decoder.load_state_dict(decoder.state_dict())
-        if self.options.standardise:
-            model.decoder.fold_standardisation(*(value.cpu() for value in statistics))
+        aggregate(model, vae, decoder, statistics, self.options.standardise)
         whole = [k for k in self.training if kinds[k] == "complete"]
         model.mean.copy_(self.bone[torch.tensor(whole, device=self.bone.device)].float().mean(0))
-        model.latent_mean.copy_(statistics[0])
-        model.latent_std.copy_(statistics[1])
         model.eval().to(self.device)
         z = torch.cat([model.latent(part.to(self.device)) for part in self.bone.split(8)])
         for number, name in enumerate(CLASSES):
@@ -271,8 +262,11 @@ class PaperTask:
         return model.cpu()
 
 
+def likelier(logits: torch.Tensor) -> torch.Tensor:
+    """Bone, bool (N, X, Y, Z), where it is the likelier of the two classes of logits (N, 2, X, Y, Z)."""
+    return logits[:, 1] > logits[:, 0]
+
+
 def bone_dice(logits: torch.Tensor, bone: torch.Tensor) -> torch.Tensor:
     """(N,) Dice of the likelier class's bone with the truth (N, X, Y, Z)."""
-    predicted, truth = (logits[:, 1] > logits[:, 0]).flatten(1), bone.flatten(1) > 0
-    both = (predicted & truth).sum(1).float()
-    return 2 * both / (predicted.sum(1) + truth.sum(1)).clamp(min=1)
+    return dice(likelier(logits), bone > 0)

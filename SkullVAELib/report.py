@@ -12,10 +12,13 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from .report_figures import best_decoder, draw_all
-from .run_analysis import TARGET, BetaRun, RunAnalysis
+from matplotlib.figure import Figure
+from PIL import Image
 
-NOTICE = "Research software, not a medical device, not for clinical use."
+from . import NOTICE
+from .outputs import publishing
+from .report_figures import FIGURES, best_decoder, draw_all
+from .run_analysis import ALL_KINDS, TARGET, RunAnalysis
 
 _STYLE = """
 body { font: 16px/1.55 system-ui, sans-serif; color: #1c2126; background: #fff; max-width: 62rem; margin: 2.5rem auto;
@@ -38,35 +41,25 @@ def write_report(folder: Path, output: Path | None = None, log: Callable[[str], 
     """
     analysis = RunAnalysis(folder, log)
     output = Path(folder) / "report" if output is None else output
-    output.mkdir(parents=True, exist_ok=True)
     results = analysis.results
     log("drawing")
-    pictures = {}
-    for name, figure in draw_all(analysis).items():
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png")
-        pictures[name] = _small(buffer.getvalue())
-        _replace(output / f"{name}.png", pictures[name])
-    _replace(output / "report.json", (json.dumps(_rounded(results), indent=1) + "\n").encode())
-    _replace(output / "report.html", _page(analysis, pictures).encode())
+    pictures = {name: _png(figure) for name, figure in draw_all(analysis).items()}
+    files = {f"{name}.png": picture for name, picture in pictures.items()}
+    files["report.json"] = (json.dumps(_rounded(results), indent=1) + "\n").encode()
+    files["report.html"] = _page(analysis, pictures).encode()
+    with publishing(output, [*(f"{name}.png" for name in FIGURES), "report.json", "report.html"]) as staging:
+        for name, content in files.items():
+            (staging / name).write_bytes(content)
     return output / "report.html"
 
 
-def _small(png: bytes) -> bytes:
-    """The same picture with 256 colours, a third of the size and no difference to the eye."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    image = Image.open(io.BytesIO(png)).convert("RGB").quantize(256, dither=Image.Dither.NONE)
-    image.save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_bytes(content)
-    temporary.replace(path)
+def _png(figure: Figure) -> bytes:
+    """A figure as PNG with 256 colours: a third of the size and no difference to the eye."""
+    drawn, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png")
+    image = Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    image.save(small, "PNG", optimize=True)
+    return small.getvalue()
 
 
 def _rounded(value: object) -> object:
@@ -156,19 +149,15 @@ def _number(value: float | None, digits: int = 3) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
-def _of(analysis: RunAnalysis, run: BetaRun) -> dict:
-    return analysis.results["betas"][f"{run.beta:g}"]
-
-
 def _of_curves(analysis: RunAnalysis) -> str:
     sentences = []
     for run in analysis.runs:
-        of_run = _of(analysis, run)
+        of_run = analysis.of(run)
         loss, kl = of_run["decoders"]["own"]["final_dice_loss"], of_run["kl_nats"]
         state = " The posterior has collapsed onto the prior." if kl < 0.1 else ""
         sentences.append(f"The VAE of β = {run.beta:g} ends at {loss:.0f}, with a KL of {kl:.3g} nats.{state}")
     largest = analysis.runs[0]
-    for name, scores in _of(analysis, largest)["decoders"].items():
+    for name, scores in analysis.of(largest)["decoders"].items():
         if name != "own":
             at = scores["epoch_at_33"]
             reached = f"reaches {TARGET:.0f} in epoch {at}" if at else f"has not reached {TARGET:.0f}"
@@ -188,7 +177,7 @@ def _of_generalisation(analysis: RunAnalysis) -> str:
     everything = [
         (scores["reconstruction"]["held_out"], scores["reconstruction"]["training"], f"{name} of β = {run.beta:g}")
         for run in analysis.runs
-        for name, scores in _of(analysis, run)["decoders"].items()
+        for name, scores in analysis.of(run)["decoders"].items()
     ]
     best, trained, name = max(everything)
     worse = sum(value < mean for value, *_ in everything)
@@ -201,13 +190,13 @@ def _of_generalisation(analysis: RunAnalysis) -> str:
 
 
 def _reconstruction_table(analysis: RunAnalysis) -> str:
-    columns = [(part, kind) for part in ("training", "held_out") for kind in ("complete", "cranial", "facial")]
+    columns = [(part, kind) for part in ("training", "held_out") for kind in ALL_KINDS]
     head = ["Dice of reconstructions", *(f"{part.replace('_', '-')}, {kind}" for part, kind in columns)]
     named = [(name, s["reconstruction"]) for name, s in analysis.results["baselines"].items()]
     for run in analysis.runs:
         named += [
             (f"β = {run.beta:g}, {name}", scores["reconstruction"])
-            for name, scores in _of(analysis, run)["decoders"].items()
+            for name, scores in analysis.of(run)["decoders"].items()
         ]
     rows = [[name, *(_number(scores[f"{part}_{kind}"]) for part, kind in columns)] for name, scores in named]
     return _table(head, rows)
@@ -217,7 +206,7 @@ def _of_gamma(analysis: RunAnalysis) -> str:
     told = []
     for run in (analysis.runs[0], analysis.runs[-1])[: len(analysis.runs)]:
         decoder = best_decoder(run)
-        scores = _of(analysis, run)["decoders"][decoder.name]
+        scores = analysis.of(run)["decoders"][decoder.name]
         for part in ("training", "held_out"):
             before, after = scores["implant, gamma 0"][part], scores["implant, DEV"][part]
             if before is not None:
@@ -237,7 +226,7 @@ def _of_deviation(analysis: RunAnalysis) -> str:
     ]
     helps, count = 0, 0
     for run in analysis.runs:
-        for name, scores in _of(analysis, run)["decoders"].items():
+        for name, scores in analysis.of(run)["decoders"].items():
             values = [scores[way][part] for part in ("training", "held_out") for way in ways]
             rows.append([f"β = {run.beta:g}, {name}", *map(_number, values)])
             if values[3] is not None:
@@ -255,7 +244,7 @@ def _decoder_table(analysis: RunAnalysis) -> str:
     head = ["decoder", "takes", "standardised", "epochs", "final loss", "33 in epoch", "training", "held-out"]
     rows = []
     for run in analysis.runs:
-        for name, s in _of(analysis, run)["decoders"].items():
+        for name, s in analysis.of(run)["decoders"].items():
             rows.append(
                 [
                     f"β = {run.beta:g}, {name}", s["z"], "yes" if s["standardised"] else "no", str(s["epochs"]),
@@ -263,7 +252,7 @@ def _decoder_table(analysis: RunAnalysis) -> str:
                     _number(s["reconstruction"]["training"]), _number(s["reconstruction"]["held_out"]),
                 ]
             )  # fmt: skip
-    decoders = _of(analysis, analysis.runs[0])["decoders"]
+    decoders = analysis.of(analysis.runs[0])["decoders"]
     raw, fast = decoders.get("new"), decoders.get("fast")
     said = ""
     if raw and fast and not raw["standardised"] and fast["epoch_at_33"]:
@@ -284,8 +273,8 @@ def _decoder_table(analysis: RunAnalysis) -> str:
 def _of_plane(analysis: RunAnalysis) -> str:
     return _paragraph(
         *(
-            f"β = {run.beta:g}: μ spreads by {_of(analysis, run)['spread_of_mean']:.2g} over the training skulls"
-            f" (μ + σ: {_of(analysis, run)['spread_of_mean_plus_sigma']:.2g})."
+            f"β = {run.beta:g}: μ spreads by {analysis.of(run)['spread_of_mean']:.2g} over the training skulls"
+            f" (μ + σ: {analysis.of(run)['spread_of_mean_plus_sigma']:.2g})."
             for run in analysis.runs
         )
     )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from .diagnostics import aggregated_posterior, kl_per_dimension, principal_plane
+from .datasets import CLASSES
+from .diagnostics import principal_plane
 from .latent import Z_KINDS
-from .run_analysis import DEFECTS, GAMMAS, TARGET, BetaRun, Decoder, RunAnalysis
+from .run_analysis import GAMMAS, TARGET, BetaRun, Decoder, RunAnalysis
 
 COLOURS = {"complete": "#2a9d5c", "cranial": "#d1495b", "facial": "#2e6fb7"}
 MARKERS = {"complete": "v", "cranial": "o", "facial": "^"}
@@ -83,7 +86,7 @@ def latent_plane(analysis: RunAnalysis) -> Figure:
             if of_kind.any():
                 means[kind] = inside[of_kind].mean(0)
                 axes.scatter(*means[kind], s=150, color=colour, edgecolors="black", zorder=3, marker=MARKERS[kind])
-        for kind in DEFECTS:
+        for kind in CLASSES:
             if kind in means and "complete" in means:
                 axes.annotate(
                     "", means["complete"], means[kind], arrowprops={"arrowstyle": "->", "linewidth": 1.4}, zorder=4
@@ -200,15 +203,13 @@ def generalisation(analysis: RunAnalysis) -> Figure:
 def kl_bars(analysis: RunAnalysis) -> Figure:
     """KL of every latent, largest first, for each beta, with the number of active units."""
     figure = _figure(10, 1.1 + 1.25 * -(-len(analysis.runs) // 3))
-    grid = np.atleast_1d(
-        figure.subplots(-(-len(analysis.runs) // 3), min(3, len(analysis.runs)), squeeze=False)
-    ).ravel()
-    training = analysis.select(None, False)
+    grid = figure.subplots(-(-len(analysis.runs) // 3), min(3, len(analysis.runs)), squeeze=False).ravel()
     for axes, run in zip(grid, analysis.runs, strict=False):
-        kl = kl_per_dimension(run.mu[training], run.logvar[training]).sort(descending=True).values
-        active = analysis.results["betas"][f"{run.beta:g}"]["active_units"]
+        of_beta = analysis.of(run)
+        kl = sorted(of_beta["kl_per_dimension"], reverse=True)
         axes.bar(np.arange(len(kl)), kl, color=SERIES[0])
-        axes.set_title(f"{_beta(run)}: {kl.sum():.3g} nats, {active} of {len(kl)} active", fontsize=9)
+        title = f"{_beta(run)}: {of_beta['kl_nats']:.3g} nats, {of_beta['active_units']} of {len(kl)} active"
+        axes.set_title(title, fontsize=9)
         axes.tick_params(labelsize=7)
         _tidy(axes)
     for axes in grid[len(analysis.runs) :]:
@@ -221,11 +222,9 @@ def kl_bars(analysis: RunAnalysis) -> Figure:
 def posterior_against_prior(analysis: RunAnalysis) -> Figure:
     """The mixture of the training skulls' posteriors, latent by latent, beside the standard normal."""
     figure = _figure(10, 2.6)
-    training = analysis.select(None, False)
     line = np.linspace(-4, 4, 200)
     for axes, run in zip(np.atleast_1d(figure.subplots(1, len(analysis.runs))), analysis.runs, strict=True):
-        mu, logvar = run.mu[training], run.logvar[training]
-        of_run = aggregated_posterior(mu, logvar)
+        (mu, logvar), of_run = run.training_posteriors, run.aggregated
         reach = max(4.0, float((np.abs(of_run.mean) + 3 * of_run.std).max()))
         grid = torch.linspace(-reach, reach, 241, dtype=torch.float64)
         for latent in range(mu.shape[1]):
@@ -306,18 +305,22 @@ def prior_samples(analysis: RunAnalysis, count: int = 6, seed: int = 1) -> Figur
     return figure
 
 
+FIGURES: dict[str, Callable[[RunAnalysis], Figure | None]] = {
+    "curves": curves,
+    "latent_plane": latent_plane,
+    "gamma_cranial": lambda analysis: gamma_strip(analysis, "cranial"),
+    "gamma_facial": lambda analysis: gamma_strip(analysis, "facial"),
+    "generalisation": generalisation,
+    "kl_per_dimension": kl_bars,
+    "aggregated_posterior": posterior_against_prior,
+    "rate_distortion": rate_distortion,
+    "latent_kinds": latent_kinds,
+    "prior_samples": prior_samples,
+}
+"""Every figure by its file name."""
+
+
 def draw_all(analysis: RunAnalysis) -> dict[str, Figure]:
-    """Every figure by its file name."""
-    figures = {
-        "curves": curves(analysis),
-        "latent_plane": latent_plane(analysis),
-        "gamma_cranial": gamma_strip(analysis, "cranial"),
-        "gamma_facial": gamma_strip(analysis, "facial"),
-        "generalisation": generalisation(analysis),
-        "kl_per_dimension": kl_bars(analysis),
-        "aggregated_posterior": posterior_against_prior(analysis),
-        "rate_distortion": rate_distortion(analysis),
-        "latent_kinds": latent_kinds(analysis),
-        "prior_samples": prior_samples(analysis),
-    }
+    """The figures that can be drawn of a run."""
+    figures = {name: draw(analysis) for name, draw in FIGURES.items()}
     return {name: figure for name, figure in figures.items() if figure is not None}

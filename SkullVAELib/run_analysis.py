@@ -17,10 +17,19 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .diagnostics import active_units, aggregated_posterior, dice, kl_per_dimension, principal_components
+from .datasets import CLASSES, COMPLETE
+from .diagnostics import (
+    AggregatedPosterior,
+    ShapeModel,
+    active_units,
+    aggregated_posterior,
+    dice,
+    kl_per_dimension,
+    principal_components,
+)
 from .errors import SkullVAEError
 from .experiment import Plan, Run, make_task, runner_input
-from .latent import Z_KINDS, deviation, latent_code, neighbour_deviations
+from .latent import Z_KINDS, deviation, inference_kind, latent_code, neighbour_deviations
 from .options import DECODERS
 from .settings import METHODS
 from .trainer import Specimens
@@ -28,7 +37,8 @@ from .trainer import Specimens
 GAMMAS = (0.0, 0.3, 0.5, 1.0, 5.0)
 """The paper's figure."""
 
-DEFECTS = ("cranial", "facial")
+ALL_KINDS = (COMPLETE, *CLASSES)
+
 TARGET = 33.0
 """The Dice loss, of 640, that the paper's new decoder ends at."""
 
@@ -79,6 +89,17 @@ class BetaRun:
         self.mu, self.logvar = (torch.cat(values).cpu() for values in zip(*parts, strict=True))
 
     @cached_property
+    def training_posteriors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Means and log variances (S, L) of the training specimens alone."""
+        training = ~torch.tensor(self.specimens.held_out)
+        return self.mu[training], self.logvar[training]
+
+    @cached_property
+    def aggregated(self) -> AggregatedPosterior:
+        """The training specimens' posteriors together, beside N(0, I)."""
+        return aggregated_posterior(*self.training_posteriors)
+
+    @cached_property
     def decoders(self) -> dict[str, Decoder]:
         """By name: "own", "new" and the further ones that were trained to their end."""
         task, vae = self.task, self.vae
@@ -113,7 +134,7 @@ class BetaRun:
 
     def inference_latents(self, decoder: Decoder) -> torch.Tensor:
         """(N, L) of the kind that a decoder takes; one trained on samples is given the mean."""
-        return self.latents("mean" if decoder.z == "sampled" else decoder.z)
+        return self.latents(inference_kind(decoder.z))
 
     @torch.no_grad()
     def bone(self, decoder: Decoder, z: torch.Tensor) -> torch.Tensor:
@@ -198,39 +219,33 @@ class RunAnalysis:
                 result[name] = float(values[chosen].mean()) if chosen else None
         return result
 
-    def implant_dice(self, completed: torch.Tensor) -> torch.Tensor:
-        """(N,) Dice of what is added to each specimen's bone, within two voxels of what it lacks."""
-        s = self.specimens
-        return dice(completed & ~s.bone & self.near_gap, self.gap)
+    def implant_dice(self, completed: torch.Tensor, chosen: np.ndarray | slice = slice(None)) -> torch.Tensor:
+        """(N,) Dice of what is added to the chosen specimens' bone, within two voxels of what they lack."""
+        return dice(completed & ~self.specimens.bone[chosen] & self.near_gap[chosen], self.gap[chosen])
 
     def score(self, run: BetaRun, decoder: Decoder) -> dict:
         """Reconstruction and completion of all specimens by one decoder."""
         z = run.inference_latents(decoder)
-        kinds = ("complete", *DEFECTS)
-        result = {"reconstruction": self._summary(dice(run.bone(decoder, z), self.target), kinds)}
+        result = {"reconstruction": self._summary(dice(run.bone(decoder, z), self.target), ALL_KINDS)}
         for name, gamma, neighbours in (("gamma 0", 0, 0), ("DEV", 1, 0), ("DEV of 5 neighbours", 1, 5)):
             values = torch.zeros(len(self.kinds))
-            for kind in DEFECTS:
+            for kind in CLASSES:
                 chosen = self.select(kind)
                 shifted = z[chosen] + gamma * run.deviations(z, kind, neighbours)[chosen]
-                values[chosen] = self._implant_dice_of(chosen, run.bone(decoder, shifted))
-            result[f"implant, {name}"] = self._summary(values, DEFECTS)
+                values[chosen] = self.implant_dice(run.bone(decoder, shifted), chosen)
+            result[f"implant, {name}"] = self._summary(values, CLASSES)
         return result
-
-    def _implant_dice_of(self, chosen: np.ndarray, completed: torch.Tensor) -> torch.Tensor:
-        added = completed & ~self.specimens.bone[chosen] & self.near_gap[chosen]
-        return dice(added, self.gap[chosen])
 
     def baselines(self, components: int = 32) -> dict[str, dict]:
         """The mean skull and PCA, scored as the decoders are."""
-        s, kinds = self.specimens, ("complete", *DEFECTS)
+        s = self.specimens
         whole = s.complete_bone[self.select("complete", False)].flatten(1).float()
         mean = (whole.mean(0) > 0.5).reshape(s.bone.shape[1:])
         everywhere = mean[None].expand(len(self.kinds), -1, -1, -1)
         result = {
             "mean skull": {
-                "reconstruction": self._summary(dice(everywhere, self.target), kinds),
-                "implant": self._summary(self.implant_dice(everywhere), DEFECTS),
+                "reconstruction": self._summary(dice(everywhere, self.target), ALL_KINDS),
+                "implant": self._summary(self.implant_dice(everywhere), CLASSES),
             }
         }
         shapes = principal_components(whole, components)
@@ -238,8 +253,8 @@ class RunAnalysis:
         all_classes = principal_components(self.target[training].flatten(1).float(), components)
         projected = _projected(all_classes, s.bone)
         result[f"PCA-{components}"] = {
-            "reconstruction": self._summary(dice(projected, self.target), kinds),
-            "implant": self._summary(self.implant_dice(_projected(shapes, s.bone)), DEFECTS),
+            "reconstruction": self._summary(dice(projected, self.target), ALL_KINDS),
+            "implant": self._summary(self.implant_dice(_projected(shapes, s.bone)), CLASSES),
         }
         return result
 
@@ -262,10 +277,13 @@ class RunAnalysis:
             result["betas"][f"{run.beta:g}"] = self._of_beta(run)
         return result
 
+    def of(self, run: BetaRun) -> dict:
+        """The results of one beta."""
+        return self.results["betas"][f"{run.beta:g}"]
+
     def _of_beta(self, run: BetaRun) -> dict:
-        training = self.select(None, False)
-        mu, logvar = run.mu[training], run.logvar[training]
-        posterior = aggregated_posterior(mu, logvar)
+        mu, logvar = run.training_posteriors
+        posterior = run.aggregated
         kl = kl_per_dimension(mu, logvar)
         result = {
             "kl_nats": float(kl.sum()),
@@ -280,9 +298,7 @@ class RunAnalysis:
             "spread_of_mean": float(mu.std(0).mean()),
             "spread_of_mean_plus_sigma": float(latent_code(mu, logvar, "mean+sigma").std(0).mean()),
             "own_decoder_given": {
-                kind: self._summary(
-                    dice(run.bone(run.decoders["own"], run.latents(kind)), self.target), ("complete", *DEFECTS)
-                )
+                kind: self._summary(dice(run.bone(run.decoders["own"], run.latents(kind)), self.target), ALL_KINDS)
                 for kind in Z_KINDS
             },
             "decoders": {},
@@ -302,7 +318,7 @@ class RunAnalysis:
         return result
 
 
-def _projected(shapes, bone: torch.Tensor) -> torch.Tensor:
+def _projected(shapes: ShapeModel, bone: torch.Tensor) -> torch.Tensor:
     parts = [shapes.reconstruct(part.flatten(1).float()) > 0.5 for part in bone.split(_PART)]
     return torch.cat(parts).reshape(bone.shape)
 

@@ -6,9 +6,10 @@ import dataclasses
 import json
 from pathlib import Path
 
+from .arguments import words
 from .errors import SkullVAEError
 from .networks import Architecture
-from .options import DECODERS, PaperOptions, StageOptions, TrainingOptions
+from .options import PaperOptions, StageOptions, TrainingOptions, decoder_changes
 from .paper import PaperArchitecture
 
 METHODS = {"canonical": (Architecture, TrainingOptions), "paper": (PaperArchitecture, PaperOptions)}
@@ -41,19 +42,6 @@ def read_settings(
         raise SkullVAEError(f"The options cannot be used: {error}", "Correct --config or the option") from error
 
 
-def numbers(text: str, kind: type, name: str) -> tuple:
-    """The comma-separated numbers of a command-line option; raises SkullVAEError when they are none."""
-    try:
-        return tuple(kind(part) for part in text.split(",") if part.strip())
-    except ValueError as error:
-        raise SkullVAEError(f"{name} '{text}' is not a list of numbers", "Separate them by commas") from error
-
-
-def words(text: str) -> tuple[str, ...]:
-    """The comma-separated names of a command-line option."""
-    return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
 def decoders(text: str) -> tuple[tuple[str, int | None], ...]:
     """Further decoders as the command line names them, "fast:60,raw": names and, where told, how long to train them.
 
@@ -65,8 +53,7 @@ def decoders(text: str) -> tuple[tuple[str, int | None], ...]:
     found = []
     for word in words(text):
         name, _, length = word.partition(":")
-        if name not in DECODERS:
-            raise SkullVAEError(f"There is no decoder '{name}'", f"Choose from {', '.join(DECODERS)}")
+        decoder_changes(name)
         if length and not (length.isdecimal() and int(length)):
             raise SkullVAEError(f"'{word}' tells no number of epochs", f"Write {name}:60, for instance")
         found.append((name, int(length) if length else None))

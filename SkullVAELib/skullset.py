@@ -7,7 +7,6 @@ on the mean) and of their sizes; the field of view ends below the base, as Skull
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from dataclasses import asdict, dataclass
@@ -18,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage
 
-from . import __version__
+from . import NOTICE, __version__
 from .bone import bounding_box
 from .conformed import facing_outwards, gradient
-from .datasets import HELD_OUT, LIST, TRAINING, Case, check_cases, find_cases, read_bone
+from .datasets import CLASSES, HELD_OUT, LIST, TRAINING, Case, check_cases, file_sha256, find_cases, read_bone
 from .defects import skullfix_defect
 from .errors import SkullVAEError
 from .frame import Grid, apply_affine, crop, redistance, register
@@ -30,11 +29,7 @@ from .population import CLAMP_MM, Skull, build_with_warps, lay_on_with_warp, pre
 from .progress import Report, silent
 from .volume import Volume, write_volume
 
-NOTICE = "Research software, not a medical device, not for clinical use."
-
 PROVENANCE = "population.json"
-
-KINDS = ("cranial", "facial")
 
 FOLDERS = {TRAINING: "training_set", HELD_OUT: "test_set"}
 
@@ -254,8 +249,8 @@ def image_head(
     """A drawn head as an image of its own, and the fixed defects' pieces.
 
     The image's axes run R, A, S, its spacing varies a little in the plane and across, the bone ends at one plane below
-    the orbits, and only the largest piece is kept. Returns the bone (bool) and for each of KINDS what to remove (bool,
-    part of the bone).
+    the orbits, and only the largest piece is kept. Returns the bone (bool) and for each of CLASSES what to remove
+    (bool, part of the bone).
     Raises SkullVAEError when a defect meets no bone.
     """
     spacing = spacing_mm * rng.uniform(0.95, 1.05, 2)[[0, 0, 1]]
@@ -278,7 +273,7 @@ def image_head(
     index = np.argwhere(volume.array)
     at = torch.tensor(apply_affine(to_canonical @ volume.affine, index)).float()
     pieces = {}
-    for kind in KINDS:
+    for kind in CLASSES:
         piece = np.zeros(volume.array.shape, bool)
         piece[tuple(index[(skullfix_defect(kind).signed_distance(at) < 0).numpy()].T)] = True
         if not 0 < piece.sum() < len(index):
@@ -337,7 +332,7 @@ def write_set(source: Path, output: Path, options: SetOptions, report: Report = 
                 bone, pieces = image_head(drawn, grid, rng, options.spacing_mm)
                 entries += _write_head(folder, split, number, drawn, bone, pieces)
                 done += 1
-        order = {kind: k for k, kind in enumerate(("complete", *KINDS))}
+        order = {kind: k for k, kind in enumerate(("complete", *CLASSES))}
         entries.sort(key=lambda entry: (entry["split"] != TRAINING, order[entry["kind"]], entry["complete"]))
         provenance = _provenance(cases, holdout, options)
         _write_json(folder / LIST, entries)
@@ -377,7 +372,7 @@ def _provenance(cases: list[Case], holdout: tuple[str, ...], options: SetOptions
             {
                 "file": case.complete.name,
                 "individual": case.individual,
-                "sha256": hashlib.sha256(case.complete.read_bytes()).hexdigest(),
+                "sha256": file_sha256(case.complete),
             }
             for case in cases
         ],

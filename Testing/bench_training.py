@@ -31,6 +31,7 @@ from monai.losses import DiceLoss
 from monai.networks.nets import VarAutoEncoder
 from monai.transforms import Compose, EnsureChannelFirstd, EnsureTyped, LoadImaged, Resized
 
+from SkullVAELib.arguments import numbers
 from SkullVAELib.datasets import Case, find_cases, split
 from SkullVAELib.distributed import Group, joined
 from SkullVAELib.experiment import Plan, Run, make_task
@@ -189,7 +190,7 @@ def alternate(turns: dict[str, Turn], seconds: float, rounds: int) -> dict[str, 
 
 def throughput(options: argparse.Namespace, group: Group) -> dict:
     """Skulls a second of both loops in both stages, and what ours costs once."""
-    architecture = PaperArchitecture(tuple(int(n) for n in options.grid.split(",")))
+    architecture = PaperArchitecture(numbers(options.grid, int, "--grid"))
     cases = find_cases(options.data)
     training, held = split(cases)
     plan = Plan(

@@ -8,12 +8,13 @@ import json
 import pytest
 import tiny
 
+from SkullVAELib.arguments import numbers, words
 from SkullVAELib.checkpoint import read_tensors
 from SkullVAELib.errors import SkullVAEError
 from SkullVAELib.networks import Architecture
 from SkullVAELib.options import DECODERS, PaperOptions, TrainingOptions, decoder_options
 from SkullVAELib.paper import PaperArchitecture
-from SkullVAELib.settings import numbers, read_settings, words
+from SkullVAELib.settings import read_settings
 
 
 def test_the_presets_are_our_method_and_the_papers():

@@ -61,9 +61,10 @@ def train(argv):
     parser.add_argument("--start-from", type=Path, metavar="RUN", help="begin with the weights of another run's folder")
     parser.add_argument("--resume", action="store_true", help="continue the run in the output folder")
     arguments = parser.parse_args(argv)
+    from SkullVAELib.arguments import numbers, words
     from SkullVAELib.distributed import joined
     from SkullVAELib.experiment import STAGES, Plan, run
-    from SkullVAELib.settings import decoders, numbers, words
+    from SkullVAELib.settings import decoders
 
     architecture, options = settings(arguments)
     plan = Plan(
@@ -94,8 +95,9 @@ def explained(error):
 
 def settings(arguments):
     """Architecture and options of the preset or file, with what the command line says on top."""
+    from SkullVAELib.arguments import numbers
     from SkullVAELib.errors import SkullVAEError
-    from SkullVAELib.settings import numbers, read_settings
+    from SkullVAELib.settings import read_settings
 
     changes = {name: getattr(arguments, name) for name in ("beta", "seed", "threads")}
     changes = {name: value for name, value in changes.items() if value is not None}
