@@ -86,8 +86,9 @@ def labelmap_mask(volume: Volume, name: str = "The volume") -> np.ndarray:
     return mask
 
 
-def bounding_box(mask: np.ndarray, margin: int = 0) -> tuple[slice, ...]:
-    """The smallest box of slices with every True voxel, grown by `margin` voxels within the array.
+def bounding_box(mask: np.ndarray, margin: int | np.ndarray = 0) -> tuple[slice, ...]:
+    """The smallest box of slices with every True voxel, grown by `margin` voxels, one number or one for each axis,
+    within the array.
 
     >>> bounding_box(np.eye(5, dtype=bool)[1:4], margin=1)
     (slice(0, 3, None), slice(0, 5, None))
@@ -100,7 +101,9 @@ def bounding_box(mask: np.ndarray, margin: int = 0) -> tuple[slice, ...]:
         if len(hits) == 0:
             return (slice(0, 0),) * mask.ndim
         box.append(slice(int(hits[0]), int(hits[-1]) + 1))
-    return tuple(slice(max(0, s.start - margin), min(n, s.stop + margin)) for s, n in zip(box, mask.shape, strict=True))
+    margins = np.broadcast_to(margin, mask.ndim).tolist()
+    limits = zip(box, margins, mask.shape, strict=True)
+    return tuple(slice(max(0, s.start - m), min(n, s.stop + m)) for s, m, n in limits)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from . import __version__
 from .bone import bone_mask
 from .conformed import ConformedPrior, Shape
 from .errors import SkullVAEError
-from .frame import Grid, canonical_field
+from .frame import Grid, apply_affine, canonical_field
 from .implant import GapOptions, allowance, fill, find_gaps, measure
 from .latent import complete_latent, search_latent
 from .networks import SkullModel
@@ -148,10 +148,8 @@ def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stag
             if options.rim is not None:
                 defective, _ = canonical_field(fraction, skull.distance, alignment, grid)
                 at = np.concatenate([np.argwhere(piece) for piece in gap.pieces])
-                matrix = alignment @ fraction.affine
-                conformed, rim_gap = correct_rim(
-                    conformed, points, normals, defective, at @ matrix[:3, :3].T + matrix[:3, 3], options.rim
-                )
+                at = apply_affine(alignment @ fraction.affine, at)
+                conformed, rim_gap = correct_rim(conformed, points, normals, defective, at, options.rim)
             where = allowance(fraction, gap)
             implant = fill(conformed, alignment, bone, gap, where, options.gap.smallest_ml)
     found = bool(implant.any())

@@ -30,8 +30,7 @@ class SurfaceDistance:
 
     @cached_property
     def _normals(self) -> np.ndarray:
-        cross = np.cross(self._corners[:, 1] - self._corners[:, 0], self._corners[:, 2] - self._corners[:, 0])
-        return cross / np.maximum(np.linalg.norm(cross, axis=1, keepdims=True), 1e-12)
+        return self.mesh.face_normals()
 
     def nearby(self, points: np.ndarray, limit_mm: float = np.inf) -> np.ndarray:
         """(N,) distances in mm of points (N, 3) to the nearest triangle's middle, infinite beyond the limit: fast, and

@@ -13,7 +13,7 @@ from vtkmodules.vtkCommonExecutionModel import vtkAlgorithm
 from vtkmodules.vtkFiltersCore import vtkDecimatePro
 
 from .bone import bounding_box
-from .frame import crop
+from .frame import apply_affine, crop
 from .surface import Grey, Mesh, bone_surface, joined
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def host_surface(completion: Completion, grey: Grey | None = None) -> Mesh:
     box = bounding_box(completion.bone.array)
     mesh = bone_surface(crop(completion.bone, box), None if grey is None else grey.crop(box))
     implant = completion.implant
-    voxels = np.argwhere(implant.array) @ implant.affine[:3, :3].T + implant.affine[:3, 3]
+    voxels = apply_affine(implant.affine, np.argwhere(implant.array))
     far = np.ones(len(mesh.faces), bool)
     if len(voxels):
         reach = cKDTree(voxels).query(mesh.points, distance_upper_bound=EXACT_MM)[0]

@@ -31,10 +31,9 @@ _COLOURS = np.array([[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], 
 def write_stl(mesh: Mesh, path: str | os.PathLike) -> None:
     """Write a binary STL in LPS mm, triangles facing outwards; the file appears whole or not at all."""
     facets = np.zeros(len(mesh.faces), _STL_FACET)
-    corners = _lps(mesh)[mesh.faces]
-    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    facets["corners"] = corners
-    facets["normal"] = normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
+    lps = Mesh(_lps(mesh), mesh.faces)
+    facets["corners"] = lps.points[lps.faces]
+    facets["normal"] = lps.face_normals()
     with whole_file(Path(path)) as temporary, open(temporary, "wb") as file:
         file.write(_STL_HEADER.ljust(80))
         file.write(np.uint32(len(facets)).tobytes())

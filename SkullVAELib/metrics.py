@@ -42,11 +42,7 @@ def boundary_dice(
         return 0.0
     spacing = np.asarray(spacing, float)
     reach = np.ceil(distance_mm / spacing).astype(int) + 2
-    boxes = [bounding_box(mask) for mask in (truth, prediction)]
-    box = tuple(
-        slice(max(0, min(a.start, b.start) - r), min(n, max(a.stop, b.stop) + r))
-        for a, b, r, n in zip(*boxes, reach, truth.shape, strict=True)
-    )
+    box = bounding_box(truth | prediction, margin=reach)
     truth, prediction, skull = truth[box], prediction[box], defective_skull[box]
     # Only the voxels of either implant matter, and of the skull only its surface: far fewer than a distance
     # transform would visit.

@@ -18,7 +18,7 @@ from scipy import ndimage
 
 from .bone import bounding_box
 from .distance import BoneDistance
-from .frame import crop, reduce_bone, scale_of
+from .frame import apply_affine, crop, reduce_bone, scale_of
 from .implant import evaluate
 from .part_figures import faces_of, figures_of, size_of, thickness_map
 from .part_options import PartOptions
@@ -110,10 +110,7 @@ def local_bone(completion: Completion, options: PartOptions, grey: Grey | None) 
     """Distances to the surface of the bone around the implant; None where there is none."""
     reach = max(6.0, options.clearance_mm + 3.0) + options.depth_mm
     bone, implant = completion.bone, completion.implant
-    margin = np.ceil(reach / bone.spacing).astype(int) + 1
-    box = bounding_box(implant.array)
-    limits = zip(box, margin, bone.array.shape, strict=True)
-    box = tuple(slice(max(0, s.start - m), min(n, s.stop + m)) for s, m, n in limits)
+    box = bounding_box(implant.array, margin=np.ceil(reach / bone.spacing).astype(int) + 1)
     near = _neighbourhood(implant.array[box], bone.spacing, reach)
     here = Volume(bone.array[box] & near, crop(bone, box).affine)
     mesh = bone_surface(here, None if grey is None else grey.crop(box))
@@ -263,7 +260,7 @@ def _depth(grid: FineGrid, outer: OuterSurface) -> tuple[np.ndarray, np.ndarray]
     for corner in np.ndindex(2, 2, 2):
         wanted[tuple((index // 2 + corner).T)] = True
     nodes = np.argwhere(wanted)
-    depth, beyond = outer.depth((2 * nodes) @ grid.affine[:3, :3].T + grid.affine[:3, 3])
+    depth, beyond = outer.depth(apply_affine(grid.affine, 2 * nodes))
     out = []
     for values in (depth, beyond):
         array = np.zeros(coarse_shape, np.float32)

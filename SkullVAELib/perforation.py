@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
+from .frame import apply_affine
 from .solid import FineGrid, OuterSurface, one_piece, rounded_intersection
 from .surface import Mesh
 
@@ -49,7 +50,7 @@ def perforate(
         high = np.minimum(np.ceil(ends.max(0) + room).astype(int) + 1, solid.shape)
         box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
         index = np.stack(np.meshgrid(*(np.arange(a, b) for a, b in zip(low, high, strict=True)), indexing="ij"), -1)
-        offset = index @ grid.affine[:3, :3].T + grid.affine[:3, 3] - middle
+        offset = apply_affine(grid.affine, index) - middle
         along = offset @ axis
         across = np.linalg.norm(offset - along[..., None] * axis, axis=-1)
         # A drill as long as the plate is thick here: a little beyond it there may be another part of a curved plate.

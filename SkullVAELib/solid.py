@@ -13,6 +13,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
+from .frame import apply_affine
 from .surface import Mesh, labelled, largest_shell, level_surface
 from .volume import Volume, sample
 
@@ -56,7 +57,7 @@ class FineGrid:
 
     def points(self, flat: np.ndarray) -> np.ndarray:
         """(N, 3) RAS mm of nodes given by their flat indices (N,)."""
-        return self.index(flat) @ self.affine[:3, :3].T + self.affine[:3, 3]
+        return apply_affine(self.affine, self.index(flat))
 
     def spread(self, values: np.ndarray, outside: float = FAR_MM) -> np.ndarray:
         """Values (M,) of the active nodes as a whole array (*shape), `outside` elsewhere; float32."""
@@ -89,7 +90,7 @@ def fine_grid(mask: Volume, outwards: np.ndarray, reach_mm: float, step_mm: floa
     outwards: (3,) RAS direction that the third axis shall have as far as the mask's shape allows: a plate then lies
     flat in its grid, however the head lay in the scanner.
     """
-    voxels = np.argwhere(mask.array) @ mask.affine[:3, :3].T + mask.affine[:3, 3]
+    voxels = apply_affine(mask.affine, np.argwhere(mask.array))
     axes = np.linalg.eigh(np.cov((voxels - voxels.mean(0)).T) + 1e-6 * np.eye(3))[1][:, ::-1].T
     third = axes[np.argmax(np.abs(axes @ outwards))]
     third = third * np.sign(third @ outwards)
@@ -173,7 +174,7 @@ def all_shells(solid: np.ndarray, grid: FineGrid) -> Mesh:
     """The surface of a solid, of all its pieces and voids."""
     box = ndimage.find_objects((solid < 0).astype(np.uint8))
     if not box:
-        return Mesh(np.zeros((0, 3)), np.zeros((0, 3), np.int64))
+        return Mesh.empty()
     slices = tuple(slice(max(0, s.start - 1), s.stop + 1) for s in box[0])
     affine = grid.affine.copy()
     affine[:3, 3] += grid.affine[:3, :3] @ [s.start for s in slices]

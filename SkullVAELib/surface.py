@@ -13,6 +13,7 @@ from vtkmodules.vtkCommonCore import vtkPoints
 from vtkmodules.vtkCommonDataModel import vtkImageData, vtkPolyData
 from vtkmodules.vtkFiltersCore import vtkFlyingEdges3D, vtkWindowedSincPolyDataFilter
 
+from .bone import bounding_box
 from .errors import SkullVAEError
 from .volume import Volume
 
@@ -43,6 +44,17 @@ class Mesh:
     points: np.ndarray
     faces: np.ndarray
 
+    @classmethod
+    def empty(cls) -> Mesh:
+        """A mesh without points."""
+        return cls(np.zeros((0, 3)), np.zeros((0, 3), np.int64))
+
+    @classmethod
+    def outward(cls, points: np.ndarray, faces: np.ndarray) -> Mesh:
+        """A mesh from triangles that face outwards in voxels: an affine that mirrors has turned them over."""
+        mesh = cls(points, faces)
+        return cls(points, faces[:, ::-1].copy()) if mesh.volume_ml < 0 else mesh
+
     @property
     def area_mm2(self) -> float:
         """Area of the surface in square millimetres."""
@@ -62,6 +74,11 @@ class Mesh:
             for axis in range(3):
                 normals[:, axis] += np.bincount(self.faces[:, corner], cross[:, axis], minlength=len(self.points))
         return normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
+
+    def face_normals(self) -> np.ndarray:
+        """(M, 3) unit normals of the triangles, outwards."""
+        cross = self._cross()
+        return cross / np.maximum(np.linalg.norm(cross, axis=1, keepdims=True), 1e-12)
 
     def _cross(self) -> np.ndarray:
         """(M, 3) normals whose length is twice the triangle's area."""
@@ -93,9 +110,7 @@ def mask_surface(mask: Volume, smoothing_mm: float | None = None) -> Mesh:
     voxel_volume_ml = np.count_nonzero(box) * mask.voxel_ml
     data, points, faces = _flying_edges(box)
     points = (points + (start - 1)) @ mask.affine[:3, :3].T + mask.affine[:3, 3]
-    # The triangles face outwards in voxel space; an affine that mirrors turns them over.
-    if Mesh(points, faces).volume_ml < 0:
-        faces = faces[:, ::-1].copy()
+    faces = Mesh.outward(points, faces).faces
     if smoothing_mm > 0:
         points = _smooth(data, points, smoothing_mm, mask.spacing)
     points = _keep_volume(points, faces, voxel_volume_ml, limit_mm=0.25 * float(mask.spacing.min()))
@@ -150,7 +165,7 @@ def bone_surface(bone: Volume, grey: Grey | None = None) -> Mesh:
     """
     inside = bone.array != 0
     if not inside.any():
-        return Mesh(np.zeros((0, 3)), np.zeros((0, 3), np.int64))
+        return Mesh.empty()
     if grey is not None:
         # Half a unit further down: a voxel at the threshold is bone. What is over it and yet no bone, such as a small
         # component, is held outside.
@@ -160,8 +175,7 @@ def bone_surface(bone: Volume, grey: Grey | None = None) -> Mesh:
     box, start = _cropped(inside)
     data, points, faces = _flying_edges(box)
     world = (points + (start - 1)) @ bone.affine[:3, :3].T + bone.affine[:3, 3]
-    if Mesh(world, faces).volume_ml < 0:
-        faces = faces[:, ::-1].copy()
+    faces = Mesh.outward(world, faces).faces
     wavelength = max(BONE_SMOOTHING_VOXELS * float(bone.spacing.max()), BONE_SMOOTHING_MM)
     moved = _smooth(data, world, wavelength, bone.spacing)
     shift = (moved - world) @ np.linalg.inv(bone.affine[:3, :3]).T
@@ -179,17 +193,17 @@ def level_surface(level: Volume, snap: float) -> Mesh:
     edge = float(max(snap, np.abs(values).max()))
     _, points, faces = _flying_edges(np.pad(values, 1, constant_values=-edge), 0.0)
     if not len(faces):
-        return Mesh(np.zeros((0, 3)), np.zeros((0, 3), np.int64))
+        return Mesh.empty()
     points = (points - 1) @ level.affine[:3, :3].T + level.affine[:3, 3]
-    return Mesh(points, faces[:, ::-1].copy() if Mesh(points, faces).volume_ml < 0 else faces)
+    return Mesh.outward(points, faces)
 
 
 def joined(meshes: Sequence[Mesh]) -> Mesh:
     """Several meshes as one."""
+    meshes = [Mesh.empty(), *meshes]
     starts = np.cumsum([0, *(len(mesh.points) for mesh in meshes)])
-    points = np.concatenate([np.zeros((0, 3)), *(mesh.points for mesh in meshes)])
     faces = [mesh.faces + start for mesh, start in zip(meshes, starts[:-1], strict=True)]
-    return Mesh(points, np.concatenate([np.zeros((0, 3), np.int64), *faces]))
+    return Mesh(np.concatenate([mesh.points for mesh in meshes]), np.concatenate(faces))
 
 
 def labelled(count: int, faces: np.ndarray) -> np.ndarray:
@@ -210,11 +224,8 @@ def largest_shell(mesh: Mesh) -> Mesh:
 
 def _cropped(inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The mask's box with one empty voxel on each side, and the index of the box (without that margin)."""
-    spans = []
-    for axis in range(3):
-        filled = np.flatnonzero(inside.any(axis=tuple(a for a in range(3) if a != axis)))
-        spans.append(slice(filled[0], filled[-1] + 1))
-    return np.pad(inside[tuple(spans)], 1), np.array([span.start for span in spans], float)
+    box = bounding_box(inside)
+    return np.pad(inside[box], 1), np.array([side.start for side in box], float)
 
 
 def _flying_edges(box: np.ndarray, value: float = 0.5) -> tuple[vtkPolyData, np.ndarray, np.ndarray]:
