@@ -36,9 +36,9 @@ def wait(condition, what: str) -> None:
 
 def addSkull(sample):
     """The generated skull as a segmentation node with one segment, "skull"."""
-    from SkullVAEModule.sampledata import addSkullSegmentation
+    from SkullVAEModule.sampledata import addSegmentationNode
 
-    return addSkullSegmentation(sample.bone.with_array(sample.bone.array.astype(np.uint8)), "Patient")
+    return addSegmentationNode(sample.bone, "Patient"), "skull"
 
 
 def choose(widget, sample):

@@ -116,10 +116,10 @@ def main() -> int:
 
     def load():
         import slicer
-        from SkullVAEModule.sampledata import loadGeneratedSkull
+        from SkullVAEModule.sampledata import loadGenerated
 
         if arguments.generated:
-            return loadGeneratedSkull()[0]
+            return loadGenerated()
         return slicer.util.loadVolume(str(arguments.ct))
 
     arguments.output.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ def complete(logic, path, output):
     try:
         if logic.completeSkull(node) is None:
             return "no defect found"
-        result = logic.waitFor(logic.exportResult(node, "", output, formats=["stl"]))
+        result = logic.exportResult(output)
         return f"implant of {logic.report['implant']['volume_ml']:.1f} ml in '{result.folder}'"
     finally:
         logic.closeSession()

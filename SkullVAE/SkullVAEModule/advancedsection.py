@@ -9,7 +9,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from .logic import SkullVAELogic
-from .models import ModelEntry
+from .models import ModelEntry, ModelStore
 from .parameters import SkullVAEParameterNode
 
 
@@ -25,6 +25,7 @@ class AdvancedSection:
         self._onStart = onStart
         self._showText = showText
         self._parameters: SkullVAEParameterNode | None = None
+        self.models = ModelStore(_modelFolder())
         self._entries: list[ModelEntry] = []
         self._run = None
         self._report = ""
@@ -37,7 +38,7 @@ class AdvancedSection:
 
     def update(self) -> None:
         """List the models anew, and choose the parameters' one."""
-        self._entries = self._logic.models.list()
+        self._entries = self.models.list()
         combo = self.ui.modelComboBox
         wasBlocked = combo.blockSignals(True)
         combo.clear()
@@ -79,7 +80,7 @@ class AdvancedSection:
         )
         if not path:
             return False
-        entry = self._logic.models.add(Path(path))
+        entry = self.models.add(Path(path))
         self._parameters.model = entry.sha256
         return True
 
@@ -89,7 +90,7 @@ class AdvancedSection:
         question = _("Remove the model '{name}' from the list? The file it was added from stays.")
         if not slicer.util.confirmOkCancelDisplay(question.format(name=entry.name), _("SkullVAE")):
             return False
-        self._logic.models.remove(entry)
+        self.models.remove(entry)
         self._parameters.model = ""
         return True
 
@@ -102,7 +103,8 @@ class AdvancedSection:
         """Follow the check: True while it goes on."""
         if self._run is None:
             return False
-        if self._run.poll():
+        self._run.poll()
+        if self._run.running:
             return True
         self._report = self._run.text
         self._run = None
@@ -120,6 +122,11 @@ class AdvancedSection:
     def onCopyReport(self, checked: bool = False) -> None:
         """Put the last report into the clipboard."""
         qt.QApplication.clipboard().setText(self._report)
+
+
+def _modelFolder() -> Path:
+    """Beside the user's settings: there it stays when Slicer is updated."""
+    return Path(slicer.app.slicerUserSettingsFilePath).parent / "SkullVAE" / "Models"
 
 
 def _label(entry: ModelEntry) -> str:

@@ -13,14 +13,16 @@ from .parameters import SkullVAEParameterNode
 class ExportSection:
     """Writes the result to files in a child process.
 
-    onStart: called when an export has begun, so that the panel follows it; showStatus: shows a line to the user.
+    onStart: called when an export has begun, so that the panel follows it; showStatus: shows a line to the user;
+    onLog: takes the lines of the child process.
     """
 
-    def __init__(self, ui, logic: SkullVAELogic, onStart, showStatus) -> None:
+    def __init__(self, ui, logic: SkullVAELogic, onStart, showStatus, onLog) -> None:
         self.ui = ui
         self._logic = logic
         self._onStart = onStart
         self._showStatus = showStatus
+        self._onLog = onLog
         self._parameters: SkullVAEParameterNode | None = None
         self._run = None
         ui.exportFolderPathLineEdit.connect("currentPathChanged(QString)", self.onFolderChanged)
@@ -48,19 +50,19 @@ class ExportSection:
             self.ui.exportFolderPathLineEdit.blockSignals(wasBlocked)
         missing = self._missing(present, busy)
         self.ui.exportButton.enabled = not missing
-        self.ui.exportButton.toolTip = missing or _("Write the chosen files into a new folder there")
+        self.ui.exportButton.toolTip = missing or _("Write the chosen files there; nothing is overwritten")
 
     def start(self) -> None:
         """Begin. Raises SkullVAEError."""
         parameters = self._parameters
-        self._run = self._logic.exportResult(
-            parameters.inputNode,
-            parameters.segmentID,
+        self._run = self._logic.startExport(
             Path(parameters.exportFolder),
             formats=self._formats(),
             host=parameters.exportHost,
             labelmaps=parameters.exportLabelmaps,
             report=parameters.exportReport,
+            inputNode=parameters.inputNode,
+            segmentID=parameters.segmentID,
         )
         self._showStatus(_("Exporting..."))
         self._onStart()
@@ -70,7 +72,8 @@ class ExportSection:
         if self._run is None:
             return False
         try:
-            if self._run.poll():
+            self._onLog(self._run.poll())
+            if self._run.running:
                 self.ui.progressBar.value = round(100 * self._run.fraction)
                 return True
             result = self._run.result()

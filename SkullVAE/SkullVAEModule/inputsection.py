@@ -5,7 +5,7 @@ from __future__ import annotations
 import slicer
 from slicer.i18n import tr as _
 
-from .cropbox import boxArgument, createBox
+from .cropbox import boxArgument, headBox
 from .parameters import SkullVAEParameterNode, isVolume
 from .thresholdpreview import ThresholdPreview
 
@@ -96,7 +96,8 @@ class InputSection:
     def _showBox(self, visible: bool) -> None:
         parameters = self._parameters
         if visible and parameters.boxNode is None:
-            parameters.boxNode = createBox(parameters.inputNode, parameters.segmentID)
+            threshold = parameters.boneThreshold if isVolume(parameters.inputNode) else None
+            parameters.boxNode = headBox(parameters.inputNode, parameters.segmentID, threshold)
         if parameters.boxNode is not None and parameters.boxNode.GetDisplayNode() is not None:
             parameters.boxNode.GetDisplayNode().SetVisibility(visible)
 

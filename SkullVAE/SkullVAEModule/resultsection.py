@@ -6,7 +6,9 @@ import slicer
 from slicer.i18n import tr as _
 
 from .figures import figuresTable, proposalText, warningsText
+from .focus import showImplant
 from .logic import SkullVAELogic
+from .meshnodes import hasThickness
 
 
 class ResultSection:
@@ -35,7 +37,10 @@ class ResultSection:
             ui.showImplantCheckBox, ui.showSkullCheckBox, ui.showThicknessCheckBox, ui.jumpButton, ui.removeResultButton
         ):  # fmt: skip
             widget.enabled = self.present
-        report = self._logic.report if self.present else {}
+        ui.showSkullCheckBox.enabled = self.present and self._added.skullModelNode is not None
+        ui.showThicknessCheckBox.enabled = self.present and hasThickness(self._added.implantModelNode)
+        # Of another input's result, or of one that came with a scene, the figures are not known.
+        report = self._logic.report if self.present and self._added == self._logic.added else {}
         self._showProposals(report.get("proposals", []), report.get("proposal", 1))
         table = "<br/>".join(filter(None, [figuresTable(report), warningsText(report)]))
         if not table:
@@ -64,16 +69,16 @@ class ResultSection:
     def onShowThickness(self, colored: bool) -> None:
         """Colour the part by its thickness, or give it its own colour back."""
         if self.present:
-            self._logic.showThickness(self._added, colored)
+            self._logic.showThickness(self._added.implantModelNode, colored)
 
     def onJump(self, checked: bool = False) -> None:
         """Bring the slices and the 3D view to the implant."""
         if self.present:
-            self._logic.jumpToImplant(self._added)
+            showImplant(self._added)
 
     def _showProposals(self, proposals: list[dict], current: int) -> None:
         combo = self.ui.proposalComboBox
-        combo.enabled = len(proposals) > 1 and self._logic.sessionAlive
+        combo.enabled = len(proposals) > 1 and self._logic.live
         texts = [proposalText(proposal) for proposal in proposals]
         wasBlocked = combo.blockSignals(True)
         if texts != [combo.itemText(index) for index in range(combo.count)]:
@@ -91,12 +96,16 @@ class ResultSection:
         states = (
             (self.ui.showImplantCheckBox, bool(implant)),
             (self.ui.showSkullCheckBox, skull is not None and bool(skull.GetDisplayVisibility())),
-            (self.ui.showThicknessCheckBox, self._logic.thicknessShown(self._added)),
+            (self.ui.showThicknessCheckBox, _thicknessShown(self._added.implantModelNode)),
         )
         for box, state in states:
             wasBlocked = box.blockSignals(True)
             box.checked = state
             box.blockSignals(wasBlocked)
+
+
+def _thicknessShown(node) -> bool:
+    return node is not None and node.GetDisplayNode() is not None and bool(node.GetDisplayNode().GetScalarVisibility())
 
 
 def _setVisible(node: slicer.vtkMRMLDisplayableNode | None, visible: bool) -> None:

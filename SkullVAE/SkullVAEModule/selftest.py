@@ -18,7 +18,7 @@ from SkullVAELib.errors import SkullVAEError
 
 from .installation import missingPackages
 from .logic import SkullVAELogic
-from .sampledata import loadGeneratedSkull
+from .sampledata import loadGenerated
 from .segments import readInput, resultSegmentIDs, segmentTag
 
 # A run takes seconds; on a slow machine for the first time, when files are read from disk, more.
@@ -58,7 +58,8 @@ class SkullVAETest(ScriptedLoadableModuleTest):
         ui = widget.ui
 
         self.delayDisplay("Generating a skull")
-        node, segmentID = loadGeneratedSkull()
+        node = loadGenerated()
+        segmentID = node.GetSegmentation().GetNthSegmentID(0)
         before = readInput(node, segmentID).array.copy()
         nodesBefore = _nodeIDs()
         parameters = widget.logic.getParameterNode()

@@ -14,7 +14,9 @@ from slicer.util import VTKObservationMixin
 from SkullVAELib.errors import SkullVAEError
 
 from .advancedsection import AdvancedSection
+from .completion import CompletionOptions
 from .exportsection import ExportSection
+from .focus import showImplant
 from .inputsection import InputSection, firstInput
 from .installation import ensurePackages
 from .logic import SkullVAELogic
@@ -51,7 +53,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic = SkullVAELogic()
         self.inputSection = InputSection(self.ui)
         self.resultSection = ResultSection(self.ui, self.logic)
-        self.exportSection = ExportSection(self.ui, self.logic, self._follow, self._showStatus)
+        self.exportSection = ExportSection(self.ui, self.logic, self._follow, self._showStatus, self._appendLog)
         self.advancedSection = AdvancedSection(self.ui, self.logic, self._follow, self._appendLog)
         self._timer = self._newTimer(_POLL_MS, self.onPoll)
         self._restTimer = self._newTimer(_REST_MS, self.onRest)
@@ -208,7 +210,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onRest(self) -> None:
         """A slider has come to rest: ask for what differs from what is shown; called by the timer."""
         wishes = self._wishes()
-        if self._shown is None or not self.logic.sessionAlive or self.logic.running or wishes == self._shown:
+        if self._shown is None or not self.logic.live or self.logic.running or wishes == self._shown:
             return
         (gamma, part), (shownGamma, shownPart) = wishes, self._shown
         self._shown = wishes
@@ -236,7 +238,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._showStatus(" ".join(filter(None, [text, self.logic.notice])))
         self._showRunning(False)
         if self.logic.added is not None:
-            self.logic.jumpToImplant(self.logic.added)
+            showImplant(self.logic.added)
 
     # ------------------------------------------------------------------ what the panel shows
 
@@ -258,11 +260,11 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if not busy:
             self.resultSection.update(parameters.inputNode, parameters.segmentID)
         self.exportSection.update(self.resultSection.present, busy)
-        if self.logic.sessionAlive and not self.logic.running:
+        if self.logic.live and not self.logic.running:
             self._restTimer.start()
 
     def _wishes(self) -> tuple:
-        return self._parameterNode.gamma, partOptions(self._parameterNode)
+        return self._parameterNode.gamma, CompletionOptions(**partOptions(self._parameterNode))
 
     def _ensurePackages(self) -> bool:
         if ensurePackages(wheelFolder=self.ui.wheelFolderPathLineEdit.currentPath or None):
@@ -300,7 +302,9 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _appendLog(self, lines: list[str] | str) -> None:
         # In one call: one call a line would hold up the panel when the child is talkative.
-        self.ui.logTextEdit.appendPlainText(lines if isinstance(lines, str) else "\n".join(lines))
+        text = lines if isinstance(lines, str) else "\n".join(lines)
+        if text:
+            self.ui.logTextEdit.appendPlainText(text)
 
     def _errorsShown(self, title: str, onError=lambda: None):
         return _ErrorsShown(title, self._showStatus, onError)
