@@ -236,14 +236,28 @@ def alive(pid: int) -> bool:
     return not (status.exists() and status.read_text().rsplit(")", 1)[1].split()[0] == "Z")
 
 
+# What the library's command line does, on voxels that are easy to foretell: the implant is the bone moved by one
+# voxel, by "gamma" voxels when asked; the part is a tetrahedron whose thickness is the clearance.
 CHILD = """
     import json, pathlib, sys
     import numpy as np
+    from SkullVAELib.meshfile import write_ply
+    from SkullVAELib.surface import Mesh
     from SkullVAELib.volume import read_volume, write_volume
     command, source, _, folder, *options = sys.argv[1:]
     assert command == "complete" and options[:2] == ["--progress", "json"], sys.argv
     volume = read_volume(source)
     mode = pathlib.Path(__file__).stem
+    def say(**message):
+        print(json.dumps(message), flush=True)
+    def shape(shift, folder):
+        implant = np.roll(volume.array, shift, axis=0) & (1 - volume.array)
+        write_volume(volume.with_array(implant), pathlib.Path(folder, "implant.nrrd"))
+        return implant
+    def mesh(size, folder, name="implant.ply"):
+        points = np.array([[0, 0, 0], [10, 0, 0], [0, 20, 0], [0, 0, size]], float)
+        faces = np.array([[0, 2, 1], [0, 1, 3], [1, 2, 3], [2, 0, 3]])
+        write_ply(Mesh(points, faces), pathlib.Path(folder, name), np.full(4, size))
     if mode == "bad":
         print("a warning", file=sys.stderr)
         print("The bone is a single voxel. Segment the skull. Then run again.", file=sys.stderr)
@@ -252,11 +266,48 @@ CHILD = """
         raise MemoryError("no room")
     if mode == "whole":
         sys.exit(3)
-    implant = np.roll(volume.array, 1, axis=0) & (1 - volume.array)
+    if mode == "small_card" and options[options.index("--device") + 1] != "cpu":
+        print("The graphics card has not enough memory. Use --device cpu.", file=sys.stderr)
+        sys.exit(2)
+    say(stage="completing", fraction=0.5)
+    if mode == "slow":
+        sys.stdin.read()
+    implant = shape(1, folder)
     write_volume(volume.with_array(volume.array | implant), folder + "/completed.nrrd")
-    write_volume(volume.with_array(implant), folder + "/implant.nrrd")
-    pathlib.Path(folder, "report.json").write_text(json.dumps({"version": "1", "options": options}))
-    print(json.dumps({"stage": "done", "fraction": 1}), flush=True)
+    mesh(30.0, folder)
+    mesh(60.0, folder, "skull_display.ply")
+    pathlib.Path(folder, "report.html").write_text("<p>report</p>")
+    pathlib.Path(folder, "report.json").write_text(json.dumps({"version": "1", "options": options, "gamma": None}))
+    say(stage="done", fraction=1)
+    for line in sys.stdin if "--interactive" in options else ():
+        request = json.loads(line)
+        number = request.pop("request")
+        (kind, value), = request.items()
+        answers = pathlib.Path(folder, "answers", str(number))
+        answers.mkdir(parents=True)
+        told = {"answer": number, "folder": str(answers)}
+        if mode == "dies":
+            print("Killed", file=sys.stderr, flush=True)
+            sys.exit(1)
+        if kind == "gamma" and value > 5:
+            say(answer=number, error="A gamma of 9 is too large. Use 0 to 2.")
+        elif kind == "gamma":
+            say(stage="decoding", fraction=0.2)
+            shape(int(value), answers)
+            say(**told, files=["implant.nrrd"], report={"gamma": value}, seconds=0.1, more=True)
+            mesh(30.0 + value, answers)
+            say(**told, files=["implant.ply"], more=False)
+        elif kind == "proposal":
+            say(answer=number, superseded=True)
+        elif kind == "part":
+            mesh(value["clearance"], answers)
+            say(**told, files=["implant.ply"], report={"part": value}, seconds=0.1)
+        elif kind == "report":
+            (answers / "report.html").write_text("<p>newer report</p>")
+            say(**told, files=["report.html"])
+        elif kind == "host":
+            (answers / "host.stl").write_bytes(b"host of the session")
+            say(**told, files=["host.stl"])
 """
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -25,10 +26,10 @@ def scene():
     return slicer_env.newScene()
 
 
-def script(tmp_path: Path, text: str, *arguments: str) -> ChildProcess:
+def script(tmp_path: Path, text: str, *arguments: str, requests: bool = False) -> ChildProcess:
     path = tmp_path / "child.py"
     path.write_text(textwrap.dedent(text))
-    return ChildProcess([sys.executable, "-u", str(path), *arguments], tmp_path)
+    return ChildProcess([sys.executable, "-u", str(path), *arguments], tmp_path, requests=requests)
 
 
 def test_progress_and_log_are_told_apart(tmp_path):
@@ -99,10 +100,12 @@ def test_cancel_ends_the_whole_process_tree(tmp_path):
     waitFor(lambda: all(file.exists() and file.read_text() for file in files), "the start of the tree")
     pids = [child._process.pid, *(int(file.read_text()) for file in files)]
     assert all(map(alive, pids))
+    begin = time.monotonic()
     child.cancel()
     assert child.cancelled
     assert not child.running
     waitFor(lambda: not any(map(alive, pids)), "the end of the tree")
+    assert time.monotonic() - begin < 2
     child.cancel()
     assert child.poll() == []
 
@@ -124,3 +127,66 @@ def test_closing_a_run_ends_its_child_and_removes_its_folder(tmp_path):
 def test_command_that_cannot_be_started_is_an_error(tmp_path):
     with pytest.raises(SkullVAEError, match="cannot be started"):
         ChildProcess([str(tmp_path / "missing")], tmp_path).start()
+
+
+def test_requests_are_answered_one_line_each(tmp_path):
+    child = script(
+        tmp_path,
+        """
+        import json, sys
+        print('{"stage": "done", "fraction": 1}')
+        for line in sys.stdin:
+            request = json.loads(line)
+            print('{"stage": "again", "fraction": 0.5}')
+            print(json.dumps({"answer": request["request"], "twice": 2 * request["gamma"]}))
+        print('{"answer": "no number"}')
+        """,
+        requests=True,
+    )
+    child.start()
+    waitFor(lambda: child.poll() or child.done, "the result")
+    assert child.send({"request": 1, "gamma": 0.5})
+    assert child.send({"request": 2, "gamma": 2})
+    answers = []
+    waitFor(lambda: child.poll() or answers.extend(child.takeAnswers()) or len(answers) == 2, "the answers")
+    assert answers == [{"answer": 1, "twice": 1.0}, {"answer": 2, "twice": 4}]
+    # Once done, always done: what it does for a request is no part of the run.
+    assert child.done
+    assert child.stage == "again"
+    child.closeRequests()
+    assert not child.send({"request": 3, "gamma": 1})
+    lines = []
+    waitFor(lambda: lines.extend(child.poll()) or not child.running, "the end")
+    assert child.exitCode == 0
+    assert lines == ['{"answer": "no number"}']
+
+
+def test_child_that_does_not_read_never_blocks_the_panel(tmp_path):
+    child = script(tmp_path, "import time; time.sleep(600)", requests=True)
+    child.start()
+    sent = 0
+    while child.send({"request": sent, "filling": "x" * 1000}):
+        sent += 1
+        assert sent < 10000
+    assert sent > 0
+    assert child.running
+    child.cancel()
+
+
+def test_request_to_a_child_that_has_ended_is_refused(tmp_path):
+    child = script(tmp_path, "", requests=True)
+    child.start()
+    child._process.wait(timeout=60)
+    # Its end has not been seen by poll() yet: the pipe is broken all the same.
+    assert not child.send({"request": 1})
+    waitFor(lambda: child.poll() or not child.running, "the end")
+    assert not child.send({"request": 2})
+
+
+def test_child_without_requests_finds_its_input_at_an_end(tmp_path):
+    child = script(tmp_path, "import sys; print('read', repr(sys.stdin.read()))")
+    child.start()
+    assert not child.send({"request": 1})
+    lines = []
+    waitFor(lambda: lines.extend(child.poll()) or not child.running, "the end")
+    assert lines == ["read ''"]

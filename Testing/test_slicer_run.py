@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import subprocess
@@ -17,6 +18,7 @@ import slicer  # noqa: E402
 from SkullVAEModule import librarypath  # noqa: E402
 from SkullVAEModule.completion import CompletionOptions, childEnvironment  # noqa: E402
 from SkullVAEModule.logic import SkullVAELogic  # noqa: E402
+from SkullVAEModule.remaining import RemainingTime  # noqa: E402
 from SkullVAEModule.segments import readInput, segmentTag  # noqa: E402
 from slicer_scenes import (  # noqa: E402
     GRIDS,
@@ -24,6 +26,7 @@ from slicer_scenes import (  # noqa: E402
     addSkull,
     addTransform,
     addVolume,
+    alive,
     complete,
     exported,
     fingerprint,
@@ -31,6 +34,7 @@ from slicer_scenes import (  # noqa: E402
     randomMask,
     rotation,
     runWithChild,
+    waitFor,
 )
 
 from SkullVAELib.errors import SkullVAEError  # noqa: E402
@@ -106,10 +110,13 @@ def test_voxels_survive_the_way_through_the_child_process(tmp_path, grid):
     runs, create = runWithChild(tmp_path, "good")
     mask = randomMask(30)
     node = addSkull(mask, grid)
-    added = SkullVAELogic(createRun=create).completeSkull(node, "bone", CompletionOptions(gamma=0.5, device="cpu"))
+    logic = SkullVAELogic(createRun=create)
+    added = logic.completeSkull(node, "bone", CompletionOptions(gamma=0.5, device="cpu"))
     implant = np.roll(mask, 1, axis=0) & (1 - mask)
     assert np.array_equal(exported(node, added.implantID, grid), implant)
     assert np.array_equal(exported(node, added.completedID, grid), mask | implant)
+    assert runs[0].folder.exists()
+    logic.closeSession()
     assert not runs[0].folder.exists()
 
 
@@ -132,6 +139,113 @@ def test_crash_of_the_child_names_code_and_last_line(tmp_path):
 def test_exit_3_is_no_error(tmp_path):
     _, create = runWithChild(tmp_path, "whole")
     assert SkullVAELogic(createRun=create).completeSkull(addSkull(randomMask(33), GRIDS["lps"]), "bone") is None
+
+
+def test_too_small_a_graphics_card_is_answered_by_the_processor(tmp_path):
+    runs, create = runWithChild(tmp_path, "small_card")
+    node = addSkull(randomMask(36), GRIDS["lps"])
+    logic = SkullVAELogic(createRun=create)
+    added = logic.completeSkull(node, "bone", CompletionOptions(device="auto"))
+    assert added.exists
+    assert "processor" in logic.notice
+    assert [run._options.device for run in runs] == ["auto", "cpu"]
+    assert not runs[0].folder.exists()
+    logic.closeSession()
+
+
+def test_too_little_memory_on_the_processor_itself_is_an_error(tmp_path):
+    _, create = runWithChild(tmp_path, "crash")
+    logic = SkullVAELogic(createRun=create)
+    with pytest.raises(SkullVAEError, match="no room"):
+        logic.completeSkull(addSkull(randomMask(36), GRIDS["lps"]), "bone", CompletionOptions(device="cpu"))
+    assert logic.notice == ""
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The end of the scene, and of what it holds
+
+
+def startedRun(tmp_path, mode: str):
+    """(logic, run, node) with a child at work."""
+    runs, create = runWithChild(tmp_path, mode)
+    node = addSkull(randomMask(37), GRIDS["lps"])
+    logic = SkullVAELogic(createRun=create)
+    logic.start(node, "bone")
+    waitFor(lambda: logic.poll() and logic.stage == "completing", "the child's first word")
+    return logic, runs[0], node
+
+
+def test_closing_the_scene_ends_a_run(tmp_path):
+    logic, run, _ = startedRun(tmp_path, "slow")
+    pid = run.child._process.pid
+    slicer.mrmlScene.Clear(0)
+    assert not logic.running
+    assert not alive(pid)
+    assert not run.folder.exists()
+    assert not logic.poll()
+
+
+def test_closing_the_scene_ends_a_session(tmp_path):
+    runs, create = runWithChild(tmp_path, "good")
+    logic = SkullVAELogic(createRun=create)
+    logic.completeSkull(addSkull(randomMask(38), GRIDS["lps"]), "bone")
+    assert logic.live
+    slicer.mrmlScene.Clear(0)
+    assert not logic.live
+    assert logic.added is None
+    assert not runs[0].folder.exists()
+    assert not logic.requestGamma(0.5)
+    assert not logic.pollAnswers()
+
+
+def test_removed_input_ends_a_run_with_an_error(tmp_path):
+    logic, run, node = startedRun(tmp_path, "slow")
+    slicer.mrmlScene.RemoveNode(node)
+    with pytest.raises(SkullVAEError, match="removed"):
+        logic.poll()
+    assert not logic.running
+    assert not run.folder.exists()
+
+
+def test_removed_input_ends_a_session_quietly(tmp_path):
+    runs, create = runWithChild(tmp_path, "good")
+    logic = SkullVAELogic(createRun=create)
+    node = addSkull(randomMask(38), GRIDS["lps"])
+    logic.completeSkull(node, "bone")
+    assert logic.requestGamma(2)
+    slicer.mrmlScene.RemoveNode(node)
+    assert not logic.pollAnswers()
+    assert not runs[0].folder.exists()
+
+
+def test_a_logic_that_nobody_holds_leaves_neither_child_nor_folder(tmp_path):
+    runs, create = runWithChild(tmp_path, "good")
+    logic = SkullVAELogic(createRun=create)
+    logic.completeSkull(addSkull(randomMask(38), GRIDS["lps"]), "bone")
+    folder, pid = runs.pop().folder, logic._session.child._process.pid
+    del logic
+    gc.collect()
+    assert not folder.exists()
+    assert not alive(pid)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Time left
+
+
+def test_time_left_is_told_from_what_is_done():
+    now = [0.0]
+    remaining = RemainingTime(clock=lambda: now[0])
+    remaining.update(0.5)
+    assert remaining.seconds is None
+    now[0] = 10
+    remaining.update(0.25)
+    assert remaining.seconds == pytest.approx(30)
+    now[0] = 14
+    remaining.update(0.25)
+    assert remaining.seconds == pytest.approx(26)
+    now[0] = 100
+    assert remaining.seconds == 0
 
 
 @pytest.mark.skipif(librarypath.shippedModel() is None, reason="the shipped model file is missing")

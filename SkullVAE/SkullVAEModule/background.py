@@ -38,3 +38,6 @@ class BackgroundStep:
             self._value = self._function()
         except BaseException as error:
             self._error = error
+        finally:
+            # With what it holds, often its owner.
+            self._function = None

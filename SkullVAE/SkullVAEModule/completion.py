@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 import tempfile
+import weakref
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -315,6 +316,8 @@ class CompletionRun:
         command += self._options.arguments()
         self.child = ChildProcess(command, self.folder, childEnvironment(), requests=True)
         self.child.start()
+        # Who loses a run without closing it leaves no process behind; the folder has such a guard of its own.
+        weakref.finalize(self, self.child.cancel)
 
     def _readResult(self) -> CompletionResult | None:
         code = self.child.exitCode
