@@ -7,7 +7,7 @@ import slicer_env
 
 slicer_env.prepare()
 
-from SkullVAEModule import dependencies  # noqa: E402
+from SkullVAEModule import installation  # noqa: E402
 
 from SkullVAELib.errors import SkullVAEError  # noqa: E402
 
@@ -23,10 +23,10 @@ def installed(monkeypatch, versions: dict[str, str]) -> None:
 
     def version(name: str) -> str:
         if name not in versions:
-            raise dependencies.importlib.metadata.PackageNotFoundError(name)
+            raise installation.importlib.metadata.PackageNotFoundError(name)
         return versions[name]
 
-    monkeypatch.setattr(dependencies.importlib.metadata, "version", version)
+    monkeypatch.setattr(installation.importlib.metadata, "version", version)
 
 
 COMPLETE = {"torch": "2.12.0+cu130", "monai": "1.6.1", "nibabel": "5.4.2", "safetensors": "0.8.0", "pillow": "12.0"}
@@ -34,13 +34,13 @@ COMPLETE = {"torch": "2.12.0+cu130", "monai": "1.6.1", "nibabel": "5.4.2", "safe
 
 def test_what_is_there_is_not_asked_for(monkeypatch):
     installed(monkeypatch, COMPLETE)
-    assert dependencies.missingPackages() == []
-    assert dependencies.ensurePackages()
+    assert installation.missingPackages() == []
+    assert installation.ensurePackages()
 
 
 def test_missing_and_outdated_packages_are_named_and_not_installed_without_asking(monkeypatch):
     installed(monkeypatch, {**{key: COMPLETE[key] for key in ("monai", "safetensors", "pillow")}, "torch": "1.13"})
-    assert dependencies.missingPackages() == [dependencies.TORCH, "nibabel"]
+    assert installation.missingPackages() == [installation.TORCH, "nibabel"]
     # There is nobody to ask here; pip is not reached, as slicer.util.pip_install needs the application.
     with pytest.raises(SkullVAEError, match=r"missing: torch\S*, nibabel\. "):
-        dependencies.ensurePackages()
+        installation.ensurePackages()

@@ -12,7 +12,7 @@ import os
 import signal
 import subprocess
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from SkullVAELib.errors import SkullVAEError
@@ -157,6 +157,14 @@ class ChildProcess:
         if self._process is not None and self._process.stdin is not None:
             with contextlib.suppress(OSError):
                 self._process.stdin.close()
+
+    def wait(self, onWait: Callable[[], None] = lambda: None) -> None:
+        """Poll until the end. It blocks: onWait is called again and again meanwhile."""
+        while self.running:
+            self.poll()
+            onWait()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=0.05)
 
     def cancel(self) -> None:
         """End the child and everything it has started, at once. Safe to call at any time, also twice."""

@@ -11,9 +11,11 @@ logic.closeSession()
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import slicer
 from slicer.i18n import tr as _
@@ -23,6 +25,8 @@ from SkullVAELib.errors import SkullVAEError
 
 from . import meshnodes, results
 from .completion import Answer, CompletionOptions, CompletionRun
+from .export import ExportResult, ExportRun, SessionFiles
+from .installation import InstallationCheck
 from .parameters import SkullVAEParameterNode
 from .remaining import RemainingTime
 from .results import AddedResult
@@ -39,13 +43,15 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
     part, and pollAnswers() puts what comes into the scene, until closeSession(), the next start() or the scene's end.
 
     createRun: makes the run for (array, affine, options), as CompletionRun does; a test puts a known result there.
+    command: what to run in place of `python -m SkullVAELib` for everything else.
     added: the last result; None before the first run and where no defect was found. report: its report.json.
     notice: what the user should know of the run besides, such as that it was done again on the processor.
     """
 
-    def __init__(self, createRun: Callable = CompletionRun) -> None:
+    def __init__(self, createRun: Callable = CompletionRun, command: Sequence[str] | None = None) -> None:
         ScriptedLoadableModuleLogic.__init__(self)
         self._createRun = createRun
+        self._command = command
         self._run = None
         self._session = None
         self._source: SkullInput | None = None
@@ -54,6 +60,8 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
         self._options = CompletionOptions()
         self._newSegmentation = False
         self._remaining = RemainingTime()
+        # Files asked of the session, by kind: None while they are awaited.
+        self._files: dict[str, Path | SkullVAEError | None] = {}
         self._sceneObserver: tuple | None = None
         self.added: AddedResult | None = None
         self.report: dict = {}
@@ -207,7 +215,8 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
         changed = False
         error = None
         for answer in answers:
-            error = answer.error
+            if answer.kind not in self._files:
+                error = answer.error
             changed = self._take(answer) or changed
         if not self._session.live and not self._session.answering:
             self.closeSession()
@@ -218,6 +227,7 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
     def closeSession(self) -> None:
         """End the child that holds the completion and remove its folder; the result stays as it is in the scene."""
         session, self._session = self._session, None
+        self._files.clear()
         if session is not None:
             session.close()
         self._forgetSource()
@@ -245,6 +255,51 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
     def showThickness(self, modelNode, shown: bool) -> None:
         """Colour a part's model by its thickness in mm, or show it in its own colour again."""
         meshnodes.showThickness(modelNode, shown)
+
+    def startExport(
+        self,
+        folder: str | os.PathLike,
+        formats: Sequence[str] = ("stl",),
+        host: bool = True,
+        labelmaps: bool = True,
+        report: bool = True,
+        inputNode=None,
+        segmentID: str = "",
+    ) -> ExportRun:
+        """Begin to write the result of an input (default: of the last run) into a folder; see export.ExportRun.
+
+        Poll the run that is returned until it has ended; its result() says what was written. Raises SkullVAEError.
+        """
+        if inputNode is None and self._key is not None:
+            inputNode, segmentID = slicer.mrmlScene.GetNodeByID(self._key[0]), self._key[1]
+        added = results.resultOf(inputNode, segmentID)
+        if added is None:
+            raise SkullVAEError("There is no result to export", "Complete the skull first")
+        ours = self.live and self._key == (inputNode.GetID(), segmentID)
+        files = _SessionFiles(self) if ours else None
+        run = ExportRun(added, inputNode, segmentID, folder, formats, host, labelmaps, report, files, self._command)
+        run.start()
+        return run
+
+    def exportResult(
+        self,
+        folder: str | os.PathLike,
+        formats: Sequence[str] = ("stl",),
+        host: bool = True,
+        labelmaps: bool = True,
+        report: bool = True,
+        onProgress: Callable[[str, float], None] = lambda stage, fraction: None,
+        inputNode=None,
+        segmentID: str = "",
+    ) -> ExportResult:
+        """As startExport(), but waits for the end and returns what was written. Not for the panel: it blocks."""
+        return self.startExport(folder, formats, host, labelmaps, report, inputNode, segmentID).wait(onProgress)
+
+    def checkInstallation(self) -> InstallationCheck:
+        """Begin to gather a report of the installation; poll() it until it has ended, then show its text."""
+        check = InstallationCheck(command=self._command)
+        check.start()
+        return check
 
     def _startRun(self) -> None:
         self._remaining = RemainingTime()
@@ -276,6 +331,10 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
         return self.live and self._session.request(kind, value)
 
     def _take(self, answer: Answer) -> bool:
+        if answer.kind in self._files:
+            missing = SkullVAEError(f"The session made no {answer.kind}", "Run again")
+            self._files[answer.kind] = answer.error or (answer.files[0] if answer.files else missing)
+            return False
         if answer.error is not None or answer.superseded:
             return False
         self.report = {**self.report, **answer.report}
@@ -299,6 +358,31 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
         tag = scene.AddObserver(scene.StartCloseEvent, onClose)
         self._sceneObserver = scene, tag
         weakref.finalize(self, scene.RemoveObserver, tag)
+
+
+class _SessionFiles(SessionFiles):
+    """The host skull and the report, from the logic's session while it lives."""
+
+    def __init__(self, logic: SkullVAELogic):
+        self._logic = logic
+
+    def request(self, kind: str) -> bool:
+        if not self._logic._request(kind, True):
+            return False
+        self._logic._files[kind] = None
+        return True
+
+    def take(self, kind: str) -> Path | None:
+        # The panel polls, too: whoever comes first puts the answers where they belong.
+        self._logic.pollAnswers()
+        if kind not in self._logic._files:
+            return super().take(kind)
+        found = self._logic._files[kind]
+        if found is not None:
+            del self._logic._files[kind]
+        if isinstance(found, SkullVAEError):
+            raise found
+        return found
 
 
 def _isOutOfGPUMemory(error: SkullVAEError) -> bool:

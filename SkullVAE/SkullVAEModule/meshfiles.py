@@ -59,3 +59,47 @@ def readPly(path: str | os.PathLike) -> MeshData:
         ) from error
     thickness = points["thickness"].astype(np.float32) if "thickness" in vertex.names else None
     return MeshData((lps * _LPS_RAS).astype(np.float32), faces["corners"].astype(np.int32), thickness)
+
+
+def readStl(path: str | os.PathLike) -> MeshData:
+    """A binary STL in LPS mm, its equal corners joined. Raises SkullVAEError for any other file."""
+    path = Path(path)
+    facet = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
+    try:
+        content = path.read_bytes()
+        count = int(np.frombuffer(content, "<u4", 1, 80)[0])
+        facets = np.frombuffer(content, facet, count, 84)
+    except OSError as error:
+        raise SkullVAEError(f"'{path.name}' cannot be read: {error.strerror}", "Run again") from error
+    except (ValueError, IndexError) as error:
+        raise SkullVAEError(f"'{path.name}' is not a binary STL", "Reinstall the extension") from error
+    corners = np.ascontiguousarray(facets["corners"].reshape(-1, 3))
+    order = np.lexsort(corners.T)
+    ordered = corners[order]
+    first = np.ones(len(order), bool)
+    first[1:] = np.any(ordered[1:] != ordered[:-1], axis=1)
+    faces = np.empty(len(order), np.int32)
+    faces[order] = np.cumsum(first) - 1
+    return MeshData((ordered[first] * _LPS_RAS).astype(np.float32), faces.reshape(-1, 3))
+
+
+def writeMesh(mesh: MeshData, path: str | os.PathLike) -> None:
+    """Write a mesh in RAS mm as .stl, .obj or .ply in LPS mm, facing outwards, as the library writes its own.
+
+    A file that is there is replaced once the new one is whole. Raises SkullVAEError when it cannot be written.
+    """
+    from SkullVAELib.meshfile import write_obj, write_ply, write_stl
+    from SkullVAELib.surface import Mesh
+
+    path = Path(path)
+    # What mirrors has turned the faces over.
+    whole = Mesh.outward(np.asarray(mesh.points, np.float64), np.asarray(mesh.faces, np.int64))
+    try:
+        if path.suffix == ".ply":
+            write_ply(whole, path, mesh.thickness)
+        else:
+            {".stl": write_stl, ".obj": write_obj}[path.suffix](whole, path)
+    except OSError as error:
+        raise SkullVAEError(
+            f"'{path.name}' cannot be written: {error.strerror}", "Check the free space and the permissions"
+        ) from error

@@ -231,6 +231,35 @@ def segmentMask(target, segmentID: str) -> tuple[Mask, np.ndarray]:
     return Mask.of(_voxels(labelmap) == segment.GetLabelValue()), _affine(labelmap)
 
 
+def maskOnGrid(target, segmentID: str, source: SkullInput) -> Mask:
+    """A segment's voxels on the input's whole grid; empty for a segment that is missing or empty.
+
+    The segments this module made lie on that grid. One that was edited on another is resampled, nearest neighbour.
+    """
+    segment = target.GetSegmentation().GetSegment(segmentID) if segmentID else None
+    mask, affine = segmentMask(target, segmentID)
+    empty = Mask(np.zeros((0, 0, 0), np.uint8), (0, 0, 0), source.array.shape)
+    if segment is None or mask.empty:
+        return empty
+    toGrid = np.linalg.inv(source.affine) @ affine
+    shift = np.rint(toGrid[:3, 3])
+    if np.allclose(toGrid[:3, :3], np.eye(3), atol=1e-4) and np.allclose(toGrid[:3, 3], shift, atol=1e-2):
+        start = np.add(mask.start, shift).astype(int)
+        low = np.clip(start, 0, source.array.shape)
+        high = np.clip(start + mask.array.shape, 0, source.array.shape)
+        if np.any(low >= high):
+            return empty
+        inner = mask.array[tuple(slice(a, b) for a, b in zip(low - start, high - start, strict=True))]
+        cut = Mask.of(inner)
+        return Mask(cut.array, tuple(int(a + b) for a, b in zip(low, cut.start, strict=True)), source.array.shape)
+    name = slicer.vtkSegmentationConverter.GetBinaryLabelmapRepresentationName()
+    image = slicer.vtkOrientedImageData()
+    slicer.vtkOrientedImageDataResample.ResampleOrientedImageToReferenceOrientedImage(
+        segment.GetRepresentation(name), source.geometry, image, False
+    )
+    return Mask.of(_voxels(image) == segment.GetLabelValue())
+
+
 def isAsAdded(target, segmentID: str) -> bool:
     """Whether a result segment's voxels are still those this module put there, by their SHA-256 and place."""
     segment = target.GetSegmentation().GetSegment(segmentID)
