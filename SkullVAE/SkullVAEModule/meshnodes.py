@@ -9,7 +9,7 @@ from slicer.i18n import tr as _
 from vtk.util.numpy_support import numpy_to_vtk, numpy_to_vtkIdTypeArray, vtk_to_numpy
 
 from .meshfiles import MeshData
-from .segments import looks
+from .segments import looks, removeNode
 
 THICKNESS = "Thickness (mm)"
 # The colours end here, as those in the library's PLY files do.
@@ -70,13 +70,7 @@ def changeModel(node, mesh: MeshData) -> None:
 
 def removeModel(node) -> None:
     """Remove a model with what belongs to it alone."""
-    scene = slicer.mrmlScene
-    own = [node.GetNthDisplayNode(i) for i in range(node.GetNumberOfDisplayNodes())]
-    own += [node.GetNthStorageNode(i) for i in range(node.GetNumberOfStorageNodes())]
-    scene.RemoveNode(node)
-    for other in own:
-        if other is not None and scene.IsNodePresent(other):
-            scene.RemoveNode(other)
+    removeNode(node)
     _removeUnusedColors()
 
 
@@ -101,7 +95,7 @@ def showThickness(node, shown: bool) -> None:
         display.SetScalarVisibility(True)
     else:
         display.SetScalarVisibility(False)
-        display.SetAndObserveColorNodeID(None)
+        display.SetAndObserveColorNodeID("")
         _removeUnusedColors()
 
 

@@ -25,6 +25,7 @@ from .segments import (
     madeNodes,
     madeSegmentation,
     markAsMade,
+    removeNode,
     resultSegmentIDs,
     segmentTag,
     targetSegmentation,
@@ -64,8 +65,7 @@ def addResult(source: SkullInput, result: CompletionResult, newSegmentation: boo
     node = slicer.mrmlScene.GetNodeByID(source.nodeID)
     if node is None:
         raise SkullVAEError("The input was removed while its skull was being completed", "Run again with another input")
-    if slicer.mrmlScene.GetUndoFlag():
-        slicer.mrmlScene.SaveStateForUndo()
+    _saveStateForUndo(node)
     target = targetSegmentation(source, newSegmentation)
     earlier = resultOf(node, source.segmentID)
     if earlier is not None and earlier.segmentationNode is not target:
@@ -79,6 +79,9 @@ def addResult(source: SkullInput, result: CompletionResult, newSegmentation: boo
     inside = [model for model in models.values() if model is not None]
     if target is not node:
         inside.append(target)
+    if slicer.mrmlScene.GetUndoFlag():
+        for made in inside:
+            made.SetUndoEnabled(True)
     folder = _putIntoFolder(node, inside, earlier.folderItemID if earlier else 0)
     return AddedResult(target, ids["completed"], ids["implant"], models["part"], models["skull"], folder)
 
@@ -136,8 +139,7 @@ def removeResult(inputNode, segmentID: str = "") -> bool:
     present = [(target, resultSegmentIDs(target.GetSegmentation(), segmentID)) for target in targets]
     if not models and made is None and not any(ids for _target, ids in present):
         return False
-    if slicer.mrmlScene.GetUndoFlag():
-        slicer.mrmlScene.SaveStateForUndo()
+    _saveStateForUndo(inputNode, *models, *targets)
     folder = _folderOf([*models, *([made] if made is not None else [])])
     for target, ids in present:
         with slicer.util.NodeModify(target):
@@ -146,7 +148,7 @@ def removeResult(inputNode, segmentID: str = "") -> bool:
     for model in models:
         removeModel(model)
     if made is not None and made.GetSegmentation().GetNumberOfSegments() == 0:
-        _removeSegmentation(made)
+        removeNode(made)
     _removeFolder(folder)
     return True
 
@@ -163,6 +165,15 @@ def partMatchesImplant(added: AddedResult) -> bool:
     )
 
 
+def _saveStateForUndo(*nodes) -> None:
+    """One step to which the user can go back, where the scene keeps any."""
+    if slicer.mrmlScene.GetUndoFlag():
+        for node in nodes:
+            # Else undo would pass it over.
+            node.SetUndoEnabled(True)
+        slicer.mrmlScene.SaveStateForUndo()
+
+
 def _idsByRole(target, segmentID: str) -> dict[str, str]:
     segmentation = target.GetSegmentation()
     return {
@@ -176,17 +187,7 @@ def _removeSegments(earlier: AddedResult, node, segmentID: str) -> None:
     for identifier in resultSegmentIDs(segmentation, segmentID):
         segmentation.RemoveSegment(identifier)
     if earlier.segmentationNode is not node and segmentation.GetNumberOfSegments() == 0:
-        _removeSegmentation(earlier.segmentationNode)
-
-
-def _removeSegmentation(node) -> None:
-    scene = slicer.mrmlScene
-    own = [node.GetNthDisplayNode(i) for i in range(node.GetNumberOfDisplayNodes())]
-    own += [node.GetNthStorageNode(i) for i in range(node.GetNumberOfStorageNodes())]
-    scene.RemoveNode(node)
-    for other in own:
-        if other is not None and scene.IsNodePresent(other):
-            scene.RemoveNode(other)
+        removeNode(earlier.segmentationNode)
 
 
 def _putModel(role: str, model, mesh: MeshData | None, node, segmentID: str):

@@ -363,6 +363,21 @@ def _resultNode(node, source: SkullInput):
     return target
 
 
+def removeNode(node) -> None:
+    """Remove a node with its display and storage nodes and its place in the subject hierarchy."""
+    scene = slicer.mrmlScene
+    own = [node.GetNthDisplayNode(i) for i in range(node.GetNumberOfDisplayNodes())]
+    own += [node.GetNthStorageNode(i) for i in range(node.GetNumberOfStorageNodes())]
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    item = hierarchy.GetItemByDataNode(node)
+    if item:
+        hierarchy.RemoveItem(item, False)
+    scene.RemoveNode(node)
+    for other in own:
+        if other is not None and scene.IsNodePresent(other):
+            scene.RemoveNode(other)
+
+
 def _referenceGeometry(segmentation):
     """The image geometry a segmentation was made on, or None when it has none."""
     name = slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
