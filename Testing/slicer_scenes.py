@@ -244,10 +244,27 @@ CHILD = """
     from SkullVAELib.meshfile import write_ply
     from SkullVAELib.surface import Mesh
     from SkullVAELib.volume import read_volume, write_volume
+    mode = pathlib.Path(__file__).stem
     command, source, _, folder, *options = sys.argv[1:]
+    if command == "mesh":
+        # The box around the voxels' centres, in the labelmap's own coordinates.
+        if mode == "bad_mesh":
+            print("There is no room on the disk. Free some.", file=sys.stderr)
+            sys.exit(2)
+        if mode == "slow_mesh":
+            print(json.dumps({"stage": "surface", "fraction": 0.5}), flush=True)
+            sys.stdin.read()
+            import time; time.sleep(600)
+        volume = read_volume(source)
+        found = np.argwhere(volume.array)
+        low, high = found.min(0), found.max(0)
+        corners = np.array([[(low, high)[i >> a & 1][a] for a in range(3)] for i in range(8)])
+        faces = [[0, 2, 1], [1, 2, 3], [4, 5, 6], [5, 7, 6], [0, 1, 4], [1, 5, 4]]
+        faces += [[2, 6, 3], [3, 6, 7], [0, 4, 2], [2, 4, 6], [1, 3, 5], [3, 7, 5]]
+        write_ply(Mesh(corners @ volume.affine[:3, :3].T + volume.affine[:3, 3], np.array(faces)), folder)
+        sys.exit(0)
     assert command == "complete" and options[:2] == ["--progress", "json"], sys.argv
     volume = read_volume(source)
-    mode = pathlib.Path(__file__).stem
     def say(**message):
         print(json.dumps(message), flush=True)
     def shape(shift, folder):
@@ -306,19 +323,27 @@ CHILD = """
             (answers / "report.html").write_text("<p>newer report</p>")
             say(**told, files=["report.html"])
         elif kind == "host":
-            (answers / "host.stl").write_bytes(b"host of the session")
+            from SkullVAELib.meshfile import write_stl
+            points = np.array([[0, 0, 0], [10, 0, 0], [0, 20, 0], [0, 0, 77]], float)
+            write_stl(Mesh(points, np.array([[0, 2, 1], [0, 1, 3], [1, 2, 3], [2, 0, 3]])), answers / "host.stl")
             say(**told, files=["host.stl"])
 """
 
 
-def runWithChild(tmp_path: Path, mode: str):
-    """A factory of runs whose command is a script that behaves in this mode."""
-    script = tmp_path / f"{mode}.py"
+def childCommand(folder: Path, mode: str) -> list[str]:
+    """What to run in place of the library's command line; it behaves in this mode."""
+    script = folder / f"{mode}.py"
     script.write_text(textwrap.dedent(CHILD))
+    return [sys.executable, str(script)]
+
+
+def runWithChild(folder: Path, mode: str):
+    """(the runs that were made, a factory of runs whose command behaves in this mode)."""
+    command = childCommand(folder, mode)
     runs = []
 
     def create(array, grid, options):
-        runs.append(CompletionRun(array, grid, options, [sys.executable, str(script)]))
+        runs.append(CompletionRun(array, grid, options, command))
         return runs[-1]
 
     return runs, create
