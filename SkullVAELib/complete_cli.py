@@ -102,10 +102,12 @@ def add_parser(commands, disclaimer: str) -> None:
     complete.add_argument(
         "--interactive",
         action="store_true",
-        help='afterwards stay and answer requests, one JSON object a line on stdin, until stdin closes: {"request": 7,'
-        ' "gamma": 0.5} another shape, "proposal": 3 that proposal, "part": {"clearance": 0.5, "thickness":'
-        ' "constant:4", "under_contour": 0, "smooth": 0.5, "holes": "2,10,3", "split": null} another part of this shape,'
-        ' "host": true, "report": true; files come into DIR/answers/7, and a line {"answer": 7, ...} on stdout',
+        help="afterwards stay and answer requests, one JSON object a line on stdin, until stdin closes:"
+        ' {"request": 7, "gamma": 0.5} another shape, "proposal": 3 that proposal, "part": {"clearance": 0.5,'
+        ' "thickness": "constant:4", "under_contour": 0, "smooth": 0.5, "holes": "2,10,3", "split": null} another part'
+        ' of the shape, "host": true, "report": true; files come into DIR/answers/7, and a line {"answer": 7, ...} on'
+        " stdout (two, the second with the mesh, where the first says that there is more); where no defect is found"
+        " the process ends",
     )
     complete.set_defaults(run=run_complete)
 
@@ -155,6 +157,7 @@ _proposals.__name__ = f"number from 1 to {MOST_PROPOSALS}"
 
 def run_complete(options: argparse.Namespace) -> int:
     """`complete`: read, complete, write; see the contract in cli.py's docstring."""
+    from .answers import remove_answers
     from .outputs import publishing
     from .part_options import PartOptions
     from .volume import check_readable
@@ -178,14 +181,13 @@ def run_complete(options: argparse.Namespace) -> int:
         stream = stack.enter_context(stdout_kept()) if keeps_stdout else None
         requests = None
         if options.interactive:
-            from .requests import Requests, remove_answers
+            from .requests import Requests
 
             requests = stack.enter_context(Requests.from_stdin())
         report = stack.enter_context(progress_on(stream, options.progress))
         with publishing(options.output, (*RESULTS[:-1], *EXTRAS, RESULTS[-1]), inputs) as staging:
             outcome = _complete_into(staging, path, options, part_options, box, report)
-        if options.interactive:
-            remove_answers(options.output)
+        remove_answers(options.output)
         # Only now is everything in its place.
         report("done", 1.0)
         for warning in outcome.result["warnings"]:

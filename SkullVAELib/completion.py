@@ -31,10 +31,10 @@ FAR_FROM_SKULL_MM = 3.5
 class CompletionOptions:
     """How a skull is completed.
 
-    threshold_hu: bone threshold for a CT, None to detect; box: outside of it nothing is bone; prior: where the complete shape comes from: "encode" the
-    defective skull's own latent; "dev" that latent moved by gamma * DEV, gamma 1 unless told (0 reconstructs);
-    "map" a search for the latent that fits intact bone; "mean" the training skulls' mean shape; "blend" the mean
-    of encode and mean; "auto" what measured best, blend.
+    threshold_hu: bone threshold for a CT, None to detect; box: outside of it nothing is bone; prior: where the complete
+    shape comes from: "encode" the defective skull's own latent; "dev" that latent moved by gamma * DEV, gamma 1 unless
+    told (0 reconstructs); "map" a search for the latent that fits intact bone; "mean" the training skulls' mean shape;
+    "blend" the mean of encode and mean; "auto" what measured best, blend.
     """
 
     threshold_hu: float | None = None
@@ -87,11 +87,8 @@ def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stag
     volume: a one-label segmentation or a CT in HU, on any grid. The completed skull holds every bone voxel of the input
     and the implant none of them. Raises SkullVAEError when the input is no skull.
     """
-    warnings: list[str] = []
     place = lay_on_mean(volume, model, options.threshold_hu, options.box, options.warp, stages)
-    fit = place.aligned.fit_mm
-    if fit > FAR_FROM_SKULL_MM:
-        warnings.append(f"The bone lies {fit:.1f} mm from the mean skull in the median: check that it is a whole head.")
+    warnings = _warnings_of(place)
     with stages.stage("prior"):
         prior = Prior.of(model, place.field, place.points_on_mean, options.prior, options.defect_class)
         conformed = ConformedPrior(Shape.of(prior.shape(options.gamma), place.grid), place.warp)
@@ -103,7 +100,7 @@ def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stag
         "model": {"sha256": getattr(model, "sha256", None), "trained": getattr(model, "provenance", {}).get("trained")},
         "parameters": dataclasses.asdict(options),
         "bone": place.about_bone,
-        "registration_mm": round(fit, 2),
+        "registration_mm": round(place.aligned.fit_mm, 2),
         "passed_over": gap.passed_over[:10],
         "warnings": warnings,
     }
@@ -129,6 +126,13 @@ def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stag
         proposal if found else None,
         patient if found else None,
     )
+
+
+def _warnings_of(place: Placement) -> list[str]:
+    fit = place.aligned.fit_mm
+    if fit > FAR_FROM_SKULL_MM:
+        return [f"The bone lies {fit:.1f} mm from the mean skull in the median: check that it is a whole head."]
+    return []
 
 
 @dataclass(frozen=True)
@@ -169,7 +173,7 @@ class Patient:
         implant, proposal, rim_gap = self.fill_with(conformed, field)
         mask = place.bone.with_array(implant)
         found = bool(implant.any())
-        report = {"warnings": []}
+        report = {"warnings": _warnings_of(place)}
         if found:
             report["implant"] = measure(mask, rim_gap) | {"defects": len(self.gap.pieces)}
         completed = place.bone.with_array(place.bone.array | implant)

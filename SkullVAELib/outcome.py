@@ -74,8 +74,11 @@ class Outcome:
     def write_display(self, folder: Path) -> None:
         """The skull's bone as skull_display.ply, quick to show."""
         from .display import display_surface
+        from .frame import reduce_bone
 
-        write_ply(display_surface(self.completion.bone), folder / "skull_display.ply")
+        patient = self.completion.patient
+        fraction = reduce_bone(self.completion.bone) if patient is None else patient.place.skull.fraction
+        write_ply(display_surface(fraction), folder / "skull_display.ply")
 
     def write_preview(self, folder: Path) -> None:
         """The picture preview.png."""
@@ -87,10 +90,20 @@ class Outcome:
         render_preview(completion.bone, completion.implant, folder / "preview.png", title=title, footer=footer)
 
     def write_report(self, folder: Path, preview: Path) -> None:
-        """The report as report.html, for people; preview: the picture in it."""
-        from .case_report import write_case_report
+        """The report as report.html, for people; preview: the picture in it.
 
-        write_case_report(folder / "report.html", self.result, preview, self.part)
+        Raises no error where there is no implant: the report says so.
+        """
+        from .case_report import thickness_pictures, write_case_report
+
+        part, pictures = self.part, []
+        if part is not None and part.pieces and self.completion.proposal is not None:
+            if part.thickness_mm is None:
+                part = make_part(self.completion, replace(self.options, thickness_map=True), self.grey)
+            if part.thickness_mm is not None:
+                centre = np.linalg.inv(self.completion.proposal.alignment)[:3, 3]
+                pictures = thickness_pictures(part.mesh, part.thickness_mm, centre)
+        write_case_report(folder / "report.html", self.result, preview.read_bytes(), pictures)
 
     def _write(self, mesh: Mesh, thickness_mm: np.ndarray | None, path: Path) -> None:
         write_stl(mesh, path.with_suffix(".stl"))

@@ -37,11 +37,15 @@ class Prior:
         mu, logvar = model.encode(field[None].to(device))
         return cls(model, kind, defect_class, mu, (0.5 * logvar).exp(), points.to(device))
 
+    def gamma_or_own(self, gamma: float | None) -> float:
+        """gamma, or the kind's own where it is None: 1 of "dev" and 0 of all others."""
+        return float(self.kind == "dev") if gamma is None else gamma
+
     @torch.no_grad()
     def shape(self, gamma: float | None = None, noise: torch.Tensor | None = None) -> torch.Tensor:
         """A complete shape (X, Y, Z) in mm: decoded from mu + noise * sigma + gamma * DEV.
 
-        gamma: None for the kind's own, 1 of "dev" and 0 of all others; noise: (L,) standard normal, None for the mean.
+        gamma: None for the kind's own; noise: (L,) standard normal, None for the mean.
         The kind "mean" has one shape only. Raises SkullVAEError where the model has no DEV of the class, and when
         another shape than its only one is asked of the kind "mean".
         """
@@ -51,7 +55,7 @@ class Prior:
                 raise SkullVAEError("The prior 'mean' has one shape only", "Choose another --prior")
             return model.mean.float().cpu()
         z = self.mu if noise is None else self.mu + noise.to(self.mu.device) * self.sigma
-        gamma = gamma if gamma is not None else float(self.kind == "dev")
+        gamma = self.gamma_or_own(gamma)
         if gamma:
             if self.defect_class not in model.classes:
                 raise SkullVAEError(f"The model has no DEV for '{self.defect_class}' defects", "Use --gamma 0")
