@@ -54,7 +54,8 @@ img { display: block; width: 100%; height: auto; border-radius: 9px; }
 figure { margin: 0; } figcaption { color: var(--soft); font-size: 13px; margin: 6px 2px 0; }
 .scale { display: flex; align-items: center; gap: 10px; margin: 12px 2px 0; color: var(--soft); font-size: 13px; }
 .scale i { flex: 1; height: 12px; border-radius: 6px; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: 14px; margin-bottom: 18px; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: 14px;
+        margin-bottom: 18px; }
 th, td { text-align: right; padding: 6px 10px; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { color: var(--soft); font-weight: 600; } th:first-child, td:first-child { text-align: left; }
 table.pairs td { text-align: left; overflow-wrap: anywhere; } table.pairs td:first-child { color: var(--soft);
@@ -166,8 +167,8 @@ def _figures(result: dict) -> str:
         cards.append(_card(_number(thickness["mean"], 1), "mm", f"Mean thickness ({spread})"))
     cards.append(_card(str(implant.get("pieces", 0)), "", "Piece" if implant.get("pieces") == 1 else "Pieces"))
     note = (
-        f'<p class="note" style="margin-top:12px">Rim gap: 95th percentile of how far the completed shape lies from bone'
-        f" within 5 mm of the hole; up to {GOOD_MM:g} mm good, up to {USABLE_MM:g} mm usable.</p>"
+        '<p class="note" style="margin-top:12px">Rim gap: 95th percentile of how far the completed shape lies from'
+        f" bone within 5 mm of the hole; up to {GOOD_MM:g} mm good, up to {USABLE_MM:g} mm usable.</p>"
     )
     return f'<div class="figures">{"".join(cards)}</div>{note}'
 

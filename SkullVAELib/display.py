@@ -16,7 +16,7 @@ from .volume import Volume
 _ISO = 0.42
 _SMOOTHING_VOXELS = 0.8
 
-CELL_MM = 1.4
+CELL_MM = 1.8
 """Points nearer together than about this are made one."""
 
 

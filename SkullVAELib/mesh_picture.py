@@ -12,6 +12,12 @@ from .surface import Mesh
 _OVERSAMPLING = 2
 """Pixels are drawn so many times finer, along either side, and averaged."""
 
+_POINT_STEP = 0.9
+"""Pixels between the points a triangle is covered with."""
+
+_MOST_POINTS = 2**21
+"""Points at a time; their numbers must fit into 22 bits."""
+
 _LIGHT = np.array([-0.45, 0.55, 0.70])
 _AMBIENT = 0.42
 
@@ -40,46 +46,44 @@ def draw(mesh: Mesh, colours: np.ndarray, view: View, width: int, height: int) -
     bright = np.stack([normals @ view.right, normals @ view.up, -(normals @ view.forward)], 1) @ light
     shaded = colours * (_AMBIENT + (1 - _AMBIENT) * np.clip(bright, 0, 1))[:, None]
 
-    nearest = np.full(rows * columns, np.inf, np.float32)
-    image = np.zeros((rows * columns, 3), np.float32)
-    corners = place[mesh.faces]
+    faces = mesh.faces[(mesh.face_normals() @ view.forward) < 0]
+    corners = place[faces]
     longest = np.sqrt(((corners - np.roll(corners, 1, axis=1)) ** 2).sum(2)).max(1)
-    faces_viewer = (mesh.face_normals() @ view.forward) < 0
-    # Triangles of a like size share one set of points: 0.7 of a fine pixel apart, so that none is missed.
-    for count in range(1, 200):
-        lower = 0.0 if count == 1 else (count - 1) * 0.7
-        chosen = np.flatnonzero(faces_viewer & (longest > lower) & (longest <= count * 0.7))
-        if not len(chosen):
-            continue
+    # Triangles of a like size share one set of points, closer than the pixels, so that none is missed.
+    counts = np.maximum(1, np.ceil(longest / _POINT_STEP)).astype(int)
+    best = np.full(rows * columns, np.inf, np.float32)
+    image = np.zeros((rows * columns, 3), np.float32)
+    for count in np.unique(counts):
+        chosen = faces[counts == count]
         weights = np.array([(a, b, count - a - b) for a in range(count + 1) for b in range(count + 1 - a)]) / count
-        for part in np.array_split(chosen, max(1, len(chosen) * len(weights) // 2_000_000)):
-            _splat(mesh.faces[part], weights, place, depth, shaded, nearest, image, (rows, columns))
-    hit = np.isfinite(nearest).reshape(rows, columns)
+        size = max(1, _MOST_POINTS // len(weights))
+        for start in range(0, len(chosen), size):
+            part = chosen[start : start + size]
+            at = np.einsum("kc,mcx->mkx", weights, place[part]).reshape(-1, 2)
+            pixel, far, winner = _nearest(at, np.einsum("kc,mc->mk", weights, depth[part]).ravel(), (rows, columns))
+            better = far < best[pixel]
+            pixel, winner = pixel[better], winner[better]
+            best[pixel] = far[better]
+            triangle, point = np.divmod(winner, len(weights))
+            image[pixel] = np.einsum("nc,ncx->nx", weights[point], shaded[part[triangle]])
+    hit = np.isfinite(best).reshape(rows, columns)
     image = image.reshape(height, fine, width, fine, 3).mean(axis=(1, 3))
     return Picture(image, hit.reshape(height, fine, width, fine).mean(axis=(1, 3)))
 
 
-def _splat(
-    faces: np.ndarray,
-    weights: np.ndarray,
-    place: np.ndarray,
-    depth: np.ndarray,
-    shaded: np.ndarray,
-    nearest: np.ndarray,
-    image: np.ndarray,
-    shape: tuple[int, int],
-) -> None:
-    """Put the points at barycentric weights (K, 3) of triangles (M, 3) into a picture, in place."""
-    at = np.einsum("kc,mcx->mkx", weights, place[faces]).reshape(-1, 2)
+def _nearest(at: np.ndarray, depth: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of points at (N, 2) places, column and row, with depths (N,): the pixels they hit, and of each pixel the depth
+    and the number of its nearest point."""
     column, row = np.floor(at).astype(np.int64).T
-    inside = (column >= 0) & (column < shape[1]) & (row >= 0) & (row < shape[0])
-    pixel = (row * shape[1] + column)[inside]
-    far = np.einsum("kc,mc->mk", weights, depth[faces]).ravel()[inside].astype(np.float32)
-    colour = np.einsum("kc,mcx->mkx", weights, shaded[faces]).reshape(-1, 3)[inside]
-    order = np.lexsort((-far, pixel))
-    pixel, far, colour = pixel[order], far[order], colour[order]
-    # The last of a pixel's points in this order is its nearest.
-    last = np.append(np.flatnonzero(np.diff(pixel)), len(pixel) - 1) if len(pixel) else np.zeros(0, int)
-    pixel, far, colour = pixel[last], far[last], colour[last]
-    better = far < nearest[pixel]
-    nearest[pixel[better]], image[pixel[better]] = far[better], colour[better]
+    inside = np.flatnonzero((column >= 0) & (column < shape[1]) & (row >= 0) & (row < shape[0]))
+    if not len(inside):
+        return np.zeros(0, int), np.zeros(0, np.float32), np.zeros(0, int)
+    pixel, far = (row * shape[1] + column)[inside], depth[inside]
+    # One number for a point, pixel before depth before number: numbers alone are sorted many times faster.
+    low, high = far.min(), far.max()
+    level = ((far - low) / max(high - low, 1e-6) * (2**20 - 1)).astype(np.int64)
+    key = np.sort((pixel << 42) | (level << 22) | np.arange(len(inside)))
+    pixel = key >> 42
+    first = np.append(0, np.flatnonzero(np.diff(pixel)) + 1)
+    winner = key[first] & (2**22 - 1)
+    return pixel[first], far[winner].astype(np.float32), inside[winner]
