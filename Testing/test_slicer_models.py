@@ -22,10 +22,10 @@ from SkullVAELib.errors import SkullVAEError  # noqa: E402
 
 # `info --model FILE --json` of a library that reads every model but those called "other".
 INFO = """
-    import json, sys
+    import json, pathlib, sys
     command, option, path, style = sys.argv[1:]
     assert (command, option, style) == ("info", "--model", "--json"), sys.argv
-    bad = "other" in path
+    bad = pathlib.Path(path).stem == "other"
     error = "The file 'other' is no model of skulls. Choose another."
     print(json.dumps({"software": "SkullVAE", "model": {"loads": not bad, "error": error if bad else None}}, indent=2))
     sys.exit(2 if bad else 0)
