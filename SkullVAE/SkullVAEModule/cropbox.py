@@ -80,21 +80,20 @@ def removeBox(inputNode) -> None:
 def boxArgument(roi, inputNode) -> tuple[float, ...]:
     """The numbers of the command line's --box: centre, side lengths and unit axes, RAS mm in the input's coordinates.
 
-    Whatever linear transforms the box and the input are under: the same voxels are inside as in Slicer's views.
-    Raises SkullVAEError where a transform is not linear, or would make the box oblique-angled.
+    Whatever transforms the two are under: the voxels are inside that are seen inside in Slicer's views. (Slicer shows
+    a box under a scaling transform scaled, and under a shearing or warping one as a box all the same.)
+    Raises SkullVAEError where the input's own transform would make the box oblique-angled or is a warp.
     """
-    toNode = vtk.vtkMatrix4x4()
+    toWorld = vtk.vtkMatrix4x4()
     if not slicer.vtkMRMLTransformNode.GetMatrixTransformBetweenNodes(
-        roi.GetParentTransformNode(), inputNode.GetParentTransformNode(), toNode
+        inputNode.GetParentTransformNode(), None, toWorld
     ):
-        raise SkullVAEError("The input or its box is under a warping transform", "Harden or remove the transform")
-    pose = _array(toNode) @ _array(roi.GetObjectToNodeMatrix())
+        raise SkullVAEError("The input is under a warping transform", "Harden or remove the transform, or the box")
+    pose = np.linalg.inv(_array(toWorld)) @ _array(roi.GetObjectToWorldMatrix())
     lengths = np.linalg.norm(pose[:3, :3], axis=0)
-    if not np.all(lengths > 0):
-        raise SkullVAEError("The box is flat", "Remove its transform")
     axes = pose[:3, :3] / lengths
     if not np.allclose(axes.T @ axes, np.eye(3), atol=1e-4):
-        raise SkullVAEError("The box is sheared by its transform", "Remove the transform")
+        raise SkullVAEError("The input is under a shearing transform", "Harden or remove the transform, or the box")
     size = np.array(roi.GetSize()) * lengths
     return tuple(float(value) for value in (*pose[:3, 3], *size, *axes.T.ravel()))
 
@@ -109,7 +108,7 @@ def _largestPiece(bone: np.ndarray):
     image.GetPointData().SetScalars(numpy_to_vtk(flat, deep=True))
     pieces = vtk.vtkImageConnectivityFilter()
     pieces.SetInputData(image)
-    pieces.SetScalarRange(0.5, 1.5)
+    pieces.SetScalarRange(1, 1)
     pieces.SetExtractionModeToLargestRegion()
     pieces.Update()
     labels = vtk_to_numpy(pieces.GetOutput().GetPointData().GetScalars())

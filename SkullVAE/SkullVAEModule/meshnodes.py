@@ -112,7 +112,7 @@ def _thicknessColors():
         places = np.linspace(0, len(_COLORS) - 1, 256)
         table = [np.interp(places, np.arange(len(_COLORS)), _COLORS[:, channel]) for channel in range(3)]
         for index, color in enumerate(np.stack(table, axis=1).tolist()):
-            colors.SetColor(index, *color)
+            colors.SetColor(index, *color, 1)
         colors.GetLookupTable().SetRange(0, _THICKEST_MM)
         colors = scene.AddNode(colors)
     return colors

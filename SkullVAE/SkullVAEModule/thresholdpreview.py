@@ -84,7 +84,8 @@ class ThresholdPreview:
         _hideFromUser(self._colors, "SkullVAE threshold colour")
         self._colors.SetTypeToUser()
         self._colors.SetNumberOfColors(1)
-        self._colors.SetColor(0, *looks()["implant"].color)
+        # Without the 1 it would be as transparent as a new table's colours are.
+        self._colors.SetColor(0, *looks()["implant"].color, 1)
         self._scene.AddNode(self._colors)
 
         display = slicer.vtkMRMLScalarVolumeDisplayNode()
