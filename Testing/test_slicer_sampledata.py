@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tarfile
 import textwrap
-import types
 from pathlib import Path
 
 import numpy as np
@@ -132,18 +131,16 @@ def test_sample_that_cannot_be_made_says_why_in_the_librarys_words(tmp_path):
     assert nodeIDs() == before
 
 
-def test_both_samples_are_registered(monkeypatch):
-    registered = []
-    logic = types.SimpleNamespace(registerCustomSampleDataSource=lambda **source: registered.append(source))
-    monkeypatch.setitem(sys.modules, "SampleData", types.SimpleNamespace(SampleDataLogic=logic))
-    sampledata.registerSampleData()
-    assert [source["sampleName"] for source in registered] == ["SkullVAEPatient", "SkullVAEGenerated"]
-    patient, generated = registered
-    assert patient["checksums"] == "SHA256:" + sampledata.PATIENT_SHA256
+def test_both_samples_are_registered_once():
+    import SampleData
+
+    for _ in range(2):
+        sampledata.registerSampleData()
+    patient, generated = SampleData.SampleDataLogic.sources["SkullVAE"]
+    assert patient.checksums == "SHA256:" + sampledata.PATIENT_SHA256
     assert sampledata.PATIENT_URL.startswith("https://")
-    assert "22dfef43c05bdb20f50a5e05579324af3eb12ec4" in patient["uris"]
-    assert "uris" not in generated
-    assert callable(patient["customDownloader"]) and callable(generated["customDownloader"])
+    assert "22dfef43c05bdb20f50a5e05579324af3eb12ec4" in patient.uris
+    assert callable(patient.customDownloader) and callable(generated.customDownloader)
 
 
 @pytest.mark.skipif(shippedModel() is None, reason="the shipped model file is missing")

@@ -27,8 +27,8 @@ from .librarypath import MODULE_FOLDER
 PATIENT_URL = "https://raw.githubusercontent.com/invesalius/invesalius3/22dfef43c05bdb20f50a5e05579324af3eb12ec4/samples/Cranium.inv3"
 PATIENT_SHA256 = "3b34f11f7c4f557f4c65cd6543c412a2f6ceb0cfecfd9c41184420e02d9b7e2a"
 PATIENT_BYTES = 18719455
-PATIENT_NAME = "SkullVAEPatient"
-GENERATED_NAME = "SkullVAEGenerated"
+PATIENT_NAME = "Patient with a frontal defect (CT)"
+GENERATED_NAME = "Generated skull with a defect"
 
 _CHUNK_BYTES = 1 << 18
 _SECONDS = 30
@@ -42,7 +42,6 @@ def registerSampleData() -> None:
     SampleData.SampleDataLogic.registerCustomSampleDataSource(
         category="SkullVAE",
         sampleName=PATIENT_NAME,
-        sampleDescription=_("CT of a patient with a frontal defect (InVesalius project, GPL-2, 19 MB)"),
         thumbnailFileName=icon,
         uris=PATIENT_URL,
         checksums=f"SHA256:{PATIENT_SHA256}",
@@ -54,8 +53,9 @@ def registerSampleData() -> None:
     SampleData.SampleDataLogic.registerCustomSampleDataSource(
         category="SkullVAE",
         sampleName=GENERATED_NAME,
-        sampleDescription=_("Segmentation of a skull drawn from the model, with a defect (offline)"),
         thumbnailFileName=icon,
+        # Slicer counts them, though the custom downloader needs none.
+        uris="",
         customDownloader=lambda source: [_reported(loadGenerated)],
     )
 
