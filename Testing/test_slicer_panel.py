@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import slicer_standin
 
-PATIENCE_S = 240
+PATIENCE_S = 90
 
 # Longest stretch during which the panel does not answer, and longest time that a cancelled run lives on.
 GAP_S = 0.1
@@ -31,7 +31,7 @@ def wait(condition, what: str) -> None:
     end = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < end, f"{what} does not come"
-        slicer_standin.processEvents(0.02)
+        slicer_standin.processEvents(0.1)
 
 
 def addSkull(sample):

@@ -12,11 +12,15 @@ from .meshnodes import hasThickness
 
 
 class ResultSection:
-    """Shows what the logic has added to the scene for the present input."""
+    """Shows what the logic has added to the scene for the present input.
 
-    def __init__(self, ui, logic: SkullVAELogic) -> None:
+    onStart: called when another shape was asked for, so that the panel follows it.
+    """
+
+    def __init__(self, ui, logic: SkullVAELogic, onStart) -> None:
         self.ui = ui
         self._logic = logic
+        self._onStart = onStart
         self._added = None
         ui.proposalComboBox.connect("currentIndexChanged(int)", self.onProposal)
         ui.showImplantCheckBox.connect("toggled(bool)", self.onShowImplant)
@@ -51,8 +55,8 @@ class ResultSection:
 
     def onProposal(self, index: int) -> None:
         """Another of the proposed implants was chosen."""
-        if index >= 0:
-            self._logic.requestProposal(index + 1)
+        if index >= 0 and self._logic.requestProposal(index + 1):
+            self._onStart()
 
     def onShowImplant(self, visible: bool) -> None:
         """Show or hide the implant in all views."""

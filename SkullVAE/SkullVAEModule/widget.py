@@ -52,7 +52,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
         self.logic = SkullVAELogic()
         self.inputSection = InputSection(self.ui)
-        self.resultSection = ResultSection(self.ui, self.logic)
+        self.resultSection = ResultSection(self.ui, self.logic, self._follow)
         self.exportSection = ExportSection(self.ui, self.logic, self._follow, self._showStatus, self._appendLog)
         self.advancedSection = AdvancedSection(self.ui, self.logic, self._follow, self._appendLog)
         self._timer = self._newTimer(_POLL_MS, self.onPoll)
