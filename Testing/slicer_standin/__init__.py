@@ -144,10 +144,19 @@ def newScene():
         _views.release()
     dialogs.reset()
     scene = slicer.vtkMRMLScene()
+    # Bundles (.mrb) are unpacked in the cache.
+    cache = slicer.vtkCacheManager()
+    cache.SetRemoteCacheDirectory(slicer.app.temporaryPath)
+    scene.SetCacheManager(cache)
+    dataIO = slicer.vtkDataIOManager()
+    dataIO.SetCacheManager(cache)
+    scene.SetDataIOManager(dataIO)
     slicer.mrmlScene = scene
     _views = layout.Views(scene)
     slicer.app._views = _views
     for name, kind in (
+        # First: the display nodes of the others look for its colour tables.
+        ("colors", slicer.vtkMRMLColorLogic),
         ("segmentations", slicer.vtkSlicerSegmentationsModuleLogic),
         ("volumes", slicer.vtkSlicerVolumesLogic),
         ("models", slicer.vtkSlicerModelsLogic),
