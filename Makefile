@@ -1,6 +1,7 @@
 # Every target sets up what it needs: Python 3.11 or newer, git and make are enough to start.
 #   make demo    complete a real patient's skull and leave the result in demo/
 #   make test    lint and every test
+#   make tutorial   the README's pictures of the panel, by going through it
 #   make bench   seconds and peak memory of each stage, into bench/
 #   make bench-training ARGS="--data SET"   training beside a faithful loop of the original, into bench/
 #
@@ -15,7 +16,7 @@ ARGS ?=
 bin := $(VENV)/bin
 stamp := $(VENV)/.installed
 
-.PHONY: venv demo test bench bench-training lint clean
+.PHONY: venv demo test tutorial bench bench-training lint clean
 .DEFAULT_GOAL := test
 
 venv: $(stamp)
@@ -38,6 +39,10 @@ lint: $(stamp)
 
 test: lint
 	$(bin)/python -X faulthandler -m pytest Testing $(ARGS)
+
+# The README's pictures of the panel; after make demo, which fetches the patient.
+tutorial: $(stamp)
+	$(bin)/python Testing/tutorial.py $(ARGS)
 
 bench: $(stamp)
 	$(bin)/python Testing/bench.py $(ARGS)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
 from .errors import SkullVAEError
 
 
@@ -24,3 +28,44 @@ def numbers(text: str, kind: type, name: str) -> tuple:
         return tuple(kind(part) for part in words(text))
     except ValueError as error:
         raise SkullVAEError(f"{name} '{text}' is not a list of numbers", "Separate them by commas") from error
+
+
+def number(text: str) -> float:
+    """A finite number, as a type for argparse."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
+
+
+def count(text: str) -> int:
+    """A whole number from 0, as a type for argparse."""
+    value = int(text)
+    if not 0 <= value < 2**63:
+        raise ValueError(text)
+    return value
+
+
+count.__name__ = "whole number"  # argparse says "invalid whole number value"
+
+
+def existing_model(path: Path) -> Path:
+    """The path of a model file that exists; raises SkullVAEError otherwise."""
+    if not path.is_file():
+        raise SkullVAEError(f"The model file '{path}' does not exist", "Check the path")
+    return path
+
+
+def joined(arguments: Sequence[str], option: str) -> list[str]:
+    """The arguments with an option and its value made one, which argparse needs where a list begins with a minus.
+
+    >>> joined(["--box", "-1,2"], "--box")
+    ['--box=-1,2']
+    """
+    made: list[str] = []
+    for argument in arguments:
+        if made and made[-1] == option:
+            made[-1] = f"{option}={argument}"
+        else:
+            made.append(argument)
+    return made

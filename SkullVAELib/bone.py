@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from .box import Box
 from .errors import SkullVAEError
 from .volume import Volume
 
@@ -21,29 +22,31 @@ _KEPT_GAP_MM = 30.0
 _MAX_LABELS = 64
 
 
-def bone_mask(volume: Volume, threshold_hu: float | None = None) -> tuple[np.ndarray, dict]:
+def bone_mask(volume: Volume, threshold_hu: float | None = None, box: Box | None = None) -> tuple[np.ndarray, dict]:
     """The bone voxels of a one-label segmentation or of a CT.
 
     A segmentation gives every voxel that is not 0. A CT gives the voxels of at least `threshold_hu` (300 HU unless
     told) in the largest 26-connected component and in sizeable ones near it, such as the mandible. A threshold that
-    is given is always applied, whatever the values look like.
+    is given is always applied, whatever the values look like. Outside the box, where one is given, nothing is bone.
 
     Returns a bool array of the volume's shape and what was done: "kind" ("labelmap" or "ct"), "threshold_hu" (None
-    for a labelmap), "bone_voxels", "left_out_voxels" (over the threshold but not part of the skull) and
-    "components" (kept; None for a labelmap).
+    for a labelmap), "bone_voxels", "left_out_voxels" (bone, or over the threshold, but not part of the skull or beyond
+    the box) and "components" (kept; None for a labelmap).
 
-    Raises SkullVAEError when there is no bone, nothing but bone, several labels, a voxel that is not a number, or
-    values that are neither a segmentation nor Hounsfield units.
+    Raises SkullVAEError when there is no bone, nothing but bone, none in the box, several labels, a voxel that is not a
+    number, or values that are neither a segmentation nor Hounsfield units.
     """
     kind = "ct" if threshold_hu is not None else _kind(volume.array)
     if kind == "labelmap":
         mask = volume.array != 0
-        bone = int(np.count_nonzero(mask))
+        bone = count = int(np.count_nonzero(mask))
+        if box is not None:
+            mask, bone = _in_box(mask, volume, box)
         return mask, {
             "kind": kind,
             "threshold_hu": None,
             "bone_voxels": bone,
-            "left_out_voxels": 0,
+            "left_out_voxels": count - bone,
             "components": None,
         }
 
@@ -63,6 +66,8 @@ def bone_mask(volume: Volume, threshold_hu: float | None = None) -> tuple[np.nda
             f"Every voxel reaches the threshold of {threshold:g}; the values are {low:g} to {high:g}",
             "Choose a higher --threshold",
         )
+    if box is not None:
+        over, _ = _in_box(over, volume, box)
     mask, components = _skull_components(over, volume.spacing)
     bone = int(np.count_nonzero(mask))
     return mask, {
@@ -72,6 +77,15 @@ def bone_mask(volume: Volume, threshold_hu: float | None = None) -> tuple[np.nda
         "left_out_voxels": count - bone,
         "components": components,
     }
+
+
+def _in_box(mask: np.ndarray, grid: Volume, box: Box) -> tuple[np.ndarray, int]:
+    """What of a mask lies in a box, and how many voxels that is; raises SkullVAEError when it is none."""
+    kept = box.keep(mask, grid)
+    count = int(np.count_nonzero(kept))
+    if not count:
+        raise SkullVAEError("There is no bone in the box", "Move --box over the skull; it is in RAS mm of the file")
+    return kept, count
 
 
 def labelmap_mask(volume: Volume, name: str = "The volume") -> np.ndarray:

@@ -9,21 +9,20 @@ import numpy as np
 import torch
 
 from . import __version__
-from .bone import bone_mask
+from .box import Box
 from .conformed import ConformedPrior, Shape
 from .errors import SkullVAEError
-from .frame import Grid, apply_affine, canonical_field
-from .implant import GapOptions, allowance, fill, find_gaps, measure
-from .latent import complete_latent, search_latent
+from .frame import apply_affine, canonical_field, crop
+from .implant import Gap, GapOptions, allowance, evaluate, fill, find_gaps, measure
 from .networks import SkullModel
-from .placement import align, conform, laid_field
-from .population import prepare_skull
+from .placement import Placement
+from .placement import place as lay_on_mean
+from .prior import PRIORS, Prior
 from .progress import Stages
-from .rim import RimOptions, correct_rim
+from .rim import RimOptions, RimSite
 from .volume import Volume
 from .warp import WarpOptions
 
-PRIORS = ("auto", "blend", "encode", "map", "dev", "mean")
 STAGE_WEIGHTS = {"bone": 1.0, "register": 2.0, "warp": 1.5, "prior": 0.5, "gap": 1.5, "implant": 1.5, "measure": 1.0}
 FAR_FROM_SKULL_MM = 3.5
 
@@ -32,13 +31,14 @@ FAR_FROM_SKULL_MM = 3.5
 class CompletionOptions:
     """How a skull is completed.
 
-    threshold_hu: bone threshold for a CT, None to detect; prior: where the complete shape comes from: "encode" the
-    defective skull's own latent; "dev" that latent moved by gamma * DEV, gamma 1 unless told (0 reconstructs);
-    "map" a search for the latent that fits intact bone; "mean" the training skulls' mean shape; "blend" the mean
-    of encode and mean; "auto" what measured best, blend.
+    threshold_hu: bone threshold for a CT, None to detect; box: outside of it nothing is bone; prior: where the complete
+    shape comes from: "encode" the defective skull's own latent; "dev" that latent moved by gamma * DEV, gamma 1 unless
+    told (0 reconstructs); "map" a search for the latent that fits intact bone; "mean" the training skulls' mean shape;
+    "blend" the mean of encode and mean; "auto" what measured best, blend.
     """
 
     threshold_hu: float | None = None
+    box: Box | None = None
     gamma: float | None = None
     prior: str = "auto"
     defect_class: str = "cranial"
@@ -69,7 +69,7 @@ class Proposal:
 class Completion:
     """A completed skull: bool volumes on the input's grid, figures for the report, and whether a defect was found.
 
-    proposal: what the implant was made of, None when no defect was found.
+    proposal: what the implant was made of, patient: what makes others, None when no defect was found.
     """
 
     bone: Volume
@@ -78,29 +78,7 @@ class Completion:
     report: dict
     found: bool
     proposal: Proposal | None = None
-
-
-@torch.no_grad()
-def prior_shape(
-    model: SkullModel, field: torch.Tensor, points: torch.Tensor, options: CompletionOptions
-) -> torch.Tensor:
-    """The complete shape the model proposes, (X, Y, Z) in mm, for a defective skull laid on the mean, (X, Y, Z) in mm.
-
-    points: (N, 3) the patient's bone surface, laid on the mean, in canonical mm, which the MAP search fits.
-    """
-    if options.prior == "mean":
-        return model.mean
-    z, _ = model.encode(field[None])
-    gamma = options.gamma if options.gamma is not None else float(options.prior == "dev")
-    if gamma:
-        if options.defect_class not in model.classes:
-            raise SkullVAEError(f"The model has no DEV for '{options.defect_class}' defects", "Use --gamma 0")
-        z = complete_latent(z, model.deviations[model.classes.index(options.defect_class)], gamma)
-    if options.prior == "map":
-        z = search_latent(model, z, points)
-    field = model.decode(z)[0]
-    # Trained on few skulls the network's error and the mean shape's are partly independent: halfway both shrink.
-    return (field + model.mean) / 2 if options.prior in ("auto", "blend") else field
+    patient: Patient | None = None
 
 
 def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stages: Stages) -> Completion:
@@ -109,49 +87,29 @@ def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stag
     volume: a one-label segmentation or a CT in HU, on any grid. The completed skull holds every bone voxel of the input
     and the implant none of them. Raises SkullVAEError when the input is no skull.
     """
-    warnings: list[str] = []
-    device = next(model.parameters()).device
-    with stages.stage("bone"):
-        mask, about_bone = bone_mask(volume, options.threshold_hu)
-        bone = volume.with_array(mask)
-        skull = prepare_skull("patient", bone)
-    fraction = skull.fraction
-    grid: Grid = model.architecture.grid
-    spread = model.spread.cpu()
-    with stages.stage("register"):
-        aligned = align(skull, model)
-        alignment, points, normals, fit = aligned.matrix, aligned.points, aligned.normals, aligned.fit_mm
-    if fit > FAR_FROM_SKULL_MM:
-        warnings.append(f"The bone lies {fit:.1f} mm from the mean skull in the median: check that it is a whole head.")
-    with stages.stage("warp"):
-        warp = conform(aligned, model, options.warp)
+    place = lay_on_mean(volume, model, options.threshold_hu, options.box, options.warp, stages)
+    warnings = _warnings_of(place)
     with stages.stage("prior"):
-        laid = laid_field(skull, aligned, warp, grid)
-        on_mean = points + grid.sample(warp, points)
-        prior = prior_shape(model, laid.to(device), on_mean.to(device), options).float().cpu()
-        conformed = ConformedPrior(Shape.of(prior, grid), warp)
+        prior = Prior.of(model, place.field, place.points_on_mean, options.prior, options.defect_class)
+        conformed = ConformedPrior(Shape.of(prior.shape(options.gamma), place.grid), place.warp)
     with stages.stage("gap"):
-        gap = find_gaps(conformed, spread, alignment, fraction, skull.distance, options.gap)
+        skull = place.skull
+        gap = find_gaps(conformed, model.spread.cpu(), place.alignment, skull.fraction, skull.distance, options.gap)
     report = {
         "version": __version__,
         "model": {"sha256": getattr(model, "sha256", None), "trained": getattr(model, "provenance", {}).get("trained")},
         "parameters": dataclasses.asdict(options),
-        "bone": about_bone,
-        "registration_mm": round(fit, 2),
+        "bone": place.about_bone,
+        "registration_mm": round(place.aligned.fit_mm, 2),
         "passed_over": gap.passed_over[:10],
         "warnings": warnings,
     }
-    implant = np.zeros_like(mask)
     if gap.pieces:
         with stages.stage("implant"):
-            rim_gap = float("nan")
-            if options.rim is not None:
-                defective, _ = canonical_field(fraction, skull.distance, alignment, grid)
-                at = np.concatenate([np.argwhere(piece) for piece in gap.pieces])
-                at = apply_affine(alignment @ fraction.affine, at)
-                conformed, rim_gap = correct_rim(conformed, points, normals, defective, at, options.rim)
-            where = allowance(fraction, gap)
-            implant = fill(conformed, alignment, bone, gap, where, options.gap.smallest_ml)
+            patient = Patient.of(place, prior, gap, options)
+            implant, proposal, rim_gap = patient.fill_with(conformed, gap.field[gap.box])
+    else:
+        implant = np.zeros_like(place.bone.array)
     found = bool(implant.any())
     if found:
         with stages.stage("measure"):
@@ -159,12 +117,76 @@ def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stag
             report["implant"]["defects"] = len(gap.pieces)
     else:
         warnings.append("No defect was found. Some segmentation tools close the hole: threshold the CT instead.")
-    completed = mask | implant
     return Completion(
-        bone,
-        volume.with_array(completed),
+        place.bone,
+        volume.with_array(place.bone.array | implant),
         volume.with_array(implant),
         report,
         found,
-        Proposal(conformed, alignment, where.score) if found else None,
+        proposal if found else None,
+        patient if found else None,
     )
+
+
+def _warnings_of(place: Placement) -> list[str]:
+    fit = place.aligned.fit_mm
+    if fit > FAR_FROM_SKULL_MM:
+        return [f"The bone lies {fit:.1f} mm from the mean skull in the median: check that it is a whole head."]
+    return []
+
+
+@dataclass(frozen=True)
+class Patient:
+    """A patient whose defects are found, ready for another complete shape in them: all that stays as it was is kept.
+
+    Where bone is missing is told once, by the first shape. Another one fills the same gaps and may come out of them by
+    a few millimetres, as the first; it is laid on the patient by the same warp and meets the bone at the rim by its own
+    rim correction.
+    """
+
+    place: Placement
+    prior: Prior
+    gap: Gap
+    site: RimSite | None
+    options: CompletionOptions
+
+    @classmethod
+    def of(cls, place: Placement, prior: Prior, gap: Gap, options: CompletionOptions) -> Patient:
+        """Measure the rim of the gaps, as far as it depends on no shape."""
+        site = None
+        if options.rim is not None:
+            fraction, aligned, grid = place.skull.fraction, place.aligned, place.grid
+            bone, _ = canonical_field(fraction, place.skull.distance, aligned.matrix, grid)
+            at = np.concatenate([np.argwhere(piece) for piece in gap.pieces])
+            at = apply_affine(aligned.matrix @ fraction.affine, at)
+            site = RimSite.of(place.warp, grid, aligned.points, aligned.normals, bone, at, options.rim)
+        return cls(place, prior, gap, site, options)
+
+    def completion(self, gamma: float | None = None, noise: torch.Tensor | None = None) -> Completion:
+        """The completion with another shape, see Prior.shape; its report holds what depends on the shape: "implant" and
+        "warnings". `found` is False where nothing is left of the implant."""
+        place = self.place
+        conformed = ConformedPrior(Shape.of(self.prior.shape(gamma, noise), place.grid), place.warp)
+        around = crop(place.skull.fraction, self.gap.box)
+        index = np.indices(around.array.shape).reshape(3, -1).T
+        field = evaluate(conformed, place.alignment @ around.affine, index).reshape(around.array.shape)
+        implant, proposal, rim_gap = self.fill_with(conformed, field)
+        mask = place.bone.with_array(implant)
+        found = bool(implant.any())
+        report = {"warnings": _warnings_of(place)}
+        if found:
+            report["implant"] = measure(mask, rim_gap) | {"defects": len(self.gap.pieces)}
+        completed = place.bone.with_array(place.bone.array | implant)
+        return Completion(place.bone, completed, mask, report, found, proposal if found else None, self)
+
+    def fill_with(self, conformed: ConformedPrior, field: np.ndarray) -> tuple[np.ndarray, Proposal, float]:
+        """The implant's voxels made of a shape, the shape as it was used, and the rim gap in mm.
+
+        field: of the shape before the rim correction, canonical mm, on the gap's box of the reduced grid.
+        """
+        place, rim_gap = self.place, float("nan")
+        if self.site is not None:
+            conformed, rim_gap = self.site.correct(conformed)
+        where = allowance(place.skull.fraction, self.gap, field)
+        implant = fill(conformed, place.alignment, place.bone, self.gap, where, self.options.gap.smallest_ml)
+        return implant, Proposal(conformed, place.alignment, where.score), rim_gap

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -48,6 +49,8 @@ class GapOptions:
     closed: float = 0.5
 
 
+_ROOM_MM = 8.0
+
 BEVEL = 0.45
 """Share of the shell within 1.5 mm that is lacking where a hole's edge is slanted; in a skin over bone it is less."""
 
@@ -86,13 +89,19 @@ class Gap:
 
     pieces: bool masks, one defect each, largest first; field: the conformed prior there, canonical mm; cavity: bool,
     air between two tables of sound bone, or just over sound bone; passed_over: what was measured of other gaps, and why
-    they are no defects.
+    they are no defects; spacing_mm: the grid's least spacing.
     """
 
     pieces: list[np.ndarray]
     field: np.ndarray
     cavity: np.ndarray
     passed_over: list[dict]
+    spacing_mm: float
+
+    @cached_property
+    def box(self) -> tuple[slice, slice, slice]:
+        """The piece of the reduced grid around all gaps in which an implant may lie; there must be a gap."""
+        return bounding_box(np.logical_or.reduce(self.pieces), margin=int(np.ceil(_ROOM_MM / self.spacing_mm)))
 
 
 def _lack(field: np.ndarray, bone: np.ndarray, spacing: np.ndarray, spread_mm: float = 2.5) -> np.ndarray:
@@ -230,7 +239,7 @@ def find_gaps(
     pieces = [full for note, full in candidates if note["ml"] >= limit]
     for full in pieces:
         cavity &= ~full
-    return Gap(pieces, field, cavity, passed)
+    return Gap(pieces, field, cavity, passed, float(fraction.spacing.min()))
 
 
 @dataclass(frozen=True)
@@ -245,11 +254,14 @@ class Allowance:
     box: tuple[slice, slice, slice]
 
 
-def allowance(fraction: Volume, gap: Gap, full: float = 0.62) -> Allowance:
-    """The score of where bone really is missing: bone fills less than `full` of the prior's shell nearby."""
-    region = np.logical_or.reduce(gap.pieces)
-    box = bounding_box(region, margin=int(np.ceil(8.0 / fraction.spacing.min())))
-    region, field, bone_here = region[box], gap.field[box], fraction.array[box]
+def allowance(fraction: Volume, gap: Gap, field: np.ndarray | None = None, full: float = 0.62) -> Allowance:
+    """The score of where bone really is missing: bone fills less than `full` of the prior's shell nearby.
+
+    field: of another shape than the one whose gaps were found, canonical mm, on the gap's box.
+    """
+    box = gap.box
+    region, bone_here = np.logical_or.reduce(gap.pieces)[box], fraction.array[box]
+    field = gap.field[box] if field is None else field
     lack = _lack(field, bone_here, fraction.spacing)
     near = ndimage.distance_transform_edt(~region, sampling=fraction.spacing)
     close = _lack(field, bone_here, fraction.spacing, 1.5)

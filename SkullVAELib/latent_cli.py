@@ -72,7 +72,7 @@ def _space(options: argparse.Namespace):
 
 def run_encode(options: argparse.Namespace) -> int:
     """One row a file: whose skull, its class and split, the KL, the posterior's means and sigmas."""
-    from .cli import progress_bar
+    from .console import progress_bar
     from .datasets import find_cases
     from .latent import kl_divergence
     from .outputs import check_not_input, whole_file

@@ -28,6 +28,12 @@ THICK_MM = 10.0
 _COLOURS = np.array([[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]], float)
 
 
+def thickness_colours(thickness_mm: np.ndarray) -> np.ndarray:
+    """(N, 3) RGB, whole numbers 0..255, of thicknesses (N,) in mm, from violet at 0 to yellow at THICK_MM and more."""
+    shade = np.clip(np.asarray(thickness_mm) / THICK_MM, 0, 1) * (len(_COLOURS) - 1)
+    return np.stack([np.round(np.interp(shade, np.arange(len(_COLOURS)), channel)) for channel in _COLOURS.T], 1)
+
+
 def write_stl(mesh: Mesh, path: str | os.PathLike) -> None:
     """Write a binary STL in LPS mm, triangles facing outwards; the file appears whole or not at all."""
     facets = np.zeros(len(mesh.faces), _STL_FACET)
@@ -64,9 +70,8 @@ def write_ply(mesh: Mesh, path: str | os.PathLike, thickness_mm: np.ndarray | No
     remarks = list(_REMARKS)
     if thickness_mm is not None:
         points["thickness"] = thickness_mm
-        shade = np.clip(np.asarray(thickness_mm) / THICK_MM, 0, 1) * (len(_COLOURS) - 1)
-        for channel, name in enumerate(("red", "green", "blue")):
-            points[name] = np.round(np.interp(shade, np.arange(len(_COLOURS)), _COLOURS[:, channel]))
+        for name, values in zip(("red", "green", "blue"), thickness_colours(thickness_mm).T, strict=True):
+            points[name] = values
         remarks.append(f"thickness: mm straight through the plate; colours from violet, 0, to yellow, {THICK_MM:g}")
     faces = np.zeros(len(mesh.faces), [("count", "u1"), ("corners", "<i4", 3)])
     faces["count"], faces["corners"] = 3, mesh.faces

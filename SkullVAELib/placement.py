@@ -9,11 +9,13 @@ import SimpleITK as sitk
 import torch
 
 from .bone import bone_mask
+from .box import Box
 from .conformed import ConformedPrior, Shape
 from .frame import Grid, canonical_field, centre_symmetry, redistance, register
 from .implant import evaluate
 from .networks import SkullModel
 from .population import CLAMP_MM, Skull, canonical_surface, prepare_skull
+from .progress import Stages
 from .volume import Volume, to_image
 from .warp import WarpOptions, fit_warp, inverse_warp
 
@@ -59,26 +61,56 @@ def laid_field(skull: Skull, aligned: Aligned, warp: torch.Tensor, grid: Grid) -
 
 @dataclass(frozen=True)
 class Placement:
-    """A skull laid on the model's mean skull, and what brings a field from there back to the patient."""
+    """A skull laid on the model's mean skull, and what brings a field from there back to the patient: all of a
+    completion that depends on the patient alone and on no complete shape.
+
+    bone: bool, on the input's grid; about_bone: how it was found, see bone_mask; aligned: its registration; warp: what
+    lays it on the mean skull; field: its own field (X, Y, Z) in mm there.
+    """
 
     bone: Volume
+    about_bone: dict
     skull: Skull
     grid: Grid
-    alignment: np.ndarray
+    aligned: Aligned
     warp: torch.Tensor
     field: torch.Tensor
 
+    @property
+    def alignment(self) -> np.ndarray:
+        """(4, 4) patient RAS mm -> canonical mm."""
+        return self.aligned.matrix
 
-def place(volume: Volume, model: SkullModel) -> Placement:
-    """Lay a skull (a CT in HU or a mask) on the model's mean skull, as completion does.
+    @property
+    def points_on_mean(self) -> torch.Tensor:
+        """(N, 3) the bone's surface, laid on the mean skull, in canonical mm."""
+        return self.aligned.points + self.grid.sample(self.warp, self.aligned.points)
 
-    Raises SkullVAEError when it is no skull.
+
+def place(
+    volume: Volume,
+    model: SkullModel,
+    threshold_hu: float | None = None,
+    box: Box | None = None,
+    options: WarpOptions | None = None,
+    stages: Stages | None = None,
+) -> Placement:
+    """Lay a skull (a CT in HU or a mask) on the model's mean skull.
+
+    threshold_hu, box: see bone_mask. Raises SkullVAEError when it is no skull.
     """
-    bone = volume.with_array(bone_mask(volume)[0])
-    skull = prepare_skull("patient", bone)
-    aligned = align(skull, model)
-    warp, grid = conform(aligned, model), model.architecture.grid
-    return Placement(bone, skull, grid, aligned.matrix, warp, laid_field(skull, aligned, warp, grid))
+    stages = stages or Stages({"bone": 1.0})
+    with stages.stage("bone"):
+        mask, about_bone = bone_mask(volume, threshold_hu, box)
+        bone = volume.with_array(mask)
+        skull = prepare_skull("patient", bone)
+    with stages.stage("register"):
+        aligned = align(skull, model)
+    grid = model.architecture.grid
+    with stages.stage("warp"):
+        warp = conform(aligned, model, options)
+        field = laid_field(skull, aligned, warp, grid)
+    return Placement(bone, about_bone, skull, grid, aligned, warp, field)
 
 
 def bone_in_place(field: torch.Tensor, placement: Placement) -> Volume:

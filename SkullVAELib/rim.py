@@ -106,6 +106,97 @@ def _facing_bone(points: torch.Tensor, normals: torch.Tensor, bone: torch.Tensor
     return blocked
 
 
+@dataclass(frozen=True)
+class RimSite:
+    """The bone around a gap that tells how the tables go on, as far as no shape is needed to know it.
+
+    points, normals: (N, 3) bone surface in canonical mm; moved: the same laid on the mean skull; facing: (N,) how much
+    they face outwards, -1 to 1; away: (N,) mm from the gap; weights: (N,) how much each tells; nodes: the grid of a
+    correction; near, at: which of its nodes are near the gap, bool, and their places (M, 3) in canonical mm.
+    """
+
+    points: torch.Tensor
+    normals: torch.Tensor
+    moved: torch.Tensor
+    facing: torch.Tensor
+    away: np.ndarray
+    weights: np.ndarray
+    near: torch.Tensor
+    at: np.ndarray
+    options: RimOptions
+
+    @classmethod
+    def of(
+        cls,
+        warp: torch.Tensor,
+        grid: Grid,
+        points: torch.Tensor,
+        normals: torch.Tensor,
+        bone: torch.Tensor,
+        gap: np.ndarray,
+        options: RimOptions = RimOptions(),
+    ) -> RimSite:
+        """The site of a gap; see correct_rim."""
+        hull = cKDTree(gap[:: max(1, len(gap) // 4000)])
+        low = torch.tensor(hull.mins).float() - options.reach_mm
+        high = torch.tensor(hull.maxes).float() + options.reach_mm
+        image = points * torch.tensor([-1.0, 1, 1])
+        box, across = (((p > low) & (p < high)).all(1) for p in (points, image))
+        if options.symmetry:
+            box |= across
+        points, normals, image = points[box], normals[box], image[box]
+        away = hull.query(points.numpy(), distance_upper_bound=options.reach_mm)[0]
+        weights = np.exp(-away / 8.0) + 0.02 * np.isfinite(away)
+        if options.symmetry:
+            across = hull.query(image.numpy(), distance_upper_bound=options.reach_mm)[0]
+            weights = np.maximum(weights, 0.4 * np.exp(-across / 8.0) + 0.01 * np.isfinite(across))
+        heard = (weights > 0) & (away > 1.0)  # at the very edge block averages round off any cut
+        points, normals = points[torch.tensor(heard)], normals[torch.tensor(heard)]
+        clear = ~_facing_bone(points, normals, bone, grid)
+        points, normals = points[clear], normals[clear]
+        away, weights = away[heard][clear.numpy()], weights[heard][clear.numpy()]
+        # The correction is as smooth as its kernel: nodes 5 mm apart, near the gap alone, carry all of it.
+        nodes = Grid(tuple(int(np.ceil(2 * h / 5.0)) + 1 for h in grid.half_mm), 1.0)
+        at = nodes.coordinates().numpy() / nodes.half_mm * grid.half_mm
+        near = (hull.query(at.reshape(-1, 3), distance_upper_bound=15.0)[0] < 15.0).reshape(nodes.shape)
+        return cls(
+            points,
+            normals,
+            points + grid.sample(warp, points),
+            (normals * outwards(points)).sum(1),
+            away,
+            weights,
+            torch.tensor(near),
+            at[near],
+            options,
+        )
+
+    def correct(self, conformed: ConformedPrior) -> tuple[ConformedPrior, float]:
+        """Add the rim correction to a shape laid on the patient by the same warp; returns as correct_rim."""
+        grid, options = conformed.grid, self.options
+        residual = pick_side(grid.sample(conformed.shape.by_side, self.moved), self.facing > 0)[:, 0]
+        slope = pick_side(grid.sample(conformed.shape.slopes_by_side, self.moved), self.facing > 0)
+        agree = (slope * self.normals).sum(1) / slope.norm(dim=1).clamp(min=1e-3)
+        usable = (agree > 0.75) & (residual.abs() < options.cut_mm)
+        rng = np.random.default_rng(0)
+        tables = []
+        for side in (self.facing > 0.3, self.facing < -0.3):
+            chosen = np.flatnonzero((usable & side).numpy())
+            correction = torch.zeros(self.near.shape)
+            if len(chosen) >= 30:
+                # Bone at the rim tells most: draw points the more often the nearer they lie.
+                share = self.weights[chosen]
+                chosen = rng.choice(chosen, min(options.count, len(chosen)), replace=False, p=share / share.sum())
+                known, value = self.points[chosen].numpy().astype(float), residual[chosen].numpy().astype(float)
+                carried = _krige(known, value, self.away[chosen], self.at, options)
+                correction[self.near] = torch.tensor(carried).float()
+            tables.append(correction)
+        corrected = replace(conformed, corrections=torch.stack(tables))
+        close = usable & torch.tensor(self.away < 5.0)
+        left = corrected.field(self.points[close]).abs()
+        return corrected, float(left.quantile(0.95)) if len(left) else float("nan")
+
+
 def correct_rim(
     conformed: ConformedPrior,
     points: torch.Tensor,
@@ -120,44 +211,4 @@ def correct_rim(
     canonical grid; gap: (M, 3) canonical mm of voxels to be filled.
     Returns the corrected prior and the 95th percentile of its remaining distance (mm) to bone within 5 mm of the gap.
     """
-    grid = conformed.grid
-    hull = cKDTree(gap[:: max(1, len(gap) // 4000)])
-    low, high = torch.tensor(hull.mins).float() - options.reach_mm, torch.tensor(hull.maxes).float() + options.reach_mm
-    image = points * torch.tensor([-1.0, 1, 1])
-    box, across = (((p > low) & (p < high)).all(1) for p in (points, image))
-    if options.symmetry:
-        box |= across
-    points, normals, image = points[box], normals[box], image[box]
-    away = hull.query(points.numpy(), distance_upper_bound=options.reach_mm)[0]
-    across = hull.query(image.numpy(), distance_upper_bound=options.reach_mm)[0]
-    near_by = np.exp(-away / 8.0) + 0.02 * np.isfinite(away)
-    if options.symmetry:
-        near_by = np.maximum(near_by, 0.4 * np.exp(-across / 8.0) + 0.01 * np.isfinite(across))
-    moved = points + grid.sample(conformed.warp, points)
-    facing = (normals * outwards(points)).sum(1)
-    residual = pick_side(grid.sample(conformed.shape.by_side, moved), facing > 0)[:, 0]
-    slope = pick_side(grid.sample(conformed.shape.slopes_by_side, moved), facing > 0)
-    agree = (slope * normals).sum(1) / slope.norm(dim=1).clamp(min=1e-3)
-    usable = (agree > 0.75) & (residual.abs() < options.cut_mm) & torch.tensor(near_by > 0)
-    usable &= torch.tensor(away > 1.0)  # at the very edge block averages round off any cut
-    usable &= ~_facing_bone(points, normals, bone, grid)
-    # The correction is as smooth as its kernel: nodes 5 mm apart, near the gap alone, carry all of it.
-    nodes = Grid(tuple(int(np.ceil(2 * h / 5.0)) + 1 for h in grid.half_mm), 1.0)
-    at = nodes.coordinates().numpy() / nodes.half_mm * grid.half_mm
-    near = (hull.query(at.reshape(-1, 3), distance_upper_bound=15.0)[0] < 15.0).reshape(nodes.shape)
-    rng = np.random.default_rng(0)
-    tables = []
-    for side in (facing > 0.3, facing < -0.3):
-        chosen = np.flatnonzero((usable & side).numpy())
-        correction = torch.zeros(nodes.shape)
-        if len(chosen) >= 30:
-            # Bone at the rim tells most: draw points the more often the nearer they lie.
-            share = near_by[chosen]
-            chosen = rng.choice(chosen, min(options.count, len(chosen)), replace=False, p=share / share.sum())
-            known, value = points[chosen].numpy().astype(float), residual[chosen].numpy().astype(float)
-            correction[torch.tensor(near)] = torch.tensor(_krige(known, value, away[chosen], at[near], options)).float()
-        tables.append(correction)
-    corrected = replace(conformed, corrections=torch.stack(tables))
-    close = usable & torch.tensor(away < 5.0)
-    left = corrected.field(points[close]).abs()
-    return corrected, float(left.quantile(0.95)) if len(left) else float("nan")
+    return RimSite.of(conformed.warp, conformed.grid, points, normals, bone, gap, options).correct(conformed)

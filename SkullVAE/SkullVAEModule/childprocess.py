@@ -1,4 +1,7 @@
-"""A child process: start, progress, log, cancel. Knows neither Qt nor Slicer, so that it is tested without them."""
+"""A child process: start, progress, log, requests and their answers, cancel.
+
+Knows neither Qt nor Slicer, so that it is tested without them.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import os
 import signal
 import subprocess
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from SkullVAELib.errors import SkullVAEError
@@ -46,17 +49,30 @@ class ChildProcess:
     nobody empties in time blocks the child, and threads that would empty it starve in Slicer, whose main thread
     keeps Python's lock while Qt's event loop runs.
 
-    stage, fraction: the latest progress. exitCode: None until the end. lastErrorLine: the last line on stderr.
+    requests: whether the child reads requests, one JSON object a line, from stdin; it answers each with lines
+    {"answer": ...} on stdout. Closing stdin tells it that there will be no more.
+
+    stage, fraction: the latest progress. done: whether it has reported the stage "done" at fraction 1, after which a
+    child with requests stays. exitCode: None until the end. lastErrorLine: the last line on stderr.
     """
 
-    def __init__(self, command: Sequence[str], folder: str | os.PathLike, environment: Mapping[str, str] | None = None):
+    def __init__(
+        self,
+        command: Sequence[str],
+        folder: str | os.PathLike,
+        environment: Mapping[str, str] | None = None,
+        requests: bool = False,
+    ):
         self._command = [str(part) for part in command]
         self._folder = Path(folder)
         self._environment = dict(os.environ, **(environment or {}))
+        self._requests = requests
+        self._answers: deque[dict] = deque()
         self._process: subprocess.Popen | None = None
         self._tails: tuple[_Tail, ...] = ()
         self.stage = ""
         self.fraction = 0.0
+        self.done = False
         self.exitCode: int | None = None
         self.cancelled = False
         self.lastErrorLine = ""
@@ -74,7 +90,7 @@ class ChildProcess:
             try:
                 self._process = subprocess.Popen(
                     self._command,
-                    stdin=subprocess.DEVNULL,
+                    stdin=subprocess.PIPE if self._requests else subprocess.DEVNULL,
                     stdout=stdout,
                     stderr=stderr,
                     cwd=self._folder,
@@ -85,6 +101,9 @@ class ChildProcess:
                 raise SkullVAEError(
                     f"'{self._command[0]}' cannot be started: {error.strerror}", "Reinstall Slicer or the extension"
                 ) from error
+        if self._requests and os.name != "nt":
+            # A child that does not read must not hold up the panel.
+            os.set_blocking(self._process.stdin.fileno(), False)
         self._tails = _Tail(paths[0]), _Tail(paths[1])
         # An application that quits without closing the module must not leave the child behind.
         atexit.register(self.cancel)
@@ -100,7 +119,7 @@ class ChildProcess:
         stdout, moreOutput = self._tails[0].lines(final=ended)
         stderr, moreErrors = self._tails[1].lines(final=ended)
         for line in stdout:
-            if not self._takeProgress(line):
+            if not self._takeMessage(line):
                 lines.append(line)
         for line in stderr:
             lines.append(line)
@@ -116,6 +135,37 @@ class ChildProcess:
         """Whether the child was started and its end has not been seen by poll() yet."""
         return self._process is not None and self.exitCode is None
 
+    def send(self, request: Mapping) -> bool:
+        """Ask the child for something; False when it has ended, takes no requests or does not read them."""
+        if not self._requests or not self.running or self._process.stdin.closed:
+            return False
+        line = json.dumps(request, allow_nan=False).encode("ascii") + b"\n"
+        try:
+            # Past Python's buffer, so that a line goes out whole or not at all: it is shorter than what a pipe takes.
+            return os.write(self._process.stdin.fileno(), line) == len(line)
+        except OSError:
+            return False
+
+    def takeAnswers(self) -> list[dict]:
+        """The answers that poll() has seen since the last call, oldest first."""
+        answers = list(self._answers)
+        self._answers.clear()
+        return answers
+
+    def closeRequests(self) -> None:
+        """Tell the child that there will be no more requests; it then ends by itself."""
+        if self._process is not None and self._process.stdin is not None:
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()
+
+    def wait(self, onWait: Callable[[], None] = lambda: None) -> None:
+        """Poll until the end. It blocks: onWait is called again and again meanwhile."""
+        while self.running:
+            self.poll()
+            onWait()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=0.05)
+
     def cancel(self) -> None:
         """End the child and everything it has started, at once. Safe to call at any time, also twice."""
         if not self.running:
@@ -126,14 +176,18 @@ class ChildProcess:
             self._process.wait(timeout=5)
         self._finish(self._process.returncode if self._process.returncode is not None else -1)
 
-    def _takeProgress(self, line: str) -> bool:
+    def _takeMessage(self, line: str) -> bool:
         if not line.startswith("{"):
             return False
         try:
             message = json.loads(line)
+            if "answer" in message:
+                self._answers.append({**message, "answer": int(message["answer"])})
+                return True
             self.stage, self.fraction = str(message["stage"]), min(1.0, max(0.0, float(message["fraction"])))
         except (ValueError, KeyError, TypeError):
             return False
+        self.done = self.done or (self.stage == "done" and self.fraction >= 1)
         return True
 
     def _killTree(self) -> None:
@@ -151,6 +205,7 @@ class ChildProcess:
 
     def _finish(self, exitCode: int) -> None:
         self.exitCode = exitCode
+        self.closeRequests()
         for tail in self._tails:
             tail.close()
         atexit.unregister(self.cancel)

@@ -18,21 +18,23 @@ import vtk
 from slicer.i18n import tr as _
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
+from SkullVAELib import NOTICE
 from SkullVAELib.errors import SkullVAEError
 
-from .completion import CompletionResult
+from .masks import Mask
 
 # Tags of the segments this module adds. The source tag says which segment the result belongs to ("" for a CT):
 # by it an earlier result is found again, whatever the user has renamed it to.
 SOURCE_TAG = "SkullVAE.source"
 ROLE_TAG = "SkullVAE.role"
+# SHA-256 of the voxels and where they lie: by it a segment that was edited is told from one that was not.
+VOXELS_TAG = "SkullVAE.voxels"
 # Keys of report.json that travel with each segment, and everything it says of the model.
 PROVENANCE = ("software", "version", "parameters")
-RESEARCH_NOTE = "Research software, not a medical device, not for clinical use."
 
-# On a segmentation that this module made: the node it was made from, and the segment.
-_INPUT_ROLE = "SkullVAE.input"
-_SOURCE_ATTRIBUTE = "SkullVAE.source"
+# On a node that this module made: the node it was made from, and the segment.
+INPUT_ROLE = "SkullVAE.input"
+SOURCE_ATTRIBUTE = "SkullVAE.source"
 
 # Space around a segment that has no image geometry: the implant may reach beyond the bone that is there.
 _MARGIN_MM = 20.0
@@ -83,15 +85,6 @@ class SkullInput:
     geometry: slicer.vtkOrientedImageData
     nodeID: str
     segmentID: str
-
-
-@dataclass(frozen=True)
-class AddedSegments:
-    """Where the result lies in the scene."""
-
-    segmentationNode: slicer.vtkMRMLSegmentationNode
-    completedID: str
-    implantID: str
 
 
 def readInput(node, segmentID: str = "") -> SkullInput:
@@ -154,42 +147,60 @@ def _readSegment(node, segmentID: str) -> SkullInput:
     return SkullInput(whole, _affine(geometry), geometry, node.GetID(), segmentID)
 
 
-def addResult(source: SkullInput, result: CompletionResult, newSegmentation: bool = False) -> AddedSegments:
-    """Put the result into the scene as two segments, in place of an earlier result of the same input.
+def targetSegmentation(source: SkullInput, newSegmentation: bool):
+    """Where a result goes: the input's segmentation, or one beside it, found again or made.
 
-    They go into the input's segmentation, or into a segmentation beside it: by choice (newSegmentation), for a CT,
-    and where the input holds surfaces, because voxels put there would be turned into surfaces.
-    Raises SkullVAEError when the input is no longer in the scene.
+    Beside it by choice (newSegmentation), for a CT, and where the input holds surfaces, because voxels put there
+    would be turned into surfaces.
     """
     node = slicer.mrmlScene.GetNodeByID(source.nodeID)
-    if node is None:
-        raise SkullVAEError("The input was removed while its skull was being completed", "Run again with another input")
-    masks = {"completed": result.completed, "implant": result.implant}
-    segments = {role: _newSegment(masks[role], source, look) for role, look in looks().items()}
-    for role, segment in segments.items():
-        _tag(segment, role, source.segmentID, result.report)
-
     representation = slicer.vtkSegmentationConverter.GetBinaryLabelmapRepresentationName()
     if (
         not newSegmentation
         and node.IsA("vtkMRMLSegmentationNode")
         and node.GetSegmentation().GetSourceRepresentationName() == representation
     ):
-        target = node
-    else:
-        target = _resultNode(node, source)
+        return node
+    return _resultNode(node, source)
+
+
+def addSegments(target, source: SkullInput, masks: dict[str, Mask], report: dict) -> dict[str, str]:
+    """Add the completed skull and the implant in place of an earlier result of the same input; their IDs by role."""
+    segments = {role: _newSegment(masks[role], source, look) for role, look in looks().items()}
+    for role, segment in segments.items():
+        _tag(segment, role, source, masks[role], report)
     segmentation = target.GetSegmentation()
+    ids = {}
     with slicer.util.NodeModify(target):
         for segmentID in resultSegmentIDs(segmentation, source.segmentID):
             segmentation.RemoveSegment(segmentID)
-        ids = {}
         for role, segment in segments.items():
             # Each comes with a labelmap of its own. An empty segment would first join the labelmap of the others
             # and then be written into it, with the user's segments resampled where the grids differ.
             ids[role] = segmentation.GenerateUniqueSegmentID(f"SkullVAE_{role}")
             segmentation.AddSegment(segment, ids[role])
     target.CreateDefaultDisplayNodes()
-    return AddedSegments(target, ids["completed"], ids["implant"])
+    return ids
+
+
+def changeSegment(target, segmentID: str, source: SkullInput, mask: Mask, report: dict) -> None:
+    """Give a result segment other voxels; its name, colour and display stay as the user has them."""
+    segmentation = target.GetSegmentation()
+    segment = segmentation.GetSegment(segmentID)
+    binary = slicer.vtkSegmentationConverter.GetBinaryLabelmapRepresentationName()
+    surface = slicer.vtkSegmentationConverter.GetClosedSurfaceRepresentationName()
+    shown = segment.GetRepresentation(surface) is not None
+    with slicer.util.NodeModify(target):
+        # Saving makes segments share a labelmap. Writing into it could reach others' voxels, and leaving it would
+        # leave our voxels behind as nobody's.
+        segmentation.SeparateSegmentLabelmap(segmentID)
+        segment.RemoveRepresentation(surface)
+        segment.SetLabelValue(1)
+        segment.AddRepresentation(binary, newImage(mask, source))
+        _tag(segment, segmentTag(segment, ROLE_TAG), source, mask, report)
+        if shown:
+            segmentation.CreateRepresentation(surface)
+        segmentation.InvokeEvent(slicer.vtkSegmentation.SourceRepresentationModified, segmentID)
 
 
 def resultSegmentIDs(segmentation, sourceSegmentID: str) -> list[str]:
@@ -207,35 +218,103 @@ def segmentTag(segment, tag: str) -> str | None:
     return value.get() if segment.GetTag(tag, value) else None
 
 
-def _newSegment(mask: np.ndarray, source: SkullInput, look: Look):
-    """A segment that holds `mask`, (I, J, K), cropped to what it contains as Slicer's own segments are."""
+def segmentMask(target, segmentID: str) -> tuple[Mask, np.ndarray]:
+    """(the voxels of a segment, (4, 4) from their whole grid's index to the node's own RAS).
+
+    The whole grid is the labelmap's own here. An empty mask for a segment without voxels.
+    """
+    segment = target.GetSegmentation().GetSegment(segmentID)
+    name = slicer.vtkSegmentationConverter.GetBinaryLabelmapRepresentationName()
+    labelmap = segment.GetRepresentation(name) if segment is not None else None
+    if labelmap is None or labelmap.IsEmpty() or labelmap.GetPointData().GetScalars() is None:
+        return Mask.of(np.zeros((1, 1, 1), np.uint8)), np.eye(4)
+    return Mask.of(_voxels(labelmap) == segment.GetLabelValue()), _affine(labelmap)
+
+
+def maskOnGrid(target, segmentID: str, source: SkullInput) -> Mask:
+    """A segment's voxels on the input's whole grid; empty for a segment that is missing or empty.
+
+    The segments this module made lie on that grid. One that was edited on another is resampled, nearest neighbour.
+    """
+    segment = target.GetSegmentation().GetSegment(segmentID) if segmentID else None
+    mask, affine = segmentMask(target, segmentID)
+    empty = Mask(np.zeros((0, 0, 0), np.uint8), (0, 0, 0), source.array.shape)
+    if segment is None or mask.empty:
+        return empty
+    toGrid = np.linalg.inv(source.affine) @ affine
+    shift = np.rint(toGrid[:3, 3])
+    if np.allclose(toGrid[:3, :3], np.eye(3), atol=1e-4) and np.allclose(toGrid[:3, 3], shift, atol=1e-2):
+        start = np.add(mask.start, shift).astype(int)
+        low = np.clip(start, 0, source.array.shape)
+        high = np.clip(start + mask.array.shape, 0, source.array.shape)
+        if np.any(low >= high):
+            return empty
+        inner = mask.array[tuple(slice(a, b) for a, b in zip(low - start, high - start, strict=True))]
+        cut = Mask.of(inner)
+        return Mask(cut.array, tuple(int(a + b) for a, b in zip(low, cut.start, strict=True)), source.array.shape)
+    name = slicer.vtkSegmentationConverter.GetBinaryLabelmapRepresentationName()
+    image = slicer.vtkOrientedImageData()
+    slicer.vtkOrientedImageDataResample.ResampleOrientedImageToReferenceOrientedImage(
+        segment.GetRepresentation(name), source.geometry, image, False
+    )
+    return Mask.of(_voxels(image) == segment.GetLabelValue())
+
+
+def isAsAdded(target, segmentID: str) -> bool:
+    """Whether a result segment's voxels are still those this module put there, by their SHA-256 and place."""
+    segment = target.GetSegmentation().GetSegment(segmentID)
+    tag = segmentTag(segment, VOXELS_TAG) if segment is not None else None
+    if not tag:
+        return False
+    sha256, *place = tag.split()
+    mask, affine = segmentMask(target, segmentID)
+    if mask.sha256() != sha256:
+        return False
+    return mask.empty or np.allclose(_place(mask, affine), [float(value) for value in place], atol=1e-2)
+
+
+def newImage(mask: Mask, source: SkullInput):
+    """The mask as an image on the input's lattice, cropped to what it contains as Slicer's own segments are."""
     if mask.shape != source.array.shape:
         raise ValueError(f"the mask has shape {mask.shape}, the input has {source.array.shape}")
-    occupied = [np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
     image = slicer.vtkOrientedImageData()
-    if all(len(indices) for indices in occupied):
-        low = [int(indices[0]) for indices in occupied]
-        high = [int(indices[-1]) for indices in occupied]
-        first = source.geometry.GetExtent()[::2]
-        extent = [first[axis] + index for axis in range(3) for index in (low[axis], high[axis])]
-        image = _newImage(source.geometry, extent)
-        crop = mask[tuple(slice(a, b + 1) for a, b in zip(low, high, strict=True))]
-        flat = np.ascontiguousarray(crop.transpose(2, 1, 0) != 0).view(np.uint8).ravel()
-        scalars = numpy_to_vtk(flat, deep=True, array_type=vtk.VTK_UNSIGNED_CHAR)
-        scalars.SetName("ImageScalars")
-        image.GetPointData().SetScalars(scalars)
+    if mask.empty:
+        return image
+    first = np.add(source.geometry.GetExtent()[::2], mask.start)
+    last = first + mask.array.shape - 1
+    image = _newImage(source.geometry, [int(value) for pair in zip(first, last, strict=True) for value in pair])
+    scalars = numpy_to_vtk(mask.array.ravel(order="F"), deep=True, array_type=vtk.VTK_UNSIGNED_CHAR)
+    scalars.SetName("ImageScalars")
+    image.GetPointData().SetScalars(scalars)
+    return image
+
+
+def _newSegment(mask: Mask, source: SkullInput, look: Look):
     segment = slicer.vtkSegment()
     segment.SetName(look.name)
     segment.SetNameAutoGenerated(False)
     segment.SetColor(look.color)
     segment.SetColorAutoGenerated(False)
     segment.SetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), look.terminology)
-    segment.AddRepresentation(slicer.vtkSegmentationConverter.GetBinaryLabelmapRepresentationName(), image)
+    name = slicer.vtkSegmentationConverter.GetBinaryLabelmapRepresentationName()
+    segment.AddRepresentation(name, newImage(mask, source))
     return segment
 
 
-def _tag(segment, role: str, sourceSegmentID: str, report: dict) -> None:
-    tags = {ROLE_TAG: role, SOURCE_TAG: sourceSegmentID, "SkullVAE.note": report.get("disclaimer", RESEARCH_NOTE)}
+def _place(mask: Mask, affine: np.ndarray) -> np.ndarray:
+    """RAS of the first and of the last voxel of what the mask contains: six numbers."""
+    corners = np.array([mask.start, np.add(mask.start, mask.array.shape) - 1])
+    return (corners @ affine[:3, :3].T + affine[:3, 3]).ravel()
+
+
+def _tag(segment, role: str, source: SkullInput, mask: Mask, report: dict) -> None:
+    place = "" if mask.empty else "".join(f" {value:.4f}" for value in _place(mask, source.affine))
+    tags = {
+        ROLE_TAG: role,
+        SOURCE_TAG: source.segmentID,
+        VOXELS_TAG: mask.sha256() + place,
+        "SkullVAE.note": report.get("disclaimer", NOTICE),
+    }
     for key, value in report.items():
         if key in PROVENANCE or key.startswith("model"):
             tags[f"SkullVAE.{key}"] = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
@@ -244,23 +323,34 @@ def _tag(segment, role: str, sourceSegmentID: str, report: dict) -> None:
         segment.SetTag(tag, " ".join(value.replace("|", "/").split()))
 
 
+def madeSegmentation(node, segmentID: str):
+    """The segmentation this module made for the result of this input, or None."""
+    return next(iter(madeNodes("vtkMRMLSegmentationNode", node, segmentID)), None)
+
+
+def madeNodes(className: str, node, segmentID: str) -> list:
+    """The nodes of a class that this module made for this input, found again by what is saved with them."""
+    return [
+        candidate
+        for candidate in slicer.util.getNodesByClass(className)
+        if candidate.GetNodeReference(INPUT_ROLE) is node
+        and (candidate.GetAttribute(SOURCE_ATTRIBUTE) or "") == segmentID
+    ]
+
+
+def markAsMade(made, node, segmentID: str) -> None:
+    """Let madeNodes() find a node."""
+    made.SetNodeReferenceID(INPUT_ROLE, node.GetID())
+    made.SetAttribute(SOURCE_ATTRIBUTE, segmentID)
+
+
 def _resultNode(node, source: SkullInput):
     """The segmentation this module made from this input before, or a new one beside the input."""
-    target = next(
-        (
-            candidate
-            for candidate in slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
-            if candidate.GetNodeReference(_INPUT_ROLE) is node
-            and (candidate.GetAttribute(_SOURCE_ATTRIBUTE) or "") == source.segmentID
-        ),
-        None,
-    )
+    target = madeSegmentation(node, source.segmentID)
     if target is None:
         name = slicer.mrmlScene.GenerateUniqueName(_("{name} completed").format(name=node.GetName()))
         target = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
-        target.SetNodeReferenceID(_INPUT_ROLE, node.GetID())
-        target.SetAttribute(_SOURCE_ATTRIBUTE, source.segmentID)
-        _placeBeside(target, node)
+        markAsMade(target, node, source.segmentID)
     target.SetAndObserveTransformNodeID(node.GetTransformNodeID())
     # So that Slicer's editor works on the input's whole grid, not on the cropped result.
     target.GetSegmentation().SetConversionParameter(
@@ -273,11 +363,19 @@ def _resultNode(node, source: SkullInput):
     return target
 
 
-def _placeBeside(target, node) -> None:
-    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
-    item, neighbour = hierarchy.GetItemByDataNode(target), hierarchy.GetItemByDataNode(node)
-    if item and neighbour:
-        hierarchy.SetItemParent(item, hierarchy.GetItemParent(neighbour))
+def removeNode(node) -> None:
+    """Remove a node with its display and storage nodes and its place in the subject hierarchy."""
+    scene = slicer.mrmlScene
+    own = [node.GetNthDisplayNode(i) for i in range(node.GetNumberOfDisplayNodes())]
+    own += [node.GetNthStorageNode(i) for i in range(node.GetNumberOfStorageNodes())]
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    item = hierarchy.GetItemByDataNode(node)
+    if item:
+        hierarchy.RemoveItem(item, False)
+    scene.RemoveNode(node)
+    for other in own:
+        if other is not None and scene.IsNodePresent(other):
+            scene.RemoveNode(other)
 
 
 def _referenceGeometry(segmentation):

@@ -1,5 +1,8 @@
 # ruff: noqa: PT009, PT027 (unittest: Slicer brings no pytest)
-"""The module's self-test, for a running Slicer: Developer mode's "Test" button, and CTest in a built extension."""
+"""The module's self-test, for a running Slicer: Developer mode's "Test" button, and CTest in a built extension.
+
+It goes through the tutorial with a generated skull, by the panel's own widgets, and looks at voxels and files.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,16 @@ from pathlib import Path
 import numpy as np
 import slicer
 from slicer.ScriptedLoadableModule import ScriptedLoadableModuleTest
-from vtk.util.numpy_support import numpy_to_vtk
 
-from .childprocess import ChildProcess
-from .completion import childEnvironment, pythonExecutable
-from .dependencies import missingPackages
+from SkullVAELib.errors import SkullVAEError
+
+from .installation import missingPackages
 from .logic import SkullVAELogic
+from .sampledata import loadGenerated
 from .segments import readInput, resultSegmentIDs, segmentTag
+
+# A run takes seconds; on a slow machine for the first time, when files are read from disk, more.
+_PATIENCE_S = 300
 
 
 class SkullVAETest(ScriptedLoadableModuleTest):
@@ -28,15 +34,12 @@ class SkullVAETest(ScriptedLoadableModuleTest):
 
     def runTest(self, **kwargs) -> None:
         """Run all tests."""
-        self.setUp()
-        self.test_EmptySegmentIsRefused()
-        self.setUp()
-        self.test_GeneratedSkullIsCompleted()
+        for test in (self.test_EmptySegmentIsRefused, self.test_Tutorial):
+            self.setUp()
+            test()
 
     def test_EmptySegmentIsRefused(self) -> None:
-        """An empty segment is an error before anything is run."""
-        from SkullVAELib.errors import SkullVAEError
-
+        """A segment without voxels is an error before anything is run."""
         node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Empty")
         segmentID = node.GetSegmentation().AddEmptySegment("", "Skull")
         logic = SkullVAELogic()
@@ -44,64 +47,88 @@ class SkullVAETest(ScriptedLoadableModuleTest):
             logic.start(node, segmentID)
         self.assertFalse(logic.running)
 
-    def test_GeneratedSkullIsCompleted(self) -> None:
-        """A generated skull with a defect gets an implant that lies outside its bone."""
+    def test_Tutorial(self) -> None:
+        """Load the sample, complete it, cancel, complete again, move gamma, export, remove the result."""
         missing = missingPackages()
         if missing:
             self.delayDisplay("Not run: these packages are missing: {}".format(", ".join(missing)))
             return
+        slicer.util.selectModule("SkullVAE")
+        widget = slicer.util.getModuleWidget("SkullVAE")
+        ui = widget.ui
+
         self.delayDisplay("Generating a skull")
-        node, segmentID = _generatedSkull()
+        node = loadGenerated()
+        segmentID = node.GetSegmentation().GetNthSegmentID(0)
         before = readInput(node, segmentID).array.copy()
-        self.delayDisplay("Completing it")
-        logic = SkullVAELogic()
-        logic.start(node, segmentID)
-        while logic.poll():
-            slicer.app.processEvents()
-            time.sleep(0.05)
-        self.assertIsNotNone(logic.added)
-        after = readInput(node, segmentID).array
-        completed = readInput(node, logic.added.completedID).array
-        implant = readInput(node, logic.added.implantID).array
-        self.assertTrue(np.array_equal(before, after))
-        self.assertTrue(np.array_equal(before | implant, completed))
-        self.assertFalse(np.any(before & implant))
-        self.assertEqual(len(resultSegmentIDs(node.GetSegmentation(), segmentID)), 2)
-        segment = node.GetSegmentation().GetSegment(logic.added.implantID)
-        self.assertTrue(segmentTag(segment, "SkullVAE.note"))
+        nodesBefore = _nodeIDs()
+        parameters = widget.logic.getParameterNode()
+        parameters.inputNode = node
+        parameters.segmentID = segmentID
+        self.assertTrue(ui.completeButton.enabled, ui.completeButton.toolTip)
+
+        self.delayDisplay("Cancelling a run")
+        ui.completeButton.click()
+        self.assertTrue(widget.logic.running, ui.statusLabel.text)
+        self._wait(lambda: widget.logic.stage)
+        ui.cancelButton.click()
+        self.assertFalse(widget.logic.running)
+        self.assertEqual(_nodeIDs(), nodesBefore)
+
+        self.delayDisplay("Completing the skull")
+        ui.completeButton.click()
+        self._wait(lambda: not widget.logic.running)
+        added = widget.logic.added
+        self.assertIsNotNone(added, ui.statusLabel.text)
+        self._checkVoxels(node, segmentID, before, added)
+        first = readInput(node, added.implantID).array.copy()
+
+        self.delayDisplay("Moving gamma")
+        ui.gammaSlider.value = 1.0
+        self._wait(lambda: widget.logic.answering)
+        self._wait(lambda: not widget.logic.answering)
+        self._checkVoxels(node, segmentID, before, added)
+        self.assertFalse(np.array_equal(first, readInput(node, added.implantID).array))
+
+        self.delayDisplay("Exporting")
+        with tempfile.TemporaryDirectory(prefix="SkullVAE-") as folder:
+            parameters.exportFolder = folder
+            self.assertTrue(ui.exportButton.enabled, ui.exportButton.toolTip)
+            ui.exportButton.click()
+            self._wait(lambda: not widget.exportSection.running)
+            suffixes = sorted(path.suffix for path in Path(folder).rglob("*") if path.is_file())
+            self.assertEqual(suffixes, [".html", ".nrrd", ".nrrd", ".stl", ".stl"], ui.statusLabel.text)
+
+        self.delayDisplay("Removing the result")
+        ui.removeResultButton.click()
+        self.assertEqual(resultSegmentIDs(node.GetSegmentation(), segmentID), [])
+        self.assertEqual(_nodeIDs(), nodesBefore)
+        self.assertTrue(np.array_equal(before, readInput(node, segmentID).array))
         self.delayDisplay("Test passed")
 
+    def _checkVoxels(self, node, segmentID: str, before: np.ndarray, added) -> None:
+        """The input is untouched, the implant lies outside its bone, and both together are the completed skull."""
+        completed = readInput(node, added.completedID).array
+        implant = readInput(node, added.implantID).array
+        self.assertTrue(np.array_equal(before, readInput(node, segmentID).array))
+        self.assertTrue(np.array_equal(before | implant, completed))
+        self.assertFalse(np.any(before & implant))
+        self.assertGreater(np.count_nonzero(implant), 1000)
+        self.assertEqual(len(resultSegmentIDs(node.GetSegmentation(), segmentID)), 2)
+        segment = node.GetSegmentation().GetSegment(added.implantID)
+        self.assertTrue(segmentTag(segment, "SkullVAE.note"))
 
-def _generatedSkull():
-    """A segmentation node with the library's generated skull, and the segment's ID."""
-    import vtk
-
-    from SkullVAELib.volume import read_volume
-
-    with tempfile.TemporaryDirectory(prefix="SkullVAE-") as folder:
-        path = Path(folder) / "sample.nrrd"
-        command = [pythonExecutable(), "-m", "SkullVAELib", "sample", "-o", str(path)]
-        child = ChildProcess(command, folder, childEnvironment())
-        child.start()
-        while child.running:
-            child.poll()
+    def _wait(self, condition) -> None:
+        """Let the application work until the condition holds."""
+        end = time.monotonic() + _PATIENCE_S
+        while not condition():
+            self.assertLess(time.monotonic(), end, "nothing happens any more")
             slicer.app.processEvents()
-            time.sleep(0.05)
-        if child.exitCode != 0:
-            raise RuntimeError(child.lastErrorLine)
-        volume = read_volume(path)
-    image = slicer.vtkOrientedImageData()
-    image.SetDimensions(volume.array.shape)
-    matrix = vtk.vtkMatrix4x4()
-    matrix.DeepCopy(volume.affine.ravel().tolist())
-    image.SetGeometryFromImageToWorldMatrix(matrix)
-    flat = np.ascontiguousarray(volume.array.transpose(2, 1, 0) != 0).view(np.uint8).ravel()
-    scalars = numpy_to_vtk(flat, deep=True, array_type=vtk.VTK_UNSIGNED_CHAR)
-    image.GetPointData().SetScalars(scalars)
-    segment = slicer.vtkSegment()
-    segment.SetName("Skull")
-    segment.AddRepresentation(slicer.vtkSegmentationConverter.GetBinaryLabelmapRepresentationName(), image)
-    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Generated skull")
-    node.GetSegmentation().AddSegment(segment, "skull")
-    node.CreateDefaultDisplayNodes()
-    return node, "skull"
+            time.sleep(0.02)
+
+
+def _nodeIDs() -> set[str]:
+    """The nodes that the user sees; Slicer makes others as it goes."""
+    classes = ("vtkMRMLSegmentationNode", "vtkMRMLVolumeNode", "vtkMRMLModelNode", "vtkMRMLMarkupsNode")
+    nodes = (node for name in classes for node in slicer.util.getNodesByClass(name))
+    return {node.GetID() for node in nodes if not node.GetHideFromEditors()}

@@ -60,12 +60,13 @@ def prepare() -> None:
     global _application
     _application = QtWidgets.QApplication.instance() or QtWidgets.QApplication(["Slicer"])
     QtWidgets.QApplication.setStyle("Fusion")
-    from . import app, ctk, fonts, mrmlwidgets, pythonqt, qt
+    from . import app, ctk, fonts, mrmlwidgets, pythonqt, qt, sampledata
 
     fonts.useFonts()
     pythonqt.recordUncaught()
     _install("qt", {name: getattr(qt, name) for name in qt.__all__})
     _install("ctk", {name: getattr(ctk, name) for name in ctk.__all__})
+    _install("SampleData", {"SampleDataLogic": sampledata.SampleDataLogic})
     for name in mrmlwidgets.__all__:
         setattr(slicer, name, getattr(mrmlwidgets, name))
     slicer.qSlicerScriptedLoadableModule = app.ModuleRecord

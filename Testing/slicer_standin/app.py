@@ -94,6 +94,10 @@ class App:
         return self._temporary.name
 
     @property
+    def slicerUserSettingsFilePath(self) -> str:
+        return str(Path(self._temporary.name) / "settings" / "Slicer.ini")
+
+    @property
     def slicerHome(self) -> str:
         return str(Path(self._temporary.name))
 

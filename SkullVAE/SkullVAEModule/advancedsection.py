@@ -1,0 +1,138 @@
+"""The panel's models and installation: what is there, adding, removing, and a report to send along with a question."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from .logic import SkullVAELogic
+from .models import ModelEntry, ModelStore
+from .parameters import SkullVAEParameterNode
+
+
+class AdvancedSection:
+    """Keeps the list of models, and runs the check of the installation.
+
+    onStart: called when a check has begun, so that the panel follows it; showText: shows text in the log.
+    """
+
+    def __init__(self, ui, logic: SkullVAELogic, onStart, showText) -> None:
+        self.ui = ui
+        self._logic = logic
+        self._onStart = onStart
+        self._showText = showText
+        self._parameters: SkullVAEParameterNode | None = None
+        self.models = ModelStore(_modelFolder())
+        self._entries: list[ModelEntry] = []
+        self._run = None
+        self._report = ""
+        ui.modelComboBox.connect("currentIndexChanged(int)", self.onModelChosen)
+        ui.copyReportButton.connect("clicked(bool)", self.onCopyReport)
+
+    def setParameterNode(self, parameters: SkullVAEParameterNode | None) -> None:
+        """Show these parameters, or none."""
+        self._parameters = parameters
+
+    def update(self) -> None:
+        """List the models anew, and choose the parameters' one."""
+        self._entries = self.models.list()
+        combo = self.ui.modelComboBox
+        wasBlocked = combo.blockSignals(True)
+        combo.clear()
+        combo.addItems([_label(entry) for entry in self._entries])
+        chosen = self.entry()
+        if chosen is not None:
+            combo.currentIndex = self._entries.index(chosen)
+        combo.blockSignals(wasBlocked)
+        self.ui.removeModelButton.enabled = chosen is not None and not chosen.shipped
+        self.ui.modelInfoLabel.text = "" if chosen is None else _information(chosen)
+
+    def entry(self) -> ModelEntry | None:
+        """The chosen model; the shipped one where the chosen is no longer there."""
+        wanted = self._parameters.model if self._parameters is not None else ""
+        for entry in self._entries:
+            if entry.sha256 == wanted or (not wanted and entry.shipped):
+                return entry
+        return next((entry for entry in self._entries if entry.shipped), None)
+
+    def missing(self) -> str:
+        """What stands in the way of a run; empty when nothing."""
+        return "" if self.entry() is not None else _("There is no model: add one from a file, under Advanced")
+
+    def modelPath(self) -> Path | None:
+        """The file of the chosen model; None for the shipped one, which the library finds itself."""
+        entry = self.entry()
+        return None if entry is None or entry.shipped else entry.path
+
+    def onModelChosen(self, index: int) -> None:
+        """The user has chosen another model."""
+        if self._parameters is not None and 0 <= index < len(self._entries):
+            entry = self._entries[index]
+            self._parameters.model = "" if entry.shipped else entry.sha256
+
+    def addModel(self) -> bool:
+        """Ask for a file and copy it into the list; False when the user declines. Raises SkullVAEError."""
+        path = qt.QFileDialog.getOpenFileName(
+            slicer.util.mainWindow(), _("Add a model"), "", _("Model files (*.safetensors)")
+        )
+        if not path:
+            return False
+        entry = self.models.add(Path(path))
+        self._parameters.model = entry.sha256
+        return True
+
+    def removeModel(self) -> bool:
+        """Remove the chosen model's copy after asking; False when the user declines. Raises SkullVAEError."""
+        entry = self.entry()
+        question = _("Remove the model '{name}' from the list? The file it was added from stays.")
+        if not slicer.util.confirmOkCancelDisplay(question.format(name=entry.name), _("SkullVAE")):
+            return False
+        self.models.remove(entry)
+        self._parameters.model = ""
+        return True
+
+    def startCheck(self) -> None:
+        """Begin to look at the installation. Raises SkullVAEError."""
+        self._run = self._logic.checkInstallation()
+        self._onStart()
+
+    def poll(self) -> bool:
+        """Follow the check: True while it goes on."""
+        if self._run is None:
+            return False
+        self._run.poll()
+        if self._run.running:
+            return True
+        self._report = self._run.text
+        self._run = None
+        self.ui.copyReportButton.enabled = True
+        self.ui.logCollapsibleButton.collapsed = False
+        self._showText(self._report)
+        return False
+
+    def cancel(self) -> None:
+        """End the check."""
+        if self._run is not None:
+            self._run.cancel()
+            self._run = None
+
+    def onCopyReport(self, checked: bool = False) -> None:
+        """Put the last report into the clipboard."""
+        qt.QApplication.clipboard().setText(self._report)
+
+
+def _modelFolder() -> Path:
+    """Beside the user's settings: there it stays when Slicer is updated."""
+    return Path(slicer.app.slicerUserSettingsFilePath).parent / "SkullVAE" / "Models"
+
+
+def _label(entry: ModelEntry) -> str:
+    return _("{name} (shipped)").format(name=entry.name) if entry.shipped else entry.name
+
+
+def _information(entry: ModelEntry) -> str:
+    text = _("{name}: {size:.1f} MB, SHA-256 {hash}...")
+    return text.format(name=entry.name, size=entry.sizeMB, hash=entry.sha256[:16])

@@ -1,0 +1,111 @@
+"""The panel's first part: which skull, from which threshold on it is bone, and the box around it."""
+
+from __future__ import annotations
+
+import slicer
+from slicer.i18n import tr as _
+
+from .cropbox import boxArgument, headBox
+from .parameters import SkullVAEParameterNode, isVolume
+from .thresholdpreview import ThresholdPreview
+
+
+class InputSection:
+    """Keeps the widgets of the input in step with the parameters, and shows threshold and box in the views."""
+
+    def __init__(self, ui) -> None:
+        self.ui = ui
+        self._parameters: SkullVAEParameterNode | None = None
+        self._preview: ThresholdPreview | None = None
+        self._previewNode = None
+        # Slicer's parameter nodes have no connector for a segment selector.
+        ui.segmentSelector.connect("currentSegmentChanged(QString)", self.onSegmentChanged)
+
+    def setParameterNode(self, parameters: SkullVAEParameterNode | None) -> None:
+        """Show these parameters, or none: then nothing is left in the views."""
+        self._parameters = parameters
+        if parameters is None:
+            self._hidePreview()
+
+    def onSegmentChanged(self, segmentID: str) -> None:
+        """The user, or a change of the segmentation, has chosen another segment."""
+        if self._parameters is not None:
+            self._parameters.segmentID = segmentID
+
+    def update(self) -> None:
+        """Show what the parameters say."""
+        parameters = self._parameters
+        node = parameters.inputNode
+        volume = isVolume(node)
+        self.ui.segmentSelector.visible = node is not None and not volume
+        for widget in (self.ui.thresholdLabel, self.ui.thresholdSlider, self.ui.thresholdPreviewCheckBox):
+            widget.visible = volume
+        self.ui.boxCheckBox.enabled = not self.missing()
+        self.ui.newSegmentationCheckBox.enabled = node is not None and not volume
+        self._showSegment(None if volume else node)
+        if parameters.showThreshold and volume and not self.missing():
+            self._showPreview(node, parameters.boneThreshold)
+        else:
+            self._hidePreview()
+        self._showBox(parameters.useBox and not self.missing())
+
+    def missing(self) -> str:
+        """What the user has to do before a run can start; empty when nothing."""
+        node = self._parameters.inputNode
+        if node is None:
+            return _("Choose a segmentation or a CT volume")
+        if isVolume(node):
+            return "" if node.GetImageData() else _("The chosen volume is empty: choose another one")
+        if node.GetSegmentation().GetNumberOfSegments() == 0:
+            return _("The chosen segmentation has no segments: segment the bone first")
+        if not node.GetSegmentation().GetSegment(self._parameters.segmentID):
+            return _("Choose the segment of the skull")
+        return ""
+
+    def box(self) -> list[float] | None:
+        """The numbers of the box in the input's own coordinates; None when the whole input counts."""
+        parameters = self._parameters
+        if not parameters.useBox or parameters.boxNode is None:
+            return None
+        return boxArgument(parameters.boxNode, parameters.inputNode)
+
+    def _showSegment(self, node) -> None:
+        """Let the selector show the parameters' segment, or take the selector's where that one does not exist."""
+        selector = self.ui.segmentSelector
+        wasBlocked = selector.blockSignals(True)
+        selector.setCurrentNode(node)
+        if node is not None:
+            segmentID = self._parameters.segmentID
+            if segmentID and node.GetSegmentation().GetSegment(segmentID):
+                selector.setCurrentSegmentID(segmentID)
+            elif selector.currentSegmentID() != segmentID:
+                self._parameters.segmentID = selector.currentSegmentID()
+        selector.blockSignals(wasBlocked)
+
+    def _showPreview(self, node, threshold: float) -> None:
+        if self._previewNode is not node:
+            self._hidePreview()
+            self._preview, self._previewNode = ThresholdPreview(node), node
+        self._preview.show(threshold)
+
+    def _hidePreview(self) -> None:
+        if self._preview is not None:
+            self._preview.hide()
+        self._preview = self._previewNode = None
+
+    def _showBox(self, visible: bool) -> None:
+        parameters = self._parameters
+        if visible and parameters.boxNode is None:
+            threshold = parameters.boneThreshold if isVolume(parameters.inputNode) else None
+            parameters.boxNode = headBox(parameters.inputNode, parameters.segmentID, threshold)
+        if parameters.boxNode is not None and parameters.boxNode.GetDisplayNode() is not None:
+            parameters.boxNode.GetDisplayNode().SetVisibility(visible)
+
+
+def firstInput():
+    """What a user most likely wants to complete: the first segmentation of the scene, else its first volume."""
+    for className in ("vtkMRMLSegmentationNode", "vtkMRMLScalarVolumeNode"):
+        node = slicer.mrmlScene.GetFirstNodeByClass(className)
+        if node is not None:
+            return node
+    return None

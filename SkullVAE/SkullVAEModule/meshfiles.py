@@ -1,0 +1,105 @@
+"""The library's meshes: read with their thickness, and written again elsewhere. Plain numpy."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from SkullVAELib.errors import SkullVAEError
+
+_TYPES = {"float": "<f4", "double": "<f8", "uchar": "u1", "int": "<i4", "uint": "<u4"}
+_LPS_RAS = np.array([-1.0, -1.0, 1.0])
+
+
+@dataclass(frozen=True)
+class MeshData:
+    """points: (N, 3) float32 RAS mm; faces: (M, 3) int32; thickness: (N,) float32 mm at each point, or None."""
+
+    points: np.ndarray
+    faces: np.ndarray
+    thickness: np.ndarray | None = None
+
+
+def readPly(path: str | os.PathLike) -> MeshData:
+    """A binary PLY as the library writes it: LPS mm, triangles. Raises SkullVAEError for any other file.
+
+    VTK's own reader leaves out the thickness.
+    """
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+        head, end, body = content.partition(b"end_header\n")
+        lines = head.decode("ascii").splitlines()
+        if not end or lines[:2] != ["ply", "format binary_little_endian 1.0"]:
+            raise ValueError("not a binary PLY")
+        elements, properties = {}, {}
+        for line in lines:
+            words = line.split()
+            if words[0] == "element":
+                name = words[1]
+                elements[name], properties[name] = int(words[2]), []
+            elif words[0] == "property":
+                properties[name].append(words[1:])
+        vertex = np.dtype([(words[1], _TYPES[words[0]]) for words in properties["vertex"]])
+        ((_, counter, index, _),) = properties["face"]
+        face = np.dtype([("count", _TYPES[counter]), ("corners", _TYPES[index], 3)])
+        points = np.frombuffer(body, vertex, elements["vertex"])
+        faces = np.frombuffer(body, face, elements["face"], offset=points.nbytes)
+        if np.any(faces["count"] != 3):
+            raise ValueError("not triangles")
+        lps = np.stack([points[axis] for axis in "xyz"], axis=1)
+    except OSError as error:
+        raise SkullVAEError(f"'{path.name}' cannot be read: {error.strerror}", "Run again") from error
+    except (ValueError, KeyError, IndexError, NameError) as error:
+        raise SkullVAEError(
+            f"'{path.name}' is not a mesh of this library: {error}", "Reinstall the extension"
+        ) from error
+    thickness = points["thickness"].astype(np.float32) if "thickness" in vertex.names else None
+    return MeshData((lps * _LPS_RAS).astype(np.float32), faces["corners"].astype(np.int32), thickness)
+
+
+def readStl(path: str | os.PathLike) -> MeshData:
+    """A binary STL in LPS mm, its equal corners joined. Raises SkullVAEError for any other file."""
+    path = Path(path)
+    facet = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
+    try:
+        content = path.read_bytes()
+        count = int(np.frombuffer(content, "<u4", 1, 80)[0])
+        facets = np.frombuffer(content, facet, count, 84)
+    except OSError as error:
+        raise SkullVAEError(f"'{path.name}' cannot be read: {error.strerror}", "Run again") from error
+    except (ValueError, IndexError) as error:
+        raise SkullVAEError(f"'{path.name}' is not a binary STL", "Reinstall the extension") from error
+    corners = np.ascontiguousarray(facets["corners"].reshape(-1, 3))
+    order = np.lexsort(corners.T)
+    ordered = corners[order]
+    first = np.ones(len(order), bool)
+    first[1:] = np.any(ordered[1:] != ordered[:-1], axis=1)
+    faces = np.empty(len(order), np.int32)
+    faces[order] = np.cumsum(first) - 1
+    return MeshData((ordered[first] * _LPS_RAS).astype(np.float32), faces.reshape(-1, 3))
+
+
+def writeMesh(mesh: MeshData, path: str | os.PathLike) -> None:
+    """Write a mesh in RAS mm as .stl, .obj or .ply in LPS mm, facing outwards, as the library writes its own.
+
+    A file that is there is replaced once the new one is whole. Raises SkullVAEError when it cannot be written.
+    """
+    from SkullVAELib.meshfile import write_obj, write_ply, write_stl
+    from SkullVAELib.surface import Mesh
+
+    path = Path(path)
+    # What mirrors has turned the faces over.
+    whole = Mesh.outward(np.asarray(mesh.points, np.float64), np.asarray(mesh.faces, np.int64))
+    try:
+        if path.suffix == ".ply":
+            write_ply(whole, path, mesh.thickness)
+        else:
+            {".stl": write_stl, ".obj": write_obj}[path.suffix](whole, path)
+    except OSError as error:
+        raise SkullVAEError(
+            f"'{path.name}' cannot be written: {error.strerror}", "Check the free space and the permissions"
+        ) from error

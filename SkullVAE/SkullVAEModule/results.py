@@ -1,0 +1,255 @@
+"""A result in the scene: two segments, two models and the folder that holds them; found again, changed, removed.
+
+Everything carries what it belongs to in tags, attributes and node references, which are saved with the scene.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import slicer
+from slicer.i18n import tr as _
+
+from SkullVAELib.errors import SkullVAEError
+
+from .completion import CompletionResult
+from .masks import Mask
+from .meshfiles import MeshData
+from .meshnodes import addModel, changeModel, removeModel
+from .segments import (
+    ROLE_TAG,
+    SkullInput,
+    addSegments,
+    changeSegment,
+    isAsAdded,
+    madeNodes,
+    madeSegmentation,
+    markAsMade,
+    removeNode,
+    resultSegmentIDs,
+    segmentTag,
+    targetSegmentation,
+)
+
+_ROLE_ATTRIBUTE = "SkullVAE.role"
+_FOLDER_ROLE = "folder"
+
+
+@dataclass(frozen=True)
+class AddedResult:
+    """Where a result lies in the scene. The models are None, and folderItemID 0, where the library made no meshes."""
+
+    segmentationNode: slicer.vtkMRMLSegmentationNode
+    completedID: str
+    implantID: str
+    implantModelNode: slicer.vtkMRMLModelNode | None = None
+    skullModelNode: slicer.vtkMRMLModelNode | None = None
+    folderItemID: int = 0
+
+    @property
+    def exists(self) -> bool:
+        """Whether the segmentation and the implant's segment are still in the scene."""
+        return (
+            slicer.mrmlScene.IsNodePresent(self.segmentationNode) != 0
+            and self.segmentationNode.GetSegmentation().GetSegment(self.implantID) is not None
+        )
+
+
+def addResult(source: SkullInput, result: CompletionResult, newSegmentation: bool = False) -> AddedResult:
+    """Put the result into the scene, in place of an earlier result of the same input.
+
+    The segments go into the input's segmentation or into one of their own (see segments.targetSegmentation), the
+    meshes into model nodes under a folder beside the input; all of it moves with the input. One undo step.
+    Raises SkullVAEError when the input is no longer in the scene.
+    """
+    node = slicer.mrmlScene.GetNodeByID(source.nodeID)
+    if node is None:
+        raise SkullVAEError("The input was removed while its skull was being completed", "Run again with another input")
+    _saveStateForUndo(node)
+    target = targetSegmentation(source, newSegmentation)
+    earlier = resultOf(node, source.segmentID)
+    if earlier is not None and earlier.segmentationNode is not target:
+        # The choice where the segments go has changed.
+        _removeSegments(earlier, node, source.segmentID)
+    ids = addSegments(target, source, {"completed": result.completed, "implant": result.implant}, result.report)
+    models = {
+        "part": _putModel("part", earlier.implantModelNode if earlier else None, result.part, node, source.segmentID),
+        "skull": _putModel("skull", earlier.skullModelNode if earlier else None, result.skull, node, source.segmentID),
+    }
+    inside = [model for model in models.values() if model is not None]
+    if target is not node:
+        inside.append(target)
+    if slicer.mrmlScene.GetUndoFlag():
+        for made in inside:
+            made.SetUndoEnabled(True)
+    folder = _putIntoFolder(node, inside, earlier.folderItemID if earlier else 0)
+    return AddedResult(target, ids["completed"], ids["implant"], models["part"], models["skull"], folder)
+
+
+def changeResult(
+    added: AddedResult,
+    source: SkullInput,
+    report: dict,
+    completed: Mask | None = None,
+    implant: Mask | None = None,
+    part: MeshData | None = None,
+) -> None:
+    """Give parts of a result other voxels or another mesh, in place."""
+    for segmentID, mask in ((added.completedID, completed), (added.implantID, implant)):
+        if mask is not None and added.segmentationNode.GetSegmentation().GetSegment(segmentID) is not None:
+            changeSegment(added.segmentationNode, segmentID, source, mask, report)
+    model = added.implantModelNode
+    if part is not None and model is not None and slicer.mrmlScene.IsNodePresent(model):
+        changeModel(model, part)
+
+
+def resultOf(inputNode, segmentID: str = "") -> AddedResult | None:
+    """The result of an input that is in the scene, also after the scene was saved and loaded; None without one."""
+    if inputNode is None:
+        return None
+    made = madeSegmentation(inputNode, segmentID)
+    own = inputNode if inputNode.IsA("vtkMRMLSegmentationNode") else None
+    models = {
+        model.GetAttribute(_ROLE_ATTRIBUTE): model for model in madeNodes("vtkMRMLModelNode", inputNode, segmentID)
+    }
+    for target in (made, own):
+        if target is None:
+            continue
+        ids = _idsByRole(target, segmentID)
+        if "implant" in ids:
+            folder = _folderOf([*models.values(), *([made] if made is not None else [])])
+            return AddedResult(
+                target, ids.get("completed", ""), ids["implant"], models.get("part"), models.get("skull"), folder
+            )
+    return None
+
+
+def removeResult(inputNode, segmentID: str = "") -> bool:
+    """Remove exactly what this module added for an input; whether there was anything. One undo step.
+
+    What the user put into a segmentation or folder that this module made stays, and so does its container.
+    """
+    if inputNode is None:
+        return False
+    made = madeSegmentation(inputNode, segmentID)
+    models = madeNodes("vtkMRMLModelNode", inputNode, segmentID)
+    targets = [made] if made is not None else []
+    if inputNode.IsA("vtkMRMLSegmentationNode"):
+        targets.append(inputNode)
+    present = [(target, resultSegmentIDs(target.GetSegmentation(), segmentID)) for target in targets]
+    if not models and made is None and not any(ids for _target, ids in present):
+        return False
+    _saveStateForUndo(inputNode, *models, *targets)
+    folder = _folderOf([*models, *([made] if made is not None else [])])
+    for target, ids in present:
+        with slicer.util.NodeModify(target):
+            for identifier in ids:
+                target.GetSegmentation().RemoveSegment(identifier)
+    for model in models:
+        removeModel(model)
+    if made is not None and made.GetSegmentation().GetNumberOfSegments() == 0:
+        removeNode(made)
+    _removeFolder(folder)
+    return True
+
+
+def partMatchesImplant(added: AddedResult) -> bool:
+    """Whether the part's model was made for the voxels the implant's segment has now."""
+    model = added.implantModelNode
+    return (
+        model is not None
+        and slicer.mrmlScene.IsNodePresent(model) != 0
+        and model.GetPolyData() is not None
+        and model.GetPolyData().GetNumberOfPolys() > 0
+        and isAsAdded(added.segmentationNode, added.implantID)
+    )
+
+
+def _saveStateForUndo(*nodes) -> None:
+    """One step to which the user can go back, where the scene keeps any."""
+    if slicer.mrmlScene.GetUndoFlag():
+        for node in nodes:
+            # Else undo would pass it over.
+            node.SetUndoEnabled(True)
+        slicer.mrmlScene.SaveStateForUndo()
+
+
+def _idsByRole(target, segmentID: str) -> dict[str, str]:
+    segmentation = target.GetSegmentation()
+    return {
+        segmentTag(segmentation.GetSegment(identifier), ROLE_TAG): identifier
+        for identifier in resultSegmentIDs(segmentation, segmentID)
+    }
+
+
+def _removeSegments(earlier: AddedResult, node, segmentID: str) -> None:
+    segmentation = earlier.segmentationNode.GetSegmentation()
+    for identifier in resultSegmentIDs(segmentation, segmentID):
+        segmentation.RemoveSegment(identifier)
+    if earlier.segmentationNode is not node and segmentation.GetNumberOfSegments() == 0:
+        removeNode(earlier.segmentationNode)
+
+
+def _putModel(role: str, model, mesh: MeshData | None, node, segmentID: str):
+    """The model with this mesh: the earlier one changed, a new one, or none."""
+    if mesh is None or not len(mesh.faces):
+        if model is not None:
+            removeModel(model)
+        return None
+    if model is None:
+        model = addModel(role, mesh)
+        model.SetAttribute(_ROLE_ATTRIBUTE, role)
+        markAsMade(model, node, segmentID)
+    else:
+        changeModel(model, mesh)
+    model.SetAndObserveTransformNodeID(node.GetTransformNodeID())
+    return model
+
+
+def _putIntoFolder(node, inside: list, folder: int) -> int:
+    """The folder of a result, made beside the input where there is none; 0 where there is nothing to put in."""
+    if not inside:
+        _removeFolder(folder)
+        return 0
+    hierarchy = _hierarchy()
+    if not folder:
+        neighbour = hierarchy.GetItemByDataNode(node)
+        parent = hierarchy.GetItemParent(neighbour) if neighbour else hierarchy.GetSceneItemID()
+        name = _("{name} SkullVAE result").format(name=node.GetName())
+        folder = hierarchy.CreateFolderItem(parent, name)
+        hierarchy.SetItemAttribute(folder, _ROLE_ATTRIBUTE, _FOLDER_ROLE)
+    for data in inside:
+        item = hierarchy.GetItemByDataNode(data)
+        if not item:
+            hierarchy.CreateItem(folder, data)
+        elif _folderAbove(item) != folder:
+            hierarchy.SetItemParent(item, folder)
+    return folder
+
+
+def _folderOf(nodes: list) -> int:
+    """The folder this module made that holds one of these nodes; 0 when there is none."""
+    for node in nodes:
+        folder = _folderAbove(_hierarchy().GetItemByDataNode(node))
+        if folder:
+            return folder
+    return 0
+
+
+def _folderAbove(item: int) -> int:
+    hierarchy = _hierarchy()
+    while item and item != hierarchy.GetSceneItemID():
+        item = hierarchy.GetItemParent(item)
+        if item and hierarchy.GetItemAttribute(item, _ROLE_ATTRIBUTE) == _FOLDER_ROLE:
+            return item
+    return 0
+
+
+def _removeFolder(folder: int) -> None:
+    if folder and _hierarchy().GetNumberOfItemChildren(folder) == 0:
+        # With its display node, which Slicer makes when the folder is shown or hidden.
+        _hierarchy().RemoveItem(folder)
+
+
+def _hierarchy():
+    return slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)

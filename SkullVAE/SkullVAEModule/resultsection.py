@@ -1,0 +1,113 @@
+"""The panel's result: figures with a traffic light, proposals, what is shown, and the way back."""
+
+from __future__ import annotations
+
+import slicer
+from slicer.i18n import tr as _
+
+from .figures import figuresTable, proposalText, warningsText
+from .focus import showImplant
+from .logic import SkullVAELogic
+from .meshnodes import hasThickness
+
+
+class ResultSection:
+    """Shows what the logic has added to the scene for the present input."""
+
+    def __init__(self, ui, logic: SkullVAELogic) -> None:
+        self.ui = ui
+        self._logic = logic
+        self._added = None
+        ui.proposalComboBox.connect("currentIndexChanged(int)", self.onProposal)
+        ui.showImplantCheckBox.connect("toggled(bool)", self.onShowImplant)
+        ui.showSkullCheckBox.connect("toggled(bool)", self.onShowSkull)
+        ui.showThicknessCheckBox.connect("toggled(bool)", self.onShowThickness)
+        ui.jumpButton.connect("clicked(bool)", self.onJump)
+
+    @property
+    def present(self) -> bool:
+        """Whether there is a result to show."""
+        return self._added is not None
+
+    def update(self, inputNode, segmentID: str) -> None:
+        """Show the result that the scene holds for this input."""
+        self._added = None if inputNode is None else self._logic.resultOf(inputNode, segmentID)
+        ui = self.ui
+        for widget in (
+            ui.showImplantCheckBox, ui.showSkullCheckBox, ui.showThicknessCheckBox, ui.jumpButton, ui.removeResultButton
+        ):  # fmt: skip
+            widget.enabled = self.present
+        ui.showSkullCheckBox.enabled = self.present and self._added.skullModelNode is not None
+        ui.showThicknessCheckBox.enabled = self.present and hasThickness(self._added.implantModelNode)
+        # Of another input's result, or of one that came with a scene, the figures are not known.
+        report = self._logic.report if self.present and self._added == self._logic.added else {}
+        self._showProposals(report.get("proposals", []), report.get("proposal", 1))
+        table = "<br/>".join(filter(None, [figuresTable(report), warningsText(report)]))
+        if not table:
+            table = _("The scene holds a result.") if self.present else _("Nothing completed yet.")
+        ui.figuresLabel.text = table
+        if self.present:
+            self._showState()
+
+    def onProposal(self, index: int) -> None:
+        """Another of the proposed implants was chosen."""
+        if index >= 0:
+            self._logic.requestProposal(index + 1)
+
+    def onShowImplant(self, visible: bool) -> None:
+        """Show or hide the implant in all views."""
+        if self.present:
+            node = self._added.segmentationNode
+            node.GetDisplayNode().SetSegmentVisibility(self._added.implantID, visible)
+            _setVisible(self._added.implantModelNode, visible)
+
+    def onShowSkull(self, visible: bool) -> None:
+        """Show or hide the skull's surface in 3D."""
+        if self.present:
+            _setVisible(self._added.skullModelNode, visible)
+
+    def onShowThickness(self, colored: bool) -> None:
+        """Colour the part by its thickness, or give it its own colour back."""
+        if self.present:
+            self._logic.showThickness(self._added.implantModelNode, colored)
+
+    def onJump(self, checked: bool = False) -> None:
+        """Bring the slices and the 3D view to the implant."""
+        if self.present:
+            showImplant(self._added)
+
+    def _showProposals(self, proposals: list[dict], current: int) -> None:
+        combo = self.ui.proposalComboBox
+        combo.enabled = len(proposals) > 1 and self._logic.live
+        texts = [proposalText(proposal) for proposal in proposals]
+        wasBlocked = combo.blockSignals(True)
+        if texts != [combo.itemText(index) for index in range(combo.count)]:
+            combo.clear()
+            combo.addItems(texts)
+        if texts:
+            combo.currentIndex = current - 1
+        combo.blockSignals(wasBlocked)
+
+    def _showState(self) -> None:
+        """Let the boxes say what the views show, also where the user changed that elsewhere."""
+        display = self._added.segmentationNode.GetDisplayNode()
+        implant = display is not None and display.GetSegmentVisibility(self._added.implantID)
+        skull = self._added.skullModelNode
+        states = (
+            (self.ui.showImplantCheckBox, bool(implant)),
+            (self.ui.showSkullCheckBox, skull is not None and bool(skull.GetDisplayVisibility())),
+            (self.ui.showThicknessCheckBox, _thicknessShown(self._added.implantModelNode)),
+        )
+        for box, state in states:
+            wasBlocked = box.blockSignals(True)
+            box.checked = state
+            box.blockSignals(wasBlocked)
+
+
+def _thicknessShown(node) -> bool:
+    return node is not None and node.GetDisplayNode() is not None and bool(node.GetDisplayNode().GetScalarVisibility())
+
+
+def _setVisible(node: slicer.vtkMRMLDisplayableNode | None, visible: bool) -> None:
+    if node is not None:
+        node.SetDisplayVisibility(visible)

@@ -1,0 +1,194 @@
+"""Two samples for Slicer's Sample Data module: a real patient's CT, downloaded, and a generated skull, made offline."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import secrets
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import slicer
+import vtk
+from slicer.i18n import tr as _
+from vtk.util.numpy_support import numpy_to_vtk
+
+from SkullVAELib.errors import SkullVAEError
+
+from .childprocess import ChildProcess
+from .completion import childEnvironment, libraryCommand
+from .librarypath import MODULE_FOLDER
+
+# "Cranium" of the InVesalius project (GPL-2): a frontal defect after trauma. Pinned to a commit, checked by its hash.
+PATIENT_URL = "https://raw.githubusercontent.com/invesalius/invesalius3/22dfef43c05bdb20f50a5e05579324af3eb12ec4/samples/Cranium.inv3"
+PATIENT_SHA256 = "3b34f11f7c4f557f4c65cd6543c412a2f6ceb0cfecfd9c41184420e02d9b7e2a"
+PATIENT_BYTES = 18719455
+PATIENT_NAME = "Patient with a frontal defect (CT)"
+GENERATED_NAME = "Generated skull with a defect"
+
+_CHUNK_BYTES = 1 << 18
+_SECONDS = 30
+
+
+def registerSampleData() -> None:
+    """Show both samples in the Sample Data module. To be called once, after Slicer has started."""
+    import SampleData
+
+    icon = str(MODULE_FOLDER / "Resources" / "Icons" / "SkullVAE.png")
+    SampleData.SampleDataLogic.registerCustomSampleDataSource(
+        category="SkullVAE",
+        sampleName=PATIENT_NAME,
+        thumbnailFileName=icon,
+        uris=PATIENT_URL,
+        checksums=f"SHA256:{PATIENT_SHA256}",
+        fileNames="Cranium.inv3",
+        loadFileTypes=None,
+        nodeNames=_("Patient with a frontal defect"),
+        customDownloader=lambda source: [_reported(loadPatient)],
+    )
+    SampleData.SampleDataLogic.registerCustomSampleDataSource(
+        category="SkullVAE",
+        sampleName=GENERATED_NAME,
+        thumbnailFileName=icon,
+        # Slicer counts them, though the custom downloader needs none.
+        uris="",
+        customDownloader=lambda source: [_reported(loadGenerated)],
+    )
+
+
+def loadPatient(
+    url: str = PATIENT_URL,
+    sha256: str = PATIENT_SHA256,
+    folder: str | os.PathLike | None = None,
+    onProgress: Callable[[float], None] = lambda fraction: None,
+):
+    """The real patient's CT as a volume node, downloaded into the cache folder where it is not there yet.
+
+    Raises SkullVAEError when it cannot be had or is not what it should be.
+    """
+    from SkullVAELib.invesalius import read_inv3
+
+    path = downloadFile(url, Path(folder or _cacheFolder()) / "Cranium.inv3", sha256, onProgress)
+    return addVolumeNode(read_inv3(path), _("Patient with a frontal defect"))
+
+
+def loadGenerated(command: list[str] | None = None, onWait: Callable[[], None] | None = None):
+    """A skull drawn from the model, with a defect, as a segmentation node with one segment. Needs no network.
+
+    onWait: called while the child process works (default: Slicer's event loop goes on). Raises SkullVAEError.
+    """
+    from SkullVAELib.volume import read_volume
+
+    with tempfile.TemporaryDirectory(prefix="SkullVAE-", ignore_cleanup_errors=True) as folder:
+        path = Path(folder) / "sample.nrrd"
+        child = ChildProcess([*(command or libraryCommand()), "sample", "-o", str(path)], folder, childEnvironment())
+        child.start()
+        try:
+            child.wait(onWait or slicer.app.processEvents)
+        finally:
+            child.cancel()
+        if child.exitCode != 0:
+            cause, _dot, remedy = child.lastErrorLine.partition(". ")
+            raise SkullVAEError(cause or "The sample could not be made", remedy or "Check the installation")
+        volume = read_volume(path)
+    return addSegmentationNode(volume, _("Generated skull"))
+
+
+def downloadFile(
+    url: str, path: Path, sha256: str, onProgress: Callable[[float], None] = lambda fraction: None
+) -> Path:
+    """A file with this SHA-256 at `path`: the one that is there, or downloaded. Raises SkullVAEError.
+
+    It appears whole and checked, or not at all.
+    """
+    if path.is_file() and _sha256(path) == sha256:
+        return path
+    temporary = path.with_name(f".{secrets.token_hex(4)}-{path.name}")
+    digest = hashlib.sha256()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with urllib.request.urlopen(url, timeout=_SECONDS) as answer, temporary.open("xb") as file:
+            size = int(answer.headers.get("Content-Length") or PATIENT_BYTES)
+            while chunk := answer.read(_CHUNK_BYTES):
+                digest.update(chunk)
+                file.write(chunk)
+                onProgress(min(1.0, file.tell() / size))
+                slicer.app.processEvents()
+        if digest.hexdigest() != sha256:
+            raise SkullVAEError(f"'{path.name}' arrived damaged or was changed", "Try again later")
+        os.replace(temporary, path)
+    except (urllib.error.URLError, OSError, ValueError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise SkullVAEError(
+            f"'{path.name}' cannot be downloaded: {reason}", "Check the network, or take the generated sample"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def addVolumeNode(volume, name: str):
+    """A scalar volume node with the voxels and the place of a library volume."""
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", slicer.mrmlScene.GenerateUniqueName(name))
+    image = vtk.vtkImageData()
+    image.SetDimensions(volume.array.shape)
+    image.GetPointData().SetScalars(_scalars(volume.array))
+    node.SetAndObserveImageData(image)
+    node.SetIJKToRASMatrix(_matrix(volume.affine))
+    node.CreateDefaultDisplayNodes()
+    return node
+
+
+def addSegmentationNode(volume, name: str, segmentName: str = "Skull"):
+    """A segmentation node with one segment, "skull", of the voxels that are not 0, on the volume's whole grid."""
+    image = slicer.vtkOrientedImageData()
+    image.SetDimensions(volume.array.shape)
+    image.SetGeometryFromImageToWorldMatrix(_matrix(volume.affine))
+    image.GetPointData().SetScalars(_scalars((volume.array != 0).view("uint8")))
+    segment = slicer.vtkSegment()
+    segment.SetName(segmentName)
+    segment.AddRepresentation(slicer.vtkSegmentationConverter.GetBinaryLabelmapRepresentationName(), image)
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", slicer.mrmlScene.GenerateUniqueName(name))
+    segmentation = node.GetSegmentation()
+    segmentation.AddSegment(segment, "skull")
+    segmentation.SetConversionParameter(
+        slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName(),
+        slicer.vtkSegmentationConverter.SerializeImageGeometry(image),
+    )
+    node.CreateDefaultDisplayNodes()
+    return node
+
+
+def _scalars(array):
+    scalars = numpy_to_vtk(array.ravel(order="F"), deep=True)
+    scalars.SetName("ImageScalars")
+    return scalars
+
+
+def _matrix(affine):
+    matrix = vtk.vtkMatrix4x4()
+    matrix.DeepCopy(affine.ravel().tolist())
+    return matrix
+
+
+def _cacheFolder() -> str:
+    return slicer.mrmlScene.GetCacheManager().GetRemoteCacheDirectory() or slicer.app.temporaryPath
+
+
+def _reported(load: Callable):
+    """Sample Data shows nothing of an error: say it in its place."""
+    try:
+        return load()
+    except SkullVAEError as error:
+        logging.error(str(error))
+        slicer.util.errorDisplay(str(error), windowTitle="SkullVAE")
+        return None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,124 @@
+"""What a bone threshold would take, shown over the slices of a CT while the user chooses it."""
+
+from __future__ import annotations
+
+import contextlib
+
+import slicer
+
+from .segments import looks
+
+_OPACITY = 0.5
+
+
+class ThresholdPreview:
+    """Shows the voxels of a CT from a threshold up, in one colour, in the foreground of every slice view.
+
+    No voxel is copied: a hidden volume shares the CT's image data, and the graphics pipeline of its display node
+    leaves out what lies below the threshold. So a change is seen at once, whatever the size of the CT.
+    """
+
+    def __init__(self, volumeNode) -> None:
+        self._volume = volumeNode
+        self._scene = slicer.mrmlScene
+        self._preview = None
+        self._colors = None
+        # What each slice view showed before, by the ID of its composite node.
+        self._before: dict[str, tuple] = {}
+
+    @property
+    def shown(self) -> bool:
+        """Whether the preview is on view."""
+        return self._preview is not None and self._scene.IsNodePresent(self._preview) != 0
+
+    def show(self, threshold: float) -> None:
+        """Show what lies at or above `threshold` HU; does nothing for a volume without voxels or out of the scene."""
+        image = self._volume.GetImageData()
+        if image is None or not self._scene.IsNodePresent(self._volume):
+            self.hide()
+            return
+        if not self.shown:
+            self._make()
+        if self._preview.GetImageData() is not image:
+            self._preview.SetAndObserveImageData(image)
+        # Here and now: the user may have moved the volume since.
+        self._preview.CopyOrientation(self._volume)
+        self._preview.SetAndObserveTransformNodeID(self._volume.GetTransformNodeID())
+        highest = max(image.GetScalarTypeMax(), threshold)
+        self._preview.GetDisplayNode().SetThreshold(threshold, highest)
+        for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
+            if composite.GetForegroundVolumeID() != self._preview.GetID():
+                self._before[composite.GetID()] = (
+                    composite.GetForegroundVolumeID(),
+                    composite.GetForegroundOpacity(),
+                    composite.GetCompositing(),
+                )
+                with _unlinked(composite):
+                    composite.SetForegroundVolumeID(self._preview.GetID())
+                    composite.SetForegroundOpacity(_OPACITY)
+                    composite.SetCompositing(slicer.vtkMRMLSliceCompositeNode.Alpha)
+
+    def hide(self) -> None:
+        """Let the slice views show what they showed before; safe to call at any time."""
+        for identifier, (volumeID, opacity, compositing) in self._before.items():
+            composite = self._scene.GetNodeByID(identifier)
+            # Where the user has meanwhile chosen another foreground, that stays.
+            if composite is None or self._preview is None:
+                continue
+            if composite.GetForegroundVolumeID() != self._preview.GetID():
+                continue
+            with _unlinked(composite):
+                composite.SetForegroundVolumeID(volumeID)
+                composite.SetForegroundOpacity(opacity)
+                composite.SetCompositing(compositing)
+        self._before.clear()
+        if self._preview is not None:
+            display = self._preview.GetDisplayNode()
+            for node in (self._preview, display, self._colors):
+                if node is not None and self._scene.IsNodePresent(node):
+                    self._scene.RemoveNode(node)
+        self._preview = self._colors = None
+
+    def _make(self) -> None:
+        self._colors = slicer.vtkMRMLColorTableNode()
+        _hideFromUser(self._colors, "SkullVAE threshold colour")
+        self._colors.SetTypeToUser()
+        self._colors.SetNumberOfColors(1)
+        # Without the 1 it would be as transparent as a new table's colours are.
+        self._colors.SetColor(0, *looks()["implant"].color, 1)
+        self._scene.AddNode(self._colors)
+
+        display = slicer.vtkMRMLScalarVolumeDisplayNode()
+        _hideFromUser(display, "SkullVAE threshold display")
+        display.SetAutoWindowLevel(False)
+        display.SetWindowLevel(1, 0)
+        display.SetAutoThreshold(False)
+        display.SetApplyThreshold(True)
+        display.SetInterpolate(False)
+        self._scene.AddNode(display)
+        display.SetAndObserveColorNodeID(self._colors.GetID())
+
+        self._preview = slicer.vtkMRMLScalarVolumeNode()
+        _hideFromUser(self._preview, "SkullVAE threshold")
+        self._scene.AddNode(self._preview)
+        self._preview.SetAndObserveDisplayNodeID(display.GetID())
+
+
+def _hideFromUser(node, name: str) -> None:
+    node.SetName(name)
+    node.SetHideFromEditors(True)
+    node.SetSaveWithScene(False)
+    node.SetSelectable(False)
+    # The subject hierarchy leaves it out, too.
+    node.SetAttribute("SubjectHierarchy.ExcludeFromTree", "1")
+
+
+@contextlib.contextmanager
+def _unlinked(composite):
+    """Linked views would pass on each change to the others, before what those showed is known."""
+    linked = composite.GetLinkedControl()
+    composite.SetLinkedControl(False)
+    try:
+        yield
+    finally:
+        composite.SetLinkedControl(linked)

@@ -1,0 +1,283 @@
+"""The command `skullvae complete INPUT -o DIR`: complete a skull, design its implant, write both and a report."""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import NOTICE, __version__
+from .arguments import existing_model, number
+from .box import Box
+from .console import on_terminal, progress_on, say, stdout_kept
+from .exit_codes import DONE, NO_DEFECT
+from .json_text import as_json_text
+from .progress import Report, Stages
+
+if TYPE_CHECKING:
+    from .outcome import Outcome
+    from .part_options import PartOptions
+
+# In the order of publishing; the report comes last and seals the set.
+RESULTS = ("completed.nrrd", "implant.nrrd", "implant.stl", "preview.png", "report.json")
+
+# What a run writes where it is asked to; other numbers than these no run has ever given.
+MESH_FORMATS = ("stl", "obj", "ply")
+EXTRAS = (
+    "host.stl",
+    "skull_display.ply",
+    "report.html",
+    "implant.obj",
+    "implant.ply",
+    *(f"implant_{number}.{kind}" for kind in MESH_FORMATS for number in ("[1-9]", "[1-9][0-9]")),
+    *(f"proposal_[2-5].{kind}" for kind in ("nrrd", *MESH_FORMATS)),
+)
+
+MOST_PROPOSALS = 5
+
+# Expected seconds after the completion's own stages, for the progress bar.
+_LAST_WEIGHTS = {"mesh": 1.0, "write": 2.0, "preview": 2.0}
+_SECONDS_A_PROPOSAL = 1.5
+
+
+def add_parser(commands, disclaimer: str) -> None:
+    """Add `complete` to the command line."""
+    complete = commands.add_parser(
+        "complete",
+        help="complete a skull and design its implant",
+        description="Completes the skull in INPUT and writes completed.nrrd, implant.nrrd, implant.stl (mm, LPS),"
+        f" preview.png and report.json into DIR. {disclaimer}",
+        epilog="Exit codes: 0 done, 2 bad input (one line says what and how to mend it), 3 no defect found.",
+    )
+    complete.add_argument(
+        "input",
+        metavar="INPUT",
+        type=Path,
+        help=".nrrd, .nhdr, .nii, .nii.gz or .mha: a skull segmentation with one label, or a CT in HU",
+    )
+    complete.add_argument("-o", "--output", metavar="DIR", type=Path, required=True, help="folder for the results")
+    complete.add_argument(
+        "--threshold", metavar="HU", type=number, help="bone begins here; a CT is recognised and cut at 300 without it"
+    )
+    complete.add_argument(
+        "--box",
+        metavar="CX,CY,CZ,SX,SY,SZ",
+        help="nothing outside this box is bone, such as table, headrest and neck: centre and full side lengths in the"
+        " file's own coordinates, RAS mm; nine more numbers are the three axes of an oblique box",
+    )
+    complete.add_argument("--model", metavar="FILE", type=Path, help="model file instead of the shipped one")
+    complete.add_argument(
+        "--gamma",
+        metavar="G",
+        type=number,
+        help="move the latent by G deviation vectors: 0 reconstructs, 1 completes (default 1 with --prior dev, else 0)",
+    )
+    complete.add_argument(
+        "--prior",
+        choices=("auto", "blend", "encode", "map", "dev", "mean"),
+        default="auto",
+        help="where the complete shape comes from (default: the way that measured best)",
+    )
+    complete.add_argument(
+        "--proposals",
+        metavar="K",
+        type=_proposals,
+        default=1,
+        help=f"1 (default) to {MOST_PROPOSALS}: further implants, proposal_2.nrrd, proposal_2.stl and so on, drawn from"
+        " what the network holds possible for this skull",
+    )
+    _add_part_options(complete)
+    complete.add_argument("--report", action="store_true", help="write report.html, too: one file, with pictures")
+    complete.add_argument(
+        "--display", action="store_true", help="write skull_display.ply, too: the bone at about 1 mm, quick to show"
+    )
+    complete.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where torch computes")
+    complete.add_argument(
+        "--progress",
+        choices=("json", "bar", "none"),
+        default=on_terminal(),
+        help="json: one object a line on stdout; default: a bar on a terminal, else none",
+    )
+    complete.add_argument(
+        "--interactive",
+        action="store_true",
+        help="afterwards stay and answer requests, one JSON object a line on stdin, until stdin closes:"
+        ' {"request": 7, "gamma": 0.5} another shape, "proposal": 3 that proposal, "part": {"clearance": 0.5,'
+        ' "thickness": "constant:4", "under_contour": 0, "smooth": 0.5, "holes": "2,10,3", "split": null} another part'
+        ' of the shape, "host": true, "report": true; files come into DIR/answers/7, and a line {"answer": 7, ...} on'
+        " stdout (two, the second with the mesh, where the first says that there is more); where no defect is found"
+        " the process ends",
+    )
+    complete.set_defaults(run=run_complete)
+
+
+def _add_part_options(complete: argparse.ArgumentParser) -> None:
+    """The options that say how the implant's mesh shall be made; the voxels stay as they are."""
+    part = complete.add_argument_group("the part", "what the meshes shall be, in mm; implant.nrrd stays as it is")
+    part.add_argument("--clearance", metavar="MM", type=number, help="least distance to bone (default 0; 0.5 to print)")
+    part.add_argument(
+        "--thickness",
+        metavar="HOW",
+        help="patient (default): as thick as the completed skull; constant:MM; minimum:MM, thicker where that is",
+    )
+    part.add_argument("--under-contour", metavar="MM", type=number, help="lower the outer surface by this (default 0)")
+    part.add_argument("--smooth", metavar="MM", type=number, help="smooth the shape, not the rim (default 0.5)")
+    part.add_argument("--holes", metavar="D,PITCH,MARGIN", help="perfusion holes, such as 2,10,3 (default none)")
+    part.add_argument("--split", metavar="MM", type=number, help="divide into pieces no longer than this")
+    part.add_argument(
+        "--format",
+        metavar="LIST",
+        type=_formats,
+        default=("stl",),
+        help="stl, obj, ply (with the thickness as colours), comma-separated; STL is always written",
+    )
+    part.add_argument("--host", action="store_true", help="write the skull's surface as host.stl, too")
+
+
+def _formats(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip().lower() for name in text.split(","))
+    if not set(names) <= set(MESH_FORMATS):
+        raise ValueError(text)
+    return names
+
+
+_formats.__name__ = "list of stl, obj and ply"  # argparse says "invalid ... value"
+
+
+def _proposals(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= MOST_PROPOSALS:
+        raise ValueError(text)
+    return value
+
+
+_proposals.__name__ = f"number from 1 to {MOST_PROPOSALS}"
+
+
+def run_complete(options: argparse.Namespace) -> int:
+    """`complete`: read, complete, write; see the contract in cli.py's docstring."""
+    from .answers import remove_answers
+    from .outputs import publishing
+    from .part_options import PartOptions
+    from .volume import check_readable
+
+    part_options = PartOptions.parse(
+        options.clearance,
+        options.thickness,
+        options.under_contour,
+        options.smooth,
+        options.holes,
+        options.split,
+        thickness_map="ply" in options.format,
+    )
+    box = None if options.box is None else Box.parse(options.box)
+    path = check_readable(options.input)
+    inputs = [path]
+    if options.model is not None:
+        inputs.append(existing_model(options.model))
+    with ExitStack() as stack:
+        keeps_stdout = options.interactive or options.progress == "json"
+        stream = stack.enter_context(stdout_kept()) if keeps_stdout else None
+        requests = None
+        if options.interactive:
+            from .requests import Requests
+
+            requests = stack.enter_context(Requests.from_stdin())
+        report = stack.enter_context(progress_on(stream, options.progress))
+        with publishing(options.output, (*RESULTS[:-1], *EXTRAS, RESULTS[-1]), inputs) as staging:
+            outcome = _complete_into(staging, path, options, part_options, box, report)
+        remove_answers(options.output)
+        # Only now is everything in its place.
+        report("done", 1.0)
+        for warning in outcome.result["warnings"]:
+            say(f"Warning: {warning}")
+        if not outcome.result["found"]:
+            say(f"No defect was found in '{path.name}', so the results in '{options.output}' hold no implant.")
+            return NO_DEFECT
+        say(f"The results are in '{options.output}'. {NOTICE}")
+        if options.interactive:
+            from .interactive import serve
+
+            serve(outcome, requests, options.output, stream)
+    return DONE
+
+
+def _complete_into(
+    staging: Path,
+    path: Path,
+    options: argparse.Namespace,
+    part_options: PartOptions,
+    box: Box | None,
+    report: Report,
+) -> Outcome:
+    """Complete the skull in the file `path`, prepare every result in `staging` and return what was made."""
+    from .volume import read_volume, write_volume
+
+    # torch and MONAI take seconds to import, so a bad file is found before them; the bar stays at its start so long.
+    start = Stages({"read": 1, "load libraries": 1}, lambda stage, fraction: report(stage, 0.0))
+    with start.stage("read"):
+        volume = read_volume(path)
+    with start.stage("load libraries"):
+        import torch._dynamo  # noqa: F401  what the first optimiser would import, a second in the midst of its work
+
+        from .checkpoint import default_model_path, load_model
+        from .cli import resolve_device
+        from .completion import STAGE_WEIGHTS, CompletionOptions, complete
+        from .outcome import Outcome
+
+    weights = {"load model": 1, **STAGE_WEIGHTS, **_LAST_WEIGHTS}
+    if options.proposals > 1:
+        weights["proposals"] = _SECONDS_A_PROPOSAL * (options.proposals - 1)
+    stages = Stages(weights, report)
+    with stages.stage("load model"):
+        device = resolve_device(options.device)
+        model_path = default_model_path() if options.model is None else options.model
+        model = load_model(model_path, device)
+    wishes = CompletionOptions(
+        threshold_hu=options.threshold, box=box, gamma=options.gamma, prior=options.prior, device=str(device)
+    )
+    completion = complete(volume, model, wishes, stages)
+    result = {
+        "software": f"SkullVAE {__version__}",
+        "disclaimer": NOTICE,
+        "input": path.name,
+        "model_file": model_path.name,
+        "found": completion.found,
+        "mesh": None,
+        **completion.report,
+    }
+    result["warnings"] = list(result.get("warnings", []))
+    outcome = Outcome.of(completion, volume, part_options, options.format, result)
+    with stages.stage("mesh"):
+        if completion.found:
+            outcome = outcome.with_part()
+            result = outcome.result
+            outcome.write_part(staging)
+            if options.host:
+                outcome.write_host(staging)
+        else:
+            result["warnings"].append(
+                "completed.nrrd is the input's bone, implant.nrrd is empty, and there is no implant.stl,"
+                " since an empty mesh cannot be watertight."
+            )
+        if options.display:
+            outcome.write_display(staging)
+    if completion.found and options.proposals > 1:
+        from .proposals import write_proposals
+
+        with stages.stage("proposals"):
+            result["proposals"] = write_proposals(outcome, options.proposals, staging)
+    with stages.stage("write"):
+        write_volume(completion.completed, staging / "completed.nrrd")
+        write_volume(completion.implant, staging / "implant.nrrd")
+    with stages.stage("preview"):
+        outcome.write_preview(staging)
+        if options.report:
+            outcome.write_report(staging, staging / "preview.png")
+    made = {file.name for file in staging.iterdir() if file.suffix}
+    result["files"] = sorted(made | {RESULTS[-1]}, key=lambda name: (name == RESULTS[-1], name))
+    seconds = {**start.seconds, **stages.seconds}
+    result["seconds"] = {**seconds, "total": round(sum(seconds.values()), 3)}
+    (staging / RESULTS[-1]).write_text(as_json_text(result), encoding="utf-8")
+    return outcome

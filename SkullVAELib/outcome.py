@@ -1,0 +1,113 @@
+"""What a run has made and still holds: a completion, the part of it, and their figures and files."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from .completion import Completion
+from .meshfile import write_obj, write_ply, write_stl
+from .part import Part, make_part
+from .part_options import PartOptions
+from .surface import Grey, Mesh
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A completion and its part.
+
+    grey: the CT that was completed, if it was one; part: None until with_part; formats: mesh formats to write beside
+    STL; result: the report so far, which the steps add to.
+    """
+
+    completion: Completion
+    grey: Grey | None
+    options: PartOptions
+    formats: tuple[str, ...]
+    result: dict
+    part: Part | None = None
+
+    @classmethod
+    def of(
+        cls, completion: Completion, volume, options: PartOptions, formats: tuple[str, ...], result: dict
+    ) -> Outcome:
+        """The outcome of completing a volume, its part not made yet."""
+        grey = None
+        if completion.found:
+            about = completion.report["bone"]
+            grey = Grey.of(volume, completion.bone, about["threshold_hu"]) if about["kind"] == "ct" else None
+        return cls(completion, grey, options, formats, result)
+
+    def with_part(self, options: PartOptions | None = None) -> Outcome:
+        """The same with its part made, and the part's figures in its own copy of the report."""
+        options = options or self.options
+        part = make_part(self.completion, options, self.grey)
+        return replace(self, options=options, part=part, result=self.result | self._figures(part, options))
+
+    def _figures(self, part: Part, options: PartOptions) -> dict:
+        mesh = part.mesh
+        return {
+            "warnings": [*self.completion.report.get("warnings", []), *part.warnings],
+            "mesh": {"triangles": len(mesh.faces), "area_mm2": mesh.area_mm2, "volume_ml": mesh.volume_ml},
+            "part": {**dataclasses.asdict(options), "pieces": [piece.figures for piece in part.pieces]},
+            "implant": {**self.result.get("implant", {}), "area_cm2": round(mesh.area_mm2 / 100, 2)},
+        }
+
+    def write_part(self, folder: Path, name: str = "implant", pieces: bool = True) -> None:
+        """The part as NAME.stl and in the other formats; each piece of several as NAME_1 and so on, where wanted."""
+        part = self.part
+        if part.pieces:
+            self._write(part.mesh, part.thickness_mm, folder / name)
+        if pieces and len(part.pieces) > 1:
+            for number, piece in enumerate(part.pieces, 1):
+                self._write(piece.mesh, piece.thickness_mm, folder / f"{name}_{number}")
+
+    def write_host(self, folder: Path) -> None:
+        """The skull's bone as host.stl."""
+        from .host import host_surface
+
+        write_stl(host_surface(self.completion, self.grey), folder / "host.stl")
+
+    def write_display(self, folder: Path) -> None:
+        """The skull's bone as skull_display.ply, quick to show."""
+        from .display import display_surface
+        from .frame import reduce_bone
+
+        patient = self.completion.patient
+        fraction = reduce_bone(self.completion.bone) if patient is None else patient.place.skull.fraction
+        write_ply(display_surface(fraction), folder / "skull_display.ply")
+
+    def write_preview(self, folder: Path) -> None:
+        """The picture preview.png."""
+        from .preview import render_preview
+
+        result, completion = self.result, self.completion
+        footer = f"{result['software']}, model {result['model_file']}"
+        title = result["input"]
+        render_preview(completion.bone, completion.implant, folder / "preview.png", title=title, footer=footer)
+
+    def write_report(self, folder: Path, preview: Path) -> None:
+        """The report as report.html, for people; preview: the picture in it.
+
+        Raises no error where there is no implant: the report says so.
+        """
+        from .case_report import thickness_pictures, write_case_report
+
+        part, pictures = self.part, []
+        if part is not None and part.pieces and self.completion.proposal is not None:
+            if part.thickness_mm is None:
+                part = make_part(self.completion, replace(self.options, thickness_map=True), self.grey)
+            if part.thickness_mm is not None:
+                centre = np.linalg.inv(self.completion.proposal.alignment)[:3, 3]
+                pictures = thickness_pictures(part.mesh, part.thickness_mm, centre)
+        write_case_report(folder / "report.html", self.result, preview.read_bytes(), pictures)
+
+    def _write(self, mesh: Mesh, thickness_mm: np.ndarray | None, path: Path) -> None:
+        write_stl(mesh, path.with_suffix(".stl"))
+        if "obj" in self.formats:
+            write_obj(mesh, path.with_suffix(".obj"))
+        if "ply" in self.formats:
+            write_ply(mesh, path.with_suffix(".ply"), thickness_mm)

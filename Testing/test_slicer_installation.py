@@ -1,0 +1,170 @@
+"""What the module needs to be installed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+import zipfile
+from pathlib import Path
+
+import pytest
+import slicer_standin
+
+slicer_standin.prepare()
+
+import slicer  # noqa: E402
+import slicer.util  # noqa: E402
+from SkullVAEModule import installation  # noqa: E402
+from SkullVAEModule.logic import SkullVAELogic  # noqa: E402
+
+from SkullVAELib.errors import SkullVAEError  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def scene():
+    """An empty scene for each test."""
+    return slicer_standin.newScene()
+
+
+def installed(monkeypatch, versions: dict[str, str]) -> None:
+    """Let the module believe that these packages are installed, and no others."""
+
+    def version(name: str) -> str:
+        if name not in versions:
+            raise installation.importlib.metadata.PackageNotFoundError(name)
+        return versions[name]
+
+    monkeypatch.setattr(installation.importlib.metadata, "version", version)
+
+
+COMPLETE = {"torch": "2.12.0+cu130", "monai": "1.6.1", "nibabel": "5.4.2", "safetensors": "0.8.0", "pillow": "12.0"}
+
+
+def test_what_is_there_is_not_asked_for(monkeypatch):
+    installed(monkeypatch, COMPLETE)
+    assert installation.missingPackages() == []
+    assert installation.ensurePackages()
+
+
+def test_missing_and_outdated_packages_are_named_and_not_installed_without_asking(monkeypatch):
+    installed(monkeypatch, {**{key: COMPLETE[key] for key in ("monai", "safetensors", "pillow")}, "torch": "1.13"})
+    assert installation.missingPackages() == [installation.TORCH, "nibabel"]
+    # There is nobody to ask here; pip is not reached, as slicer.util.pip_install needs the application.
+    with pytest.raises(SkullVAEError, match=r"missing: torch\S*, nibabel\. "):
+        installation.ensurePackages()
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Installing, on a Python of the test's own
+
+
+def wheel(folder: Path, name: str, version: str) -> Path:
+    """A wheel with nothing in it but its name."""
+    info = f"{name}-{version}.dist-info"
+    path = folder / f"{name}-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"{name}.py", "")
+        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        tags = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        archive.writestr(f"{info}/WHEEL", tags)
+        archive.writestr(f"{info}/RECORD", "")
+    return path
+
+
+@pytest.fixture
+def target(tmp_path, monkeypatch) -> Path:
+    """Where pip installs to, in the way of Slicer before 5.12; it is looked at first for what is installed."""
+    pytest.importorskip("pip", reason="pip is not installed")
+    folder = tmp_path / "site"
+    folder.mkdir()
+    present = {name: COMPLETE[name] for name in ("torch", "monai", "safetensors", "pillow")}
+
+    def version(name: str) -> str:
+        found = list(folder.glob(f"{name}-*.dist-info"))
+        if found:
+            return found[0].name.removesuffix(".dist-info").split("-")[1]
+        if name in present:
+            return present[name]
+        raise installation.importlib.metadata.PackageNotFoundError(name)
+
+    def pipInstall(requirements: list[str]) -> None:
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(folder), *requirements]
+        subprocess.run(command, check=True)
+
+    monkeypatch.setattr(installation.importlib.metadata, "version", version)
+    monkeypatch.setattr(slicer.util, "pip_install", pipInstall)
+    monkeypatch.setitem(sys.modules, "slicer.packaging", None)
+    return folder
+
+
+def test_missing_package_is_installed_from_a_folder_of_wheels(target, tmp_path):
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    wheel(wheels, "nibabel", "5.4.2")
+    asked = []
+    assert installation.ensurePackages(lambda missing: asked.append(missing) or True, wheels)
+    assert asked == [["nibabel"]]
+    assert (target / "nibabel.py").is_file()
+    assert installation.missingPackages() == []
+
+
+def test_declining_installs_nothing(target, tmp_path):
+    assert not installation.ensurePackages(lambda missing: False)
+    assert list(target.iterdir()) == []
+
+
+def test_folder_that_lacks_the_wheel_is_an_error(target, tmp_path):
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    with pytest.raises(SkullVAEError, match="holds no wheels"):
+        installation.ensurePackages(lambda missing: True, wheels)
+    wheel(wheels, "unrelated", "1.0")
+    with pytest.raises(SkullVAEError, match=r"nibabel could not be installed.*holds all wheels"):
+        installation.ensurePackages(lambda missing: True, wheels)
+
+
+def test_torch_without_its_extension_is_an_error_that_names_it(monkeypatch):
+    installed(monkeypatch, {key: value for key, value in COMPLETE.items() if key != "torch"})
+    monkeypatch.setitem(sys.modules, "PyTorchUtils", None)
+    with pytest.raises(SkullVAEError, match="Install 'PyTorch' with the Extensions Manager"):
+        installation.ensurePackages(lambda missing: True)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The report
+
+
+def command(tmp_path: Path, text: str) -> list[str]:
+    path = tmp_path / "info.py"
+    path.write_text(textwrap.dedent(text))
+    return [sys.executable, str(path)]
+
+
+def test_report_says_what_is_there(tmp_path, monkeypatch):
+    check = SkullVAELogic(command=command(tmp_path, "import sys; print('told', *sys.argv[1:])")).checkInstallation()
+    text = check.wait()
+    assert not check.running
+    lines = text.splitlines()
+    assert lines[0].startswith("Slicer")
+    assert lines[1].startswith("Missing")
+    assert lines[2].startswith("told info")
+
+
+def test_report_of_a_broken_installation_is_a_report(tmp_path):
+    check = installation.InstallationCheck(command=command(tmp_path, "raise ImportError('no torch')"))
+    check.start()
+    text = check.wait()
+    assert "ImportError: no torch" in text
+    assert "code 1" in text
+    check = installation.InstallationCheck(command=[str(tmp_path / "missing")])
+    check.start()
+    assert "cannot be started" in check.wait()
+
+
+def test_report_can_be_cancelled(tmp_path):
+    check = installation.InstallationCheck(command=command(tmp_path, "import time; time.sleep(600)"))
+    check.start()
+    assert check.running
+    check.cancel()
+    assert not check.running

@@ -1,0 +1,322 @@
+"""A result in the scene: segments, models and folder belong together, are found again, replaced and removed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import slicer_standin
+
+slicer_standin.prepare()
+
+import slicer  # noqa: E402
+import vtk  # noqa: E402
+from SkullVAEModule.logic import SkullVAELogic  # noqa: E402
+from SkullVAEModule.meshnodes import THICKNESS, meshData  # noqa: E402
+from SkullVAEModule.segments import isAsAdded  # noqa: E402
+from slicer_scenes import (  # noqa: E402
+    BINARY,
+    GRIDS,
+    SHAPE,
+    addSegment,
+    addSkull,
+    addSphere,
+    addTransform,
+    addVolume,
+    complete,
+    exported,
+    fingerprint,
+    nodeIDs,
+    orientedImage,
+    randomMask,
+    rotation,
+    tetrahedron,
+)
+
+
+@pytest.fixture(autouse=True)
+def scene():
+    """An empty scene for each test, with the subject hierarchy that Slicer always has."""
+    made = slicer_standin.newScene()
+    hierarchy()
+    return made
+
+
+def hierarchy():
+    return slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+
+
+def items() -> int:
+    return hierarchy().GetNumberOfItems()
+
+
+def skullInPatient(seed: int = 50, **kwargs):
+    """(node, the item of its patient)."""
+    node = addSkull(randomMask(seed), GRIDS["oblique"], **kwargs)
+    patient = hierarchy().CreateSubjectItem(hierarchy().GetSceneItemID(), "Patient")
+    hierarchy().CreateItem(patient, node)
+    return node, patient
+
+
+INPUTS = {
+    "segment": lambda: (skullInPatient()[0], "bone"),
+    "CT": lambda: (addVolume(np.random.default_rng(1).integers(-1000, 2000, SHAPE).astype(np.int16), GRIDS["lps"]), ""),
+    "surface": lambda: (addSphere(False), "bone"),
+}
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Meshes
+
+
+def test_meshes_lie_in_a_folder_beside_the_input_under_its_transform():
+    transform = addTransform(rotation(25, (0, 1, 1)))
+    node, patient = skullInPatient(transform=transform)
+    _, added = complete(node, meshes=True)
+    tree = hierarchy()
+    assert tree.GetItemName(added.folderItemID) == "Head SkullVAE result"
+    assert tree.GetItemParent(added.folderItemID) == patient
+    for model, name, seed in ((added.implantModelNode, "Implant part", 7), (added.skullModelNode, "Skull surface", 8)):
+        assert model.GetName() == name
+        assert tree.GetItemParent(tree.GetItemByDataNode(model)) == added.folderItemID
+        assert model.GetParentTransformNode() is transform
+        mesh, expected = meshData(model.GetPolyData()), tetrahedron(seed)
+        np.testing.assert_allclose(mesh.points, expected.points)
+        assert np.array_equal(mesh.faces, expected.faces)
+        np.testing.assert_allclose(mesh.thickness, expected.thickness)
+    assert not added.implantModelNode.GetDisplayNode().GetScalarVisibility()
+
+
+def test_part_is_coloured_by_its_thickness_and_back():
+    node, _ = skullInPatient()
+    _, added = complete(node, meshes=True)
+    model, before = added.implantModelNode, nodeIDs()
+    color = model.GetDisplayNode().GetColor()
+    logic = SkullVAELogic()
+    logic.showThickness(model, True)
+    display = model.GetDisplayNode()
+    assert display.GetScalarVisibility()
+    assert display.GetActiveScalarName() == THICKNESS
+    assert display.GetScalarRange() == (0, 10)
+    colors = display.GetColorNode()
+    thin, thick = [0.0] * 4, [0.0] * 4
+    colors.GetColor(0, thin)
+    colors.GetColor(255, thick)
+    # From violet to yellow.
+    assert thin[2] > thin[1] and thick[1] > thick[2]
+    logic.showThickness(model, False)
+    assert not display.GetScalarVisibility()
+    assert display.GetColor() == color
+    assert nodeIDs() == before
+
+
+def test_mesh_without_thickness_keeps_its_colour():
+    node, _ = skullInPatient()
+    _, added = complete(node, meshes=True)
+    added.skullModelNode.GetPolyData().GetPointData().RemoveArray(THICKNESS)
+    SkullVAELogic().showThickness(added.skullModelNode, True)
+    assert not added.skullModelNode.GetDisplayNode().GetScalarVisibility()
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Again, away, back
+
+
+@pytest.mark.parametrize("newSegmentation", [False, True])
+@pytest.mark.parametrize("case", INPUTS.values(), ids=INPUTS.keys())
+def test_removing_a_result_leaves_what_was_there_before(case, newSegmentation):
+    node, segmentID = case()
+    before, nodes, tree = fingerprint(node) if segmentID else None, nodeIDs(), items()
+    _, added = complete(node, segmentID, newSegmentation=newSegmentation, meshes=True)
+    logic = SkullVAELogic()
+    logic.showThickness(added.implantModelNode, True)
+    assert logic.hasResult(node, segmentID)
+    # What saving adds.
+    added.implantModelNode.AddDefaultStorageNode()
+    assert logic.removeResult(node, segmentID)
+    if segmentID:
+        assert fingerprint(node) == before
+    displays = {node.GetDisplayNode().GetID()} if segmentID and node.GetDisplayNode() else set()
+    assert nodeIDs() - displays == nodes - displays
+    assert items() == tree
+    assert not logic.hasResult(node, segmentID)
+    assert not logic.removeResult(node, segmentID)
+
+
+def test_removing_a_result_keeps_what_the_user_put_beside_it():
+    node, _ = skullInPatient()
+    _, added = complete(node, newSegmentation=True, meshes=True)
+    target = added.segmentationNode
+    addSegment(target, "mine", orientedImage(randomMask(51), GRIDS["oblique"]), "Mine")
+    voxels = exported(target, "mine", GRIDS["oblique"])
+    drawing = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLModelNode", "Drawing")
+    hierarchy().CreateItem(added.folderItemID, drawing)
+    assert SkullVAELogic().removeResult(node, "bone")
+    assert list(target.GetSegmentation().GetSegmentIDs()) == ["mine"]
+    assert np.array_equal(exported(target, "mine", GRIDS["oblique"]), voxels)
+    assert slicer.mrmlScene.IsNodePresent(drawing)
+    assert hierarchy().GetItemName(hierarchy().GetItemParent(hierarchy().GetItemByDataNode(drawing))) != ""
+
+
+def test_running_again_reuses_models_and_folder_and_how_they_are_shown():
+    node, _ = skullInPatient()
+    _, first = complete(node, meshes=True)
+    first.implantModelNode.SetName("My part")
+    first.implantModelNode.GetDisplayNode().SetOpacity(0.3)
+    nodes, tree = nodeIDs(), items()
+    _, second = complete(node, seed=70, meshes=True)
+    assert second.implantModelNode is first.implantModelNode
+    assert second.folderItemID == first.folderItemID
+    assert (nodeIDs(), items()) == (nodes, tree)
+    assert second.implantModelNode.GetName() == "My part"
+    assert second.implantModelNode.GetDisplayNode().GetOpacity() == pytest.approx(0.3)
+    np.testing.assert_allclose(meshData(second.implantModelNode.GetPolyData()).points, tetrahedron(70).points)
+
+
+def test_running_again_without_meshes_leaves_no_old_ones():
+    node, _ = skullInPatient()
+    complete(node, meshes=True)
+    _, second = complete(node, seed=70)
+    assert (second.implantModelNode, second.skullModelNode, second.folderItemID) == (None, None, 0)
+    assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLModelNode") == 0
+
+
+def test_choosing_another_place_moves_the_result_there():
+    node, _ = skullInPatient()
+    before = fingerprint(node)
+    _, first = complete(node, newSegmentation=False, meshes=True)
+    _, second = complete(node, newSegmentation=True, seed=71, meshes=True)
+    assert fingerprint(node) == before
+    assert second.segmentationNode is not node
+    assert second.folderItemID == first.folderItemID
+    run, third = complete(node, newSegmentation=False, seed=72, meshes=True)
+    assert third.segmentationNode is node
+    assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == 1
+    assert np.array_equal(exported(node, third.implantID, GRIDS["oblique"]), run.implant)
+
+
+def test_results_of_two_segments_are_removed_one_by_one():
+    node, _ = skullInPatient()
+    addSegment(node, "second", orientedImage(randomMask(52), GRIDS["oblique"]), "Second")
+    complete(node, "bone", meshes=True)
+    _, second = complete(node, "second", meshes=True)
+    logic = SkullVAELogic()
+    assert logic.removeResult(node, "bone")
+    assert logic.hasResult(node, "second")
+    assert slicer.mrmlScene.IsNodePresent(second.implantModelNode)
+    assert logic.resultOf(node, "second") == second
+
+
+@pytest.mark.parametrize("newSegmentation", [False, True])
+def test_one_undo_takes_the_result_away(newSegmentation):
+    node, _ = skullInPatient()
+    slicer.mrmlScene.SetUndoOn()
+    node.SetUndoEnabled(True)
+    before = list(node.GetSegmentation().GetSegmentIDs())
+    levels = slicer.mrmlScene.GetNumberOfUndoLevels()
+    complete(node, newSegmentation=newSegmentation, meshes=True)
+    assert slicer.mrmlScene.GetNumberOfUndoLevels() == levels + 1
+    slicer.mrmlScene.Undo()
+    assert list(node.GetSegmentation().GetSegmentIDs()) == before
+    assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLModelNode") == 0
+    assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == 1
+    assert not SkullVAELogic().hasResult(node, "bone")
+
+
+def test_without_undo_no_state_is_kept():
+    node, _ = skullInPatient()
+    complete(node, meshes=True)
+    assert slicer.mrmlScene.GetNumberOfUndoLevels() == 0
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# After saving and loading
+
+
+@pytest.mark.parametrize("newSegmentation", [False, True])
+@pytest.mark.parametrize("intoAnother", [False, True], ids=["alone", "among others"])
+def test_result_is_found_after_saving_and_loading(tmp_path, newSegmentation, intoAnother):
+    node, _ = skullInPatient()
+    run, _ = complete(node, newSegmentation=newSegmentation, meshes=True)
+    path = saveScene(tmp_path)
+    slicer_standin.newScene()
+    if intoAnother:
+        # So that all node IDs are other ones than in the file.
+        hierarchy()
+        addSkull(randomMask(53), GRIDS["lps"])
+        complete(addSkull(randomMask(54), GRIDS["lps"]), meshes=True)
+    before = nodeIDs()
+    slicer.mrmlScene.SetURL(str(path))
+    assert slicer.mrmlScene.Import() if intoAnother else slicer.mrmlScene.Connect()
+    loaded = [
+        candidate
+        for candidate in slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
+        if candidate.GetID() not in (before if intoAnother else ()) and candidate.GetSegmentation().GetSegment("bone")
+    ]
+    assert len(loaded) == 1
+    logic = SkullVAELogic()
+    added = logic.resultOf(loaded[0], "bone")
+    assert added.exists
+    assert (added.segmentationNode is loaded[0]) != newSegmentation
+    assert np.array_equal(exported(added.segmentationNode, added.implantID, GRIDS["oblique"]), run.implant)
+    np.testing.assert_allclose(meshData(added.implantModelNode.GetPolyData()).points, tetrahedron(7).points, atol=1e-4)
+    assert added.skullModelNode is not None
+    assert hierarchy().GetItemName(added.folderItemID) == "Head SkullVAE result"
+    assert isAsAdded(added.segmentationNode, added.implantID)
+    logic.showThickness(added.implantModelNode, True)
+    assert added.implantModelNode.GetDisplayNode().GetScalarVisibility()
+    assert logic.removeResult(loaded[0], "bone")
+    assert not logic.hasResult(loaded[0], "bone")
+    assert not slicer.mrmlScene.IsNodePresent(added.implantModelNode)
+
+
+def saveScene(folder):
+    """What Slicer does when a scene is saved: each node's data in a file of its own, then the scene."""
+    scene = slicer.mrmlScene
+    for number, (className, suffix) in enumerate(
+        (("vtkMRMLSegmentationNode", ".seg.nrrd"), ("vtkMRMLModelNode", ".vtk"), ("vtkMRMLScalarVolumeNode", ".nrrd"))
+    ):
+        for index, node in enumerate(slicer.util.getNodesByClass(className)):
+            node.AddDefaultStorageNode()
+            node.GetStorageNode().SetFileName(str(folder / f"{number}-{index}{suffix}"))
+            assert node.GetStorageNode().WriteData(node)
+    path = folder / "scene.mrml"
+    scene.SetURL(str(path))
+    scene.SetRootDirectory(str(folder))
+    assert scene.Commit()
+    return path
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Edited or not
+
+
+def test_edited_segment_is_told_from_one_as_added():
+    node, _ = skullInPatient()
+    _, added = complete(node, meshes=True)
+    assert isAsAdded(node, added.implantID)
+    assert isAsAdded(node, added.completedID)
+    assert not isAsAdded(node, "bone")
+    image = slicer.vtkOrientedImageData()
+    image.DeepCopy(node.GetSegmentation().GetSegment(added.implantID).GetRepresentation(BINARY))
+    scalars = image.GetPointData().GetScalars()
+    scalars.SetTuple1(0, 1 - scalars.GetTuple1(0))
+    node.GetSegmentation().GetSegment(added.implantID).AddRepresentation(BINARY, image)
+    assert not isAsAdded(node, added.implantID)
+    assert isAsAdded(node, added.completedID)
+
+
+def test_moved_segment_is_told_from_one_as_added():
+    node, _ = skullInPatient()
+    _, added = complete(node, meshes=True)
+    matrix = vtk.vtkMatrix4x4()
+    matrix.SetElement(0, 3, 2.5)
+    node.ApplyTransformMatrix(matrix)
+    assert not isAsAdded(node, added.implantID)
+
+
+def test_sharing_a_labelmap_is_no_edit():
+    node, _ = skullInPatient()
+    _, added = complete(node, meshes=True)
+    node.GetSegmentation().CollapseBinaryLabelmaps(False)
+    assert isAsAdded(node, added.implantID)
+    assert isAsAdded(node, added.completedID)

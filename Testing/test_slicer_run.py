@@ -1,0 +1,280 @@
+"""A run of the module's logic: how it goes, how it ends and what it leaves."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import slicer_standin
+
+slicer_standin.prepare()
+
+import slicer  # noqa: E402
+from SkullVAEModule import librarypath  # noqa: E402
+from SkullVAEModule.completion import CompletionOptions, childEnvironment  # noqa: E402
+from SkullVAEModule.logic import SkullVAELogic  # noqa: E402
+from SkullVAEModule.remaining import RemainingTime  # noqa: E402
+from SkullVAEModule.segments import readInput, segmentTag  # noqa: E402
+from slicer_scenes import (  # noqa: E402
+    GRIDS,
+    KnownRun,
+    addSkull,
+    addTransform,
+    addVolume,
+    alive,
+    complete,
+    exported,
+    fingerprint,
+    nodeIDs,
+    randomMask,
+    rotation,
+    runWithChild,
+    waitFor,
+)
+
+from SkullVAELib.errors import SkullVAEError  # noqa: E402
+from SkullVAELib.volume import read_volume  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def scene():
+    """An empty scene for each test."""
+    return slicer_standin.newScene()
+
+
+def test_whole_skull_adds_nothing():
+    node = addSkull(randomMask(24), GRIDS["lps"])
+    before, nodes = fingerprint(node), nodeIDs()
+    _, added = complete(node, noDefect=True)
+    assert added is None
+    assert fingerprint(node) == before
+    assert nodeIDs() == nodes
+
+
+def test_failed_run_shows_its_error_unchanged_and_adds_nothing():
+    node = addSkull(randomMask(25), GRIDS["lps"])
+    before = fingerprint(node)
+    run = KnownRun(failure=SkullVAEError("The bone is a single voxel", "Segment the skull"))
+    logic = SkullVAELogic(createRun=run)
+    with pytest.raises(SkullVAEError, match=r"^The bone is a single voxel\. Segment the skull\.$"):
+        logic.completeSkull(node, "bone")
+    assert run.closed
+    assert not logic.running
+    assert fingerprint(node) == before
+
+
+def test_input_removed_during_a_run_is_an_error():
+    node = addSkull(randomMask(26), GRIDS["lps"])
+    run = KnownRun()
+    logic = SkullVAELogic(createRun=run)
+    logic.start(node, "bone")
+    slicer.mrmlScene.RemoveNode(node)
+    with pytest.raises(SkullVAEError, match="removed"):
+        while logic.poll():
+            pass
+    assert run.closed
+
+
+def test_cancel_leaves_the_scene_as_it_was():
+    node = addSkull(randomMask(27), GRIDS["lps"])
+    before, nodes = fingerprint(node), nodeIDs()
+    run = KnownRun()
+    logic = SkullVAELogic(createRun=run)
+    lines = []
+    logic.start(node, "bone")
+    assert logic.poll(lines.extend)
+    assert (logic.stage, logic.fraction, lines) == ("completing", 0.5, ["a line"])
+    logic.cancel()
+    assert run.closed
+    assert not logic.running
+    assert not logic.poll()
+    assert fingerprint(node) == before
+    assert nodeIDs() == nodes
+
+
+def test_second_run_waits_for_the_first():
+    node = addSkull(randomMask(28), GRIDS["lps"])
+    logic = SkullVAELogic(createRun=KnownRun())
+    logic.start(node, "bone")
+    with pytest.raises(RuntimeError):
+        logic.start(node, "bone")
+
+
+@pytest.mark.parametrize("grid", [GRIDS["lps"], GRIDS["oblique and left-handed"]], ids=["lps", "oblique"])
+def test_voxels_survive_the_way_through_the_child_process(tmp_path, grid):
+    runs, create = runWithChild(tmp_path, "good")
+    mask = randomMask(30)
+    node = addSkull(mask, grid)
+    logic = SkullVAELogic(createRun=create)
+    added = logic.completeSkull(node, "bone", CompletionOptions(gamma=0.5, device="cpu"))
+    implant = np.roll(mask, 1, axis=0) & (1 - mask)
+    assert np.array_equal(exported(node, added.implantID, grid), implant)
+    assert np.array_equal(exported(node, added.completedID, grid), mask | implant)
+    assert runs[0].folder.exists()
+    logic.closeSession()
+    assert not runs[0].folder.exists()
+
+
+def test_childs_own_line_is_shown_unchanged_and_nothing_stays(tmp_path):
+    runs, create = runWithChild(tmp_path, "bad")
+    node = addSkull(randomMask(31), GRIDS["lps"])
+    with pytest.raises(SkullVAEError) as caught:
+        SkullVAELogic(createRun=create).completeSkull(node, "bone")
+    assert str(caught.value) == "The bone is a single voxel. Segment the skull. Then run again."
+    assert not runs[0].folder.exists()
+
+
+def test_crash_of_the_child_names_code_and_last_line(tmp_path):
+    runs, create = runWithChild(tmp_path, "crash")
+    with pytest.raises(SkullVAEError, match=r"code 1: MemoryError: no room.*cpu"):
+        SkullVAELogic(createRun=create).completeSkull(addSkull(randomMask(32), GRIDS["lps"]), "bone")
+    assert not runs[0].folder.exists()
+
+
+def test_exit_3_is_no_error(tmp_path):
+    _, create = runWithChild(tmp_path, "whole")
+    assert SkullVAELogic(createRun=create).completeSkull(addSkull(randomMask(33), GRIDS["lps"]), "bone") is None
+
+
+def test_too_small_a_graphics_card_is_answered_by_the_processor(tmp_path):
+    runs, create = runWithChild(tmp_path, "small_card")
+    node = addSkull(randomMask(36), GRIDS["lps"])
+    logic = SkullVAELogic(createRun=create)
+    added = logic.completeSkull(node, "bone", CompletionOptions(device="auto"))
+    assert added.exists
+    assert "processor" in logic.notice
+    assert [run._options.device for run in runs] == ["auto", "cpu"]
+    assert not runs[0].folder.exists()
+    logic.closeSession()
+
+
+def test_too_little_memory_on_the_processor_itself_is_an_error(tmp_path):
+    _, create = runWithChild(tmp_path, "crash")
+    logic = SkullVAELogic(createRun=create)
+    with pytest.raises(SkullVAEError, match="no room"):
+        logic.completeSkull(addSkull(randomMask(36), GRIDS["lps"]), "bone", CompletionOptions(device="cpu"))
+    assert logic.notice == ""
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The end of the scene, and of what it holds
+
+
+def startedRun(tmp_path, mode: str):
+    """(logic, run, node) with a child at work."""
+    runs, create = runWithChild(tmp_path, mode)
+    node = addSkull(randomMask(37), GRIDS["lps"])
+    logic = SkullVAELogic(createRun=create)
+    logic.start(node, "bone")
+    waitFor(lambda: logic.poll() and logic.stage == "completing", "the child's first word")
+    return logic, runs[0], node
+
+
+def test_closing_the_scene_ends_a_run(tmp_path):
+    logic, run, _ = startedRun(tmp_path, "slow")
+    pid = run.child._process.pid
+    slicer.mrmlScene.Clear(0)
+    assert not logic.running
+    assert not alive(pid)
+    assert not run.folder.exists()
+    assert not logic.poll()
+
+
+def test_closing_the_scene_ends_a_session(tmp_path):
+    runs, create = runWithChild(tmp_path, "good")
+    logic = SkullVAELogic(createRun=create)
+    logic.completeSkull(addSkull(randomMask(38), GRIDS["lps"]), "bone")
+    assert logic.live
+    slicer.mrmlScene.Clear(0)
+    assert not logic.live
+    assert logic.added is None
+    assert not runs[0].folder.exists()
+    assert not logic.requestGamma(0.5)
+    assert not logic.pollAnswers()
+
+
+def test_removed_input_ends_a_run_with_an_error(tmp_path):
+    logic, run, node = startedRun(tmp_path, "slow")
+    slicer.mrmlScene.RemoveNode(node)
+    with pytest.raises(SkullVAEError, match="removed"):
+        logic.poll()
+    assert not logic.running
+    assert not run.folder.exists()
+
+
+def test_removed_input_ends_a_session_quietly(tmp_path):
+    runs, create = runWithChild(tmp_path, "good")
+    logic = SkullVAELogic(createRun=create)
+    node = addSkull(randomMask(38), GRIDS["lps"])
+    logic.completeSkull(node, "bone")
+    assert logic.requestGamma(2)
+    slicer.mrmlScene.RemoveNode(node)
+    assert not logic.pollAnswers()
+    assert not runs[0].folder.exists()
+
+
+def test_a_logic_that_nobody_holds_leaves_neither_child_nor_folder(tmp_path):
+    runs, create = runWithChild(tmp_path, "good")
+    logic = SkullVAELogic(createRun=create)
+    logic.completeSkull(addSkull(randomMask(38), GRIDS["lps"]), "bone")
+    folder, pid = runs.pop().folder, logic._session.child._process.pid
+    del logic
+    gc.collect()
+    assert not folder.exists()
+    assert not alive(pid)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Time left
+
+
+def test_time_left_is_told_from_what_is_done():
+    now = [0.0]
+    remaining = RemainingTime(clock=lambda: now[0])
+    remaining.update(0.5)
+    assert remaining.seconds is None
+    now[0] = 10
+    remaining.update(0.25)
+    assert remaining.seconds == pytest.approx(30)
+    now[0] = 14
+    remaining.update(0.25)
+    assert remaining.seconds == pytest.approx(26)
+    now[0] = 100
+    assert remaining.seconds == 0
+
+
+@pytest.mark.skipif(librarypath.shippedModel() is None, reason="the shipped model file is missing")
+def test_generated_skull_is_completed_by_the_real_command_line(tmp_path):
+    sample = tmp_path / "sample.nrrd"
+    command = [sys.executable, "-m", "SkullVAELib", "sample", "-o", str(sample)]
+    subprocess.run(command, check=True, env={**os.environ, **childEnvironment()})
+    volume = read_volume(sample)
+    skull = (volume.array != 0).astype(np.uint8)
+    node = addSkull(skull, volume.affine, transform=addTransform(rotation(20, (0, 0, 1))))
+    before = fingerprint(node)
+    logic = SkullVAELogic()
+    added = logic.completeSkull(node, "bone", CompletionOptions(device="cpu"))
+    assert {key: fingerprint(node)[key] for key in before} == before
+    completed = readInput(node, added.completedID).array
+    implant = readInput(node, added.implantID).array
+    assert np.array_equal(skull | implant, completed)
+    assert not np.any(skull & implant)
+    assert implant.any()
+    segment = node.GetSegmentation().GetSegment(added.implantID)
+    assert segmentTag(segment, "SkullVAE.software") == logic.report["software"]
+
+
+def test_every_test_grid_is_different():
+    for first, second in itertools.combinations(GRIDS.values(), 2):
+        assert not np.allclose(first, second)
+
+
+def test_readInput_keeps_the_volumes_voxels_without_copying_them():
+    node = addVolume(randomMask(35).astype(np.int16), GRIDS["lps"])
+    voxels = readInput(node).array
+    assert np.shares_memory(voxels, slicer.util.arrayFromVolume(node))

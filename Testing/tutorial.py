@@ -1,0 +1,134 @@
+"""The pictures of the tutorial, made by going through it: `make tutorial`.
+
+Drives the module's own panel in the tests' stand-in for Slicer's application, with Slicer's own scene. What
+the pictures show of panel, slices and 3D view is drawn from the real scene; the frame around them is not Slicer's. The
+patient is the demo's (`make demo` first, which fetches the CT), or with --generated a skull drawn from the model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "Testing")]
+
+PATIENCE_S = 300
+
+
+class Tutorial:
+    """The tutorial's steps, in order; each leaves a picture.
+
+    widget: the module's panel; folder: where the pictures go.
+    """
+
+    def __init__(self, widget, folder: Path):
+        self.widget = widget
+        self.ui = widget.ui
+        self.folder = folder
+        self.pictures: list[Path] = []
+
+    def shoot(self, name: str, scroll: str | None = None) -> None:
+        """A picture of the whole window; scroll: the widget of the panel that must be in view."""
+        from slicer_standin import views
+
+        path = self.folder / f"{len(self.pictures) + 1}_{name}.png"
+        views.screenshot(self.widget, path, scrollTo=scroll)
+        self.pictures.append(path)
+        print(path.name, flush=True)
+
+    def wait(self, condition: Callable[[], bool]) -> None:
+        """Let the application work until the condition holds."""
+        import slicer_standin
+
+        end = time.monotonic() + PATIENCE_S
+        while not condition():
+            if time.monotonic() > end:
+                raise TimeoutError(f"nothing happens any more: {self.ui.statusLabel.text}")
+            slicer_standin.processEvents(0.02)
+
+    def run(self, load: Callable[[], object]) -> None:
+        """All eight steps. load: puts the input into the scene and returns its node."""
+        ui, logic = self.ui, self.widget.logic
+        node = load()
+        parameters = logic.getParameterNode()
+        parameters.inputNode = node
+        self.shoot("load")
+
+        ui.thresholdPreviewCheckBox.checked = True
+        ui.thresholdSlider.value = 300
+        self.shoot("threshold")
+        ui.thresholdPreviewCheckBox.checked = False
+
+        ui.thicknessComboBox.currentText = "Constant"
+        ui.thicknessSpinBox.value = 4
+        ui.holesCheckBox.checked = True
+        ui.proposalsSpinBox.value = 3
+        self.shoot("implant", "implantCollapsibleButton")
+
+        ui.completeButton.click()
+        self.wait(lambda: logic.fraction > 0.5 or not logic.running)
+        self.shoot("progress", "progressBar")
+
+        self.wait(lambda: not logic.running)
+        if logic.added is None:
+            raise RuntimeError(ui.statusLabel.text)
+        self.shoot("result", "resultCollapsibleButton")
+
+        ui.proposalComboBox.currentIndex = 1
+        self.wait(lambda: not logic.answering)
+        self.shoot("proposals", "resultCollapsibleButton")
+        ui.proposalComboBox.currentIndex = 0
+        self.wait(lambda: not logic.answering)
+
+        ui.showThicknessCheckBox.checked = True
+        self.shoot("thickness", "resultCollapsibleButton")
+
+        with tempfile.TemporaryDirectory() as folder:
+            parameters.exportFolder = folder
+            ui.exportButton.click()
+            self.wait(lambda: not self.widget.exportSection.running)
+            names = sorted(path.name for path in Path(folder).rglob("*") if path.is_file())
+            print("exported:", ", ".join(names))
+            self.shoot("export", "exportCollapsibleButton")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--ct", type=Path, default=ROOT / "demo" / "patient_ct.nrrd", help="default: the demo's patient"
+    )
+    parser.add_argument("--generated", action="store_true", help="a skull drawn from the model instead")
+    parser.add_argument("--output", type=Path, default=ROOT / "Docs" / "images" / "tutorial")
+    arguments = parser.parse_args()
+    if not arguments.generated and not arguments.ct.is_file():
+        print(f"'{arguments.ct}' is not there: run make demo first, or use --generated", file=sys.stderr)
+        return 2
+    import slicer_standin
+
+    slicer_standin.prepare()
+    slicer_standin.newScene()
+    _, widget = slicer_standin.openModule()
+
+    def load():
+        import slicer
+        from SkullVAEModule.sampledata import loadGenerated
+
+        if arguments.generated:
+            return loadGenerated()
+        return slicer.util.loadVolume(str(arguments.ct))
+
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    try:
+        Tutorial(widget, arguments.output).run(load)
+    finally:
+        slicer_standin.closeModule(widget)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
