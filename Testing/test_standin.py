@@ -371,7 +371,7 @@ def test_parameters_come_back_with_the_scene(scene, tmp_path, extension):
         ("count", 6, ValueError),
         ("kind", "three", ValueError),
         ("on", "yes", TypeError),
-        ("text", None, TypeError),
+        ("text", None, ValueError),
     ],
 )
 def test_wrong_values_are_refused(name, value, error):

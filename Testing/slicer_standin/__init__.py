@@ -63,6 +63,7 @@ def prepare() -> None:
     from . import app, ctk, fonts, mrmlwidgets, pythonqt, qt, sampledata
 
     fonts.useFonts()
+    pythonqt.keepConstants()
     pythonqt.recordUncaught()
     _install("qt", {name: getattr(qt, name) for name in qt.__all__})
     _install("ctk", {name: getattr(ctk, name) for name in ctk.__all__})

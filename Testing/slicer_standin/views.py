@@ -173,20 +173,21 @@ def screenshot(
     widget,
     path,
     size: tuple[int, int] = (1680, 1000),
+    scrollTo: str | None = None,
     lookFrom=None,
     zoom: float = 1.25,
     fit: bool = True,
     panelWidth: int = 460,
 ) -> np.ndarray:
-    """Save panel and views as Slicer's window has them; higher than asked for where the panel needs it."""
-    panel = _panel(widget, panelWidth)
+    """Save panel and views as Slicer's window has them.
+
+    scrollTo: the name of the panel's widget that is brought into view where the panel is higher than the window.
+    """
     width, height = size
-    height = max(height, panel.height() + 40)
     canvas = _canvas(width, height)
     painter = QtGui.QPainter(canvas)
-    painter.fillRect(0, 0, panelWidth, height, QtGui.QGuiApplication.palette().window())
-    _paintHeader(painter, QtCore.QRect(0, 0, panelWidth, 36))
-    painter.drawImage(0, 38, panel)
+    painter.setRenderHint(QtGui.QPainter.RenderHint.Antialiasing)
+    _paintPanel(painter, widget, QtCore.QRect(0, 0, panelWidth, height), scrollTo)
     left = panelWidth + 3
     sliceWidth = (width - left - 4) // 3
     sliceHeight = min(sliceWidth + _BAR, height // 2)
@@ -225,6 +226,36 @@ def _panel(widget, width: int) -> QtGui.QImage:
     QtWidgets.QWidget.resize(frame, width, max(layout.totalSizeHint().height(), layout.totalHeightForWidth(width)))
     QtWidgets.QApplication.processEvents()
     return QtWidgets.QWidget.grab(frame).toImage()
+
+
+def _paintPanel(painter: QtGui.QPainter, widget, place: QtCore.QRect, scrollTo: str | None) -> None:
+    """The module's name, and below it what of the panel there is room for, with a scroll bar where that is not all."""
+    header = 36
+    palette = QtGui.QGuiApplication.palette()
+    painter.fillRect(place, palette.window())
+    _paintHeader(painter, QtCore.QRect(place.left(), place.top(), place.width(), header))
+    room = QtCore.QRect(place.left(), place.top() + header + 2, place.width(), place.height() - header - 2)
+    panel = _panel(widget, place.width())
+    if panel.height() <= room.height():
+        painter.drawImage(room.left(), room.top(), panel)
+        return
+    bar = 12
+    panel = _panel(widget, place.width() - bar)
+    hidden = max(0, panel.height() - room.height())
+    start = 0
+    if scrollTo is not None:
+        target = getattr(widget.ui, scrollTo)
+        start = QtWidgets.QWidget.mapTo(target, widget.parent, QtCore.QPoint(0, 0)).y() - 10
+        start = min(max(start, 0), hidden)
+    painter.drawImage(room.left(), room.top(), panel, 0, start, panel.width(), room.height())
+    groove = QtCore.QRect(room.right() - bar + 1, room.top(), bar, room.height())
+    painter.fillRect(groove, palette.window().color().darker(108))
+    length = room.height() * room.height() // panel.height()
+    handle = QtCore.QRectF(groove.left() + 2, groove.top(), bar - 4, length)
+    handle.translate(0, start * (room.height() - length) / hidden if hidden else 0)
+    painter.setPen(QtCore.Qt.PenStyle.NoPen)
+    painter.setBrush(palette.window().color().darker(145))
+    painter.drawRoundedRect(handle, 4, 4)
 
 
 def _paintHeader(painter: QtGui.QPainter, place: QtCore.QRect) -> None:
