@@ -63,6 +63,7 @@ def prepare() -> None:
     from . import app, ctk, fonts, mrmlwidgets, pythonqt, qt, sampledata
 
     fonts.useFonts()
+    pythonqt.keepConstants()
     pythonqt.recordUncaught()
     _install("qt", {name: getattr(qt, name) for name in qt.__all__})
     _install("ctk", {name: getattr(ctk, name) for name in ctk.__all__})
@@ -145,10 +146,19 @@ def newScene():
         _views.release()
     dialogs.reset()
     scene = slicer.vtkMRMLScene()
+    # Bundles (.mrb) are unpacked in the cache.
+    cache = slicer.vtkCacheManager()
+    cache.SetRemoteCacheDirectory(slicer.app.temporaryPath)
+    scene.SetCacheManager(cache)
+    dataIO = slicer.vtkDataIOManager()
+    dataIO.SetCacheManager(cache)
+    scene.SetDataIOManager(dataIO)
     slicer.mrmlScene = scene
     _views = layout.Views(scene)
     slicer.app._views = _views
     for name, kind in (
+        # First: the display nodes of the others look for its colour tables.
+        ("colors", slicer.vtkMRMLColorLogic),
         ("segmentations", slicer.vtkSlicerSegmentationsModuleLogic),
         ("volumes", slicer.vtkSlicerVolumesLogic),
         ("models", slicer.vtkSlicerModelsLogic),

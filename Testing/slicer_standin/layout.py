@@ -50,10 +50,14 @@ class Views:
         self.arrangement = slicer.vtkMRMLLayoutNode.SlicerLayoutConventionalView
         # Direction the 3D view is looked from, as seen by the patient; the pictures' camera stands there.
         self.lookFrom = (0.55, 0.75, 0.35)
-        self.focalPoint = None
+        # The off-screen windows of views.py, by view.
+        self.windows = {}
 
     def release(self) -> None:
         """Let the scene go: before another takes its place."""
+        for window in self.windows.values():
+            window.release()
+        self.windows.clear()
         for logic in (*self.sliceLogics.values(), self.viewLogic, self.applicationLogic):
             logic.SetMRMLScene(None)
 
@@ -87,7 +91,7 @@ class ThreeDView:
         return self._views.viewNode
 
     def resetFocalPoint(self) -> None:
-        self._views.focalPoint = None
+        pass
 
     def forceRender(self) -> None:
         pass
@@ -136,7 +140,7 @@ class LayoutManager:
         return self._views.arrangement
 
     def resetThreeDViews(self) -> None:
-        self._views.focalPoint = None
+        pass
 
     def resetSliceViews(self) -> None:
         for logic in self._views.sliceLogics.values():

@@ -56,10 +56,11 @@ class _qSlicerScriptedLoadableModuleWidget(_qMRMLWidget):
 
 
 class _Observers:
-    """VTK observers that are removed together."""
+    """VTK observers that are removed together, at the latest with the widget they are for."""
 
-    def __init__(self):
+    def __init__(self, owner):
         self._tags = []
+        object.__getattribute__(owner, "destroyed").connect(lambda *_: self.clear())
 
     def add(self, subject, event, call) -> None:
         self._tags.append((subject, subject.AddObserver(event, call)))
@@ -93,8 +94,8 @@ class _qMRMLNodeComboBox(QtWidgets.QWidget):
         policy = QtWidgets.QSizePolicy.Policy
         self.setSizePolicy(policy.Expanding, policy.Fixed)
         self._scene = None
-        self._sceneObservers = _Observers()
-        self._nodeObservers = _Observers()
+        self._sceneObservers = _Observers(self)
+        self._nodeObservers = _Observers(self)
         self._nodes = []
         self._current = None
         self._nodeTypes = []
@@ -331,7 +332,7 @@ class _qMRMLSegmentSelectorWidget(_qMRMLWidget):
         self._segmentID = ""
         self._none = False
         self._horizontal = False
-        self._observers = _Observers()
+        self._observers = _Observers(self)
         self._nodeSelector.connect("currentNodeChanged(vtkMRMLNode*)", self._onNode)
         self._comboBox.currentIndexChanged.connect(self._onIndex)
         self._populate()

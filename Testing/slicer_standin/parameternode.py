@@ -118,6 +118,8 @@ class _Parameter:
             if value is not None and not isinstance(value, self.nodeClasses):
                 raise TypeError(f"{self.name} cannot be {value!r}")
             return
+        if value is None:
+            raise ValueError(f"{self.name} cannot be None")
         accepted = (int, float) if self.kind is float else self.kind
         if not isinstance(value, accepted):
             raise TypeError(f"{self.name} cannot be {value!r}")

@@ -7,6 +7,7 @@ not know is an AttributeError, on writing too. An exception in a slot is printed
 
 from __future__ import annotations
 
+import ctypes
 import inspect
 import numbers
 import sys
@@ -30,6 +31,17 @@ def errors() -> list[BaseException]:
     taken = list(_raised)
     _raised.clear()
     return taken
+
+
+def keepConstants() -> None:
+    """Make None, True and False last for ever on Python 3.11, as they do by themselves from 3.12 on.
+
+    PySide6 6.12 counts on that: each call that returns nothing takes a reference from None, and after some ten
+    thousand of them Python 3.11 would end with "deallocating None".
+    """
+    if sys.version_info < (3, 12):
+        for constant in (None, True, False, NotImplemented, Ellipsis):
+            ctypes.c_ssize_t.from_address(id(constant)).value += 1 << 40
 
 
 def recordUncaught() -> None:
