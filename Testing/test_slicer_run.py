@@ -236,14 +236,19 @@ def test_a_logic_that_nobody_holds_leaves_neither_child_nor_folder(tmp_path):
 def test_time_left_is_told_from_what_is_done():
     now = [0.0]
     remaining = RemainingTime(clock=lambda: now[0])
-    remaining.update(0.5)
+    # Loading libraries says nothing of the rest.
+    now[0] = 50
+    remaining.update(0.1)
     assert remaining.seconds is None
-    now[0] = 10
-    remaining.update(0.25)
-    assert remaining.seconds == pytest.approx(30)
-    now[0] = 14
-    remaining.update(0.25)
-    assert remaining.seconds == pytest.approx(26)
+    now[0] = 51
+    remaining.update(0.2)
+    assert remaining.seconds is None
+    now[0] = 60
+    remaining.update(0.5)
+    assert remaining.seconds == pytest.approx(12.5)
+    now[0] = 64
+    remaining.update(0.5)
+    assert remaining.seconds == pytest.approx(8.5)
     now[0] = 100
     assert remaining.seconds == 0
 

@@ -275,6 +275,8 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
         added = results.resultOf(inputNode, segmentID)
         if added is None:
             raise SkullVAEError("There is no result to export", "Complete the skull first")
+        if self.answering:
+            raise SkullVAEError("The part is still being made", "Export when it is done")
         ours = self.live and self._key == (inputNode.GetID(), segmentID)
         files = _SessionFiles(self) if ours else None
         run = ExportRun(added, inputNode, segmentID, folder, formats, host, labelmaps, report, files, self._command)
@@ -293,6 +295,8 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
         segmentID: str = "",
     ) -> ExportResult:
         """As startExport(), but waits for the end and returns what was written. Not for the panel: it blocks."""
+        while self.answering:
+            self.pollAnswers()
         return self.startExport(folder, formats, host, labelmaps, report, inputNode, segmentID).wait(onProgress)
 
     def checkInstallation(self) -> InstallationCheck:
