@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import slicer_env
+import slicer_standin
 
-slicer_env.prepare()
+slicer_standin.prepare()
 
 import slicer  # noqa: E402
 import vtk  # noqa: E402

@@ -114,9 +114,9 @@ def test_module_loads_without_the_librarys_dependencies():
                     raise ModuleNotFoundError(name)
         sys.meta_path.insert(0, Refuse())
         sys.path.insert(0, {testing!r})
-        import slicer_env
-        slicer_env.prepare()
-        slicer_env.newScene()
+        import slicer_standin
+        slicer_standin.prepare()
+        slicer_standin.newScene()
         import SkullVAE, slicer
         from SkullVAELib.errors import SkullVAEError
         node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Empty")

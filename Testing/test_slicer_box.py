@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import slicer_env
+import slicer_standin
 
-slicer_env.prepare()
+slicer_standin.prepare()
 
 import slicer  # noqa: E402
 import vtk  # noqa: E402
@@ -26,7 +26,7 @@ HEAD = (40, 44, 60)
 @pytest.fixture(autouse=True)
 def scene():
     """An empty scene for each test."""
-    return slicer_env.newScene()
+    return slicer_standin.newScene()
 
 
 def addBox(pose: np.ndarray, size, transform=None):

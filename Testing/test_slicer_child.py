@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
-import slicer_env
+import slicer_standin
 
-slicer_env.prepare()
+slicer_standin.prepare()
 
 from SkullVAEModule.childprocess import ChildProcess  # noqa: E402
 from SkullVAEModule.completion import CompletionOptions, CompletionRun  # noqa: E402
@@ -23,7 +23,7 @@ from SkullVAELib.errors import SkullVAEError  # noqa: E402
 @pytest.fixture(autouse=True)
 def scene():
     """An empty scene for each test."""
-    return slicer_env.newScene()
+    return slicer_standin.newScene()
 
 
 def script(tmp_path: Path, text: str, *arguments: str, requests: bool = False) -> ChildProcess:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import slicer_env
+import slicer_standin
 
-slicer_env.prepare()
+slicer_standin.prepare()
 
 import slicer  # noqa: E402
 import vtk  # noqa: E402
@@ -44,7 +44,7 @@ MOVED = rotation(35, (1, 0.5, 0)) + np.outer([12.5, -4, 7, 0], [0, 0, 0, 1])
 @pytest.fixture(autouse=True)
 def scene():
     """An empty scene for each test."""
-    return slicer_env.newScene()
+    return slicer_standin.newScene()
 
 
 def moved(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:

@@ -9,9 +9,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
-import slicer_env
+import slicer_standin
 
-slicer_env.prepare()
+slicer_standin.prepare()
 
 import slicer  # noqa: E402
 import slicer.util  # noqa: E402
@@ -24,7 +24,7 @@ from SkullVAELib.errors import SkullVAEError  # noqa: E402
 @pytest.fixture(autouse=True)
 def scene():
     """An empty scene for each test."""
-    return slicer_env.newScene()
+    return slicer_standin.newScene()
 
 
 def installed(monkeypatch, versions: dict[str, str]) -> None:

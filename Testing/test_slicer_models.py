@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import slicer_env
+import slicer_standin
 
-slicer_env.prepare()
+slicer_standin.prepare()
 
 from safetensors.numpy import save_file  # noqa: E402
 from SkullVAEModule.librarypath import shippedModel  # noqa: E402

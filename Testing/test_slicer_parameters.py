@@ -7,9 +7,9 @@ import types
 
 import numpy as np
 import pytest
-import slicer_env
+import slicer_standin
 
-slicer_env.prepare()
+slicer_standin.prepare()
 
 from SkullVAEModule.completion import CompletionOptions  # noqa: E402
 from SkullVAEModule.logic import SkullVAELogic  # noqa: E402
@@ -22,7 +22,7 @@ from SkullVAELib import cli  # noqa: E402
 @pytest.fixture(autouse=True)
 def scene():
     """An empty scene for each test."""
-    return slicer_env.newScene()
+    return slicer_standin.newScene()
 
 
 def test_parameters_become_command_line_options():

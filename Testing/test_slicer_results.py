@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import slicer_env
+import slicer_standin
 
-slicer_env.prepare()
+slicer_standin.prepare()
 
 import slicer  # noqa: E402
 import vtk  # noqa: E402
@@ -36,7 +36,7 @@ from slicer_scenes import (  # noqa: E402
 @pytest.fixture(autouse=True)
 def scene():
     """An empty scene for each test, with the subject hierarchy that Slicer always has."""
-    made = slicer_env.newScene()
+    made = slicer_standin.newScene()
     hierarchy()
     return made
 
@@ -238,7 +238,7 @@ def test_result_is_found_after_saving_and_loading(tmp_path, newSegmentation, int
     node, _ = skullInPatient()
     run, _ = complete(node, newSegmentation=newSegmentation, meshes=True)
     path = saveScene(tmp_path)
-    slicer_env.newScene()
+    slicer_standin.newScene()
     if intoAnother:
         # So that all node IDs are other ones than in the file.
         hierarchy()

@@ -10,9 +10,9 @@ import sys
 
 import numpy as np
 import pytest
-import slicer_env
+import slicer_standin
 
-slicer_env.prepare()
+slicer_standin.prepare()
 
 import slicer  # noqa: E402
 from SkullVAEModule import librarypath  # noqa: E402
@@ -44,7 +44,7 @@ from SkullVAELib.volume import read_volume  # noqa: E402
 @pytest.fixture(autouse=True)
 def scene():
     """An empty scene for each test."""
-    return slicer_env.newScene()
+    return slicer_standin.newScene()
 
 
 def test_whole_skull_adds_nothing():

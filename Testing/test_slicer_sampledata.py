@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import slicer_env
+import slicer_standin
 
-slicer_env.prepare()
+slicer_standin.prepare()
 
 import slicer  # noqa: E402
 from SkullVAEModule import sampledata  # noqa: E402
@@ -34,7 +34,7 @@ from SkullVAELib.volume import read_volume  # noqa: E402
 @pytest.fixture(autouse=True)
 def scene():
     """An empty scene for each test."""
-    return slicer_env.newScene()
+    return slicer_standin.newScene()
 
 
 @pytest.fixture

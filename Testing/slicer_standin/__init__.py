@@ -1,0 +1,315 @@
+"""A small, strict stand-in for the Slicer application, for tests.
+
+slicer-core brings Slicer's real MRML, segmentations and slicer.util; PySide6 (off-screen) the widgets. This package
+adds what the application gives a module besides: `qt`, `ctk` and qMRML widgets PythonQt's way, the loader of .ui files,
+slicer.app, slicer.modules, the views, the subject hierarchy's items, and Slicer's Python base classes. It knows only
+what is listed in its rooms: any other class, property or attribute is an error, never a placeholder.
+
+With the environment variable SLICER_SOURCE_DIR naming a tree of Slicer's sources, its own Python files take the place
+of base.py, i18n.py, parameternode.py and slicer-core's slicer.util: the stand-in is right when tests pass both ways.
+
+    import slicer_standin
+    slicer_standin.prepare()              # before `import SkullVAE`; skips the test where a package is missing
+    slicer_standin.newScene()
+    module, widget = slicer_standin.openModule()
+    widget.ui.completeButton.click()
+    slicer_standin.processEvents(0.5)     # raises what slots and observers have raised
+    slicer_standin.grabPanel(widget, "panel.png")
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+import time
+import types
+from pathlib import Path
+
+import pytest
+
+from . import dialogs
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+MODULE_FOLDER = ROOT / "SkullVAE"
+
+answer = dialogs.answer
+answerFile = dialogs.answerFile
+shown = dialogs.shown
+
+_views = None
+_hierarchy = None
+
+
+def sourceFolder() -> Path | None:
+    """Slicer's own Python files, where SLICER_SOURCE_DIR names its sources."""
+    source = os.environ.get("SLICER_SOURCE_DIR")
+    return Path(source) / "Base" / "Python" / "slicer" if source else None
+
+
+def prepare() -> None:
+    """Make `import SkullVAE` and its rooms work in this process; skips where slicer-core or PySide6 is missing."""
+    slicer = pytest.importorskip("slicer", reason="slicer-core is not installed")
+    pytest.importorskip("PySide6.QtWidgets", reason="PySide6-Essentials is not installed")
+    if "qt" in sys.modules:
+        return
+    os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+    from PySide6 import QtWidgets
+
+    global _application
+    _application = QtWidgets.QApplication.instance() or QtWidgets.QApplication(["Slicer"])
+    QtWidgets.QApplication.setStyle("Fusion")
+    from . import app, ctk, fonts, mrmlwidgets, pythonqt, qt
+
+    fonts.useFonts()
+    pythonqt.recordUncaught()
+    _install("qt", {name: getattr(qt, name) for name in qt.__all__})
+    _install("ctk", {name: getattr(ctk, name) for name in ctk.__all__})
+    for name in mrmlwidgets.__all__:
+        setattr(slicer, name, getattr(mrmlwidgets, name))
+    slicer.qSlicerScriptedLoadableModule = app.ModuleRecord
+    slicer.modules = app.Modules()
+    slicer.app = app.App(slicer.modules)
+    if sourceFolder() is None:
+        _installOwn()
+    else:
+        _installSlicers(sourceFolder())
+    # As Slicer does: the module's own folder, not the library's.
+    sys.path.insert(0, str(MODULE_FOLDER))
+    newScene()
+
+
+def _install(name: str, attributes: dict) -> types.ModuleType:
+    module = types.ModuleType(name)
+    vars(module).update(attributes)
+    sys.modules[name] = module
+    return module
+
+
+def _installOwn() -> None:
+    import slicer
+
+    from . import i18n
+
+    slicer.i18n = _install("slicer.i18n", {"tr": i18n.tr, "translate": i18n.translate})
+    from . import base, parameternode
+
+    names = [name for name in vars(base) if name.startswith("ScriptedLoadableModule")]
+    slicer.ScriptedLoadableModule = _install(
+        "slicer.ScriptedLoadableModule", {"__all__": names, **{name: getattr(base, name) for name in names}}
+    )
+    names = (
+        "Choice",
+        "Decimals",
+        "Default",
+        "Maximum",
+        "Minimum",
+        "SingleStep",
+        "WithinRange",
+        "isParameterNodeWrapper",
+        "parameterNodeWrapper",
+    )
+    slicer.parameterNodeWrapper = _install(
+        "slicer.parameterNodeWrapper", {name: getattr(parameternode, name) for name in names}
+    )
+
+
+def _installSlicers(folder: Path) -> None:
+    """Slicer's own files in the place of the stand-in's; of other names they use, only that they exist."""
+    import slicer
+
+    from . import namesonly
+
+    namesonly.install()
+    for name in ("util", "i18n", "ScriptedLoadableModule", "parameterNodeWrapper"):
+        path = folder / name / "__init__.py" if (folder / name).is_dir() else folder / f"{name}.py"
+        search = [str(path.parent)] if path.name == "__init__.py" else None
+        spec = importlib.util.spec_from_file_location(f"slicer.{name}", path, submodule_search_locations=search)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        setattr(slicer, name, module)
+        spec.loader.exec_module(module)
+
+
+def newScene():
+    """An empty scene as slicer.mrmlScene, with the default layout's views and the logics of Slicer's own modules."""
+    global _views, _hierarchy
+    import slicer
+
+    from . import app, dialogs, layout, subjecthierarchy
+
+    if _views is not None:
+        _hierarchy.release()
+        _views.release()
+    dialogs.reset()
+    scene = slicer.vtkMRMLScene()
+    slicer.mrmlScene = scene
+    _views = layout.Views(scene)
+    slicer.app._views = _views
+    for name, kind in (
+        ("segmentations", slicer.vtkSlicerSegmentationsModuleLogic),
+        ("volumes", slicer.vtkSlicerVolumesLogic),
+        ("models", slicer.vtkSlicerModelsLogic),
+        ("markups", slicer.vtkSlicerMarkupsLogic),
+    ):
+        logic = kind()
+        logic.SetMRMLScene(scene)
+        setattr(slicer.modules, name, app.CppModule(name.capitalize(), logic))
+    _hierarchy = subjecthierarchy.Follower(scene)
+    return scene
+
+
+def moduleRecord():
+    """What a title page fills in: slicer.modules.skullvae."""
+    import slicer
+
+    from . import app
+
+    slicer.modules.skullvae = app.ModuleRecord("SkullVAE", MODULE_FOLDER / "SkullVAE.py")
+    return slicer.modules.skullvae
+
+
+def openModule(mainWindow: bool = True):
+    """Show the module as Slicer does: (the module's title page, its panel). Close it again with closeModule.
+
+    mainWindow: whether there is one, as there is not with --no-main-window; without it nobody can answer dialogs.
+    """
+    import qt
+    import slicer
+
+    import SkullVAE
+
+    record = moduleRecord()
+    module = SkullVAE.SkullVAE(record)
+    slicer.app.finishStartup()
+    frame = slicer.qSlicerScriptedLoadableModuleWidget()
+    frame.setLayout(qt.QVBoxLayout())
+    frame.setMRMLScene(slicer.mrmlScene)
+    frame.resize(440, 900)
+    record._widget = frame
+    widget = SkullVAE.SkullVAEWidget(frame)
+    frame._python = widget
+    slicer.modules.SkullVAEWidget = widget
+    if mainWindow:
+        window = qt.QMainWindow()
+        window.objectName = "qSlicerMainWindow"
+        frame._window = window
+    widget.setup()
+    frame.show()
+    frame.enter()
+    processEvents()
+    return module, widget
+
+
+def leaveModule(widget) -> None:
+    """As when the user opens another module."""
+    widget.parent.exit()
+    processEvents()
+
+
+def enterModule(widget) -> None:
+    """As when the user comes back."""
+    widget.parent.enter()
+    processEvents()
+
+
+def closeModule(widget) -> None:
+    """Unload the module as Slicer does when it quits; raises what slots have raised and nobody has looked at."""
+    import slicer
+    from PySide6 import QtWidgets
+
+    frame = widget.parent
+    if frame.isEntered:
+        frame.exit()
+    unloading = slicer.app.moduleManager()
+    # Slicer's own base class listens; the stand-in's is called.
+    if sourceFolder() is None:
+        widget.cleanup()
+    else:
+        unloading.aboutToUnload("SkullVAE")
+    frame.setMRMLScene(None)
+    if hasattr(frame, "_window"):
+        frame._window.objectName = ""
+        QtWidgets.QWidget.close(frame._window)
+        frame._window.deleteLater()
+    QtWidgets.QWidget.close(frame)
+    frame.deleteLater()
+    processEvents()
+
+
+def processEvents(seconds: float = 0.0) -> None:
+    """Let the application work for so long; then raise the first exception of a slot or observer, if there was one."""
+    from PySide6 import QtCore, QtWidgets
+
+    end = time.monotonic() + seconds
+    while True:
+        QtWidgets.QApplication.processEvents(QtCore.QEventLoop.ProcessEventsFlag.AllEvents, 20)
+        if time.monotonic() >= end:
+            break
+        time.sleep(0.002)
+    # processEvents alone leaves what deleteLater() asked for.
+    QtWidgets.QApplication.sendPostedEvents(None, QtCore.QEvent.Type.DeferredDelete)
+    raised = errors()
+    if raised:
+        raise raised[0]
+
+
+def errors() -> list[BaseException]:
+    """The exceptions of slots and observers since the last call; for a test that expects one."""
+    from . import pythonqt
+
+    return pythonqt.errors()
+
+
+def waitFor(condition, seconds: float = 60.0) -> None:
+    """Let the application work until the condition holds; raises TimeoutError."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError(f"not within {seconds} s")
+        processEvents(0.01)
+
+
+def setTesting(enabled: bool) -> None:
+    """Whether slicer.app.testingEnabled(), as under --testing: displays are then logged instead of shown."""
+    import slicer
+
+    slicer.app._testing = enabled
+
+
+def drag(slider, *values: float) -> None:
+    """Drag a ctkSliderWidget with the mouse over these values and let go at the last."""
+    from PySide6 import QtWidgets
+
+    inner = slider._slider
+    QtWidgets.QAbstractSlider.setSliderDown(inner, True)
+    for value in values:
+        inner.setValue(round((value - slider.minimum) / slider.singleStep))
+        processEvents()
+    QtWidgets.QAbstractSlider.setSliderDown(inner, False)
+    processEvents()
+
+
+def grabPanel(widget, path, width: int = 440, height: int | None = None) -> None:
+    """Save a picture of the panel as PNG; height None takes as much as the panel wants."""
+    from PySide6 import QtWidgets
+
+    frame = widget.parent
+    if height is None:
+        QtWidgets.QWidget.resize(frame, width, 100)
+        processEvents()
+        QtWidgets.QWidget.layout(frame).activate()
+        height = max(200, QtWidgets.QWidget.layout(frame).totalHeightForWidth(width), frame.sizeHint.height())
+    QtWidgets.QWidget.resize(frame, width, height)
+    processEvents()
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    if not QtWidgets.QWidget.grab(frame).save(str(path)):
+        raise OSError(f"{path} could not be written")
+
+
+def __getattr__(name: str):
+    # Needs vtk's rendering, which most tests do without.
+    if name == "views":
+        return importlib.import_module(".views", __name__)
+    raise AttributeError(name)

@@ -1,0 +1,195 @@
+"""slicer.app and slicer.modules: the application a module finds around itself."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from PySide6 import QtCore, QtWidgets
+
+from .inputoutput import CoreIOManager
+from .layout import LayoutManager, Views
+from .pythonqt import wrapped
+
+
+class CommandOptions:
+    """slicer.app.commandOptions()."""
+
+    noMainWindow = False
+    testingEnabled = False
+
+
+class ModuleManager:
+    """slicer.app.moduleManager(): knows the modules, and tells before one is unloaded."""
+
+    def __init__(self, modules: Modules):
+        self._modules = modules
+        self._unloading = []
+
+    def module(self, name: str):
+        return getattr(self._modules, name.lower(), None)
+
+    def modulesNames(self) -> list[str]:
+        return sorted(record.name for record in vars(self._modules).values() if hasattr(record, "name"))
+
+    def connect(self, signature: str, slot) -> bool:
+        if signature != "moduleAboutToBeUnloaded(QString)":
+            raise AttributeError(f"the module manager has no signal '{signature}'")
+        self._unloading.append(slot)
+        return True
+
+    def disconnect(self, signature: str, slot) -> bool:
+        self._unloading.remove(slot)
+        return True
+
+    def aboutToUnload(self, name: str) -> None:
+        """Tell everybody: Slicer calls a panel's cleanup() so."""
+        for slot in list(self._unloading):
+            slot(name)
+
+
+class App:
+    """slicer.app, as much of it as modules ask for; any other name is an AttributeError."""
+
+    applicationName = "Slicer"
+    applicationVersion = "5.12.0-standin"
+    majorVersion = 5
+    minorVersion = 12
+    revision = "0"
+
+    def __init__(self, modules: Modules):
+        self._testing = False
+        self._modules = ModuleManager(modules)
+        self._startup = []
+        self._temporary = tempfile.TemporaryDirectory(prefix="SlicerStandin-")
+        self._views: Views | None = None
+        self._ioManager = CoreIOManager()
+        # Nobody's own settings are read or written.
+        QtCore.QCoreApplication.setOrganizationName("SlicerStandin")
+        QtCore.QCoreApplication.setApplicationName("Slicer")
+        QtCore.QSettings.setDefaultFormat(QtCore.QSettings.Format.IniFormat)
+        QtCore.QSettings.setPath(
+            QtCore.QSettings.Format.IniFormat, QtCore.QSettings.Scope.UserScope, self._temporary.name
+        )
+
+    # The application
+
+    def testingEnabled(self) -> bool:
+        return self._testing
+
+    def commandOptions(self) -> CommandOptions:
+        return CommandOptions()
+
+    def processEvents(self) -> None:
+        QtWidgets.QApplication.processEvents()
+
+    def topLevelWidgets(self) -> list:
+        return wrapped(QtWidgets.QApplication.topLevelWidgets())
+
+    def translate(self, context: str, text: str) -> str:
+        return text
+
+    @property
+    def temporaryPath(self) -> str:
+        return self._temporary.name
+
+    @property
+    def slicerHome(self) -> str:
+        return str(Path(self._temporary.name))
+
+    def settings(self):
+        return QtCore.QSettings()
+
+    userSettings = settings
+
+    def clipboard(self):
+        return wrapped(QtWidgets.QApplication.clipboard())
+
+    def setOverrideCursor(self, cursor) -> None:
+        QtWidgets.QApplication.setOverrideCursor(cursor)
+
+    def restoreOverrideCursor(self) -> None:
+        QtWidgets.QApplication.restoreOverrideCursor()
+
+    def pauseRender(self) -> None:
+        pass
+
+    def resumeRender(self) -> None:
+        pass
+
+    def connect(self, signature: str, slot) -> bool:
+        if signature != "startupCompleted()":
+            raise AttributeError(f"the application has no signal '{signature}'")
+        self._startup.append(slot)
+        return True
+
+    def finishStartup(self) -> None:
+        """Emit startupCompleted(): what modules put off until the application stands is done now."""
+        waiting, self._startup = self._startup, []
+        for slot in waiting:
+            slot()
+
+    # Its parts
+
+    def moduleManager(self) -> ModuleManager:
+        return self._modules
+
+    def coreIOManager(self) -> CoreIOManager:
+        return self._ioManager
+
+    ioManager = coreIOManager
+
+    def applicationLogic(self):
+        return self._views.applicationLogic
+
+    def layoutManager(self) -> LayoutManager:
+        return LayoutManager(self._views)
+
+    def mrmlScene(self):
+        return self._views.scene
+
+
+class ModuleRecord:
+    """What slicer.modules.<name> is: the qSlicerScriptedLoadableModule of a Python module."""
+
+    __slots__ = (
+        "_widget",
+        "acknowledgementText",
+        "associatedNodeTypes",
+        "categories",
+        "contributors",
+        "dependencies",
+        "helpText",
+        "hidden",
+        "icon",
+        "index",
+        "name",
+        "path",
+        "title",
+        "widgetRepresentationCreationEnabled",
+    )
+
+    def __init__(self, name: str, path: Path):
+        self.name = name
+        self.title = name
+        self.path = str(path)
+        self.hidden = False
+        self._widget = None
+
+    def widgetRepresentation(self):
+        return self._widget
+
+
+class CppModule:
+    """A module of Slicer's own, of which only the logic is there."""
+
+    def __init__(self, name: str, logic):
+        self.name = name
+        self._logic = logic
+
+    def logic(self):
+        return self._logic
+
+
+class Modules:
+    """slicer.modules: its attributes are the modules by their lower-case names."""

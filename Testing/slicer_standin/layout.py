@@ -1,0 +1,143 @@
+"""The application's default layout in the scene: three slice views and a 3D view, with Slicer's own slice logics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import slicer
+import vtk
+
+
+@dataclass(frozen=True)
+class SliceView:
+    """A slice view as the default layout names and colours it."""
+
+    name: str
+    label: str
+    colour: tuple[float, float, float]
+    orientation: str
+
+
+SLICE_VIEWS = (
+    SliceView("Red", "R", (0.952, 0.290, 0.202), "Axial"),
+    SliceView("Green", "G", (0.431, 0.690, 0.294), "Coronal"),
+    SliceView("Yellow", "Y", (0.929, 0.836, 0.298), "Sagittal"),
+)
+
+
+class Views:
+    """The views' nodes and logics of one scene."""
+
+    def __init__(self, scene):
+        self.scene = scene
+        self.applicationLogic = slicer.vtkMRMLApplicationLogic()
+        self.applicationLogic.SetMRMLScene(scene)
+        self.sliceLogics = {}
+        collection = vtk.vtkCollection()
+        for view in SLICE_VIEWS:
+            logic = slicer.vtkMRMLSliceLogic()
+            logic.SetMRMLScene(scene)
+            node = logic.AddSliceNode(view.name)
+            node.SetLayoutLabel(view.label)
+            node.SetLayoutColor(*view.colour)
+            node.SetOrientation(view.orientation)
+            self.sliceLogics[view.name] = logic
+            collection.AddItem(logic)
+        self.applicationLogic.SetSliceLogics(collection)
+        self.viewLogic = slicer.vtkMRMLViewLogic()
+        self.viewLogic.SetMRMLScene(scene)
+        self.viewNode = self.viewLogic.AddViewNode("1")
+        self.arrangement = slicer.vtkMRMLLayoutNode.SlicerLayoutConventionalView
+        # Direction the 3D view is looked from, as seen by the patient; the pictures' camera stands there.
+        self.lookFrom = (0.55, 0.75, 0.35)
+        self.focalPoint = None
+
+    def release(self) -> None:
+        """Let the scene go: before another takes its place."""
+        for logic in (*self.sliceLogics.values(), self.viewLogic, self.applicationLogic):
+            logic.SetMRMLScene(None)
+
+
+class SliceWidget:
+    """layoutManager().sliceWidget(name)."""
+
+    def __init__(self, logic):
+        self._logic = logic
+
+    def sliceLogic(self):
+        return self._logic
+
+    def mrmlSliceNode(self):
+        return self._logic.GetSliceNode()
+
+    def mrmlSliceCompositeNode(self):
+        return self._logic.GetSliceCompositeNode()
+
+    def fitSliceToBackground(self) -> None:
+        self._logic.FitSliceToBackground()
+
+
+class ThreeDView:
+    """layoutManager().threeDWidget(0).threeDView()."""
+
+    def __init__(self, views: Views):
+        self._views = views
+
+    def mrmlViewNode(self):
+        return self._views.viewNode
+
+    def resetFocalPoint(self) -> None:
+        self._views.focalPoint = None
+
+    def forceRender(self) -> None:
+        pass
+
+
+class ThreeDWidget:
+    """layoutManager().threeDWidget(0)."""
+
+    def __init__(self, views: Views):
+        self._view = ThreeDView(views)
+
+    def threeDView(self) -> ThreeDView:
+        return self._view
+
+    def mrmlViewNode(self):
+        return self._view.mrmlViewNode()
+
+
+class LayoutManager:
+    """slicer.app.layoutManager()."""
+
+    threeDViewCount = 1
+
+    def __init__(self, views: Views):
+        self._views = views
+
+    def sliceViewNames(self) -> list[str]:
+        return [view.name for view in SLICE_VIEWS]
+
+    def sliceWidget(self, name: str) -> SliceWidget:
+        return SliceWidget(self._views.sliceLogics[name])
+
+    def mrmlSliceLogics(self):
+        return self._views.applicationLogic.GetSliceLogics()
+
+    def threeDWidget(self, index: int) -> ThreeDWidget:
+        if index != 0:
+            raise IndexError("the default layout has one 3D view")
+        return ThreeDWidget(self._views)
+
+    def setLayout(self, arrangement: int) -> None:
+        self._views.arrangement = arrangement
+
+    @property
+    def layout(self) -> int:
+        return self._views.arrangement
+
+    def resetThreeDViews(self) -> None:
+        self._views.focalPoint = None
+
+    def resetSliceViews(self) -> None:
+        for logic in self._views.sliceLogics.values():
+            logic.FitSliceToBackground()

@@ -1,0 +1,367 @@
+"""PythonQt's way with Qt objects, over PySide6: what Slicer's Python shows of Qt.
+
+Properties are read and written as attributes (`label.text = "..."`; `label.text()` is then an error, as in Slicer),
+`widget.connect("clicked(bool)", f)` knows signals by their C++ signatures, and signals can be called. Whatever Qt does
+not know is an AttributeError, on writing too. An exception in a slot is printed and kept for the test: see errors().
+"""
+
+from __future__ import annotations
+
+import inspect
+import numbers
+import sys
+import traceback
+
+from PySide6 import QtCore
+
+Signature = tuple[str, tuple[str, ...]]
+
+_raised: list[BaseException] = []
+
+
+def record(error: BaseException) -> None:
+    """Print an exception nobody caught and keep it for the test."""
+    traceback.print_exception(error)
+    _raised.append(error)
+
+
+def errors() -> list[BaseException]:
+    """The exceptions of slots and observers since the last call; a test that expects one takes it from here."""
+    taken = list(_raised)
+    _raised.clear()
+    return taken
+
+
+def recordUncaught() -> None:
+    """Have also those recorded that VTK and PySide would only print."""
+
+    def hook(kind, error, trace):
+        record(error)
+
+    sys.excepthook = hook
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Properties
+
+
+def _metaProperty(native, name: str):
+    meta = QtCore.QObject.metaObject(native)
+    index = meta.indexOfProperty(name)
+    return meta.property(index) if index >= 0 else None
+
+
+def _coerced(prop, value):
+    """The value as PythonQt would hand it to the property; TypeError where it could not."""
+    kind = prop.typeName()
+    number = isinstance(value, numbers.Real)
+    if kind == "bool" and number:
+        return bool(value)
+    if kind in ("int", "uint", "qlonglong") and number:
+        return int(value)
+    if kind in ("double", "float") and number:
+        return float(value)
+    if kind == "QString" and isinstance(value, str):
+        return value
+    if kind == "QStringList" and isinstance(value, list | tuple) and all(isinstance(text, str) for text in value):
+        return list(value)
+    if kind in ("bool", "int", "uint", "qlonglong", "double", "float", "QString", "QStringList"):
+        raise TypeError(f"property '{prop.name()}' of type {kind} cannot be {value!r}")
+    return _native(value)
+
+
+def _enumAccess(native, prop):
+    """Getter and setter of a property that holds an enumerator or flags; PySide has no conversion for some of them."""
+    name = prop.name()
+    return (
+        object.__getattribute__(native, name),
+        object.__getattribute__(native, f"set{name[0].upper()}{name[1:]}"),
+    )
+
+
+def _pythonProperty(native, name: str):
+    """A property declared in Python, which PySide would look up as an attribute of the object, without end."""
+    found = inspect.getattr_static(type(native), name, None)
+    return found if isinstance(found, QtCore.Property) else None
+
+
+def readProperty(native, name: str):
+    declared = _pythonProperty(native, name)
+    if declared is not None:
+        return declared.fget(native)
+    if name in ("sizeHint", "minimumSizeHint"):
+        # Virtual in C++, so PySide asks the Python object for them again and again.
+        return object.__getattribute__(native, name)()
+    prop = _metaProperty(native, name)
+    if prop.isEnumType():
+        return _enumAccess(native, prop)[0]()
+    return wrapped(QtCore.QObject.property(native, name))
+
+
+def writeProperty(native, name: str, value) -> None:
+    """Raises AttributeError where there is no such property or it is read-only, TypeError for a wrong value."""
+    prop = _metaProperty(native, name)
+    if prop is None:
+        raise AttributeError(f"{type(native).__name__} has no property '{name}'")
+    if not prop.isWritable():
+        raise AttributeError(f"property '{name}' of {type(native).__name__} is read-only")
+    declared = _pythonProperty(native, name)
+    if declared is not None:
+        declared.fset(native, _coerced(prop, value))
+        return
+    if prop.isEnumType():
+        getter, setter = _enumAccess(native, prop)
+        setter(type(getter())(value))
+        return
+    if not prop.write(native, _coerced(prop, value)):
+        raise TypeError(f"property '{name}' of {type(native).__name__} cannot be {value!r}")
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Signals
+
+
+def _signature(text: str) -> Signature:
+    name, bracket, rest = text.replace(" ", "").partition("(")
+    if not bracket or not rest.endswith(")"):
+        raise ValueError(f"'{text}' is not a signal's signature, such as 'clicked(bool)'")
+    kinds = tuple(kind.removeprefix("const").removesuffix("&") for kind in rest[:-1].split(",") if kind)
+    return name, kinds
+
+
+def _signals(native) -> dict[str, list[tuple[str, ...]]]:
+    """Names and argument types of all signals, those with most arguments first."""
+    declared = getattr(type(native), "_signatures", {})
+    meta = QtCore.QObject.metaObject(native)
+    found: dict[str, list[tuple[str, ...]]] = {}
+    for index in range(meta.methodCount()):
+        method = meta.method(index)
+        if method.methodType() == QtCore.QMetaMethod.MethodType.Signal:
+            name, kinds = _signature(bytes(method.methodSignature()).decode())
+            # A signal of the stand-in's own classes carries Python objects; Slicer knows it by its C++ types.
+            overloads = declared.get(name, [kinds])
+            found.setdefault(name, []).extend(kinds for kinds in overloads if kinds not in found.get(name, []))
+    for overloads in found.values():
+        overloads.sort(key=len, reverse=True)
+    return found
+
+
+def _acceptedArguments(slot) -> int:
+    """How many positional arguments a callable takes; a signal's others are dropped, as PythonQt does."""
+    try:
+        parameters = inspect.signature(slot).parameters.values()
+    except (TypeError, ValueError):
+        return 100
+    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
+        return 100
+    return sum(
+        parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD) for parameter in parameters
+    )
+
+
+class Signal:
+    """A signal of a widget: connect, disconnect, emit, and callable."""
+
+    def __init__(self, native, name: str, kinds: tuple[str, ...]):
+        self._owner = native
+        self._name = name
+        self._kinds = kinds
+
+    def _bound(self):
+        signal = object.__getattribute__(self._owner, self._name)
+        if self._name in getattr(type(self._owner), "_signatures", {}):
+            return signal
+        # PySide alone would choose clicked() for a callable that takes anything.
+        return signal[self._kinds[0] if len(self._kinds) == 1 else self._kinds]
+
+    def connect(self, slot) -> bool:
+        if not callable(slot):
+            raise TypeError(f"{slot!r} cannot be called")
+        count = min(len(self._kinds), _acceptedArguments(slot))
+        # currentNodeChanged(bool) and currentNodeChanged(vtkMRMLNode*) are one signal here.
+        convert = bool if self._kinds == ("bool",) else wrapped
+
+        def call(*arguments):
+            try:
+                slot(*[convert(argument) for argument in arguments[:count]])
+            except Exception as error:
+                record(error)
+
+        self._bound().connect(call)
+        _connections(self._owner).append((self._name, slot, call))
+        return True
+
+    def disconnect(self, slot) -> bool:
+        connections = _connections(self._owner)
+        for entry in connections:
+            if entry[0] == self._name and entry[1] == slot:
+                self._bound().disconnect(entry[2])
+                connections.remove(entry)
+                return True
+        return False
+
+    def emit(self, *arguments) -> None:
+        if len(arguments) > len(self._kinds):
+            raise TypeError(f"{self._name} has {len(self._kinds)} arguments, not {len(arguments)}")
+        # Default arguments of Qt's own signals, as of clicked(bool).
+        defaults = {"bool": False}
+        missing = [defaults[kind] for kind in self._kinds[len(arguments) :]]
+        self._bound().emit(*[_native(argument) for argument in arguments], *missing)
+
+    __call__ = emit
+
+
+# Of objects that are not ours, which would lose an attribute with their short-lived Python wrapper.
+_foreignConnections: dict[object, list] = {}
+
+
+def _connections(native) -> list:
+    if isinstance(native, PythonQt):
+        return native.__dict__.setdefault("_connections", [])
+    return _foreignConnections.setdefault(native, [])
+
+
+def _signal(native, name: str, kinds: tuple[str, ...] | None = None) -> Signal:
+    overloads = _signals(native).get(name, [])
+    if not overloads or (kinds is not None and kinds not in overloads):
+        known = ", ".join(f"{name}({','.join(overload)})" for overload in overloads)
+        wanted = name if kinds is None else f"{name}({','.join(kinds)})"
+        raise AttributeError(f"{type(native).__name__} has no signal '{wanted}'" + (f", only {known}" if known else ""))
+    return Signal(native, name, overloads[0] if kinds is None else kinds)
+
+
+def connect(native, signature: str, slot) -> bool:
+    return _signal(native, *_signature(signature)).connect(slot)
+
+
+def disconnect(native, signature: str, slot) -> bool:
+    return _signal(native, *_signature(signature)).disconnect(slot)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Objects
+
+# Classes whose objects Qt makes itself and hands out, as a table its header. Of others only what all objects have.
+HANDED_OUT = {"QClipboard", "QHeaderView", "QLineEdit", "QScrollBar", "QStatusBar", "QTextDocument"}
+_OF_ALL = {"children", "className", "inherits", "isWidgetType", "name", "objectName", "parent", "property"}
+
+
+def _attribute(native, name: str):
+    """What the name means in PythonQt: a property's value, a signal, a method."""
+    if name == "name":
+        return QtCore.QObject.objectName(native)
+    if name == "connect":
+        return lambda signature, slot: connect(native, signature, slot)
+    if name == "disconnect":
+        return lambda signature, slot: disconnect(native, signature, slot)
+    if name == "className":
+        return lambda: _className(native)
+    if _metaProperty(native, name) is not None:
+        return readProperty(native, name)
+    if name in _signals(native):
+        return _signal(native, name)
+    value = object.__getattribute__(native, name)
+    if inspect.isbuiltin(value):
+        return lambda *arguments, **named: wrapped(
+            value(*[_native(a) for a in arguments], **{key: _native(a) for key, a in named.items()})
+        )
+    return value
+
+
+def _className(native) -> str:
+    for cls in type(native).__mro__:
+        if not cls.__name__.startswith("_"):
+            return cls.__name__
+    raise AssertionError
+
+
+def _write(native, name: str, value) -> None:
+    writeProperty(native, "objectName" if name == "name" else name, value)
+
+
+class Foreign:
+    """An object that Qt made itself, shown PythonQt's way."""
+
+    __slots__ = ("_native",)
+
+    def __init__(self, native):
+        object.__setattr__(self, "_native", native)
+
+    def _check(self, name: str) -> None:
+        kind = type(self._native).__name__
+        if name not in _OF_ALL and kind not in HANDED_OUT:
+            raise AttributeError(f"'{name}': {kind} is not on the stand-in's list")
+
+    def __getattr__(self, name: str):
+        self._check(name)
+        return _attribute(self._native, name)
+
+    def __setattr__(self, name: str, value) -> None:
+        self._check(name)
+        _write(self._native, name, value)
+
+    def __dir__(self):
+        return dir(self._native)
+
+    def __eq__(self, other):
+        return self._native is _native(other)
+
+    def __hash__(self):
+        return hash(self._native)
+
+
+def wrapped(value):
+    """As Python sees it: objects that are not of the stand-in's classes get PythonQt's way of attributes."""
+    if isinstance(value, QtCore.QObject) and not isinstance(value, PythonQt):
+        return Foreign(value)
+    if isinstance(value, list):
+        return [wrapped(item) for item in value]
+    return value
+
+
+def _native(value):
+    return value._native if isinstance(value, Foreign) else value
+
+
+class _Meta(type(QtCore.QObject)):
+    """isinstance(button, qt.QWidget) is true, though the stand-in's classes do not derive from one another."""
+
+    def __instancecheck__(cls, instance) -> bool:
+        base = cls.__dict__.get("_base")
+        return isinstance(_native(instance), base) if base else type.__instancecheck__(cls, instance)
+
+
+class PythonQt:
+    """Mixed into a PySide6 class."""
+
+    def __getattribute__(self, name: str):
+        if name.startswith("_"):
+            return object.__getattribute__(self, name)
+        return _attribute(self, name)
+
+    def __setattr__(self, name: str, value) -> None:
+        if name.startswith("_") or not type(self).__dict__.get("_base"):
+            # A class that derives from the stand-in's in Python may have attributes of its own.
+            if not name.startswith("_") and _metaProperty(self, name) is not None:
+                writeProperty(self, name, value)
+            else:
+                super().__setattr__(name, value)
+        else:
+            _write(self, name, value)
+
+    def findChildren(self, kind, name: str | None = None) -> list:
+        base = kind.__dict__.get("_base", kind)
+        found = (
+            QtCore.QObject.findChildren(self, base) if name is None else QtCore.QObject.findChildren(self, base, name)
+        )
+        return wrapped(list(found))
+
+    def findChild(self, kind, name: str | None = None):
+        found = self.findChildren(kind, name)
+        return found[0] if found else None
+
+
+def pythonQt(base, name: str | None = None, **attributes):
+    """The class of that name in Slicer's `qt` or `ctk`, made of a PySide6 class."""
+    name = name or base.__name__.lstrip("_")
+    return _Meta(name, (PythonQt, base), {"_base": base, "__module__": __name__, **attributes})
