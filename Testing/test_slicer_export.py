@@ -12,7 +12,9 @@ import slicer  # noqa: E402
 import vtk  # noqa: E402
 from SkullVAEModule.export import ExportRun  # noqa: E402
 from SkullVAEModule.logic import SkullVAELogic  # noqa: E402
+from SkullVAEModule.masks import Mask  # noqa: E402
 from SkullVAEModule.meshfiles import MeshData, readPly, readStl, writeMesh  # noqa: E402
+from SkullVAEModule.results import changeResult  # noqa: E402
 from slicer_scenes import (  # noqa: E402
     BINARY,
     GRIDS,
@@ -251,6 +253,54 @@ def test_report_and_host_come_from_the_live_session(tmp_path):
         f"Head-2_{name}" for name in ("implant.stl", "host.stl", "completed.nrrd", "implant.nrrd")
     ]
     assert any("no report" in note for note in done.notes)
+
+
+def test_export_waits_for_the_part_of_the_shape_that_was_asked_for(tmp_path):
+    _, create = runWithChild(tmp_path, "good")
+    node = addSkull(randomMask(74), OBLIQUE)
+    logic = SkullVAELogic(createRun=create, command=childCommand(tmp_path, "good"))
+    logic.completeSkull(node, "bone")
+    assert logic.requestGamma(3)
+    with pytest.raises(SkullVAEError, match="still being made"):
+        logic.startExport(tmp_path / "out")
+    done = logic.exportResult(tmp_path / "out", host=False, labelmaps=False, report=False)
+    assert done.implantFrom == "part"
+    assert readStl(done.files[0]).points[:, 2].max() == 33
+    logic.closeSession()
+
+
+def test_part_of_another_shape_is_not_exported(tmp_path):
+    """As when the child dies between the voxels and the mesh of an answer."""
+    _, create = runWithChild(tmp_path, "good")
+    node = addSkull(randomMask(75), OBLIQUE)
+    logic = SkullVAELogic(createRun=create, command=childCommand(tmp_path, "good"))
+    added = logic.completeSkull(node, "bone")
+    implant = np.roll(randomMask(75), 2, axis=0) & (1 - randomMask(75))
+    changeResult(added, logic._source, logic.report, implant=Mask.of(implant))
+    done = logic.exportResult(tmp_path / "out", formats=("ply",), host=False, labelmaps=False, report=False)
+    assert done.implantFrom == "segment"
+    assertSamePoints(readPly(done.files[0]).points, voxelBox(implant, OBLIQUE))
+    logic.closeSession()
+
+
+def test_warped_result_is_exported_where_it_is_seen(tmp_path):
+    warp = vtk.vtkThinPlateSplineTransform()
+    source, target = vtk.vtkPoints(), vtk.vtkPoints()
+    for index, point in enumerate(np.random.default_rng(5).uniform(-60, 60, (8, 3))):
+        source.InsertNextPoint(point)
+        target.InsertNextPoint(point + np.array([index, -index, 3]))
+    warp.SetSourceLandmarks(source)
+    warp.SetTargetLandmarks(target)
+    warp.SetBasisToR()
+    transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTransformNode")
+    transform.SetAndObserveTransformToParent(warp)
+    node = addSkull(randomMask(76), OBLIQUE, transform=transform)
+    complete(node, meshes=True)
+    done = export(tmp_path, node, host=False, report=False)
+    expected = [warp.TransformPoint(point) for point in tetrahedron(7).points.astype(float)]
+    assertSamePoints(readStl(done.files[0]).points, np.array(expected))
+    np.testing.assert_allclose(read_volume(done.files[-1]).affine, OBLIQUE, atol=1e-4)
+    assert any("not rigid" in note for note in done.notes)
 
 
 # --------------------------------------------------------------------------------------------------------------------

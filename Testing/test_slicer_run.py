@@ -15,9 +15,13 @@ import slicer_standin
 slicer_standin.prepare()
 
 import slicer  # noqa: E402
+from safetensors.numpy import save_file  # noqa: E402
 from SkullVAEModule import librarypath  # noqa: E402
 from SkullVAEModule.completion import CompletionOptions, childEnvironment  # noqa: E402
 from SkullVAEModule.logic import SkullVAELogic  # noqa: E402
+from SkullVAEModule.meshfiles import readPly  # noqa: E402
+from SkullVAEModule.meshnodes import meshData  # noqa: E402
+from SkullVAEModule.models import ModelStore  # noqa: E402
 from SkullVAEModule.remaining import RemainingTime  # noqa: E402
 from SkullVAEModule.segments import readInput, segmentTag  # noqa: E402
 from slicer_scenes import (  # noqa: E402
@@ -236,14 +240,19 @@ def test_a_logic_that_nobody_holds_leaves_neither_child_nor_folder(tmp_path):
 def test_time_left_is_told_from_what_is_done():
     now = [0.0]
     remaining = RemainingTime(clock=lambda: now[0])
-    remaining.update(0.5)
+    # Loading libraries says nothing of the rest.
+    now[0] = 50
+    remaining.update(0.1)
     assert remaining.seconds is None
-    now[0] = 10
-    remaining.update(0.25)
-    assert remaining.seconds == pytest.approx(30)
-    now[0] = 14
-    remaining.update(0.25)
-    assert remaining.seconds == pytest.approx(26)
+    now[0] = 51
+    remaining.update(0.2)
+    assert remaining.seconds is None
+    now[0] = 60
+    remaining.update(0.5)
+    assert remaining.seconds == pytest.approx(12.5)
+    now[0] = 64
+    remaining.update(0.5)
+    assert remaining.seconds == pytest.approx(8.5)
     now[0] = 100
     assert remaining.seconds == 0
 
@@ -267,6 +276,63 @@ def test_generated_skull_is_completed_by_the_real_command_line(tmp_path):
     assert implant.any()
     segment = node.GetSegmentation().GetSegment(added.implantID)
     assert segmentTag(segment, "SkullVAE.software") == logic.report["software"]
+    # The part lies where the implant is: its bounds, but for a voxel.
+    indices = np.argwhere(implant)
+    points = indices @ volume.affine[:3, :3].T + volume.affine[:3, 3]
+    mesh = meshData(added.implantModelNode.GetPolyData())
+    np.testing.assert_allclose(mesh.points.min(0), points.min(0), atol=2)
+    np.testing.assert_allclose(mesh.points.max(0), points.max(0), atol=2)
+    assert mesh.thickness.max() > 2
+
+    # Another shape, from the session.
+    assert logic.requestGamma(0.5)
+    assert logic.waitForAnswers()
+    other = readInput(node, added.implantID).array
+    assert not np.array_equal(other, implant)
+    assert not np.any(skull & other)
+    assert np.array_equal(skull | other, readInput(node, added.completedID).array)
+    assert {key: fingerprint(node)[key] for key in before} == before
+
+    done = logic.exportResult(tmp_path / "out", formats=("stl", "ply"))
+    assert done.notes == ()
+    assert {path.name.partition("_")[2] for path in done.files} == {
+        "implant.stl", "implant.ply", "host.stl", "host.ply", "completed.nrrd", "implant.nrrd", "report.html"
+    }  # fmt: skip
+    exportedImplant = read_volume(next(path for path in done.files if path.name.endswith("implant.nrrd")))
+    assert np.array_equal(exportedImplant.array, other)
+    np.testing.assert_allclose(exportedImplant.affine, rotation(20, (0, 0, 1)) @ volume.affine, atol=1e-3)
+    # Without the session, the surfaces are those of the voxels.
+    logic.closeSession()
+    again = logic.exportResult(tmp_path / "again", formats=("ply",), labelmaps=False, report=False)
+    first, second = (
+        readPly(next(path for path in files if path.name.endswith("host.ply"))) for files in (done.files, again.files)
+    )
+    np.testing.assert_allclose(first.points.min(0), second.points.min(0), atol=1.5)
+    np.testing.assert_allclose(first.points.max(0), second.points.max(0), atol=1.5)
+
+
+@pytest.mark.skipif(librarypath.shippedModel() is None, reason="the shipped model file is missing")
+def test_real_library_checks_models_and_reports_on_the_installation(tmp_path):
+    store = ModelStore(tmp_path / "models")
+    copy = tmp_path / "copy.safetensors"
+    copy.write_bytes(librarypath.shippedModel().read_bytes())
+    # The same file as the shipped one: nothing to add.
+    assert store.add(copy).shipped
+    other = tmp_path / "other.safetensors"
+    save_file({"weights": np.zeros(3, np.float32)}, other)
+    with pytest.raises(SkullVAEError):
+        store.add(other)
+    assert not store.folder.exists()
+    renamed = tmp_path / "renamed.safetensors"
+    content = copy.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    # The same tensors under a header with a space more: another file, and a model all the same.
+    renamed.write_bytes((length + 8).to_bytes(8, "little") + content[8 : 8 + length] + b" " * 8 + content[8 + length :])
+    entry = store.add(renamed)
+    assert (entry.name, entry.shipped) == ("renamed", False)
+    text = SkullVAELogic().checkInstallation().wait()
+    assert "torch" in text
+    assert store.list()[0].sha256 in text
 
 
 def test_every_test_grid_is_different():

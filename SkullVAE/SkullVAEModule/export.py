@@ -131,7 +131,7 @@ class ExportRun:
             else None
         )
         unedited = isPart and isAsAdded(node, self._added.completedID)
-        self._toWorld = _pointsToWorld(node)
+        self._toWorld, self._linear = _pointsToWorld(node)
         self._labelmapAffine = self._affine if (m := _rigidToWorld(node)) is None else m @ self._affine
         if m is None and self._wants["labelmaps"]:
             self._notes.append("The transform is not rigid: the labelmaps are in the input's own coordinates.")
@@ -196,7 +196,7 @@ class ExportRun:
             self.stage, self.fraction = "implant", 0.05
             mesh = part
             if mesh is None:
-                self._notes.append("The implant was edited: its mesh is the surface of the edited voxels.")
+                self._notes.append("No part fits the implant's voxels (edited by hand?): the mesh is their surface.")
                 mesh = yield from self._surface(implant)
             yield from self._write(mesh, "implant", names)
         if self._wants["host"] and completed.empty:
@@ -270,13 +270,19 @@ class ExportRun:
             yield None
 
     def _write(self, mesh: MeshData, role: str, names: list[str]) -> Iterator:
-        moved = MeshData(self._toWorld(mesh.points), mesh.faces, mesh.thickness)
+        if not self._linear:
+            # A warp is the scene's: not for a thread.
+            mesh = MeshData(self._toWorld(mesh.points), mesh.faces, mesh.thickness)
         for kind in self._formats:
             path = self._staging / f"{role}.{kind}"
-            step = BackgroundStep(lambda path=path: writeMesh(moved, path))
+            step = BackgroundStep(lambda path=path: self._moveAndWrite(mesh, path))
             yield step
             step.result()
             names.append(path.name)
+
+    def _moveAndWrite(self, mesh: MeshData, path: Path) -> None:
+        points = self._toWorld(mesh.points) if self._linear else mesh.points
+        writeMesh(MeshData(points, mesh.faces, mesh.thickness), path)
 
     def _publish(self, names: list[str], implantFrom: str) -> None:
         stem = _fileName(self._inputNode.GetName())
@@ -316,11 +322,12 @@ def _writeMask(mask: Mask, affine: np.ndarray, path: Path, compressed: bool) -> 
         ) from error
 
 
-def _pointsToWorld(node) -> Callable[[np.ndarray], np.ndarray]:
-    """What brings (N, 3) points of a node to world RAS mm."""
+def _pointsToWorld(node) -> tuple[Callable[[np.ndarray], np.ndarray], bool]:
+    """(what brings (N, 3) points of a node to world RAS mm, whether that is linear)."""
     transform = node.GetParentTransformNode()
-    if transform is None:
-        return lambda points: points
+    matrix = _matrixToWorld(transform)
+    if matrix is not None:
+        return lambda points: np.asarray(points, np.float64) @ matrix[:3, :3].T + matrix[:3, 3], True
     general = vtk.vtkGeneralTransform()
     slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(transform, None, general)
 
@@ -331,18 +338,24 @@ def _pointsToWorld(node) -> Callable[[np.ndarray], np.ndarray]:
         general.TransformPoints(before, after)
         return vtk_to_numpy(after.GetData()).copy()
 
-    return toWorld
+    return toWorld, False
 
 
-def _rigidToWorld(node) -> np.ndarray | None:
-    """(4, 4) from a node to the world where that keeps right angles (a scale will do), else None."""
-    transform = node.GetParentTransformNode()
+def _matrixToWorld(transform) -> np.ndarray | None:
+    """(4, 4) from below a transform node to the world; None where that is no matrix."""
     if transform is None:
         return np.eye(4)
     matrix = vtk.vtkMatrix4x4()
     if not slicer.vtkMRMLTransformNode.GetMatrixTransformBetweenNodes(transform, None, matrix):
         return None
-    array = np.array([[matrix.GetElement(i, j) for j in range(4)] for i in range(4)])
+    return np.array([[matrix.GetElement(i, j) for j in range(4)] for i in range(4)])
+
+
+def _rigidToWorld(node) -> np.ndarray | None:
+    """(4, 4) from a node to the world where that keeps right angles (a scale will do), else None."""
+    array = _matrixToWorld(node.GetParentTransformNode())
+    if array is None:
+        return None
     square = array[:3, :3].T @ array[:3, :3]
     return array if np.allclose(square, square[0, 0] * np.eye(3), rtol=1e-4, atol=1e-6) else None
 

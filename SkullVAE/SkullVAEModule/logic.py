@@ -4,7 +4,9 @@ logic = SkullVAELogic()
 added = logic.completeSkull(segmentationNode, segmentID)
 print(added.segmentationNode.GetName(), added.implantID)
 print(logic.report["implant"])
-logic.exportResult("/tmp/implant", formats=("stl",))
+if logic.requestGamma(0.5):
+    logic.waitForAnswers()
+print(logic.exportResult("folder", formats=("stl",)).files)
 logic.closeSession()
 """
 
@@ -224,6 +226,14 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
             raise error
         return changed
 
+    def waitForAnswers(self) -> bool:
+        """pollAnswers() until all have come; whether anything has changed. Not for the panel: it blocks."""
+        changed = False
+        while self.answering:
+            changed = self.pollAnswers() or changed
+            time.sleep(0.02)
+        return changed
+
     def closeSession(self) -> None:
         """End the child that holds the completion and remove its folder; the result stays as it is in the scene."""
         session, self._session = self._session, None
@@ -275,6 +285,8 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
         added = results.resultOf(inputNode, segmentID)
         if added is None:
             raise SkullVAEError("There is no result to export", "Complete the skull first")
+        if self.answering:
+            raise SkullVAEError("The part is still being made", "Export when it is done")
         ours = self.live and self._key == (inputNode.GetID(), segmentID)
         files = _SessionFiles(self) if ours else None
         run = ExportRun(added, inputNode, segmentID, folder, formats, host, labelmaps, report, files, self._command)
@@ -293,6 +305,7 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
         segmentID: str = "",
     ) -> ExportResult:
         """As startExport(), but waits for the end and returns what was written. Not for the panel: it blocks."""
+        self.waitForAnswers()
         return self.startExport(folder, formats, host, labelmaps, report, inputNode, segmentID).wait(onProgress)
 
     def checkInstallation(self) -> InstallationCheck:

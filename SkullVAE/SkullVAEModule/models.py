@@ -9,6 +9,7 @@ import re
 import secrets
 import struct
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,10 +57,11 @@ class ModelStore:
                 continue
         return entries
 
-    def add(self, path: str | os.PathLike, sha256: str = "") -> ModelEntry:
+    def add(self, path: str | os.PathLike, sha256: str = "", onWait: Callable[[], None] = lambda: None) -> ModelEntry:
         """Copy a model file into the store, verified; the same file again is the entry that is there.
 
-        It takes seconds: the library reads it in a child process. sha256: what it must be, where that is known.
+        It takes seconds, as the library reads it in a child process: onWait is called again and again meanwhile.
+        sha256: what it must be, where that is known.
         Raises SkullVAEError when it is no model file, not the expected one, or cannot be copied; the store is then
         as before. A file is never overwritten: another one of the same name gets a number.
         """
@@ -73,7 +75,7 @@ class ModelStore:
         for entry in self.list():
             if entry.sha256 == found:
                 return entry
-        self._checkLoads(source)
+        self._checkLoads(source, onWait)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             target = self._publish(source, found)
@@ -112,12 +114,12 @@ class ModelStore:
             self._hashes[key] = _sha256(path)
         return self._hashes[key]
 
-    def _checkLoads(self, path: Path) -> None:
+    def _checkLoads(self, path: Path, onWait: Callable[[], None]) -> None:
         with tempfile.TemporaryDirectory(prefix="SkullVAE-", ignore_cleanup_errors=True) as folder:
             command = [*self._command, "info", "--model", str(path.resolve()), "--json"]
             child = ChildProcess(command, folder, childEnvironment())
             child.start()
-            child.wait()
+            child.wait(onWait)
             text = "\n".join(line for line in child.log)
         try:
             model = json.loads(text[text.index("{") : text.rindex("}") + 1])["model"]

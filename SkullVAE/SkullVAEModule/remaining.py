@@ -11,11 +11,14 @@ _LEAST_FRACTION = 0.05
 
 
 class RemainingTime:
-    """Guesses the seconds left from the fraction done and the time it took. clock: seconds, for tests."""
+    """Guesses the seconds left from the fraction done and the time it took. clock: seconds, for tests.
+
+    What happens before the fraction first moves, such as the loading of libraries, is no measure of the rest.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
         self._clock = clock
-        self._start = clock()
+        self._begin: tuple[float, float] | None = None
         self._fraction = 0.0
         self._end: float | None = None
 
@@ -25,9 +28,11 @@ class RemainingTime:
             return
         self._fraction = fraction
         now = self._clock()
-        elapsed = now - self._start
-        if elapsed >= _LEAST_SECONDS and fraction >= _LEAST_FRACTION:
-            self._end = now + elapsed * (1 - fraction) / fraction
+        if self._begin is None:
+            self._begin = now, fraction
+        elapsed, done = now - self._begin[0], fraction - self._begin[1]
+        if elapsed >= _LEAST_SECONDS and done >= _LEAST_FRACTION:
+            self._end = now + elapsed * (1 - fraction) / done
 
     @property
     def seconds(self) -> float | None:

@@ -18,6 +18,7 @@ from .meshfiles import MeshData
 from .meshnodes import addModel, changeModel, removeModel
 from .segments import (
     ROLE_TAG,
+    VOXELS_TAG,
     SkullInput,
     addSegments,
     changeSegment,
@@ -32,6 +33,8 @@ from .segments import (
 )
 
 _ROLE_ATTRIBUTE = "SkullVAE.role"
+# On the part's model: the tag of the implant's voxels that it was made for.
+_MADE_FOR_ATTRIBUTE = VOXELS_TAG
 _FOLDER_ROLE = "folder"
 
 
@@ -76,6 +79,8 @@ def addResult(source: SkullInput, result: CompletionResult, newSegmentation: boo
         "part": _putModel("part", earlier.implantModelNode if earlier else None, result.part, node, source.segmentID),
         "skull": _putModel("skull", earlier.skullModelNode if earlier else None, result.skull, node, source.segmentID),
     }
+    if models["part"] is not None:
+        models["part"].SetAttribute(_MADE_FOR_ATTRIBUTE, _voxelsOf(target, ids["implant"]))
     inside = [model for model in models.values() if model is not None]
     if target is not node:
         inside.append(target)
@@ -101,6 +106,7 @@ def changeResult(
     model = added.implantModelNode
     if part is not None and model is not None and slicer.mrmlScene.IsNodePresent(model):
         changeModel(model, part)
+        model.SetAttribute(_MADE_FOR_ATTRIBUTE, _voxelsOf(added.segmentationNode, added.implantID))
 
 
 def resultOf(inputNode, segmentID: str = "") -> AddedResult | None:
@@ -161,8 +167,14 @@ def partMatchesImplant(added: AddedResult) -> bool:
         and slicer.mrmlScene.IsNodePresent(model) != 0
         and model.GetPolyData() is not None
         and model.GetPolyData().GetNumberOfPolys() > 0
+        and model.GetAttribute(_MADE_FOR_ATTRIBUTE) == _voxelsOf(added.segmentationNode, added.implantID)
         and isAsAdded(added.segmentationNode, added.implantID)
     )
+
+
+def _voxelsOf(target, segmentID: str) -> str | None:
+    segment = target.GetSegmentation().GetSegment(segmentID)
+    return None if segment is None else segmentTag(segment, VOXELS_TAG)
 
 
 def _saveStateForUndo(*nodes) -> None:
