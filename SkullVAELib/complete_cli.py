@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import NOTICE, __version__
+from . import NOTICE
 from .arguments import existing_model, number
 from .box import Box
 from .console import on_terminal, progress_on, say, stdout_kept
@@ -238,17 +238,8 @@ def _complete_into(
         threshold_hu=options.threshold, box=box, gamma=options.gamma, prior=options.prior, device=str(device)
     )
     completion = complete(volume, model, wishes, stages)
-    result = {
-        "software": f"SkullVAE {__version__}",
-        "disclaimer": NOTICE,
-        "input": path.name,
-        "model_file": model_path.name,
-        "found": completion.found,
-        "mesh": None,
-        **completion.report,
-    }
-    result["warnings"] = list(result.get("warnings", []))
-    outcome = Outcome.of(completion, volume, part_options, options.format, result)
+    outcome = Outcome.of(completion, volume, part_options, options.format, path.name, model_path.name)
+    result = outcome.result
     with stages.stage("mesh"):
         if completion.found:
             outcome = outcome.with_part()

@@ -106,7 +106,7 @@ def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stag
     }
     if gap.pieces:
         with stages.stage("implant"):
-            patient = Patient.of(place, prior, gap, options)
+            patient = Patient.of(place, prior, gap, conformed, options)
             implant, proposal, rim_gap = patient.fill_with(conformed, gap.field[gap.box])
     else:
         implant = np.zeros_like(place.bone.array)
@@ -151,15 +151,15 @@ class Patient:
     options: CompletionOptions
 
     @classmethod
-    def of(cls, place: Placement, prior: Prior, gap: Gap, options: CompletionOptions) -> Patient:
-        """Measure the rim of the gaps, as far as it depends on no shape."""
+    def of(cls, place: Placement, prior: Prior, gap: Gap, first: ConformedPrior, options: CompletionOptions) -> Patient:
+        """The patient whose gaps the first shape found."""
         site = None
         if options.rim is not None:
             fraction, aligned, grid = place.skull.fraction, place.aligned, place.grid
             bone, _ = canonical_field(fraction, place.skull.distance, aligned.matrix, grid)
             at = np.concatenate([np.argwhere(piece) for piece in gap.pieces])
             at = apply_affine(aligned.matrix @ fraction.affine, at)
-            site = RimSite.of(place.warp, grid, aligned.points, aligned.normals, bone, at, options.rim)
+            site = RimSite.of(first, aligned.points, aligned.normals, bone, at, options.rim)
         return cls(place, prior, gap, site, options)
 
     def completion(self, gamma: float | None = None, noise: torch.Tensor | None = None) -> Completion:

@@ -352,15 +352,13 @@ def measure(implant: Volume, rim_gap_mm: float) -> dict:
     points, normals = points[::step], normals[::step]
     tree = cKDTree(points)
     chosen = np.random.default_rng(0).permutation(len(points))[:4000]
-    thickness = []
     distances, neighbours = tree.query(points[chosen], k=min(256, len(points)), distance_upper_bound=25.0)
-    for at, row, others in zip(chosen, distances, neighbours, strict=True):
-        valid = np.isfinite(row)
-        # The far side: points whose surface faces the other way, straight behind this one.
-        facing = normals[others[valid]] @ normals[at] < -0.7
-        if facing.any():
-            thickness.append(row[valid][facing].min())
-    if thickness:
+    # The far side: points whose surface faces the other way, straight behind this one.
+    valid = np.isfinite(distances)
+    towards = np.einsum("nx,nkx->nk", normals[chosen], normals[np.where(valid, neighbours, 0)])
+    thickness = np.where(valid & (towards < -0.7), distances, np.inf).min(axis=1)
+    thickness = thickness[np.isfinite(thickness)]
+    if len(thickness):
         low, high = np.percentile(thickness, [2, 98])
         result["thickness_mm"] = {
             "mean": round(float(np.mean(thickness)), 2), "min": round(float(low), 2), "max": round(float(high), 2),

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from . import NOTICE, __version__
 from .completion import Completion
 from .meshfile import write_obj, write_ply, write_stl
 from .part import Part, make_part
 from .part_options import PartOptions
 from .surface import Grey, Mesh
+from .volume import Volume
 
 
 @dataclass(frozen=True)
@@ -32,13 +34,29 @@ class Outcome:
 
     @classmethod
     def of(
-        cls, completion: Completion, volume, options: PartOptions, formats: tuple[str, ...], result: dict
+        cls,
+        completion: Completion,
+        volume: Volume,
+        options: PartOptions,
+        formats: tuple[str, ...],
+        input_name: str,
+        model_name: str,
     ) -> Outcome:
-        """The outcome of completing a volume, its part not made yet."""
+        """The outcome of completing a volume, its part not made yet; the names are those of input and model file."""
         grey = None
         if completion.found:
             about = completion.report["bone"]
             grey = Grey.of(volume, completion.bone, about["threshold_hu"]) if about["kind"] == "ct" else None
+        result = {
+            "software": f"SkullVAE {__version__}",
+            "disclaimer": NOTICE,
+            "input": input_name,
+            "model_file": model_name,
+            "found": completion.found,
+            "mesh": None,
+            **completion.report,
+        }
+        result["warnings"] = list(result.get("warnings", []))
         return cls(completion, grey, options, formats, result)
 
     def with_part(self, options: PartOptions | None = None) -> Outcome:

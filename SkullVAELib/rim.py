@@ -69,8 +69,24 @@ def _kernel(a: np.ndarray, b: np.ndarray, options: RimOptions) -> np.ndarray:
     return covariance + options.symmetry * matern(a, b * [-1, 1, 1]) if options.symmetry else covariance
 
 
-def _krige(known: np.ndarray, value: np.ndarray, away: np.ndarray, at: np.ndarray, options: RimOptions) -> np.ndarray:
-    """Gaussian-process mean at points `at` of values (mm) known at points, `away` mm from the hole's edge.
+@dataclass(frozen=True)
+class Known:
+    """Points of one table that tell the correction: numbers (K,) of the site's points, their covariance (K, K), and
+    that of the places to be told with them (M, K). The two are the dear part of the regression."""
+
+    points: np.ndarray
+    covariance: np.ndarray
+    carry: np.ndarray
+
+    def only(self, some: np.ndarray) -> Known:
+        """Those of the points for which `some` (K,) is True."""
+        if some.all():
+            return self
+        return Known(self.points[some], self.covariance[np.ix_(some, some)], self.carry[:, some])
+
+
+def _krige(known: Known, value: np.ndarray, away: np.ndarray, options: RimOptions) -> np.ndarray:
+    """Gaussian-process mean at the places to be told of values (mm) at known points, `away` mm from the hole's edge.
 
     Robust twice. What disagrees with the rest counts less and less. And an edge that has healed is rounded off: where
     bone near it lies deeper than bone further away foretells, band by band, it counts less by as much; a fresh cut,
@@ -79,8 +95,8 @@ def _krige(known: np.ndarray, value: np.ndarray, away: np.ndarray, at: np.ndarra
     # Far from the rim the regression falls back on its mean: that of this skull's tables, thick or thin as they are.
     mean = float(np.median(value))
     value = value - mean
-    covariance = _kernel(known, known, options)
-    noise = np.full(len(known), options.noise**2)
+    covariance = known.covariance
+    noise = np.full(len(value), options.noise**2)
     far = away > options.edge_mm
     if 30 <= far.sum() < len(far):
         weights = cho_solve(cho_factor(covariance[np.ix_(far, far)] + np.diag(noise[far])), value[far])
@@ -95,7 +111,7 @@ def _krige(known: np.ndarray, value: np.ndarray, away: np.ndarray, at: np.ndarra
         error = value - covariance @ weights
         noise = start * (1 + (error / options.outlier_mm) ** 2) ** 2
     weights = cho_solve(cho_factor(covariance + np.diag(noise)), value)
-    return np.clip(mean + _kernel(at, known, options) @ weights, -options.limit_mm, options.limit_mm)
+    return np.clip(mean + known.carry @ weights, -options.limit_mm, options.limit_mm)
 
 
 def _facing_bone(points: torch.Tensor, normals: torch.Tensor, bone: torch.Tensor, grid: Grid) -> torch.Tensor:
@@ -106,13 +122,18 @@ def _facing_bone(points: torch.Tensor, normals: torch.Tensor, bone: torch.Tensor
     return blocked
 
 
+FEWEST = 30
+"""Points that a table must have to be corrected."""
+
+
 @dataclass(frozen=True)
 class RimSite:
-    """The bone around a gap that tells how the tables go on, as far as no shape is needed to know it.
+    """The bone around a gap that tells how the tables go on, made once for all shapes that are laid in the gap.
 
     points, normals: (N, 3) bone surface in canonical mm; moved: the same laid on the mean skull; facing: (N,) how much
-    they face outwards, -1 to 1; away: (N,) mm from the gap; weights: (N,) how much each tells; nodes: the grid of a
-    correction; near, at: which of its nodes are near the gap, bool, and their places (M, 3) in canonical mm.
+    they face outwards, -1 to 1; away: (N,) mm from the gap; near: bool, which nodes of a correction are near the gap;
+    known: the points that tell the outer and the inner table, drawn by the first shape, None for a table with too few.
+    The same points tell every shape, so that a shape moved a little gives an implant moved a little.
     """
 
     points: torch.Tensor
@@ -120,23 +141,22 @@ class RimSite:
     moved: torch.Tensor
     facing: torch.Tensor
     away: np.ndarray
-    weights: np.ndarray
     near: torch.Tensor
-    at: np.ndarray
+    known: tuple[Known | None, ...]
     options: RimOptions
 
     @classmethod
     def of(
         cls,
-        warp: torch.Tensor,
-        grid: Grid,
+        conformed: ConformedPrior,
         points: torch.Tensor,
         normals: torch.Tensor,
         bone: torch.Tensor,
         gap: np.ndarray,
         options: RimOptions = RimOptions(),
     ) -> RimSite:
-        """The site of a gap; see correct_rim."""
+        """The site of a gap, by the first shape; see correct_rim."""
+        grid = conformed.grid
         hull = cKDTree(gap[:: max(1, len(gap) // 4000)])
         low = torch.tensor(hull.mins).float() - options.reach_mm
         high = torch.tensor(hull.maxes).float() + options.reach_mm
@@ -159,37 +179,40 @@ class RimSite:
         nodes = Grid(tuple(int(np.ceil(2 * h / 5.0)) + 1 for h in grid.half_mm), 1.0)
         at = nodes.coordinates().numpy() / nodes.half_mm * grid.half_mm
         near = (hull.query(at.reshape(-1, 3), distance_upper_bound=15.0)[0] < 15.0).reshape(nodes.shape)
-        return cls(
-            points,
-            normals,
-            points + grid.sample(warp, points),
-            (normals * outwards(points)).sum(1),
-            away,
-            weights,
-            torch.tensor(near),
-            at[near],
-            options,
-        )
+        moved, facing = points + grid.sample(conformed.warp, points), (normals * outwards(points)).sum(1)
+        site = cls(points, normals, moved, facing, away, torch.tensor(near), (), options)
+        usable, _ = site._heard(conformed)
+        rng = np.random.default_rng(0)
+        known: list[Known | None] = []
+        for side in (facing > 0.3, facing < -0.3):
+            chosen = np.flatnonzero((usable & side).numpy())
+            if len(chosen) < FEWEST:
+                known.append(None)
+                continue
+            # Bone at the rim tells most: draw points the more often the nearer they lie.
+            share = weights[chosen]
+            chosen = rng.choice(chosen, min(options.count, len(chosen)), replace=False, p=share / share.sum())
+            place = points[chosen].numpy().astype(float)
+            known.append(Known(chosen, _kernel(place, place, options), _kernel(at[near], place, options)))
+        return replace(site, known=tuple(known))
+
+    def _heard(self, conformed: ConformedPrior) -> tuple[torch.Tensor, torch.Tensor]:
+        """Which points (N,) fit a shape well enough to tell of it, and their residuals (N,) in mm."""
+        residual = pick_side(conformed.grid.sample(conformed.shape.by_side, self.moved), self.facing > 0)[:, 0]
+        slope = pick_side(conformed.grid.sample(conformed.shape.slopes_by_side, self.moved), self.facing > 0)
+        agree = (slope * self.normals).sum(1) / slope.norm(dim=1).clamp(min=1e-3)
+        return (agree > 0.75) & (residual.abs() < self.options.cut_mm), residual
 
     def correct(self, conformed: ConformedPrior) -> tuple[ConformedPrior, float]:
         """Add the rim correction to a shape laid on the patient by the same warp; returns as correct_rim."""
-        grid, options = conformed.grid, self.options
-        residual = pick_side(grid.sample(conformed.shape.by_side, self.moved), self.facing > 0)[:, 0]
-        slope = pick_side(grid.sample(conformed.shape.slopes_by_side, self.moved), self.facing > 0)
-        agree = (slope * self.normals).sum(1) / slope.norm(dim=1).clamp(min=1e-3)
-        usable = (agree > 0.75) & (residual.abs() < options.cut_mm)
-        rng = np.random.default_rng(0)
+        usable, residual = self._heard(conformed)
         tables = []
-        for side in (self.facing > 0.3, self.facing < -0.3):
-            chosen = np.flatnonzero((usable & side).numpy())
+        for known in self.known:
             correction = torch.zeros(self.near.shape)
-            if len(chosen) >= 30:
-                # Bone at the rim tells most: draw points the more often the nearer they lie.
-                share = self.weights[chosen]
-                chosen = rng.choice(chosen, min(options.count, len(chosen)), replace=False, p=share / share.sum())
-                known, value = self.points[chosen].numpy().astype(float), residual[chosen].numpy().astype(float)
-                carried = _krige(known, value, self.away[chosen], self.at, options)
-                correction[self.near] = torch.tensor(carried).float()
+            some = None if known is None else known.only(usable.numpy()[known.points])
+            if some is not None and len(some.points) >= FEWEST:
+                value = residual[some.points].numpy().astype(float)
+                correction[self.near] = torch.tensor(_krige(some, value, self.away[some.points], self.options)).float()
             tables.append(correction)
         corrected = replace(conformed, corrections=torch.stack(tables))
         close = usable & torch.tensor(self.away < 5.0)
@@ -211,4 +234,4 @@ def correct_rim(
     canonical grid; gap: (M, 3) canonical mm of voxels to be filled.
     Returns the corrected prior and the 95th percentile of its remaining distance (mm) to bone within 5 mm of the gap.
     """
-    return RimSite.of(conformed.warp, conformed.grid, points, normals, bone, gap, options).correct(conformed)
+    return RimSite.of(conformed, points, normals, bone, gap, options).correct(conformed)

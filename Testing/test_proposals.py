@@ -1,0 +1,88 @@
+"""Claims about proposals: the first is the run's own, the others differ, meet the bone, and are the same again."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from SkullVAELib.errors import SkullVAEError
+from SkullVAELib.outcome import Outcome
+from SkullVAELib.part_options import PartOptions
+from SkullVAELib.proposals import Draws, difference_mm, write_proposals
+from SkullVAELib.surface import mask_surface
+from SkullVAELib.volume import Volume, read_volume
+
+
+@pytest.fixture(scope="module")
+def written(completion, sample, tmp_path_factory):
+    """Three proposals: their folder and what the report says of them."""
+    folder = tmp_path_factory.mktemp("proposals")
+    options = PartOptions.parse(thickness_map=True)
+    outcome = Outcome.of(completion, sample.bone, options, ("stl", "ply"), "head.nrrd", "m.safetensors").with_part()
+    outcome.write_part(folder)
+    return folder, write_proposals(outcome, 3, folder)
+
+
+def test_another_shape_of_no_other_latent_is_the_first_one_voxel_for_voxel(completion):
+    again = completion.patient.completion()
+    assert np.array_equal(again.implant.array, completion.implant.array)
+    assert again.report["implant"] == completion.report["implant"]
+
+
+def test_a_shape_hardly_moved_gives_nearly_the_same_implant(completion):
+    moved = completion.patient.completion(gamma=1e-4)
+    assert (moved.implant.array ^ completion.implant.array).sum() < 0.001 * completion.implant.array.sum()
+
+
+def test_gamma_moves_the_implant_and_a_whole_run_moves_it_alike(completion, completed, sample):
+    moved = completion.patient.completion(gamma=1.0).implant.array
+    whole = completed(sample.bone, gamma=1.0).implant.array
+    assert (moved ^ completion.implant.array).any()
+    assert 2 * (moved & whole).sum() > 0.98 * (moved.sum() + whole.sum())
+
+
+def test_proposals_share_no_voxel_with_bone_and_differ_from_one_another(written, completion):
+    folder, told = written
+    masks = [completion.implant.array] + [read_volume(folder / f"proposal_{k}.nrrd").array != 0 for k in (2, 3)]
+    assert not any((mask & completion.bone.array).any() for mask in masks)
+    for first, second in ((0, 1), (0, 2), (1, 2)):
+        overlap = 2 * (masks[first] & masks[second]).sum() / (masks[first].sum() + masks[second].sum())
+        assert 0.7 < overlap < 0.97
+    assert [entry["number"] for entry in told] == [1, 2, 3]
+    assert told[0]["difference_mm"] == 0
+    assert all(0.15 < entry["difference_mm"] < 2 for entry in told[1:])
+    assert all(entry["rim_gap_mm"] < 2 for entry in told)
+    for entry, mask in zip(told, masks, strict=True):
+        assert entry["volume_ml"] == pytest.approx(mask.sum() * completion.bone.voxel_ml, abs=0.001)
+
+
+def test_every_file_a_proposal_names_is_there_on_the_inputs_grid(written, completion):
+    folder, told = written
+    json.dumps(told)
+    assert told[1]["files"] == ["proposal_2.nrrd", "proposal_2.stl", "proposal_2.ply"]
+    assert {name for entry in told[1:] for name in entry["files"]} == {
+        path.name for path in folder.iterdir() if path.name.startswith("proposal")
+    }
+    assert np.allclose(read_volume(folder / "proposal_2.nrrd").affine, completion.bone.affine)
+
+
+def test_draws_are_the_same_again_and_the_first_is_none(completion):
+    first, second = Draws(completion.patient), Draws(completion.patient)
+    assert first.noise(1) is None
+    assert all(bool((first.noise(k) == second.noise(k)).all()) for k in range(2, 6))
+    assert len({float(first.noise(k)[0]) for k in range(2, 6)}) == 4
+
+
+def test_a_prior_without_a_latent_has_no_further_proposals(completed, sample):
+    patient = completed(sample.bone, prior="mean").patient
+    with pytest.raises(SkullVAEError, match="one shape only"):
+        Draws(patient).noise(2)
+
+
+def test_the_difference_of_two_balls_is_that_of_their_radii():
+    away = np.linalg.norm(np.indices((60, 60, 60)) - 30.0, axis=0)
+    small, large = (mask_surface(Volume(away < radius, np.eye(4))) for radius in (18, 20.5))
+    assert difference_mm(small, large) == pytest.approx(2.5, abs=0.15)
+    assert difference_mm(small, small) == 0
