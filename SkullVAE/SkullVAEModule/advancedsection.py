@@ -80,7 +80,8 @@ class AdvancedSection:
         )
         if not path:
             return False
-        entry = self.models.add(Path(path))
+        # The library reads it in a child process, which takes seconds.
+        entry = self.models.add(Path(path), onWait=slicer.app.processEvents)
         self._parameters.model = entry.sha256
         return True
 

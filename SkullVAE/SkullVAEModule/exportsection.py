@@ -102,6 +102,8 @@ class ExportSection:
             return _("Complete a skull first")
         if busy or self.running:
             return _("Wait for the end of the run")
+        if self._logic.answering:
+            return _("Wait until the part is made")
         if not parameters.exportFolder:
             return _("Choose a folder")
         if not Path(parameters.exportFolder).is_dir():
