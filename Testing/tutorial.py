@@ -8,6 +8,7 @@ patient is the demo's (`make demo` first, which fetches the CT), or with --gener
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import tempfile
 import time
@@ -85,15 +86,18 @@ class Tutorial:
         ui.proposalComboBox.currentIndex = 0
         self.wait(lambda: not logic.answering)
 
+        ui.thicknessComboBox.currentText = "Patient's own"
+        self.wait(lambda: logic.answering)
+        self.wait(lambda: not logic.answering)
         ui.showThicknessCheckBox.checked = True
         self.shoot("thickness", "resultCollapsibleButton")
 
-        with tempfile.TemporaryDirectory() as folder:
-            parameters.exportFolder = folder
+        with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+            Path("Implant").mkdir()
+            parameters.exportFolder = "Implant"
             ui.exportButton.click()
             self.wait(lambda: not self.widget.exportSection.running)
-            names = sorted(path.name for path in Path(folder).rglob("*") if path.is_file())
-            print("exported:", ", ".join(names))
+            print("exported:", ", ".join(sorted(path.name for path in Path("Implant").iterdir())))
             self.shoot("export", "exportCollapsibleButton")
 
 
@@ -123,6 +127,7 @@ def main() -> int:
         return slicer.util.loadVolume(str(arguments.ct))
 
     arguments.output.mkdir(parents=True, exist_ok=True)
+    arguments.output = arguments.output.resolve()
     try:
         Tutorial(widget, arguments.output).run(load)
     finally:

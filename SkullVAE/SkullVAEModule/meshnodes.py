@@ -81,7 +81,7 @@ def hasThickness(node) -> bool:
 
 
 def showThickness(node, shown: bool) -> None:
-    """Colour a part by its thickness, violet 0 to yellow 10 mm, or show it in its own colour again.
+    """Colour a part by its thickness, violet 0 to yellow 10 mm, with a legend, or show it in its own colour again.
 
     Does nothing where the thickness is not known.
     """
@@ -93,8 +93,16 @@ def showThickness(node, shown: bool) -> None:
         display.SetScalarRangeFlag(slicer.vtkMRMLDisplayNode.UseManualScalarRange)
         display.SetScalarRange(0, _THICKEST_MM)
         display.SetScalarVisibility(True)
+        legend = slicer.vtkSlicerColorLogic.AddDefaultColorLegendDisplayNode(node)
+        legend.SetTitleText(THICKNESS)
+        legend.SetLabelFormat("%.0f")
+        legend.SetNumberOfLabels(6)
+        legend.SetVisibility2D(False)
     else:
         display.SetScalarVisibility(False)
+        legend = slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(node)
+        if legend is not None:
+            slicer.mrmlScene.RemoveNode(legend)
         display.SetAndObserveColorNodeID("")
         _removeUnusedColors()
 

@@ -154,6 +154,8 @@ def newScene():
     dataIO.SetCacheManager(cache)
     scene.SetDataIOManager(dataIO)
     slicer.mrmlScene = scene
+    # The Colors module's; its logic would also fill the scene with a hundred colour tables.
+    scene.RegisterNodeClass(slicer.vtkMRMLColorLegendDisplayNode())
     _views = layout.Views(scene)
     slicer.app._views = _views
     for name, kind in (
