@@ -74,6 +74,12 @@ def add_parser(commands, disclaimer: str) -> None:
         help="move the latent by G deviation vectors: 0 reconstructs, 1 completes (default 1 with --prior dev, else 0)",
     )
     complete.add_argument(
+        "--defect",
+        choices=("cranial", "facial"),
+        default="cranial",
+        help="whose deviation vector gamma moves along (default cranial)",
+    )
+    complete.add_argument(
         "--prior",
         choices=("auto", "blend", "encode", "map", "dev", "mean"),
         default="auto",
@@ -235,7 +241,12 @@ def _complete_into(
         model_path = default_model_path() if options.model is None else options.model
         model = load_model(model_path, device)
     wishes = CompletionOptions(
-        threshold_hu=options.threshold, box=box, gamma=options.gamma, prior=options.prior, device=str(device)
+        threshold_hu=options.threshold,
+        box=box,
+        gamma=options.gamma,
+        prior=options.prior,
+        defect_class=options.defect,
+        device=str(device),
     )
     completion = complete(volume, model, wishes, stages)
     outcome = Outcome.of(completion, volume, part_options, options.format, path.name, model_path.name)

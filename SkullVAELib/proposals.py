@@ -3,9 +3,10 @@
 A proposal is decoded from mu + noise * sigma, where mu and sigma are what the encoder tells of the defective skull: the
 spread is the network's own and nothing is widened. It is laid on the patient by the same warp and meets the bone by a
 rim correction of its own, so proposals differ in the middle of the hole more than at its rim. Draws at random are often
-alike; of POOL draws those are taken that differ most from one another and from the first proposal, and that fill the gap
-about as far as it. Measured, the surfaces of proposals 2 to 5 lie 0.2 to 0.4 mm from the first one's in the mean and 0.3
-to 0.6 mm from each other's, on the demo patient (8 ml; they have 7.5 to 9.0) and on a generated skull (44 ml; 42 to 48).
+alike; of POOL draws those are taken that differ most from one another and from the first proposal, and that fill the
+gap about as far as it. Measured, the surfaces of proposals 2 to 5 lie 0.2 to 0.4 mm from the first one's in the mean
+and 0.3 to 0.6 mm from each other's, on the demo patient (8 ml; they have 7.5 to 9.0) and on a generated skull (44 ml;
+42 to 48).
 """
 
 from __future__ import annotations
