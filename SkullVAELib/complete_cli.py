@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from . import NOTICE
 from .arguments import existing_model, number
-from .box import Box
 from .console import on_terminal, progress_on, say, stdout_kept
 from .exit_codes import DONE, NO_DEFECT
 from .json_text import as_json_text
 from .progress import Report, Stages
 
 if TYPE_CHECKING:
+    from .box import Box
     from .outcome import Outcome
     from .part_options import PartOptions
 
@@ -164,6 +164,7 @@ _proposals.__name__ = f"number from 1 to {MOST_PROPOSALS}"
 def run_complete(options: argparse.Namespace) -> int:
     """`complete`: read, complete, write; see the contract in cli.py's docstring."""
     from .answers import remove_answers
+    from .box import Box
     from .outputs import publishing
     from .part_options import PartOptions
     from .volume import check_readable
