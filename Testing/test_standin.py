@@ -579,6 +579,31 @@ def test_three_d_shows_models_under_their_parent_transform(scene, tmp_path):
     assert (before - 150) * (middleOfGreen() - 150) < 0
 
 
+def test_three_d_honours_the_scenes_camera(scene, tmp_path):
+    ball(scene)
+    whole = green(slicer_standin.views.renderThreeD(tmp_path / "3d.png", (300, 300)))
+    camera = scene.GetFirstNodeByClass("vtkMRMLCameraNode")
+    camera.SetFocalPoint(0, 0, 0)
+    camera.SetPosition(0, 500, 0)
+    far = green(slicer_standin.views.renderThreeD(tmp_path / "3d.png", (300, 300)))
+    assert 0 < far < whole / 4
+    slicer.util.resetThreeDViews()
+    assert green(slicer_standin.views.renderThreeD(tmp_path / "3d.png", (300, 300))) == pytest.approx(whole, rel=0.1)
+
+
+def test_slice_of_a_lone_segmentation_is_fitted_to_it(scene, tmp_path):
+    node = ball(scene)
+    transform = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+    matrix = vtk.vtkMatrix4x4()
+    for axis in range(3):
+        matrix.SetElement(axis, 3, 300)
+    transform.SetMatrixTransformToParent(matrix)
+    node.SetAndObserveTransformNodeID(transform.GetID())
+    scene.GetNodeByID("vtkMRMLSliceNodeGreen").SetSliceOffset(300)
+    pixels = slicer_standin.views.renderSlice("Green", tmp_path / "green.png", (200, 200))
+    assert 0.3 * 200 * 200 < green(pixels) < 0.8 * 200 * 200
+
+
 def test_slices_show_the_volume_and_the_segments_at_the_slice_offset(scene, tmp_path):
     ball(scene)
     node = scene.GetNodeByID("vtkMRMLSliceNodeRed")

@@ -48,10 +48,29 @@ class Views:
         self.viewLogic.SetMRMLScene(scene)
         self.viewNode = self.viewLogic.AddViewNode("1")
         self.arrangement = slicer.vtkMRMLLayoutNode.SlicerLayoutConventionalView
-        # Direction the 3D view is looked from, as seen by the patient; the pictures' camera stands there.
-        self.lookFrom = (0.55, 0.75, 0.35)
+        camera = slicer.vtkMRMLCameraNode()
+        camera.SetLayoutName(self.viewNode.GetLayoutName())
+        scene.AddNode(camera)
+        self._camera = None
+        self.rememberCamera()
         # The off-screen windows of views.py, by view.
         self.windows = {}
+
+    def camera(self):
+        """The 3D view's camera node; None while the scene has none."""
+        nodes = slicer.util.getNodesByClass("vtkMRMLCameraNode", self.scene)
+        return next((node for node in nodes if node.GetLayoutName() == self.viewNode.GetLayoutName()), None)
+
+    def _cameraPlace(self):
+        node = self.camera()
+        return None if node is None else (node.GetPosition(), node.GetFocalPoint())
+
+    def rememberCamera(self) -> None:
+        """Take the camera's place for one that nobody has chosen: pictures then show the whole scene."""
+        self._camera = self._cameraPlace()
+
+    def cameraIsUntouched(self) -> bool:
+        return self._cameraPlace() in (None, self._camera)
 
     def release(self) -> None:
         """Let the scene go: before another takes its place."""
@@ -91,7 +110,7 @@ class ThreeDView:
         return self._views.viewNode
 
     def resetFocalPoint(self) -> None:
-        pass
+        self._views.rememberCamera()
 
     def forceRender(self) -> None:
         pass
@@ -140,7 +159,7 @@ class LayoutManager:
         return self._views.arrangement
 
     def resetThreeDViews(self) -> None:
-        pass
+        self._views.rememberCamera()
 
     def resetSliceViews(self) -> None:
         for logic in self._views.sliceLogics.values():

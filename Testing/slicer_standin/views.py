@@ -32,6 +32,9 @@ _IN_SLICES = (
 )
 _BAR = 22
 
+# Right, anterior, superior: where the camera stands until somebody moves it.
+DEFAULT_LOOK_FROM = (0.55, 0.75, 0.35)
+
 
 def _current():
     return slicer.app._views
@@ -102,17 +105,48 @@ def _threeD(size: tuple[int, int], lookFrom, zoom: float) -> np.ndarray:
         lights = vtk.vtkLightKit()
         lights.SetKeyLightIntensity(0.9)
         lights.AddLightsToRenderer(renderer)
-    camera = renderer.GetActiveCamera()
-    direction = np.asarray(lookFrom or views.lookFrom, float)
-    centre = np.array(renderer.ComputeVisiblePropBounds()).reshape(3, 2).mean(axis=1)
-    camera.SetFocalPoint(*centre)
-    camera.SetPosition(*(centre + 1000 * direction / np.linalg.norm(direction)))
-    camera.SetViewUp(0, 0, 1)
-    camera.SetViewAngle(30)
-    renderer.ResetCamera()
-    camera.Zoom(zoom)
+    if lookFrom is not None or views.cameraIsUntouched():
+        camera = renderer.GetActiveCamera()
+        direction = np.asarray(lookFrom if lookFrom is not None else DEFAULT_LOOK_FROM, float)
+        centre = np.array(renderer.ComputeVisiblePropBounds()).reshape(3, 2).mean(axis=1)
+        camera.SetFocalPoint(*centre)
+        camera.SetPosition(*(centre + 1000 * direction / np.linalg.norm(direction)))
+        camera.SetViewUp(0, 0, 1)
+        renderer.ResetCamera()
+        camera.Zoom(zoom)
+        views.rememberCamera()
     renderer.ResetCameraClippingRange()
     return view.picture()
+
+
+def _fit(logic) -> None:
+    """Let a slice view show the whole of what is there; the slice's offset stays."""
+    node, composite = logic.GetSliceNode(), logic.GetSliceCompositeNode()
+    offset = logic.GetSliceOffset()
+    if composite.GetBackgroundVolumeID() or composite.GetForegroundVolumeID() or composite.GetLabelVolumeID():
+        logic.FitSliceToAll()
+        logic.SetSliceOffset(offset)
+        return
+    # Slicer fits slices to volumes only; a scene of segmentations would hang over the edge.
+    shown = [each for each in slicer.util.getNodesByClass("vtkMRMLSegmentationNode") if each.GetDisplayVisibility()]
+    boxes = []
+    for segmentation in shown:
+        bounds = [0.0] * 6
+        segmentation.GetRASBounds(bounds)
+        if bounds[0] <= bounds[1]:
+            boxes.append(np.reshape(bounds, (3, 2)))
+    if not boxes:
+        return
+    low, high = np.min([box[:, 0] for box in boxes], axis=0), np.max([box[:, 1] for box in boxes], axis=0)
+    toRAS = slicer.util.arrayFromVTKMatrix(node.GetSliceToRAS())
+    extent = np.abs(toRAS[:3, :2].T) @ (high - low) * 1.15
+    columns, rows, _one = node.GetDimensions()
+    millimetres = max(extent[0] / columns, extent[1] / rows)
+    node.SetFieldOfView(millimetres * columns, millimetres * rows, node.GetFieldOfView()[2])
+    for axis, value in enumerate((low + high) / 2):
+        node.GetSliceToRAS().SetElement(axis, 3, value)
+    node.UpdateMatrices()
+    logic.SetSliceOffset(offset)
 
 
 def _slice(name: str, size: tuple[int, int], fit: bool) -> np.ndarray:
@@ -120,10 +154,7 @@ def _slice(name: str, size: tuple[int, int], fit: bool) -> np.ndarray:
     node = logic.GetSliceNode()
     logic.ResizeSliceNode(*size)
     if fit:
-        # Where the view stands stays; only how much of it is seen.
-        offset = logic.GetSliceOffset()
-        logic.FitSliceToAll()
-        logic.SetSliceOffset(offset)
+        _fit(logic)
     view = _Window.of(name, slicer.vtkMRMLSliceViewDisplayableManagerFactory.GetInstance(), _IN_SLICES, node)
     view.window.SetSize(*size)
     logic.UpdateImageData()
@@ -149,7 +180,11 @@ def _slice(name: str, size: tuple[int, int], fit: bool) -> np.ndarray:
 
 
 def renderThreeD(path, size: tuple[int, int] = (900, 700), lookFrom=None, zoom: float = 1.25) -> np.ndarray:
-    """Save the 3D view; lookFrom is the direction (R, A, S) the camera stands in. Returns the picture's pixels."""
+    """Save the 3D view; returns the picture's pixels.
+
+    lookFrom: the direction (R, A, S) the camera is put in, to see all. Without it the camera stands where the scene's
+    camera node says, once somebody has moved that; zoom is for a camera that was not moved.
+    """
     return _save(_threeD(size, lookFrom, zoom), path)
 
 
@@ -286,8 +321,10 @@ def _paintSlice(painter: QtGui.QPainter, view, place: QtCore.QRect, fit: bool) -
     low, high = _offsets(logic)
     offset = logic.GetSliceOffset()
     part = (offset - low) / (high - low) if high > low else 0.5
-    axis = {"Axial": ("I", "S"), "Coronal": ("P", "A"), "Sagittal": ("L", "R")}[view.orientation]
-    text = f"{axis[offset >= 0]}: {abs(offset):.1f} mm"
+    toRAS = slicer.util.arrayFromVTKMatrix(logic.GetSliceNode().GetSliceToRAS())
+    axis = int(np.abs(toRAS[:3, 2]).argmax())
+    position = offset * np.sign(toRAS[axis, 2])
+    text = f"{('LR', 'PA', 'IS')[axis][int(position >= 0)]}: {abs(position):.1f} mm"
     bar = QtCore.QRect(place.left(), place.top(), place.width(), _BAR)
     _paintBar(painter, bar, QtGui.QColor.fromRgbF(*view.colour), view.label, text, part)
     painter.drawImage(place.left(), place.top() + _BAR, _image(pixels))
