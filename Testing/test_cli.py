@@ -53,6 +53,7 @@ class Options:
     box: object = None
     gamma: float = 0.0
     prior: str = "auto"
+    defect_class: str = "cranial"
     device: str = "auto"
 
 
@@ -127,12 +128,26 @@ def test_done_writes_all_files_on_the_grid_of_the_input(run, head, tmp_path):
 
 
 def test_the_report_is_strict_json_with_seconds_and_disclaimer(run, head, tmp_path):
-    run("complete", head, "-o", tmp_path / "out", "--gamma", "0.5", "--prior", "dev", "--device", "cpu")
+    run(
+        "complete",
+        head,
+        "-o",
+        tmp_path / "out",
+        "--gamma",
+        "0.5",
+        "--prior",
+        "dev",
+        "--defect",
+        "facial",
+        "--device",
+        "cpu",
+    )
     report = json.loads((tmp_path / "out" / "report.json").read_text(), parse_constant=pytest.fail)
     assert report["found"] is True
     assert report["volume_ml"] == 1.5
     assert report["rim_gap_mm"] is None
-    assert report["options"] == {"threshold_hu": None, "box": None, "gamma": 0.5, "prior": "dev", "device": "cpu"}
+    chosen = {"gamma": 0.5, "prior": "dev", "defect_class": "facial", "device": "cpu"}
+    assert report["options"] == {"threshold_hu": None, "box": None, **chosen}
     assert {"read", "load model", "register", "decode", "mesh", "write", "preview", "total"} <= set(report["seconds"])
     assert set(report["files"]) == RESULTS
     assert SkullVAELib.__version__ in report["software"]
