@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .errors import SkullVAEError
-from .volume import Volume
+
+if TYPE_CHECKING:
+    from .volume import Volume
 
 _REMEDY = "Write --box CX,CY,CZ,SX,SY,SZ in mm (RAS), and the three axes of an oblique box after it"
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from . import NOTICE
 from .arguments import existing_model, number
-from .box import Box
 from .console import on_terminal, progress_on, say, stdout_kept
 from .exit_codes import DONE, NO_DEFECT
 from .json_text import as_json_text
 from .progress import Report, Stages
 
 if TYPE_CHECKING:
+    from .box import Box
     from .outcome import Outcome
     from .part_options import PartOptions
 
@@ -72,6 +72,12 @@ def add_parser(commands, disclaimer: str) -> None:
         metavar="G",
         type=number,
         help="move the latent by G deviation vectors: 0 reconstructs, 1 completes (default 1 with --prior dev, else 0)",
+    )
+    complete.add_argument(
+        "--defect",
+        choices=("cranial", "facial"),
+        default="cranial",
+        help="whose deviation vector gamma moves along (default cranial)",
     )
     complete.add_argument(
         "--prior",
@@ -158,6 +164,7 @@ _proposals.__name__ = f"number from 1 to {MOST_PROPOSALS}"
 def run_complete(options: argparse.Namespace) -> int:
     """`complete`: read, complete, write; see the contract in cli.py's docstring."""
     from .answers import remove_answers
+    from .box import Box
     from .outputs import publishing
     from .part_options import PartOptions
     from .volume import check_readable
@@ -235,7 +242,12 @@ def _complete_into(
         model_path = default_model_path() if options.model is None else options.model
         model = load_model(model_path, device)
     wishes = CompletionOptions(
-        threshold_hu=options.threshold, box=box, gamma=options.gamma, prior=options.prior, device=str(device)
+        threshold_hu=options.threshold,
+        box=box,
+        gamma=options.gamma,
+        prior=options.prior,
+        defect_class=options.defect,
+        device=str(device),
     )
     completion = complete(volume, model, wishes, stages)
     outcome = Outcome.of(completion, volume, part_options, options.format, path.name, model_path.name)

@@ -5,16 +5,20 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from . import NOTICE, __version__
-from .completion import Completion
 from .meshfile import write_obj, write_ply, write_stl
 from .part import Part, make_part
 from .part_options import PartOptions
+from .preview import render_preview
 from .surface import Grey, Mesh
 from .volume import Volume
+
+if TYPE_CHECKING:
+    from .completion import Completion
 
 
 @dataclass(frozen=True)
@@ -100,8 +104,6 @@ class Outcome:
 
     def write_preview(self, folder: Path) -> None:
         """The picture preview.png."""
-        from .preview import render_preview
-
         result, completion = self.result, self.completion
         footer = f"{result['software']}, model {result['model_file']}"
         title = result["input"]

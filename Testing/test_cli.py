@@ -50,6 +50,7 @@ def head(tmp_path) -> Path:
 @dataclass(frozen=True)
 class Options:
     threshold_hu: float | None = None
+    box: object = None
     gamma: float = 0.0
     prior: str = "auto"
     device: str = "auto"
@@ -74,6 +75,7 @@ def fill_the_hole(volume, model, options, stages):
         implant=volume.with_array(implant),
         found=True,
         proposal=None,
+        patient=None,
         report={
             "bone": {"kind": "labelmap", "threshold_hu": None},
             "volume_ml": np.float64(1.5),
@@ -130,7 +132,7 @@ def test_the_report_is_strict_json_with_seconds_and_disclaimer(run, head, tmp_pa
     assert report["found"] is True
     assert report["volume_ml"] == 1.5
     assert report["rim_gap_mm"] is None
-    assert report["options"] == {"threshold_hu": None, "gamma": 0.5, "prior": "dev", "device": "cpu"}
+    assert report["options"] == {"threshold_hu": None, "box": None, "gamma": 0.5, "prior": "dev", "device": "cpu"}
     assert {"read", "load model", "register", "decode", "mesh", "write", "preview", "total"} <= set(report["seconds"])
     assert set(report["files"]) == RESULTS
     assert SkullVAELib.__version__ in report["software"]
@@ -250,6 +252,11 @@ BAD_CALLS = {
     "threshold NaN": (["complete", HEAD, *OUT, "--threshold", "nan"], "--threshold"),
     "gamma infinite": (["complete", HEAD, *OUT, "--gamma", "inf"], "--gamma"),
     "unknown prior": (["complete", HEAD, *OUT, "--prior", "best"], "--prior"),
+    "half a box": (["complete", HEAD, *OUT, "--box", "-1,2,3"], "neither 6 numbers nor 15"),
+    "six proposals": (["complete", HEAD, *OUT, "--proposals", "6"], "--proposals"),
+    "mesh of a missing labelmap": (["mesh", "DIR/none.nrrd", "-o", "DIR/m.stl"], "does not exist"),
+    "mesh of another kind": (["mesh", HEAD, "-o", "DIR/m.step"], ".stl, .obj, .ply"),
+    "mesh into a missing folder": (["mesh", HEAD, "-o", "DIR/none/m.stl"], "does not exist"),
     "missing input": (["complete", "DIR/none.nrrd", *OUT], "does not exist"),
     "folder as input": (["complete", "DIR", *OUT], "is a folder"),
     "not an image": (["complete", "DIR/text.nrrd", *OUT], "cannot be read"),

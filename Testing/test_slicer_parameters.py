@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
 import slicer_standin
@@ -24,35 +22,64 @@ def scene():
     return slicer_standin.newScene()
 
 
+def parsed(parameters, **more):
+    """The command line as it understands what the panel asks for."""
+    arguments = completionOptions(parameters, **more).arguments()
+    return cli._parser().parse_args(["complete", "in.nrrd", "-o", "out", "--progress", "json", *arguments])
+
+
+def test_untouched_panel_asks_for_what_the_command_line_does_of_itself_and_a_clearance():
+    parameters = SkullVAELogic().getParameterNode()
+    assert completionOptions(parameters) == CompletionOptions(
+        clearance=0.5, thickness="patient", underContour=0, smooth=0.5
+    )
+
+
 def test_parameters_become_command_line_options():
     parameters = SkullVAELogic().getParameterNode()
-    options = completionOptions(parameters)
-    assert options == CompletionOptions()
     parameters.inputNode = addVolume(np.zeros(SHAPE, np.int16), GRIDS["lps"])
+    assert parsed(parameters).threshold is None, "the usual threshold is the library's own choice"
     parameters.boneThreshold, parameters.gamma, parameters.device = 226.0, 0.75, "cpu"
-    assert "--gamma" not in completionOptions(parameters).arguments()
-    parameters.prior = "dev"
-    arguments = completionOptions(parameters).arguments()
-    assert arguments[:8] == ["--device", "cpu", "--prior", "dev", "--threshold", "226", "--gamma", "0.75"]
+    parameters.defectKind, parameters.proposals = "Face (experimental)", 3
+    box = (1.0, -2.0, 3.0, 100.0, 110.0, 120.0)
+    options = parsed(parameters, box=box)
+    assert (options.threshold, options.gamma, options.device) == (226, 0.75, "cpu")
+    assert (options.defect, options.proposals) == ("facial", 3)
+    assert [float(number) for number in options.box.split(",")] == list(box)
+    assert options.interactive and options.display and options.report
 
 
-def test_command_line_knows_what_the_panel_asks_for():
+def test_gamma_0_is_left_to_the_prior_but_for_dev_where_it_means_no_move():
     parameters = SkullVAELogic().getParameterNode()
-    parameters.inputNode = addVolume(np.zeros(SHAPE, np.int16), GRIDS["lps"])
-    parameters.boneThreshold = 226.0
-    for prior, device in itertools.product(
-        ("auto", "encode", "map", "dev", "mean"),
-        ("auto", "cpu", "cuda"),
-    ):
-        parameters.prior, parameters.device = prior, device
-        arguments = completionOptions(parameters).arguments()
-        parsed = cli._parser().parse_args(["complete", "in.nrrd", "-o", "out", "--progress", "json", *arguments])
-        assert (parsed.prior, parsed.device, parsed.threshold) == (prior, device, 226)
+    assert parsed(parameters).gamma is None
+    parameters.prior = "dev"
+    assert parsed(parameters).gamma == 0
+
+
+def test_the_parts_choices_reach_the_command_line():
+    parameters = SkullVAELogic().getParameterNode()
+    parameters.clearance, parameters.thickness, parameters.thicknessMillimetres = 0.8, "Constant", 3.5
+    parameters.underContour, parameters.smoothing, parameters.split = 0.4, 1.0, 90.0
+    parameters.holes, parameters.holeDiameter, parameters.holePitch, parameters.holeMargin = True, 2.5, 12.0, 4.0
+    options = parsed(parameters)
+    assert (options.clearance, options.thickness, options.holes) == (0.8, "constant:3.5", "2.5,12,4")
+    assert (options.under_contour, options.smooth, options.split) == (0.4, 1.0, 90)
+    parameters.holes, parameters.split, parameters.thickness = False, 5.0, "At least"
+    options = parsed(parameters)
+    assert (options.holes, options.split, options.thickness) == (None, None, "minimum:3.5")
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda"])
+@pytest.mark.parametrize("prior", ["auto", "blend", "encode", "map", "dev", "mean"])
+def test_command_line_knows_what_the_panel_asks_for(prior, device):
+    parameters = SkullVAELogic().getParameterNode()
+    parameters.prior, parameters.device = prior, device
+    assert (parsed(parameters).prior, parsed(parameters).device) == (prior, device)
 
 
 def test_parameters_refuse_what_the_panel_cannot_show():
     parameters = SkullVAELogic().getParameterNode()
-    for name, value in (("device", "quantum"), ("gamma", 3.0), ("boneThreshold", -1.0)):
+    for name, value in (("device", "quantum"), ("gamma", 3.0), ("boneThreshold", -1001.0)):
         with pytest.raises(ValueError, match=str(value)):
             setattr(parameters, name, value)
     parameters.inputNode = None

@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from PIL import Image
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "Testing")]
 
@@ -37,8 +39,12 @@ class Tutorial:
         """A picture of the whole window; scroll: the widget of the panel that must be in view."""
         from slicer_standin import views
 
-        path = self.folder / f"{len(self.pictures) + 1}_{name}.png"
-        views.screenshot(self.widget, path, scrollTo=scroll)
+        path = self.folder / f"{len(self.pictures) + 1}_{name}.jpg"
+        with tempfile.TemporaryDirectory() as folder:
+            whole = Path(folder) / "window.png"
+            views.screenshot(self.widget, whole, scrollTo=scroll)
+            # A fifth of the PNG's size: the pictures live in the repository.
+            Image.open(whole).convert("RGB").save(path, quality=90, optimize=True)
         self.pictures.append(path)
         print(path.name, flush=True)
 

@@ -37,7 +37,7 @@ class CompletionOptions:
 
     thresholdHU: bone threshold of a CT; box: six or fifteen numbers, RAS mm in the input's own coordinates, outside
     which nothing is bone (see cropbox.boxArgument); prior: auto, encode, map, dev or mean; gamma: how far to move
-    along the deviation vector, with dev; proposals: how many shapes to propose, 1 to 5.
+    along the deviation vector of defect, "cranial" or "facial"; proposals: how many shapes to propose, 1 to 5.
     The part, in mm: clearance: least distance to bone; thickness: "patient", "constant:MM" or "minimum:MM";
     underContour: how much lower the outer surface; smooth: of the shape; holes: "DIAMETER,PITCH,MARGIN" of perfusion
     holes; split: no piece longer than this.
@@ -47,6 +47,7 @@ class CompletionOptions:
     thresholdHU: float | None = None
     box: tuple[float, ...] | None = None
     prior: str = "auto"
+    defect: str = "cranial"
     gamma: float | None = None
     proposals: int = 1
     clearance: float | None = None
@@ -60,7 +61,7 @@ class CompletionOptions:
 
     def arguments(self) -> list[str]:
         """The command line's options for these choices."""
-        arguments = ["--device", self.device, "--prior", self.prior]
+        arguments = ["--device", self.device, "--prior", self.prior, "--defect", self.defect]
         for option, value in (
             ("--threshold", self.thresholdHU),
             ("--gamma", self.gamma),

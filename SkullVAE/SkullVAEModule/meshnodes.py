@@ -97,6 +97,10 @@ def showThickness(node, shown: bool) -> None:
         legend.SetTitleText(THICKNESS)
         legend.SetLabelFormat("%.0f")
         legend.SetNumberOfLabels(6)
+        legend.SetSize(0.1, 0.35)
+        legend.SetPosition(0.95, 0.5)
+        for text in (legend.GetTitleTextProperty(), legend.GetLabelTextProperty()):
+            text.SetFontSize(16)
         legend.SetVisibility2D(False)
     else:
         display.SetScalarVisibility(False)

@@ -89,6 +89,7 @@ def completionOptions(parameters: SkullVAEParameterNode, box=None, modelPath=Non
         thresholdHU=parameters.boneThreshold if chosen else None,
         box=box,
         prior=parameters.prior,
+        defect=DEFECT_KINDS[parameters.defectKind],
         gamma=parameters.gamma if parameters.gamma > 0 or parameters.prior == "dev" else None,
         proposals=parameters.proposals,
         device=parameters.device,

@@ -53,8 +53,9 @@ class SkullVAETest(ScriptedLoadableModuleTest):
         if missing:
             self.delayDisplay("Not run: these packages are missing: {}".format(", ".join(missing)))
             return
-        slicer.util.selectModule("SkullVAE")
+        # Not by selecting the module: tests may run without a main window.
         widget = slicer.util.getModuleWidget("SkullVAE")
+        widget.enter()
         ui = widget.ui
 
         self.delayDisplay("Generating a skull")

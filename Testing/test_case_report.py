@@ -1,0 +1,138 @@
+"""Claims about the report for people: one file that needs nothing else, true to the figures, silent on the patient."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from SkullVAELib import NOTICE, __version__
+from SkullVAELib.case_report import rim_light, thickness_pictures, write_case_report
+from SkullVAELib.mesh_picture import draw
+from SkullVAELib.outcome import Outcome
+from SkullVAELib.part_options import PartOptions
+from SkullVAELib.raycast import View
+from SkullVAELib.surface import Mesh, mask_surface
+from SkullVAELib.volume import Volume
+
+
+class Page(HTMLParser):
+    """The tags of a page that are never closed, its text and its pictures."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.open, self.text, self.pictures = [], "", []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+        if tag == "img":
+            self.pictures.append(Image.open(io.BytesIO(base64.b64decode(dict(attrs)["src"].split(",", 1)[1]))))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.text += data
+
+
+@pytest.fixture(scope="module")
+def outcome(completion, sample) -> Outcome:
+    return Outcome.of(completion, sample.bone, PartOptions(), ("stl",), "head <1> & co.nrrd", "m.safetensors")
+
+
+@pytest.fixture(scope="module")
+def written(outcome, tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("report")
+    made = outcome.with_part(PartOptions.parse(clearance=0.5, holes="2,10,3"))
+    made.write_preview(folder)
+    made.write_report(folder, folder / "preview.png")
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_page_is_whole_and_needs_nothing_else(written):
+    page = Page(written)
+    assert page.open == []
+    assert len(page.pictures) == 3
+    assert not re.search(r"https?://|<script|<link|url\(", written)
+
+
+def test_notice_figures_model_and_input_are_on_it(written, completion):
+    text, implant = Page(written).text, completion.report["implant"]
+    assert NOTICE in text
+    assert "head <1> & co.nrrd" in text
+    assert f"{implant['volume_ml']:.1f} ml" in text
+    assert f"{implant['rim_gap_mm']:.2f} mm" in text
+    assert completion.report["model"]["sha256"] in text
+    assert f"SkullVAE {__version__}" in text
+    assert "2 mm, every 10 mm, 3 mm from every edge" in text
+
+
+def test_the_page_names_no_folder_and_no_user(written, tmp_path):
+    assert str(tmp_path.parent) not in written
+    assert "/home/" not in written and "/root/" not in written
+
+
+@pytest.mark.parametrize(
+    ("gap", "light"),
+    [(0.2, "good"), (1.0, "good"), (1.01, "usable"), (2.0, "usable"), (2.01, "poor"), (None, "unknown")],
+)
+def test_the_light_of_the_rim(gap, light):
+    assert rim_light(gap)[0] == light
+
+
+@pytest.mark.parametrize(
+    ("gap", "says"), [(0.4, "good"), (1.5, "usable"), (3.0, "poor"), (float("nan"), "not measured")]
+)
+def test_the_light_is_on_the_page(outcome, tmp_path, gap, says):
+    result = outcome.with_part().result
+    result["implant"] = result["implant"] | {"rim_gap_mm": gap}
+    result["warnings"] = ["thin <here>"]
+    pixel = io.BytesIO()
+    Image.new("L", (1, 1)).save(pixel, "PNG")
+    write_case_report(tmp_path / "r.html", result, pixel.getvalue(), day="2026-01-02")
+    text = Page((tmp_path / "r.html").read_text(encoding="utf-8")).text
+    assert f"Rim gap: {says}" in text
+    assert "thin <here>" in text
+    assert "2026-01-02" in text
+
+
+def ball(radius: float) -> Mesh:
+    away = np.linalg.norm(np.indices((50, 50, 50)) - 25.0, axis=0)
+    return mask_surface(Volume(away < radius, np.eye(4)))
+
+
+def test_a_picture_covers_what_the_mesh_covers_without_holes():
+    mesh = ball(20)
+    view = View(np.array([1.0, 0, 0]), np.array([0.0, 0, 1]), np.full(3, 25.0), 0.25)
+    picture = draw(mesh, np.ones((len(mesh.points), 3)), view, 240, 200)
+    assert picture.coverage.sum() * 0.25**2 == pytest.approx(np.pi * 20**2, rel=0.02)
+    assert picture.coverage[60:140, 80:160].min() == 1
+    assert picture.rgb[60:140, 80:160].min() > 0.3
+
+
+def test_a_picture_shows_the_near_side():
+    mesh = ball(20)
+    near = (mesh.points[:, 1] < 25).astype(float)  # the viewer stands in front, at low y
+    colours = np.stack([near, 1 - near, near * 0], 1)
+    view = View(np.array([1.0, 0, 0]), np.array([0.0, 0, 1]), np.full(3, 25.0), 0.25)
+    assert np.allclose(view.forward, [0, 1, 0]) or np.allclose(view.forward, [0, -1, 0])
+    red, green, _ = draw(mesh, colours, view, 200, 200).rgb[80:120, 80:120].mean((0, 1))
+    assert (red > 5 * green) == (view.forward[1] > 0)
+
+
+def test_thick_is_yellow_and_thin_is_violet():
+    mesh = ball(15)
+    thickness = np.where(mesh.points[:, 0] > 25, 12.0, 0.0)
+    for _, png in thickness_pictures(mesh, thickness, np.array([25.0, 60, 25])):
+        pixels = np.asarray(Image.open(io.BytesIO(png))).astype(int)
+        halves = pixels[:, :380], pixels[:, 380:]
+        greens = [half[200:360, 150:230, 1].mean() for half in halves]
+        assert max(greens) > 5 * min(greens)

@@ -1,0 +1,29 @@
+"""The self-test that runs inside Slicer, run here in the stand-in."""
+
+from __future__ import annotations
+
+import unittest
+
+import pytest
+import slicer_standin
+
+
+@pytest.fixture
+def widget():
+    slicer_standin.prepare()
+    slicer_standin.newScene()
+    _, widget = slicer_standin.openModule()
+    yield widget
+    slicer_standin.closeModule(widget)
+
+
+def test_self_test_passes_as_slicer_runs_it(widget):
+    import SkullVAE
+
+    # As slicer_add_python_unittest does: each method named test_ by itself.
+    suite = unittest.defaultTestLoader.loadTestsFromTestCase(SkullVAE.SkullVAETest)
+    assert suite.countTestCases() == 2
+    result = unittest.TestResult()
+    suite.run(result)
+    assert result.wasSuccessful(), result.failures + result.errors
+    assert not result.skipped
