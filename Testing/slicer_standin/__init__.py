@@ -56,8 +56,14 @@ def prepare() -> None:
     if "qt" in sys.modules:
         return
     os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
-    from PySide6 import QtWidgets
+    from PySide6 import QtCore, QtWidgets
 
+    def say(kind, context, message: str) -> None:
+        # What the off-screen platform says of every window.
+        if "propagateSizeHints" not in message:
+            print(message, file=sys.stderr)
+
+    QtCore.qInstallMessageHandler(say)
     global _application
     _application = QtWidgets.QApplication.instance() or QtWidgets.QApplication(["Slicer"])
     QtWidgets.QApplication.setStyle("Fusion")
