@@ -31,6 +31,8 @@ REPORT = {
     "model_file": "skullvae.safetensors",
     "model_sha256": "abc",
     "parameters": {"gamma": 1.0, "prior": "a|b"},
+    "implant": {"volume_ml": 8.2, "rim_gap_mm": 0.7},
+    "warnings": ['thin "|" bone'],
     "seconds": {"total": 1.0},
 }
 PROVENANCE = ("source", "role", "note", "software", "model_file", "model_sha256", "parameters")

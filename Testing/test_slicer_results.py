@@ -12,10 +12,12 @@ import slicer  # noqa: E402
 import vtk  # noqa: E402
 from SkullVAEModule.logic import SkullVAELogic  # noqa: E402
 from SkullVAEModule.meshnodes import THICKNESS, meshData  # noqa: E402
+from SkullVAEModule.results import figuresOf  # noqa: E402
 from SkullVAEModule.segments import isAsAdded  # noqa: E402
 from slicer_scenes import (  # noqa: E402
     BINARY,
     GRIDS,
+    REPORT,
     SHAPE,
     addSegment,
     addSkull,
@@ -267,6 +269,7 @@ def test_result_is_found_after_saving_and_loading(tmp_path, newSegmentation, int
     assert added.skullModelNode is not None
     assert hierarchy().GetItemName(added.folderItemID) == "Head SkullVAE result"
     assert isAsAdded(added.segmentationNode, added.implantID)
+    assert figuresOf(added) == {key: REPORT[key] for key in ("implant", "warnings")}
     logic.showThickness(added.implantModelNode, True)
     assert added.implantModelNode.GetDisplayNode().GetScalarVisibility()
     assert logic.removeResult(loaded[0], "bone")

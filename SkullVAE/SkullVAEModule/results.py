@@ -5,6 +5,7 @@ Everything carries what it belongs to in tags, attributes and node references, w
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 import slicer
@@ -36,6 +37,9 @@ _ROLE_ATTRIBUTE = "SkullVAE.role"
 # On the part's model: the tag of the implant's voxels that it was made for.
 _MADE_FOR_ATTRIBUTE = VOXELS_TAG
 _FOLDER_ROLE = "folder"
+# Of the part's model: the panel shows them for a scene that was saved and loaded, too.
+_FIGURES_ATTRIBUTE = "SkullVAE.figures"
+_FIGURES = ("implant", "part", "warnings")
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,7 @@ def addResult(source: SkullInput, result: CompletionResult, newSegmentation: boo
     }
     if models["part"] is not None:
         models["part"].SetAttribute(_MADE_FOR_ATTRIBUTE, _voxelsOf(target, ids["implant"]))
+    _keepFigures(models["part"], result.report)
     inside = [model for model in models.values() if model is not None]
     if target is not node:
         inside.append(target)
@@ -104,9 +109,22 @@ def changeResult(
         if mask is not None and added.segmentationNode.GetSegmentation().GetSegment(segmentID) is not None:
             changeSegment(added.segmentationNode, segmentID, source, mask, report)
     model = added.implantModelNode
-    if part is not None and model is not None and slicer.mrmlScene.IsNodePresent(model):
+    if model is None or not slicer.mrmlScene.IsNodePresent(model):
+        return
+    if part is not None:
         changeModel(model, part)
         model.SetAttribute(_MADE_FOR_ATTRIBUTE, _voxelsOf(added.segmentationNode, added.implantID))
+    _keepFigures(model, report)
+
+
+def figuresOf(added: AddedResult) -> dict:
+    """What the report said of a result's implant and part, and its warnings; also after saving and loading."""
+    model = added.implantModelNode
+    try:
+        figures = json.loads((model.GetAttribute(_FIGURES_ATTRIBUTE) if model is not None else None) or "{}")
+    except ValueError:
+        return {}
+    return figures if isinstance(figures, dict) else {}
 
 
 def resultOf(inputNode, segmentID: str = "") -> AddedResult | None:
@@ -184,6 +202,12 @@ def _saveStateForUndo(*nodes) -> None:
             # Else undo would pass it over.
             node.SetUndoEnabled(True)
         slicer.mrmlScene.SaveStateForUndo()
+
+
+def _keepFigures(model, report: dict) -> None:
+    if model is not None:
+        figures = {key: report[key] for key in _FIGURES if key in report}
+        model.SetAttribute(_FIGURES_ATTRIBUTE, json.dumps(figures))
 
 
 def _idsByRole(target, segmentID: str) -> dict[str, str]:

@@ -9,6 +9,7 @@ from .figures import figuresTable, proposalText, warningsText
 from .focus import showImplant
 from .logic import SkullVAELogic
 from .meshnodes import hasThickness
+from .results import figuresOf
 
 
 class ResultSection:
@@ -43,8 +44,10 @@ class ResultSection:
             widget.enabled = self.present
         ui.showSkullCheckBox.enabled = self.present and self._added.skullModelNode is not None
         ui.showThicknessCheckBox.enabled = self.present and hasThickness(self._added.implantModelNode)
-        # Of another input's result, or of one that came with a scene, the figures are not known.
-        report = self._logic.report if self.present and self._added == self._logic.added else {}
+        report = {}
+        if self.present:
+            # The proposals of another input's result, or of one that came with a scene, are gone with their process.
+            report = self._logic.report if self._added == self._logic.added else figuresOf(self._added)
         self._showProposals(report.get("proposals", []), report.get("proposal", 1))
         table = "<br/>".join(filter(None, [figuresTable(report), warningsText(report)]))
         if not table:
