@@ -44,6 +44,8 @@ class ExportSection:
     def update(self, present: bool, busy: bool) -> None:
         """Show what the parameters say; present: there is a result; busy: a run is at work."""
         parameters = self._parameters
+        if parameters is None:
+            return
         if self.ui.exportFolderPathLineEdit.currentPath != parameters.exportFolder:
             wasBlocked = self.ui.exportFolderPathLineEdit.blockSignals(True)
             self.ui.exportFolderPathLineEdit.currentPath = parameters.exportFolder

@@ -206,6 +206,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             checking = self.advancedSection.poll()
             if not (self.logic.running or self.logic.answering or self.exportSection.running or checking):
                 self._timer.stop()
+                self._onParametersModified()
 
     def onRest(self) -> None:
         """A slider has come to rest: ask for what differs from what is shown; called by the timer."""
@@ -246,7 +247,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         parameters = self._parameterNode
         if parameters is None:
             return
-        busy = self.logic.running or self.exportSection.running
+        busy = self._busy
         self.inputSection.update()
         self.ui.thicknessSpinBox.enabled = parameters.thickness != "Patient's own"
         for widget in (
@@ -263,6 +264,10 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.logic.live and not self.logic.running:
             self._restTimer.start()
 
+    @property
+    def _busy(self) -> bool:
+        return self.logic.running or self.exportSection.running
+
     def _wishes(self) -> tuple:
         return self._parameterNode.gamma, CompletionOptions(**partOptions(self._parameterNode))
 
@@ -274,6 +279,8 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _follow(self) -> None:
         self._timer.start()
+        # What is not there yet cannot be exported.
+        self.exportSection.update(self.resultSection.present, self._busy)
 
     def _stop(self) -> None:
         """End what is at work, but keep a result and its session."""
