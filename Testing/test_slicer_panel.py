@@ -121,6 +121,16 @@ def test_threshold_shows_for_a_ct_and_leaves_the_slices_as_they_were(widget):
     assert after == before
 
 
+def test_choosing_the_papers_way_sets_gamma_to_complete(widget, sample):
+    choose(widget, sample)
+    widget.ui.priorComboBox.currentText = "dev"
+    slicer_standin.processEvents(0.05)
+    assert widget.ui.gammaSlider.value == 1
+    widget.ui.gammaSlider.value = 0
+    slicer_standin.processEvents(0.05)
+    assert widget.ui.gammaSlider.value == 0, "the user's own choice stays"
+
+
 def test_settings_are_saved_with_the_scene_and_come_back(widget, sample, tmp_path):
     import slicer
 
@@ -188,7 +198,11 @@ def test_panel_answers_while_the_skull_is_completed_and_the_result_can_be_change
     wait(lambda: not logic.answering, "the part's mesh")
 
     assert ui.proposalComboBox.count == 2
+    ui.gammaSlider.value = 0.5
+    wait(lambda: logic.answering, "the request")
+    wait(lambda: not logic.answering, "the part's mesh")
     ui.proposalComboBox.currentIndex = 1
+    assert ui.gammaSlider.value == 0, "proposals come with the gamma of the run"
     wait(lambda: not np.array_equal(implant, readInput(node, logic.added.implantID).array), "the second proposal")
     wait(lambda: not logic.answering, "the part's mesh")
 

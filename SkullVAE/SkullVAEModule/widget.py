@@ -41,6 +41,8 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._restTimer = None
         # What the result on view was made with: what differs from it is asked for anew.
         self._shown: tuple | None = None
+        self._runGamma = 0.0
+        self._prior = "auto"
 
     def setup(self) -> None:
         """Build the panel; called once, when the module is first shown."""
@@ -52,7 +54,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
         self.logic = SkullVAELogic()
         self.inputSection = InputSection(self.ui)
-        self.resultSection = ResultSection(self.ui, self.logic, self._follow)
+        self.resultSection = ResultSection(self.ui, self.logic, self._onProposal)
         self.exportSection = ExportSection(self.ui, self.logic, self._follow, self._showStatus, self._appendLog)
         self.advancedSection = AdvancedSection(self.ui, self.logic, self._follow, self._appendLog)
         self._timer = self._newTimer(_POLL_MS, self.onPoll)
@@ -138,7 +140,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 self._stop()
                 # The preview has done its work, and would lie over the result.
                 parameters.showThreshold = False
-                self._shown = self._wishes()
+                self._shown, self._runGamma = self._wishes(), parameters.gamma
                 self.logic.start(
                     parameters.inputNode,
                     parameters.segmentID,
@@ -221,6 +223,12 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.logic.requestPart(part)
         self._follow()
 
+    def _onProposal(self) -> None:
+        """Another proposal was asked for: it comes with the gamma of the run."""
+        self._shown = (self._runGamma, self._shown[1] if self._shown else self._wishes()[1])
+        self._parameterNode.gamma = self._runGamma
+        self._follow()
+
     def _showProgress(self) -> None:
         self.ui.progressBar.value = round(100 * self.logic.fraction)
         if self.logic.stage:
@@ -247,6 +255,10 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         parameters = self._parameterNode
         if parameters is None:
             return
+        if parameters.prior == "dev" != self._prior and parameters.gamma == 0:
+            # Chosen just now: without a move along it, it would only reconstruct the defect.
+            parameters.gamma = 1.0
+        self._prior = parameters.prior
         busy = self._busy
         self.inputSection.update()
         self.ui.thicknessSpinBox.enabled = parameters.thickness != "Patient's own"
