@@ -123,6 +123,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._parameterNodeGuiTag = parameterNode.connectGui(self.ui)
             self.addObserver(parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParametersModified)
             self.advancedSection.update()
+            self._prior = parameterNode.prior
             self._onParametersModified()
 
     # ------------------------------------------------------------------ what the user does
