@@ -9,7 +9,7 @@ from .results import AddedResult
 
 # How far the camera stands off, in diameters of the implant, and at least.
 _DIAMETERS = 4.5
-_NEAREST_MM = 420.0
+_NEAREST_MM = 620.0
 
 
 def showImplant(added: AddedResult) -> None:
