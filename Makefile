@@ -2,6 +2,7 @@
 #   make demo    complete a real patient's skull and leave the result in demo/
 #   make test    lint and every test
 #   make bench   seconds and peak memory of each stage, into bench/
+#   make bench-accuracy DATA=FOLDER   implants of every method on complete skulls that no model saw, into bench/
 #   make bench-training ARGS="--data SET"   training beside a faithful loop of the original, into bench/
 #
 # Where a plain `pip install torch` would bring CUDA along and that is not wanted, tell pip of a CPU build in its
@@ -15,7 +16,7 @@ ARGS ?=
 bin := $(VENV)/bin
 stamp := $(VENV)/.installed
 
-.PHONY: venv demo test bench bench-training lint clean
+.PHONY: venv demo test bench bench-accuracy bench-training lint clean
 .DEFAULT_GOAL := test
 
 venv: $(stamp)
@@ -41,6 +42,10 @@ test: lint
 
 bench: $(stamp)
 	$(bin)/python Testing/bench.py $(ARGS)
+
+bench-accuracy: $(stamp)
+	@test -n "$(DATA)" || { echo 'Name the folder of complete skulls: make bench-accuracy DATA=FOLDER' >&2; exit 2; }
+	$(bin)/python Testing/accuracy.py --data "$(DATA)" $(ARGS)
 
 bench-training: $(stamp)
 	$(bin)/python Testing/bench_training.py $(ARGS)
