@@ -11,15 +11,18 @@ import pytest
 import tiny
 import torch
 from accuracy import RELEASED, main
-from benchmark import contest, pca, pictures, rows, tables, unet
+from benchmark import contest, pca, pictures, rows, second_opinion, tables, unet
 from benchmark.cases import FOLDS, PLACES, cut_place, folds_of, places_of
 from benchmark.rows import ABLATION, TITLES, Fold
 from benchmark.scores import rim_gap, score
+from scipy import ndimage
+from scipy.spatial.distance import cdist
 
 from SkullVAELib.checkpoint import load_model, save_model
 from SkullVAELib.datasets import find_cases
 from SkullVAELib.errors import SkullVAEError
 from SkullVAELib.frame import Grid
+from SkullVAELib.metrics import boundary_dice, hd95
 from SkullVAELib.volume import Volume, write_volume
 
 HEAD = tiny.shell((70, 90, 77))
@@ -140,6 +143,31 @@ def test_scores_of_nothing_are_told_without_infinity():
     told = score(truth, np.zeros_like(truth), bone, np.eye(4))
     assert told["dsc"] == 0 and told["hd95_mm"] is None
     json.dumps(told, allow_nan=False)
+
+
+@pytest.mark.parametrize("number", [2, 8, 10])
+def test_the_measures_agree_with_those_of_simpleitk(number):
+    whole, bone, truth = cut_place(whole_head(), number)
+    prediction = np.roll(truth, (1, 0, 1), axis=(0, 1, 2)) & ~bone
+    other = second_opinion.measures(truth, prediction, bone, whole.spacing)
+    own = score(truth, prediction, bone, whole.affine)
+    assert own["dsc"] < 0.99
+    for name, value in other.items():
+        assert own[name] == pytest.approx(value, abs=1e-4)
+
+
+def test_the_measures_are_those_of_every_pair_of_voxels():
+    bone, truth = plate()
+    prediction = plate(lifted=2)[1]
+    at = [np.argwhere(mask & ~ndimage.binary_erosion(mask)) for mask in (truth, prediction)]
+    apart = cdist(*at)
+    assert hd95(truth, prediction, np.ones(3)) == pytest.approx(np.percentile(np.r_[apart.min(0), apart.min(1)], 95))
+    first, second = (
+        {tuple(v) for v in voxels[cdist(voxels, np.argwhere(bone)).min(1) <= 10]}
+        for voxels in (np.argwhere(truth), np.argwhere(prediction))
+    )
+    expected = 2 * len(first & second) / (len(first) + len(second))
+    assert boundary_dice(truth, prediction, bone, np.ones(3)) == pytest.approx(expected)
 
 
 def record(individual, place, **dsc):
