@@ -21,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmark import contest, pictures, rows, second_opinion, tables
+from benchmark import contest, layers, pictures, rows, second_opinion, tables
 from benchmark.cases import PLACES, folds_of, places_of, stored_obliquely
 from benchmark.contest import Job
 from benchmark.rows import ABLATION, OURS, TITLES, Fold
@@ -51,6 +51,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=2, help="processes (default 2)")
     parser.add_argument("--unet-minutes", type=float, default=30.0, help="training time of the U-Net row, each fold")
     parser.add_argument("--check", action="store_true", help="compute the measures of ours with SimpleITK, too")
+    parser.add_argument("--layers", action="store_true", help="tell the errors of ours by outer and inner table")
     parser.add_argument("--no-pictures", action="store_true", help="leave the page of pictures out")
     return parser.parse_args(argv)
 
@@ -154,11 +155,20 @@ def run(arguments: argparse.Namespace) -> int:
     result["cases"] = records
     (arguments.output / "accuracy.json").write_text(json.dumps(result, indent=1) + "\n")
     say(f"written: {arguments.output / 'accuracy.json'}")
+    cranial = [record for record in records if not record["facial"]]
+    if cranial and OURS in chosen:
+        from benchmark.plots import write_figure  # matplotlib comes with the extra "training"
+
+        write_figure(arguments.output / "accuracy.png", cranial, chosen, OURS, TITLES)
     if OURS in chosen and arguments.check:
         check = functools.partial(second_opinion.disagreement, row=OURS)
         apart = [found for found in contest.each(check, jobs, arguments.jobs, lambda found, fraction: None) if found]
         largest = {name: max(found[name] for found in apart) for name in apart[0]} if apart else {}
         print(f"SimpleITK's measures differ on {len(apart)} implants by at most {largest}")
+    if OURS in chosen and arguments.layers:
+        find = functools.partial(layers.of_job, row=OURS)
+        errors = contest.each(find, jobs, arguments.jobs, lambda found, fraction: None)
+        print(f"Errors of {OURS} in mm, outwards positive\n\n{layers.as_text(records, errors)}\n")
     if OURS in chosen and not arguments.no_pictures:
         draw(arguments, jobs, records)
     return 0

@@ -11,7 +11,7 @@ import pytest
 import tiny
 import torch
 from accuracy import RELEASED, main
-from benchmark import contest, pca, pictures, rows, second_opinion, tables, unet
+from benchmark import contest, layers, pca, pictures, rows, second_opinion, tables, unet
 from benchmark.cases import FOLDS, PLACES, cut_place, folds_of, places_of
 from benchmark.rows import ABLATION, TITLES, Fold
 from benchmark.scores import rim_gap, score
@@ -168,6 +168,27 @@ def test_the_measures_are_those_of_every_pair_of_voxels():
     )
     expected = 2 * len(first & second) / (len(first) + len(second))
     assert boundary_dice(truth, prediction, bone, np.ones(3)) == pytest.approx(expected)
+
+
+def test_layers_tell_a_shifted_plate_from_a_thick_one():
+    to_vault = np.eye(4)
+    to_vault[:3, 3] = -30, -30, 40
+
+    def plate_of(inner, outer):
+        at = np.moveaxis(np.indices((60, 60, 45)), 0, -1) + to_vault[:3, 3]
+        radius = np.linalg.norm(at, axis=-1)
+        return (radius > inner) & (radius < outer) & (at[..., 2] > 0.93 * radius)
+
+    truth = plate_of(74, 79)
+    out = layers.layer_errors(truth, plate_of(76, 81), to_vault)
+    assert out["shift"] == pytest.approx(2, abs=0.3)
+    assert abs(out["thicker"]) < 0.4
+    thick = layers.layer_errors(truth, plate_of(71, 79), to_vault)
+    assert thick["inner"] == pytest.approx(-3, abs=0.5)
+    assert thick["outer"] == pytest.approx(0, abs=0.1)
+    assert layers.layer_errors(truth, truth, to_vault)["inner_size"] == 0
+    half = truth & (np.indices(truth.shape)[0] > 30)
+    assert layers.layer_errors(truth, half, to_vault)["lacking"] == pytest.approx(0.5, abs=0.05)
 
 
 def record(individual, place, **dsc):

@@ -31,6 +31,8 @@ TITLES = {
     "dev-rim-warp": "plain VAE (z + DEV)",
     "unet": "3D U-Net",
     "mean-rim": "mean shape + warp",
+    "mean": "mean shape + warp + rim",
+    "encode": "VAE + warp + rim",
     OURS: "ours",
 }
 """The rows that are run unless others are asked for, and what a reader is told they are."""
