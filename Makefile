@@ -3,6 +3,7 @@
 #   make test    lint and every test
 #   make tutorial   the README's pictures of the panel, by going through it
 #   make bench   seconds and peak memory of each stage, into bench/
+#   make bench-accuracy DATA=FOLDER   implants of every method on complete skulls that no model saw, into bench/
 #   make bench-training ARGS="--data SET"   training beside a faithful loop of the original, into bench/
 #
 # Where a plain `pip install torch` would bring CUDA along and that is not wanted, tell pip of a CPU build in its
@@ -16,7 +17,7 @@ ARGS ?=
 bin := $(VENV)/bin
 stamp := $(VENV)/.installed
 
-.PHONY: venv demo test tutorial bench bench-training lint clean
+.PHONY: venv demo test tutorial bench bench-accuracy bench-training lint clean
 .DEFAULT_GOAL := test
 
 venv: $(stamp)
@@ -46,6 +47,10 @@ tutorial: $(stamp)
 
 bench: $(stamp)
 	$(bin)/python Testing/bench.py $(ARGS)
+
+bench-accuracy: $(stamp)
+	@test -n "$(DATA)" || { echo 'Name the folder of complete skulls: make bench-accuracy DATA=FOLDER' >&2; exit 2; }
+	$(bin)/python Testing/accuracy.py --data "$(DATA)" $(ARGS)
 
 bench-training: $(stamp)
 	$(bin)/python Testing/bench_training.py $(ARGS)

@@ -1,174 +1,191 @@
-"""Accuracy of the implant on real skulls: ten defects each, every prior in one run on the same cases.
+"""Accuracy of implants on real skulls that no model saw: ours and every cheaper way, on the same cases in one run.
 
-    python Testing/accuracy.py --data FOLDER --model RUN/model.safetensors --output accuracy
+    make bench-accuracy DATA=FOLDER
+    python Testing/accuracy.py --data FOLDER                     cross-validation by individual, in three folds
+    python Testing/accuracy.py --data FOLDER --model MODEL       those skulls alone that this model held out
+    python Testing/accuracy.py --data FOLDER --rows ablation     ours taken apart
 
-Takes the individuals that the model's own record says were held out. Scores on each case's own grid.
+Cuts the same defects out of every skull, completes them with every row's method, and scores the implants on each case's
+own grid. Models of folds are looked for in --folds and trained there where they are missing, which takes an hour each.
+Finished cases are kept in --output, so that an interrupted run goes on. Docs/accuracy.md tells what the rows are.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import functools
 import json
-import multiprocessing
+import os
 import sys
-import time
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-
-import numpy as np
-import SimpleITK as sitk
-import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from SkullVAELib.bone import bone_mask
-from SkullVAELib.checkpoint import load_model
-from SkullVAELib.completion import CompletionOptions, complete
-from SkullVAELib.datasets import find_cases
-from SkullVAELib.defects import cut
-from SkullVAELib.frame import reduce_bone
-from SkullVAELib.metrics import boundary_dice, dice, hd95
-from SkullVAELib.progress import Stages
-from SkullVAELib.volume import Volume, read_volume, to_image
+from benchmark import contest, layers, pictures, rows, second_opinion, tables
+from benchmark.cases import PLACES, folds_of, places_of, stored_obliquely
+from benchmark.contest import Job
+from benchmark.rows import ABLATION, OURS, TITLES, Fold
+
+from SkullVAELib.datasets import Case, find_cases
+from SkullVAELib.errors import SkullVAEError
+
+__all__ = ["PLACES", "stored_obliquely"]
+
+RELEASED = Path(__file__).parent / "data" / "heldout.safetensors"
+"""The model of the first fold, which comes with the repository."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Place:
-    """One defect of the fixed set: its kind, direction from the vault's centre (R, A, S), size 0..1, grid."""
-
-    name: str
-    kind: str
-    direction: tuple[float, float, float]
-    size: float
-    oblique: bool = False
-
-
-PLACES = (
-    Place("left temple", "temporal", (-1.0, 0.25, -0.05), 0.5),
-    Place("right parietal box", "box", (0.8, -0.35, 0.6), 0.5),
-    Place("frontal blob", "blob", (0.2, 0.9, 0.45), 0.7),
-    Place("occipital box", "box", (-0.15, -0.95, 0.25), 0.4),
-    Place("vertex blob", "blob", (0.1, 0.1, 1.0), 0.9),
-    Place("left hemicraniectomy", "hemicraniectomy", (-0.95, 0.1, 0.4), 0.6),
-    Place("right fronto-orbital", "fronto_orbital", (0.45, 0.9, 0.1), 0.5),
-    Place("bifrontal", "bifrontal", (0.0, 0.9, 0.45), 0.4),
-    Place("small left parietal blob, oblique grid", "blob", (-0.7, -0.4, 0.7), 0.0, True),
-    Place("right temple box, oblique grid", "box", (0.95, 0.3, 0.1), 0.2, True),
-)
-
-
-def stored_obliquely(bone: Volume, angles_deg: tuple[float, float, float] = (14, -9, 20)) -> Volume:
-    """The same bone at the same place in the world, on a grid turned about its centre and of unequal spacing."""
-    image = to_image(bone.with_array(bone.array.astype(np.uint8)))
-    turn = sitk.Euler3DTransform((0, 0, 0), *np.radians(angles_deg))
-    direction = np.array(turn.GetMatrix()).reshape(3, 3)
-    spacing = np.array([0.9, 1.0, 1.1])
-    extent = np.array(image.GetSize()) * image.GetSpacing()
-    length = float(np.linalg.norm(extent[:2]))
-    size = np.ceil(np.array([length, length, np.linalg.norm(extent[1:])]) / spacing).astype(int)
-    centre = np.array(image.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in image.GetSize()]))
-    origin = centre - direction @ ((size - 1) / 2 * spacing)
-    resampled = sitk.Resample(
-        sitk.Cast(image, sitk.sitkFloat32), size.tolist(), sitk.Transform(), sitk.sitkLinear,
-        origin.tolist(), spacing.tolist(), direction.ravel().tolist(), 0.0,
-    )  # fmt: skip
-    lps = np.eye(4)
-    lps[:3, :3], lps[:3, 3] = direction * spacing, origin
-    array = sitk.GetArrayFromImage(resampled).transpose(2, 1, 0) >= 0.5
-    return Volume(array, np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps)
-
-
-def run_case(file: Path, individual: str, number: int, rows: list[str], model_file: Path, save: Path | None) -> dict:
-    """Cut one defect out of one skull, complete it with every row's prior, and score each implant."""
-    torch.set_num_threads(1)  # one case a process: the same figures whatever the number of processes
-    model = load_model(model_file)
-    place = PLACES[number]
-    volume = read_volume(file)
-    whole = volume.with_array(bone_mask(volume)[0])
-    if place.oblique:
-        whole = stored_obliquely(whole)
-    defective, truth = cut(
-        whole, reduce_bone(whole), place.kind, seed=number, direction=np.array(place.direction), size=place.size
-    )
-    line = {"individual": individual, "defect": place.name, "truth_ml": round(truth.sum() * whole.voxel_ml, 1)}
-    for row in rows:
-        prior, _, without = row.partition("-")
-        options = CompletionOptions(prior=prior, **({"rim": None} if without == "rim" else {}))
-        start = time.perf_counter()
-        result = complete(whole.with_array(defective.astype(np.uint8)), model, options, Stages({}))
-        prediction = result.implant.array
-        line[row] = {
-            "dsc": round(dice(truth, prediction), 4),
-            "bdsc": round(boundary_dice(truth, prediction, defective, whole.spacing), 4),
-            "hd95_mm": round(hd95(truth, prediction, whole.spacing), 3),
-            "volume_ml": round(float(prediction.sum() * whole.voxel_ml), 1),
-            "seconds": round(time.perf_counter() - start, 1),
-            "defects": result.report.get("implant", {}).get("defects", 0),
-            "rim_gap_mm": result.report.get("implant", {}).get("rim_gap_mm"),
-        }
-        if save is not None:
-            name = f"{individual}_{number}_{row}.npz"
-            np.savez_compressed(save / name, truth=truth, prediction=prediction, bone=defective, affine=whole.affine)
-    return line
-
-
-def main() -> int:
+def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True, help="folder of complete skulls")
+    parser.add_argument("--model", type=Path, help="measure this model, on the skulls that it held out")
+    parser.add_argument("--folds", type=Path, help="the folds' models and what else is fitted; default OUTPUT/folds")
     parser.add_argument("--output", type=Path, default=Path("bench/accuracy"))
     parser.add_argument(
         "--rows",
-        default="mean-rim,mean,encode,blend",
-        help="priors to compare, comma-separated; add '-rim' to one for no rim correction",
+        default=",".join(TITLES),
+        help="rows, comma-separated: those above, priors of ours with -rim and -warp for doing without, or 'ablation'",
     )
-    parser.add_argument("--individuals", default="", help="default: those the model held out")
+    parser.add_argument("--individuals", default="", help="skulls to measure on; default all")
     parser.add_argument("--places", default="", help="numbers of the defects to run, comma-separated; default all")
     parser.add_argument("--jobs", type=int, default=2, help="processes (default 2)")
-    parser.add_argument("--save", action="store_true", help="write the masks of each case")
-    arguments = parser.parse_args()
-    model = load_model(arguments.model)
-    wanted = [n for n in arguments.individuals.split(",") if n] or model.provenance["holdout"]
-    seen = set(wanted) & {Path(n).name.split(".")[0] for n in model.provenance["data"]}
-    if seen:
-        print(
-            f"NOTE: the model was trained on {', '.join(sorted(seen))}: these are no held-out figures", file=sys.stderr
-        )
-    numbers = [int(n) for n in arguments.places.split(",") if n] or range(len(PLACES))
-    rows = arguments.rows.split(",")
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    cases = [c for c in find_cases(arguments.data) if c.individual in wanted and c.defective is None]
-    save = arguments.output if arguments.save else None
-    results = []
-    with ProcessPoolExecutor(arguments.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        runs = [
-            pool.submit(run_case, case.complete, case.individual, number, rows, arguments.model, save)
-            for case in cases
-            for number in numbers
-        ]
-        for run in runs:
-            line = run.result()
-            results.append(line)
-            scores = "  ".join(f"{r} {line[r]['dsc']:.3f}/{line[r]['hd95_mm']:.2f}" for r in rows)
-            print(f"{line['individual']:14} {line['defect']:40} {line['truth_ml']:6.1f} ml  {scores}", flush=True)
-    summary = {}
-    print(f"\n{'':20}{'DSC mean':>10}{'min':>8}{'bDSC':>8}{'HD95 median':>13}{'mean':>8}  (mm)")
-    for row in rows:
-        values = {k: np.array([line[row][k] for line in results]) for k in ("dsc", "bdsc", "hd95_mm")}
-        summary[row] = {
-            "dsc_mean": float(values["dsc"].mean()), "dsc_min": float(values["dsc"].min()),
-            "bdsc_mean": float(values["bdsc"].mean()), "hd95_median_mm": float(np.median(values["hd95_mm"])),
-            "hd95_mean_mm": float(values["hd95_mm"].mean()),
-        }  # fmt: skip
-        print(
-            f"{row:20}{values['dsc'].mean():10.3f}{values['dsc'].min():8.3f}{values['bdsc'].mean():8.3f}"
-            f"{np.median(values['hd95_mm']):13.2f}{values['hd95_mm'].mean():8.2f}"
-        )
-    record = {"model": model.sha256, "rows": summary, "cases": results}
-    (arguments.output / "accuracy.json").write_text(json.dumps(record, indent=1) + "\n")
+    parser.add_argument("--unet-minutes", type=float, default=30.0, help="training time of the U-Net row, each fold")
+    parser.add_argument("--check", action="store_true", help="compute the measures of ours with SimpleITK, too")
+    parser.add_argument("--layers", action="store_true", help="tell the errors of ours by outer and inner table")
+    parser.add_argument("--no-pictures", action="store_true", help="leave the page of pictures out")
+    return parser.parse_args(argv)
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def find_models(arguments: argparse.Namespace, cases: list[Case], wanted: set[str]) -> dict[str, Path]:
+    """Individual -> a model that never saw it; trains what is missing.
+
+    Raises SkullVAEError when --model saw one of the skulls asked for.
+    """
+    if arguments.model:
+        models = contest.match_models([arguments.model], cases)
+        if refused := sorted(wanted - set(models)) if arguments.individuals else []:
+            raise SkullVAEError(
+                f"'{arguments.model.name}' was trained on {', '.join(refused)}, or does not say that it was not",
+                "Measure it on skulls that it held out",
+            )
+        return {name: model for name, model in models.items() if name in wanted}
+    folder = arguments.folds or arguments.output / "folds"
+    found = [RELEASED, *sorted(folder.glob("*/model.safetensors")), *sorted(folder.glob("*.safetensors"))]
+    models = contest.match_models([model for model in found if model.is_file()], cases)
+    if missing := wanted - set(models):
+        names = sorted({case.individual for case in cases})
+        threads = max(1, min(arguments.jobs, os.cpu_count() or 1))
+        trained = contest.train_missing(missing, names, arguments.data, folder, threads, say)
+        models = contest.match_models(trained, cases) | models
+    return {name: model for name, model in models.items() if name in wanted}
+
+
+def jobs_of(arguments: argparse.Namespace, chosen: tuple[str, ...]) -> list[Job]:
+    """The cases to run: fold by fold, skull by skull."""
+    cases = [case for case in find_cases(arguments.data) if case.defective is None]
+    known = {case.individual for case in cases}
+    asked = {name for name in arguments.individuals.split(",") if name}
+    if unknown := sorted(asked - known):
+        raise SkullVAEError(f"There is no individual '{unknown[0]}'", f"Choose from {', '.join(sorted(known))}")
+    models = find_models(arguments, cases, asked or known)
+    folder = arguments.folds or arguments.output / "folds"
+    folds = {}
+    for model in dict.fromkeys(models.values()):
+        held_out = "+".join(sorted(contest.provenance_of(model)["holdout"]))
+        folds[model] = Fold(model, contest.training_files(model, cases), folder / held_out)
+    numbers = {int(n) for n in arguments.places.split(",") if n} or set(range(len(PLACES)))
+    files = {case.individual: case.complete for case in cases}
+    jobs = []
+    for name in (name for group in folds_of(known) for name in group if name in models):
+        for number in (n for n in places_of(name) if n in numbers):
+            jobs.append(Job(files[name], name, number, chosen, folds[models[name]], arguments.output))
+    return jobs
+
+
+def told(record: dict, fraction: float, chosen: tuple[str, ...]) -> str:
+    """A case in one line: DSC and HD95 of every row."""
+    scores = []
+    for row in chosen:
+        figures = record["rows"][row]
+        distance = figures["hd95_mm"]
+        scores.append(f"{row} {figures['dsc']:.3f}/{'-' if distance is None else f'{distance:.2f}'}")
+    return f"{fraction:4.0%} {record['individual']:16}{record['defect']:40}{record['truth_ml']:6.1f} ml  " + "  ".join(
+        scores
+    )
+
+
+def main(argv: list[str]) -> int:
+    """Run the benchmark; 0 done, 2 bad input."""
+    arguments = parse(argv)
+    try:
+        return run(arguments)
+    except SkullVAEError as error:
+        say(f"accuracy.py: {error}")
+        return 2
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """As main, but raises what goes wrong."""
+    chosen = tuple(dict.fromkeys(ABLATION if arguments.rows == "ablation" else arguments.rows.split(",")))
+    for row in chosen:
+        rows.method(row)
+    jobs = jobs_of(arguments, chosen)
+    for fold in dict.fromkeys(job.fold for job in jobs):
+        for row in chosen:
+            rows.prepare(row, fold, say, arguments.unet_minutes)
+    records = contest.each(
+        contest.run_job, jobs, arguments.jobs, lambda record, fraction: say(told(record, fraction, chosen))
+    )
+    result = {"models": {}, "rows": list(chosen)}
+    for fold in dict.fromkeys(job.fold for job in jobs):
+        provenance = contest.provenance_of(fold.model)
+        result["models"][fold.model.name + " without " + ", ".join(provenance["holdout"])] = {
+            "sha256": contest.file_sha256(fold.model),
+            "options": provenance["options"],
+        }
+    for name, facial in (("cranial", False), ("facial", True)):
+        sort = [record for record in records if record["facial"] == facial]
+        if sort:
+            result[name] = tables.report(sort, chosen, OURS, TITLES)
+            print(f"{name} defects, {tables.as_text(result[name], OURS)}")
+    result["cases"] = records
+    (arguments.output / "accuracy.json").write_text(json.dumps(result, indent=1) + "\n")
+    say(f"written: {arguments.output / 'accuracy.json'}")
+    cranial = [record for record in records if not record["facial"]]
+    if cranial and OURS in chosen:
+        from benchmark.plots import write_figure  # matplotlib comes with the extra "training"
+
+        write_figure(arguments.output / "accuracy.png", cranial, chosen, OURS, TITLES)
+    if OURS in chosen and arguments.check:
+        check = functools.partial(second_opinion.disagreement, row=OURS)
+        apart = [found for found in contest.each(check, jobs, arguments.jobs, lambda found, fraction: None) if found]
+        largest = {name: max(found[name] for found in apart) for name in apart[0]} if apart else {}
+        print(f"SimpleITK's measures differ on {len(apart)} implants by at most {largest}")
+    if OURS in chosen and arguments.layers:
+        find = functools.partial(layers.of_job, row=OURS)
+        errors = contest.each(find, jobs, arguments.jobs, lambda found, fraction: None)
+        print(f"Errors of {OURS} in mm, outwards positive\n\n{layers.as_text(records, errors)}\n")
+    if OURS in chosen and not arguments.no_pictures:
+        draw(arguments, jobs, records)
     return 0
 
 
+def draw(arguments: argparse.Namespace, jobs: list[Job], records: list[dict]) -> None:
+    """Write the strips of ours, the page of all and the sheet of the worst."""
+    draw_one = functools.partial(pictures.draw_job, row=OURS)
+    files = contest.each(draw_one, jobs, arguments.jobs, lambda file, fraction: say(f"{fraction:4.0%} {file.name}"))
+    strips = list(zip(records, files, strict=True))
+    page, sheet = arguments.output / "pictures.html", arguments.output / "worst.png"
+    pictures.write_page(page, strips, OURS)
+    cranial = [pair for pair in strips if not pair[0]["facial"]]
+    if cranial:
+        pictures.write_contact_sheet(sheet, cranial, OURS)
+    say(f"written: {page} and {sheet}")
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

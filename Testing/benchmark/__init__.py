@@ -1,0 +1,1 @@
+"""The accuracy benchmark's rooms; the command is Testing/accuracy.py."""

@@ -1,0 +1,154 @@
+"""The benchmark's cases: which skulls are tested together, and the fixed defects that are cut out of each."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+from SkullVAELib.defects import Defect, Part, random_defect, skullfix_defect
+from SkullVAELib.frame import apply_affine, reduce_bone, start_alignment, surface_points
+from SkullVAELib.volume import Volume, to_image
+
+FOLDS = (
+    ("visible_human", "mgh_angel001", "mgh_dca"),
+    ("mgh_hs1", "mgh_hs4a", "usc19_average"),
+    ("colin27", "ge_thick_slices", "scct_average"),
+)
+"""Individuals that are measured with one model, which never saw them; skulls of other names are dealt out in turn."""
+
+WITH_FACE = ("visible_human", "mgh_angel001", "usc19_average")
+"""Skulls whose face is whole enough that half of it can be cut away and asked for."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """One defect of the fixed set: its kind, direction from the vault's centre (R, A, S), size 0..1, grid.
+
+    kind: one of SkullVAELib.defects.KINDS, or of SPECIAL.
+    """
+
+    name: str
+    kind: str
+    direction: tuple[float, float, float]
+    size: float
+    oblique: bool = False
+
+    @property
+    def facial(self) -> bool:
+        return self.kind == "facial"
+
+
+PLACES = (
+    Place("left temple", "temporal", (-1.0, 0.25, -0.05), 0.5),
+    Place("right parietal box", "box", (0.8, -0.35, 0.6), 0.5),
+    Place("frontal blob", "blob", (0.2, 0.9, 0.45), 0.7),
+    Place("occipital box", "box", (-0.15, -0.95, 0.25), 0.4),
+    Place("vertex blob", "blob", (0.1, 0.1, 1.0), 0.9),
+    Place("left hemicraniectomy", "hemicraniectomy", (-0.95, 0.1, 0.4), 0.6),
+    Place("right fronto-orbital", "fronto_orbital", (0.45, 0.9, 0.1), 0.5),
+    Place("bifrontal", "bifrontal", (0.0, 0.9, 0.45), 0.4),
+    Place("small left parietal blob, oblique grid", "blob", (-0.7, -0.4, 0.7), 0.0, True),
+    Place("right temple box, oblique grid", "box", (0.95, 0.3, 0.1), 0.2, True),
+    Place("burr hole", "burr", (0.6, 0.5, 0.6), 0.5),
+    Place("right hemicraniectomy 12 x 9 cm", "hemicraniectomy 12 x 9 cm", (0.95, 0.1, 0.4), 0.0),
+    Place("SkullFix box", "SkullFix box", (0.0, -0.7, 0.72), 0.0),
+    Place("SkullBreak union, parieto-temporal", "SkullBreak union", (-0.85, -0.1, 0.4), 0.0),
+    Place("half of the face", "facial", (0.5, 0.8, -0.4), 0.0),
+)
+"""The order is kept, since a defect's number also seeds what is drawn for it."""
+
+
+def _large_hemicraniectomy(rng: np.random.Generator, bone: torch.Tensor, place: Place) -> Defect:
+    """Decompressive: 12 cm along the head and 9 cm up, as guidelines ask for."""
+    drawn = random_defect("hemicraniectomy", rng, bone, np.array(place.direction), 0.8)
+    plate = dataclasses.replace(drawn.parts[0], half_axes=np.array([60.0, 45.0, 42.0]))
+    return dataclasses.replace(drawn, parts=(plate,))
+
+
+def _skullbreak_union(rng: np.random.Generator, bone: torch.Tensor, place: Place) -> Defect:
+    """A sphere of 28 mm radius and four of 16 mm whose centres lie near its border, with a wavy border."""
+    drawn = random_defect("blob", rng, bone, np.array(place.direction), 0.9)
+    middle = drawn.parts[0]
+    parts = [dataclasses.replace(middle, half_axes=np.full(3, 28.0))]
+    for angle in rng.uniform(0, 2 * np.pi, 4):
+        offset = rng.uniform(18, 28) * np.array([np.cos(angle), np.sin(angle)])
+        parts.append(Part(middle.centre + offset @ middle.frame[:2], middle.frame, np.full(3, 16.0)))
+    return dataclasses.replace(drawn, parts=tuple(parts))
+
+
+SPECIAL: dict[str, Callable[[np.random.Generator, torch.Tensor, Place], Defect]] = {
+    "hemicraniectomy 12 x 9 cm": _large_hemicraniectomy,
+    "SkullBreak union": _skullbreak_union,
+    "SkullFix box": lambda rng, bone, place: skullfix_defect("cranial"),
+}
+"""Kinds that are the benchmark's own: how each is made of a random generator, canonical surface points and a place."""
+
+
+def places_of(individual: str) -> list[int]:
+    """Numbers of the defects that a skull is given: all, but half a face only where there is a face."""
+    return [n for n, place in enumerate(PLACES) if not place.facial or individual in WITH_FACE]
+
+
+def folds_of(individuals: Iterable[str]) -> list[tuple[str, ...]]:
+    """Three groups of individuals to be held out together: FOLDS, and skulls that it does not name dealt out in turn.
+
+    >>> folds_of(["colin27", "visible_human", "b", "a"])
+    [('visible_human', 'a'), ('b',), ('colin27',)]
+    """
+    names = set(individuals)
+    groups = [[n for n in fold if n in names] for fold in FOLDS]
+    for number, name in enumerate(sorted(names - {n for fold in FOLDS for n in fold})):
+        groups[number % len(groups)].append(name)
+    return [tuple(group) for group in groups if group]
+
+
+def cut_place(whole: Volume, number: int) -> tuple[Volume, np.ndarray, np.ndarray]:
+    """Cut the defect of a number out of a complete skull.
+
+    whole: bool bone. Returns the complete bone on the case's own grid, the defective bone and the true implant, bool
+    masks on that grid: their union is the complete bone, and they share no voxel.
+    """
+    place = PLACES[number]
+    if place.oblique:
+        whole = stored_obliquely(whole)
+    points, _ = surface_points(reduce_bone(whole))
+    alignment = start_alignment(points)
+    surface = torch.tensor(apply_affine(alignment, points)).float()
+    rng = np.random.default_rng(number)
+    if place.kind in SPECIAL:
+        defect = SPECIAL[place.kind](rng, surface, place)
+    elif place.facial:
+        defect = random_defect(place.kind, rng, surface)
+    else:
+        defect = random_defect(place.kind, rng, surface, np.array(place.direction), place.size)
+    removed = np.zeros(whole.array.shape, bool)
+    index = np.argwhere(whole.array)
+    for chunk in np.array_split(index, max(1, len(index) // 1_000_000)):
+        at = torch.tensor(apply_affine(alignment @ whole.affine, chunk)).float()
+        removed[tuple(chunk[(defect.signed_distance(at) < 0).numpy()].T)] = True
+    return whole, whole.array & ~removed, removed
+
+
+def stored_obliquely(bone: Volume, angles_deg: tuple[float, float, float] = (14, -9, 20)) -> Volume:
+    """The same bone at the same place in the world, on a grid turned about its centre and of unequal spacing."""
+    image = to_image(bone.with_array(bone.array.astype(np.uint8)))
+    turn = sitk.Euler3DTransform((0, 0, 0), *np.radians(angles_deg))
+    direction = np.array(turn.GetMatrix()).reshape(3, 3)
+    spacing = np.array([0.9, 1.0, 1.1])
+    extent = np.array(image.GetSize()) * image.GetSpacing()
+    length = float(np.linalg.norm(extent[:2]))
+    size = np.ceil(np.array([length, length, np.linalg.norm(extent[1:])]) / spacing).astype(int)
+    centre = np.array(image.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in image.GetSize()]))
+    origin = centre - direction @ ((size - 1) / 2 * spacing)
+    resampled = sitk.Resample(
+        sitk.Cast(image, sitk.sitkFloat32), size.tolist(), sitk.Transform(), sitk.sitkLinear,
+        origin.tolist(), spacing.tolist(), direction.ravel().tolist(), 0.0,
+    )  # fmt: skip
+    lps = np.eye(4)
+    lps[:3, :3], lps[:3, 3] = direction * spacing, origin
+    array = sitk.GetArrayFromImage(resampled).transpose(2, 1, 0) >= 0.5
+    return Volume(array, np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps)

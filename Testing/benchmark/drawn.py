@@ -1,0 +1,45 @@
+"""Skulls drawn from a fold's training individuals, in the canonical frame, each in its own shape: not laid on the mean.
+
+Ours sees skulls that are laid on the mean by the warp. Rows that do without the warp are fitted to the same skulls with
+the same variation of detail and thickness, and with what the warp takes away from ours: shape and size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from SkullVAELib.datasets import read_bone
+from SkullVAELib.frame import Grid
+from SkullVAELib.outputs import whole_file
+from SkullVAELib.population import CLAMP_MM, prepare_skull
+from SkullVAELib.skullset import draw_head, lay_heads
+
+COUNT = 200
+
+
+def drawn_fields(
+    training: tuple[Path, ...], folder: Path, grid: Grid, log: Callable[[str], None], count: int = COUNT
+) -> np.ndarray:
+    """Complete skulls' signed distances (count, X, Y, Z) in mm, float16, clamped; made once, then read from the folder.
+
+    training: files of complete skulls.
+    """
+    path = folder / "drawn.npy"
+    if path.is_file():
+        fields = np.load(path, mmap_mode="r")
+        if fields.shape == (count, *grid.shape):
+            return fields
+    folder.mkdir(parents=True, exist_ok=True)
+    log(f"drawing {count} skulls from {len(training)}")
+    base, heads, _ = lay_heads([prepare_skull(file.name.split(".")[0], read_bone(file)) for file in training], [], grid)
+    at = grid.coordinates().reshape(-1, 3)
+    fields = np.empty((count, *grid.shape), np.float16)
+    for number in range(count):
+        head = draw_head(heads, base, np.random.default_rng([0, number]))
+        fields[number] = head.signed_distance(at, grid).clamp(-CLAMP_MM, CLAMP_MM).reshape(grid.shape).half().numpy()
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        np.save(file, fields)
+    return fields

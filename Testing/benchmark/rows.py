@@ -1,0 +1,111 @@
+"""The table's rows: methods that make an implant of a defective skull, by name."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from SkullVAELib.checkpoint import load_model
+from SkullVAELib.completion import PRIORS, CompletionOptions, complete
+from SkullVAELib.errors import SkullVAEError
+from SkullVAELib.networks import SkullModel
+from SkullVAELib.progress import Stages
+from SkullVAELib.rim import RimOptions
+from SkullVAELib.volume import Volume
+from SkullVAELib.warp import WarpOptions
+
+from . import pca, shapes, unet
+
+OURS = "blend"
+
+TITLES = {
+    "nothing": "do nothing",
+    "mean-rim-warp": "mean shape",
+    "mirror": "mirrored half",
+    "pca-32": "PCA, 32 modes",
+    "pca-100": "PCA, 100 modes",
+    "dev-rim-warp": "plain VAE (z + DEV)",
+    "unet": "3D U-Net",
+    "mean-rim": "mean shape + warp",
+    "mean": "mean shape + warp + rim",
+    "encode": "VAE + warp + rim",
+    OURS: "ours",
+}
+"""The rows that are run unless others are asked for, and what a reader is told they are."""
+
+ABLATION = tuple(
+    f"{prior}{without}" for prior in ("mean", "encode", OURS) for without in ("", "-rim", "-warp", "-rim-warp")
+)
+"""Ours taken apart: each prior with and without the warp and the rim correction."""
+
+
+@dataclass(frozen=True)
+class Fold:
+    """What a row may use: the model that never saw the skull, the complete skulls that it was trained on, and a folder
+    for what else is fitted to them."""
+
+    model: Path
+    training: tuple[Path, ...]
+    folder: Path
+
+    def load(self) -> SkullModel:
+        return _load(self.model)
+
+
+@functools.lru_cache(maxsize=2)
+def _load(path: Path) -> SkullModel:
+    return load_model(path)
+
+
+Method = Callable[[Volume, Fold], np.ndarray]
+
+
+def method(row: str) -> Method:
+    """The method of a row: its name in TITLES, or a prior of ours with -rim, -warp or both for doing without.
+
+    A method takes a defective skull's labelmap and the fold, and gives the implant, bool on the same grid.
+    Raises SkullVAEError for an unknown row.
+    """
+    if row == "nothing":
+        return lambda volume, fold: np.zeros(volume.array.shape, bool)
+    if row == "mirror":
+        return lambda volume, fold: shapes.complete_by(shapes.mirrored, volume, fold.load())
+    if row.startswith("pca-") and row[4:].isdecimal():
+        return lambda volume, fold: shapes.complete_by(
+            functools.partial(pca.fitted, pca.load(fold.folder), int(row[4:])), volume, fold.load()
+        )
+    if row == "unet":
+        return lambda volume, fold: shapes.complete_by(
+            functools.partial(unet.completed, unet.load(fold.folder)), volume, fold.load()
+        )
+    prior, *without = row.split("-")
+    if prior not in PRIORS or set(without) - {"rim", "warp"}:
+        known = ", ".join((*TITLES, *(p for p in PRIORS if p not in TITLES)))
+        raise SkullVAEError(f"There is no row '{row}'", f"Choose from {known}; add -rim or -warp to do without")
+    options = CompletionOptions(
+        prior=prior,
+        rim=None if "rim" in without else RimOptions(),
+        warp=WarpOptions(steps=0) if "warp" in without else WarpOptions(),
+    )
+    return lambda volume, fold: complete(volume, fold.load(), options, Stages({"all": 1.0})).implant.array
+
+
+def sources(row: str) -> list[Path]:
+    """The benchmark's own files that a row's implants depend on."""
+    here = Path(__file__).parent
+    own = {"mirror": ["shapes"], "unet": ["shapes", "drawn", "unet"]}.get(row, [])
+    if row.startswith("pca-"):
+        own = ["shapes", "drawn", "pca"]
+    return [here / f"{name}.py" for name in ("cases", *own)]
+
+
+def prepare(row: str, fold: Fold, log: Callable[[str], None], minutes: float) -> None:
+    """Fit what a row needs to the fold's training skulls, unless it is there; minutes: for the U-Net's training."""
+    if row.startswith("pca-"):
+        pca.prepare(fold.training, fold.folder, fold.load(), log)
+    if row == "unet":
+        unet.prepare(fold.training, fold.folder, fold.load(), log, minutes)

@@ -1,0 +1,58 @@
+"""Rows that complete a skull by a shape alone: registered, not warped, bone where the shape has it and the patient not.
+
+They share registration, gap finding and filling with ours, so that a row differs by its shape; the largest gap is kept.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from SkullVAELib.bone import bone_mask
+from SkullVAELib.conformed import ConformedPrior, Shape
+from SkullVAELib.frame import Grid, canonical_field
+from SkullVAELib.implant import allowance, fill, find_gaps
+from SkullVAELib.networks import SkullModel
+from SkullVAELib.placement import Aligned, align
+from SkullVAELib.population import Skull, prepare_skull
+from SkullVAELib.volume import Volume
+
+MakeShape = Callable[[Skull, Aligned, SkullModel], tuple[torch.Tensor, Grid]]
+"""From a registered defective skull to a complete shape: signed distance (X, Y, Z) in mm on a canonical grid."""
+
+
+def complete_by(make_shape: MakeShape, volume: Volume, model: SkullModel) -> np.ndarray:
+    """The implant, bool on the volume's grid: the shape minus bone in the largest gap, or nothing where none is found.
+
+    Raises SkullVAEError when the volume is no skull.
+    """
+    bone = volume.with_array(bone_mask(volume)[0])
+    skull = prepare_skull("patient", bone)
+    aligned = align(skull, model)
+    field, grid = make_shape(skull, aligned, model)
+    spread = model.spread.cpu()
+    if grid.shape != tuple(spread.shape):
+        spread = torch.nn.functional.interpolate(
+            spread[None, None], size=grid.shape, mode="trilinear", align_corners=True
+        )[0, 0]
+    conformed = ConformedPrior(Shape.of(field, grid), torch.zeros(3, 2, 2, 2))
+    gap = find_gaps(conformed, spread, aligned.matrix, skull.fraction, skull.distance)
+    if not gap.pieces:
+        return np.zeros_like(bone.array)
+    gap = dataclasses.replace(gap, pieces=gap.pieces[:1])
+    return fill(conformed, aligned.matrix, bone, gap, allowance(skull.fraction, gap))
+
+
+def defective_field(skull: Skull, aligned: Aligned, grid: Grid) -> torch.Tensor:
+    """The defective skull's own signed distance (X, Y, Z) in mm in the canonical frame, registered and not warped."""
+    return canonical_field(skull.fraction, skull.distance, aligned.matrix, grid)[0]
+
+
+def mirrored(skull: Skull, aligned: Aligned, model: SkullModel) -> tuple[torch.Tensor, Grid]:
+    """The patient's own mirror image at the registered mid-sagittal plane, at 1 mm: finer than the model's grid."""
+    coarse = model.architecture.grid
+    grid = Grid(tuple(round(2 * half) + 1 for half in coarse.half_mm), 1.0)
+    return defective_field(skull, aligned, grid).flip(0), grid

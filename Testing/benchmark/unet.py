@@ -1,0 +1,108 @@
+"""The U-Net row: a plain supervised 3D U-Net, from the defective field to the complete one, in the canonical frame."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.networks.nets import UNet
+
+from SkullVAELib.canonical_task import distance_loss, make_defective, soft_dice_loss
+from SkullVAELib.checkpoint import read_tensors, write_tensors
+from SkullVAELib.frame import Grid
+from SkullVAELib.networks import SkullModel
+from SkullVAELib.options import TrainingOptions
+from SkullVAELib.placement import Aligned
+from SkullVAELib.population import CLAMP_MM, Skull
+
+from .drawn import drawn_fields
+from .shapes import defective_field
+
+RATE = 1e-3
+BATCH = 2
+
+
+def network() -> UNet:
+    """MONAI's U-Net of five levels with residual units; about as many weights as ours."""
+    return UNet(
+        spatial_dims=3, in_channels=1, out_channels=1, channels=(16, 32, 64, 96, 128), strides=(2, 2, 2, 2),
+        num_res_units=2, norm="instance",
+    )  # fmt: skip
+
+
+def complete_field(net: UNet, field: torch.Tensor) -> torch.Tensor:
+    """Complete fields (N, X, Y, Z) in mm of defective ones: the network's output is what has to be added."""
+    field = field.clamp(-CLAMP_MM, CLAMP_MM)
+    return field + CLAMP_MM * net((field / CLAMP_MM)[:, None])[:, 0]
+
+
+def train(
+    fields: np.ndarray, grid: Grid, minutes: float, log: Callable[[str], None], seed: int = 0
+) -> tuple[UNet, int]:
+    """Train for so many minutes on complete fields (N, X, Y, Z) in mm, defects cut anew; returns network and steps.
+
+    The loss, the defects and the mirroring are ours. The learning rate warms up and falls with the time that is left.
+    """
+    torch.manual_seed(seed)
+    net, options = network(), TrainingOptions()
+    optimiser = torch.optim.Adam(net.parameters(), lr=RATE)
+    known = torch.ones(grid.shape)
+    begun, step, said = time.monotonic(), 0, 0.0
+    net.train()
+    while (done := (time.monotonic() - begun) / 60 / minutes) < 1 or step == 0:
+        rng = np.random.default_rng([seed, 1, step])
+        batch = []
+        for _ in range(BATCH):
+            field = torch.tensor(np.asarray(fields[rng.integers(len(fields))], np.float32))
+            field = field.flip(0) if rng.uniform() < 0.5 else field
+            batch.append(make_defective(field, known, grid, rng, options))
+        batch = {name: torch.stack([item[name] for item in batch]) for name in batch[0]}
+        for group in optimiser.param_groups:
+            group["lr"] = RATE * min(1.0, (step + 1) / 50) * (0.02 + 0.49 * (1 + math.cos(math.pi * min(1.0, done))))
+        # In float32: with bfloat16 the gradients on the coarsest grids are now and then no numbers.
+        answer = complete_field(net, batch["defective"])
+        loss = soft_dice_loss(answer, batch["complete"], batch["known"])
+        loss = loss + distance_loss(answer, batch["complete"], batch["known"], batch["removed"])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        step += 1
+        if done - said > 0.05:
+            said = done
+            log(f"U-Net {done:4.0%}, step {step}, loss {float(loss.detach()):.3f}")
+    return net.eval(), step
+
+
+def prepare(
+    training: tuple[Path, ...], folder: Path, model: SkullModel, log: Callable[[str], None], minutes: float
+) -> None:
+    """Train a fold's U-Net, unless that is done."""
+    path = folder / "unet.safetensors"
+    if path.is_file():
+        return
+    grid = model.architecture.grid
+    net, steps = train(drawn_fields(training, folder, grid, log), grid, minutes, log)
+    told = {"training": [file.name for file in training], "minutes": minutes, "steps": steps}
+    write_tensors(path, net.state_dict(), told)
+    log(f"U-Net: {json.dumps(told)}")
+
+
+@functools.lru_cache(maxsize=1)
+def load(folder: Path) -> UNet:
+    """A fold's U-Net."""
+    net = network()
+    net.load_state_dict(read_tensors(folder / "unet.safetensors")[0])
+    return net.eval()
+
+
+@torch.no_grad()
+def completed(net: UNet, skull: Skull, aligned: Aligned, model: SkullModel) -> tuple[torch.Tensor, Grid]:
+    """The shape of a defective skull; see shapes.MakeShape."""
+    grid = model.architecture.grid
+    return complete_field(net, defective_field(skull, aligned, grid)[None])[0].float(), grid
