@@ -538,7 +538,8 @@ def test_training_starts_no_other_process(plan, tmp_path):
     children = Path(f"/proc/self/task/{os.getpid()}/children")
     if not children.exists():
         pytest.skip("only Linux tells a process's children")
-    seen = set()
+    # An earlier test's pool of processes leaves Python's own tracker of resources behind.
+    already, seen = set(children.read_text().split()), set()
     run(plan, tmp_path, report=lambda row: seen.update(children.read_text().split()))
-    assert seen == set()
+    assert seen <= already
     assert "DataLoader" not in Path(trainer.__file__).read_text()
