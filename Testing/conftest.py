@@ -168,3 +168,22 @@ def completed(model):
 def completion(completed, sample):
     """The generated skull, completed once for every test that only looks at the result."""
     return completed(sample.bone)
+
+
+@pytest.fixture
+def scene():
+    """An empty scene, as slicer.mrmlScene."""
+    import slicer_standin
+
+    slicer_standin.prepare()
+    return slicer_standin.newScene()
+
+
+@pytest.fixture
+def widget(scene):
+    """The module's panel in an empty scene, shown as Slicer shows it."""
+    import slicer_standin
+
+    _, widget = slicer_standin.openModule()
+    yield widget
+    slicer_standin.closeModule(widget)

@@ -23,10 +23,7 @@ SHEARED = np.eye(4) + np.outer([0.4, 0, 0, 0], [0, 1, 0, 0])
 HEAD = (40, 44, 60)
 
 
-@pytest.fixture(autouse=True)
-def scene():
-    """An empty scene for each test."""
-    return slicer_standin.newScene()
+pytestmark = pytest.mark.usefixtures("scene")
 
 
 def addBox(pose: np.ndarray, size, transform=None):

@@ -19,11 +19,7 @@ from slicer_scenes import GRIDS, alive, randomMask, waitFor  # noqa: E402
 
 from SkullVAELib.errors import SkullVAEError  # noqa: E402
 
-
-@pytest.fixture(autouse=True)
-def scene():
-    """An empty scene for each test."""
-    return slicer_standin.newScene()
+pytestmark = pytest.mark.usefixtures("scene")
 
 
 def script(tmp_path: Path, text: str, *arguments: str, requests: bool = False) -> ChildProcess:

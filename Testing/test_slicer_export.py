@@ -41,10 +41,7 @@ OBLIQUE = GRIDS["oblique and left-handed"]
 MOVED = rotation(35, (1, 0.5, 0)) + np.outer([12.5, -4, 7, 0], [0, 0, 0, 1])
 
 
-@pytest.fixture(autouse=True)
-def scene():
-    """An empty scene for each test."""
-    return slicer_standin.newScene()
+pytestmark = pytest.mark.usefixtures("scene")
 
 
 def moved(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:

@@ -20,11 +20,7 @@ from SkullVAEModule.logic import SkullVAELogic  # noqa: E402
 
 from SkullVAELib.errors import SkullVAEError  # noqa: E402
 
-
-@pytest.fixture(autouse=True)
-def scene():
-    """An empty scene for each test."""
-    return slicer_standin.newScene()
+pytestmark = pytest.mark.usefixtures("scene")
 
 
 def installed(monkeypatch, versions: dict[str, str]) -> None:

@@ -18,15 +18,6 @@ GAP_S = 0.1
 CANCEL_S = 2.0
 
 
-@pytest.fixture
-def widget():
-    slicer_standin.prepare()
-    slicer_standin.newScene()
-    _, widget = slicer_standin.openModule()
-    yield widget
-    slicer_standin.closeModule(widget)
-
-
 def wait(condition, what: str) -> None:
     end = time.monotonic() + PATIENCE_S
     while not condition():

@@ -15,11 +15,7 @@ from slicer_scenes import GRIDS, SHAPE, addSkull, addVolume, randomMask  # noqa:
 
 from SkullVAELib import cli  # noqa: E402
 
-
-@pytest.fixture(autouse=True)
-def scene():
-    """An empty scene for each test."""
-    return slicer_standin.newScene()
+pytestmark = pytest.mark.usefixtures("scene")
 
 
 def parsed(parameters, **more):

@@ -44,11 +44,7 @@ from slicer_scenes import (  # noqa: E402
 from SkullVAELib.errors import SkullVAEError  # noqa: E402
 from SkullVAELib.volume import read_volume  # noqa: E402
 
-
-@pytest.fixture(autouse=True)
-def scene():
-    """An empty scene for each test."""
-    return slicer_standin.newScene()
+pytestmark = pytest.mark.usefixtures("scene")
 
 
 def test_whole_skull_adds_nothing():

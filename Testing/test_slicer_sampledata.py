@@ -29,11 +29,7 @@ from SkullVAELib.errors import SkullVAEError  # noqa: E402
 from SkullVAELib.invesalius import read_inv3  # noqa: E402
 from SkullVAELib.volume import read_volume  # noqa: E402
 
-
-@pytest.fixture(autouse=True)
-def scene():
-    """An empty scene for each test."""
-    return slicer_standin.newScene()
+pytestmark = pytest.mark.usefixtures("scene")
 
 
 @pytest.fixture

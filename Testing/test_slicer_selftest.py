@@ -4,18 +4,6 @@ from __future__ import annotations
 
 import unittest
 
-import pytest
-import slicer_standin
-
-
-@pytest.fixture
-def widget():
-    slicer_standin.prepare()
-    slicer_standin.newScene()
-    _, widget = slicer_standin.openModule()
-    yield widget
-    slicer_standin.closeModule(widget)
-
 
 def test_self_test_passes_as_slicer_runs_it(widget):
     import SkullVAE

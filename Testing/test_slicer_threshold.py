@@ -14,11 +14,7 @@ from SkullVAEModule.thresholdpreview import ThresholdPreview  # noqa: E402
 from slicer_scenes import GRIDS, SHAPE, addTransform, addVolume, nodeIDs, rotation  # noqa: E402
 from vtk.util.numpy_support import vtk_to_numpy  # noqa: E402
 
-
-@pytest.fixture(autouse=True)
-def scene():
-    """An empty scene for each test."""
-    return slicer_standin.newScene()
+pytestmark = pytest.mark.usefixtures("scene")
 
 
 @pytest.fixture

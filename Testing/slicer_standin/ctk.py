@@ -47,6 +47,27 @@ class _Collapsing:
         self._hidden = []
         self._hiding = False
 
+    def _headerHeight(self) -> int:
+        return QtGui.QFontMetrics(QtWidgets.QWidget.font(self)).height() + 8
+
+    def _onToggled(self, checked: bool) -> None:
+        self._setCollapsed(not checked)
+
+    def _getCollapsed(self) -> bool:
+        return self._collapsed
+
+    def _setCollapsed(self, collapsed: bool) -> None:
+        if collapsed == self._collapsed:
+            return
+        self._collapse(collapsed, self._headerHeight())
+        self.setChecked(not collapsed)
+
+    def _getCollapsedHeight(self) -> int:
+        return self._collapsedHeight
+
+    def _setCollapsedHeight(self, height: int) -> None:
+        self._collapsedHeight = height
+
     def _children(self) -> list[QtWidgets.QWidget]:
         return [child for child in QtCore.QObject.children(self) if isinstance(child, QtWidgets.QWidget)]
 
@@ -101,25 +122,15 @@ class _ctkCollapsibleButton(_Collapsing, QtWidgets.QAbstractButton):
         self.setContentsMargins(0, self._headerHeight(), 0, 0)
         QtWidgets.QAbstractButton.toggled.__get__(self).connect(self._onToggled)
 
-    def _headerHeight(self) -> int:
-        return QtGui.QFontMetrics(QtWidgets.QWidget.font(self)).height() + 8
-
-    def _onToggled(self, checked: bool) -> None:
-        self._setCollapsed(not checked)
-
-    def _getCollapsed(self) -> bool:
-        return self._collapsed
-
     @Slot(bool)
     def setCollapsed(self, collapsed: bool) -> None:
         self._setCollapsed(collapsed)
 
     def _setCollapsed(self, collapsed: bool) -> None:
-        if collapsed == self._collapsed:
-            return
-        self._collapse(collapsed, self._headerHeight())
-        self.setChecked(not collapsed)
-        self.contentsCollapsed.emit(collapsed)
+        changed = collapsed != self._collapsed
+        super()._setCollapsed(collapsed)
+        if changed:
+            self.contentsCollapsed.emit(collapsed)
 
     def sizeHint(self):
         hint = QtCore.QSize(200, self._headerHeight())
@@ -160,20 +171,14 @@ class _ctkCollapsibleButton(_Collapsing, QtWidgets.QAbstractButton):
     def hitButton(self, position) -> bool:
         return position.y() < self._headerHeight()
 
-    def _getCollapsedHeight(self) -> int:
-        return self._collapsedHeight
-
-    def _setCollapsedHeight(self, height: int) -> None:
-        self._collapsedHeight = height
-
     def _getContentsFrameShape(self) -> int:
         return int(self._contentsFrameShape)
 
     def _setContentsFrameShape(self, shape) -> None:
         self._contentsFrameShape = QtWidgets.QFrame.Shape(shape)
 
-    collapsed = Property(bool, _getCollapsed, _setCollapsed)
-    collapsedHeight = Property(int, _getCollapsedHeight, _setCollapsedHeight)
+    collapsed = Property(bool, _Collapsing._getCollapsed, _setCollapsed)
+    collapsedHeight = Property(int, _Collapsing._getCollapsedHeight, _Collapsing._setCollapsedHeight)
     contentsFrameShape = Property(int, _getContentsFrameShape, _setContentsFrameShape)
 
 
@@ -187,24 +192,9 @@ class _ctkCollapsibleGroupBox(_Collapsing, QtWidgets.QGroupBox):
         self.setChecked(True)
         QtWidgets.QGroupBox.toggled.__get__(self).connect(self._onToggled)
 
-    def _headerHeight(self) -> int:
-        return QtGui.QFontMetrics(QtWidgets.QWidget.font(self)).height() + 8
-
-    def _onToggled(self, checked: bool) -> None:
-        self._setCollapsed(not checked)
-
-    def _getCollapsed(self) -> bool:
-        return self._collapsed
-
     @Slot(bool)
     def setCollapsed(self, collapsed: bool) -> None:
         self._setCollapsed(collapsed)
-
-    def _setCollapsed(self, collapsed: bool) -> None:
-        if collapsed == self._collapsed:
-            return
-        self._collapse(collapsed, self._headerHeight())
-        self.setChecked(not collapsed)
 
     def paintEvent(self, event) -> None:
         painter = QtWidgets.QStylePainter(self)
@@ -228,14 +218,8 @@ class _ctkCollapsibleGroupBox(_Collapsing, QtWidgets.QGroupBox):
             primitive.PE_IndicatorArrowRight if self._collapsed else primitive.PE_IndicatorArrowDown, arrow
         )
 
-    def _getCollapsedHeight(self) -> int:
-        return self._collapsedHeight
-
-    def _setCollapsedHeight(self, height: int) -> None:
-        self._collapsedHeight = height
-
-    collapsed = Property(bool, _getCollapsed, _setCollapsed)
-    collapsedHeight = Property(int, _getCollapsedHeight, _setCollapsedHeight)
+    collapsed = Property(bool, _Collapsing._getCollapsed, _Collapsing._setCollapsed)
+    collapsedHeight = Property(int, _Collapsing._getCollapsedHeight, _Collapsing._setCollapsedHeight)
 
 
 class _ctkSliderWidget(QtWidgets.QWidget):
