@@ -14,13 +14,11 @@ from PIL import Image
 
 from . import NOTICE
 from .mesh_picture import draw
-from .meshfile import THICK_MM, thickness_colours
 from .outputs import whole_file
 from .raycast import View
+from .rim_light import GOOD_MM, USABLE_MM, rim_light
 from .surface import Mesh
-
-GOOD_MM, USABLE_MM = 1.0, 2.0
-"""A rim gap up to the first is good, up to the second usable."""
+from .thickness_colours import THICK_MM, thickness_colours
 
 _WIDTH, _HEIGHT = 760, 560
 _CARD = np.array([22, 28, 36]) / 255
@@ -68,19 +66,6 @@ code { font: 12.5px/1.5 ui-monospace, "Cascadia Mono", Consolas, monospace; }
 @media print { body { background: #fff; } main { box-shadow: none; margin: 0; max-width: none; border-radius: 0; }
   section, figure, table { break-inside: avoid; } * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
 """
-
-
-def rim_light(rim_gap_mm: float | None) -> tuple[str, str]:
-    """The traffic light of a rim gap: its class and what it says.
-
-    >>> [rim_light(gap)[0] for gap in (1.0, 2.0, 2.1, None)]
-    ['good', 'usable', 'poor', 'unknown']
-    """
-    if rim_gap_mm is None or not np.isfinite(rim_gap_mm):
-        return "unknown", "not measured"
-    if rim_gap_mm <= GOOD_MM:
-        return "good", "good"
-    return ("usable", "usable, look at the rim") if rim_gap_mm <= USABLE_MM else ("poor", "poor, do not rely on it")
 
 
 def thickness_pictures(mesh: Mesh, thickness_mm: np.ndarray, centre: np.ndarray) -> list[tuple[str, bytes]]:

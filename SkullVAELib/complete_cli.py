@@ -12,6 +12,7 @@ from .arguments import existing_model, number
 from .console import on_terminal, progress_on, say, stdout_kept
 from .exit_codes import DONE, NO_DEFECT
 from .json_text import as_json_text
+from .part_options import MESH_FORMATS
 from .progress import Report, Stages
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 RESULTS = ("completed.nrrd", "implant.nrrd", "implant.stl", "preview.png", "report.json")
 
 # What a run writes where it is asked to; other numbers than these no run has ever given.
-MESH_FORMATS = ("stl", "obj", "ply")
 EXTRAS = (
     "host.stl",
     "skull_display.ply",

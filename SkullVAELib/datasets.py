@@ -90,12 +90,6 @@ class Cases(list[Case]):
         self.unpaired = tuple(unpaired)
 
 
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def stem(path: Path) -> str:
     """A file's name without any of the image suffixes.
 

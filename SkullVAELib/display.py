@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from scipy import ndimage
-from vtkmodules.util.numpy_support import numpy_to_vtk, numpy_to_vtkIdTypeArray, vtk_to_numpy
-from vtkmodules.vtkCommonCore import vtkPoints
-from vtkmodules.vtkCommonDataModel import vtkCellArray, vtkPolyData
 from vtkmodules.vtkFiltersCore import vtkQuadricClustering
 
 from .surface import Mesh, level_surface
@@ -29,17 +26,10 @@ def display_surface(fraction: Volume) -> Mesh:
     fine = level_surface(fraction.with_array(soft - np.float32(_ISO)), 0.01)
     if not len(fine.faces):
         return fine
-    data, points, cells = vtkPolyData(), vtkPoints(), vtkCellArray()
-    points.SetData(numpy_to_vtk(fine.points.astype(np.float32), deep=True))
-    cells.SetData(3, numpy_to_vtkIdTypeArray(np.ascontiguousarray(fine.faces).ravel(), deep=True))
-    data.SetPoints(points)
-    data.SetPolys(cells)
     cluster = vtkQuadricClustering()
-    cluster.SetInputData(data)
+    cluster.SetInputData(fine.polydata(np.float32))
     cluster.AutoAdjustNumberOfDivisionsOff()
     cluster.SetNumberOfDivisions(*(int(np.ceil(length / CELL_MM)) for length in np.ptp(fine.points, axis=0)))
     cluster.CopyCellDataOff()
     cluster.Update()
-    out = cluster.GetOutput()
-    places = vtk_to_numpy(out.GetPoints().GetData()).astype(np.float64)
-    return Mesh(places, vtk_to_numpy(out.GetPolys().GetConnectivityArray()).reshape(-1, 3).astype(np.int64))
+    return Mesh.of_polydata(cluster.GetOutput())

@@ -25,7 +25,8 @@ from torch import nn
 from . import NOTICE, __version__
 from .canonical_task import CanonicalTask
 from .checkpoint import read_tensors, save_model, write_tensors
-from .datasets import Case, check_cases, describe, file_sha256, find_cases, read_bone, split
+from .checksum import file_sha256
+from .datasets import Case, check_cases, describe, find_cases, read_bone, split
 from .distributed import Group
 from .errors import SkullVAEError
 from .frame import redistance, register

@@ -6,9 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.spatial import cKDTree
-from vtkmodules.util.numpy_support import numpy_to_vtk, numpy_to_vtkIdTypeArray, vtk_to_numpy
-from vtkmodules.vtkCommonCore import vtkPoints
-from vtkmodules.vtkCommonDataModel import vtkCellArray, vtkPolyData
 from vtkmodules.vtkCommonExecutionModel import vtkAlgorithm
 from vtkmodules.vtkFiltersCore import vtkDecimatePro
 
@@ -72,13 +69,8 @@ def _decimated(mesh: Mesh) -> Mesh:
     """The mesh with fewer triangles, its borders as they were and as closed as it was."""
     if not len(mesh.faces):
         return mesh
-    data, points, cells = vtkPolyData(), vtkPoints(), vtkCellArray()
-    points.SetData(numpy_to_vtk(mesh.points, deep=True))
-    cells.SetData(3, numpy_to_vtkIdTypeArray(np.ascontiguousarray(mesh.faces).ravel(), deep=True))
-    data.SetPoints(points)
-    data.SetPolys(cells)
     decimate = vtkDecimatePro()
-    decimate.SetInputData(data)
+    decimate.SetInputData(mesh.polydata())
     decimate.SetOutputPointsPrecision(vtkAlgorithm.DOUBLE_PRECISION)
     decimate.SetTargetReduction(0.9)
     decimate.PreserveTopologyOn()
@@ -87,6 +79,4 @@ def _decimated(mesh: Mesh) -> Mesh:
     decimate.SetErrorIsAbsolute(1)
     decimate.SetAbsoluteError(TOLERANCE_MM)
     decimate.Update()
-    out = decimate.GetOutput()
-    places = vtk_to_numpy(out.GetPoints().GetData()).astype(np.float64)
-    return Mesh(places, vtk_to_numpy(out.GetPolys().GetConnectivityArray()).reshape(-1, 3).astype(np.int64))
+    return Mesh.of_polydata(decimate.GetOutput())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import importlib
 import importlib.metadata
 import os
@@ -14,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 from . import NOTICE, __version__
+from .checksum import file_sha256
 from .errors import SkullVAEError
 from .exit_codes import BAD_INPUT, DONE
 from .json_text import as_json_text
@@ -188,10 +188,4 @@ def _model(path: Path | None) -> dict:
 
 
 def _file(path: Path) -> dict:
-    content = path.read_bytes()
-    return {
-        "path": str(path),
-        "name": path.name,
-        "bytes": len(content),
-        "sha256": hashlib.sha256(content).hexdigest(),
-    }
+    return {"path": str(path), "name": path.name, "bytes": path.stat().st_size, "sha256": file_sha256(path)}

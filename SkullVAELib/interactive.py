@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TextIO
 
 from .answers import ANSWERS
-from .complete_cli import MESH_FORMATS, MOST_PROPOSALS
+from .complete_cli import MOST_PROPOSALS
 from .completion import Completion
 from .errors import SkullVAEError
 from .json_text import as_json_text
 from .outcome import Outcome
 from .outputs import publishing
-from .part_options import PartOptions
+from .part_options import MESH_FORMATS, PartOptions
 from .proposals import Draws
 from .requests import Request, Requests
 from .volume import write_volume

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from .console import on_terminal, progress
 from .errors import SkullVAEError
+from .part_options import MESH_FORMATS
 from .progress import Stages
 
-SUFFIXES = (".stl", ".obj", ".ply")
+SUFFIXES = tuple(f".{kind}" for kind in MESH_FORMATS)
 
 
 def add_parser(commands, disclaimer: str) -> None:
@@ -55,10 +56,8 @@ def run_mesh(options: argparse.Namespace) -> int:
 
             mesh = mask_surface(mask)
         with stages.stage("write"):
-            from . import meshfile
+            from .meshfile import write_mesh
 
-            {".stl": meshfile.write_stl, ".obj": meshfile.write_obj, ".ply": meshfile.write_ply}[suffix](
-                mesh, options.output
-            )
+            write_mesh(mesh, options.output)
         stages.finish()
     return 0

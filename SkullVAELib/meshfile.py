@@ -9,8 +9,7 @@ import numpy as np
 
 from .outputs import whole_file
 from .surface import Mesh
-
-FORMATS = ("stl", "obj", "ply")
+from .thickness_colours import THICK_MM, thickness_colours
 
 # Slicer reads the coordinate system from "SPACE=LPS". A header that began with "solid" would read as an ASCII STL.
 _STL_HEADER = b"SPACE=LPS UNIT=mm SkullVAE research software, not for clinical use"
@@ -20,18 +19,6 @@ _REMARKS = (
     "UNIT=mm",
     "SPACE=LPS (x to the patient's left, y to the back, z up)",
 )
-
-THICK_MM = 10.0
-"""From here on the colours of the thickness stay the same."""
-
-# Viridis, five of its colours: it rises in lightness, so that it is read alike in grey and by colour-blind readers.
-_COLOURS = np.array([[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]], float)
-
-
-def thickness_colours(thickness_mm: np.ndarray) -> np.ndarray:
-    """(N, 3) RGB, whole numbers 0..255, of thicknesses (N,) in mm, from violet at 0 to yellow at THICK_MM and more."""
-    shade = np.clip(np.asarray(thickness_mm) / THICK_MM, 0, 1) * (len(_COLOURS) - 1)
-    return np.stack([np.round(np.interp(shade, np.arange(len(_COLOURS)), channel)) for channel in _COLOURS.T], 1)
 
 
 def write_stl(mesh: Mesh, path: str | os.PathLike) -> None:
@@ -83,6 +70,16 @@ def write_ply(mesh: Mesh, path: str | os.PathLike, thickness_mm: np.ndarray | No
         file.write(("\n".join(header) + "\n").encode("ascii"))
         file.write(points.tobytes())
         file.write(faces.tobytes())
+
+
+def write_mesh(mesh: Mesh, path: str | os.PathLike, thickness_mm: np.ndarray | None = None) -> None:
+    """Write a mesh as its suffix says, one of MESH_FORMATS; only a PLY holds the thickness."""
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix == ".ply":
+        write_ply(mesh, path, thickness_mm)
+    else:
+        {".stl": write_stl, ".obj": write_obj}[suffix](mesh, path)
 
 
 def _lps(mesh: Mesh) -> np.ndarray:

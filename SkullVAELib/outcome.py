@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import NOTICE, __version__
-from .meshfile import write_obj, write_ply, write_stl
+from .meshfile import write_mesh
 from .part import Part, make_part
-from .part_options import PartOptions
+from .part_options import MESH_FORMATS, PartOptions
 from .preview import render_preview
 from .surface import Grey, Mesh
 from .volume import Volume
@@ -91,7 +91,7 @@ class Outcome:
         """The skull's bone as host.stl."""
         from .host import host_surface
 
-        write_stl(host_surface(self.completion, self.grey), folder / "host.stl")
+        write_mesh(host_surface(self.completion, self.grey), folder / "host.stl")
 
     def write_display(self, folder: Path) -> None:
         """The skull's bone as skull_display.ply, quick to show."""
@@ -100,7 +100,7 @@ class Outcome:
 
         patient = self.completion.patient
         fraction = reduce_bone(self.completion.bone) if patient is None else patient.place.skull.fraction
-        write_ply(display_surface(fraction), folder / "skull_display.ply")
+        write_mesh(display_surface(fraction), folder / "skull_display.ply")
 
     def write_preview(self, folder: Path) -> None:
         """The picture preview.png."""
@@ -126,8 +126,6 @@ class Outcome:
         write_case_report(folder / "report.html", self.result, preview.read_bytes(), pictures)
 
     def _write(self, mesh: Mesh, thickness_mm: np.ndarray | None, path: Path) -> None:
-        write_stl(mesh, path.with_suffix(".stl"))
-        if "obj" in self.formats:
-            write_obj(mesh, path.with_suffix(".obj"))
-        if "ply" in self.formats:
-            write_ply(mesh, path.with_suffix(".ply"), thickness_mm)
+        for kind in MESH_FORMATS:
+            if kind == "stl" or kind in self.formats:
+                write_mesh(mesh, path.with_suffix(f".{kind}"), thickness_mm)

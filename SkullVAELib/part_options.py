@@ -8,6 +8,8 @@ from typing import ClassVar
 
 from .errors import SkullVAEError
 
+MESH_FORMATS = ("stl", "obj", "ply")
+
 THICKNESSES = ("patient", "constant", "minimum")
 
 _LIMITS = {

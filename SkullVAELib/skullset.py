@@ -19,8 +19,9 @@ from scipy import ndimage
 
 from . import NOTICE, __version__
 from .bone import bounding_box
+from .checksum import file_sha256
 from .conformed import facing_outwards, gradient
-from .datasets import CLASSES, HELD_OUT, LIST, TRAINING, Case, check_cases, file_sha256, find_cases, read_bone
+from .datasets import CLASSES, HELD_OUT, LIST, TRAINING, Case, check_cases, find_cases, read_bone
 from .defects import skullfix_defect
 from .errors import SkullVAEError
 from .frame import Grid, apply_affine, crop, redistance, register

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
-from vtkmodules.util.numpy_support import numpy_to_vtk, vtk_to_numpy
+from vtkmodules.util.numpy_support import numpy_to_vtk, numpy_to_vtkIdTypeArray, vtk_to_numpy
 from vtkmodules.vtkCommonCore import vtkPoints
-from vtkmodules.vtkCommonDataModel import vtkImageData, vtkPolyData
+from vtkmodules.vtkCommonDataModel import vtkCellArray, vtkImageData, vtkPolyData
 from vtkmodules.vtkFiltersCore import vtkFlyingEdges3D, vtkWindowedSincPolyDataFilter
 
 from .bone import bounding_box
@@ -54,6 +54,23 @@ class Mesh:
         """A mesh from triangles that face outwards in voxels: an affine that mirrors has turned them over."""
         mesh = cls(points, faces)
         return cls(points, faces[:, ::-1].copy()) if mesh.volume_ml < 0 else mesh
+
+    @classmethod
+    def of_polydata(cls, data: vtkPolyData) -> Mesh:
+        """The triangles of VTK's form of a mesh."""
+        if not data.GetNumberOfPolys():
+            return cls.empty()
+        points = vtk_to_numpy(data.GetPoints().GetData()).astype(np.float64)
+        return cls(points, vtk_to_numpy(data.GetPolys().GetConnectivityArray()).reshape(-1, 3).astype(np.int64))
+
+    def polydata(self, kind: type = np.float64) -> vtkPolyData:
+        """VTK's form of the mesh; kind: of number for the points."""
+        data, points, cells = vtkPolyData(), vtkPoints(), vtkCellArray()
+        points.SetData(numpy_to_vtk(self.points.astype(kind), deep=True))
+        cells.SetData(3, numpy_to_vtkIdTypeArray(np.ascontiguousarray(self.faces).ravel(), deep=True))
+        data.SetPoints(points)
+        data.SetPolys(cells)
+        return data
 
     @property
     def area_mm2(self) -> float:
@@ -242,11 +259,8 @@ def _flying_edges(box: np.ndarray, value: float = 0.5) -> tuple[vtkPolyData, np.
     contour.ComputeScalarsOff()
     contour.Update()
     data = contour.GetOutput()
-    if not data.GetNumberOfPolys():
-        return data, np.zeros((0, 3)), np.zeros((0, 3), np.int64)
-    points = vtk_to_numpy(data.GetPoints().GetData()).astype(np.float64)
-    faces = vtk_to_numpy(data.GetPolys().GetConnectivityArray()).reshape(-1, 3).astype(np.int64)
-    return data, points, faces
+    mesh = Mesh.of_polydata(data)
+    return data, mesh.points, mesh.faces
 
 
 def _smooth(data: vtkPolyData, points: np.ndarray, wavelength_mm: float, spacing: np.ndarray) -> np.ndarray:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import trimesh
 
-from SkullVAELib.meshfile import FORMATS, THICK_MM, write_obj, write_ply, write_stl
+from SkullVAELib.meshfile import THICK_MM, write_obj, write_ply, write_stl
+from SkullVAELib.part_options import MESH_FORMATS as FORMATS
 from SkullVAELib.surface import Mesh, joined, largest_shell
 
 WRITERS = {"stl": write_stl, "obj": write_obj, "ply": write_ply}

@@ -19,14 +19,13 @@ from pathlib import Path
 import numpy as np
 
 from SkullVAELib.errors import SkullVAEError
+from SkullVAELib.exit_codes import BAD_INPUT, NO_DEFECT
 
 from .background import BackgroundStep
 from .childprocess import ChildProcess
 from .librarypath import libraryFolder, shippedModel
 from .masks import Mask
 from .meshfiles import MeshData, readPly
-
-NO_DEFECT_EXIT_CODE = 3
 
 PART_FILE, SKULL_FILE = "implant.ply", "skull_display.ply"
 
@@ -322,7 +321,7 @@ class CompletionRun:
 
     def _readResult(self) -> CompletionResult | None:
         code = self.child.exitCode
-        if code == NO_DEFECT_EXIT_CODE:
+        if code == NO_DEFECT:
             return None
         if code not in (0, None):
             raise _childError(code, self.child.lastErrorLine)
@@ -353,7 +352,7 @@ class CompletionRun:
             files=tuple(folder / str(name) for name in message.get("files") or ()),
             report=message.get("report") or {},
             seconds=message.get("seconds"),
-            error=_errorFromLine(str(text)) if text else None,
+            error=SkullVAEError.from_line(str(text)) if text else None,
             superseded=bool(message.get("superseded")),
             more=more,
         )
@@ -381,15 +380,10 @@ class CompletionRun:
         return Mask.of(volume.array)
 
 
-def _errorFromLine(line: str) -> SkullVAEError:
-    cause, _, remedy = line.partition(". ")
-    return SkullVAEError(cause, remedy or "See the log")
-
-
 def _childError(code: int, line: str) -> SkullVAEError:
     """The child's own cause and remedy, unchanged; or, when it died without a word, what is known."""
-    if code == 2 and line:
-        return _errorFromLine(line)
+    if code == BAD_INPUT and line:
+        return SkullVAEError.from_line(line)
     detail = f": {line}" if line else ""
     return SkullVAEError(
         f"The completion ended unexpectedly with code {code}{detail}",

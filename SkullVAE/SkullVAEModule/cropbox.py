@@ -49,7 +49,7 @@ def headBox(inputNode, segmentID: str = "", thresholdHU: float | None = None):
     roi.SetNodeReferenceID(INPUT_ROLE, inputNode.GetID())
     pose = np.eye(4)
     pose[:3, :3], pose[:3, 3] = axes, centre
-    roi.SetAndObserveObjectToNodeMatrix(_vtkMatrix(pose))
+    roi.SetAndObserveObjectToNodeMatrix(slicer.util.vtkMatrixFromArray(pose))
     roi.SetSize(*(high - low).tolist())
     roi.SetAndObserveTransformNodeID(inputNode.GetTransformNodeID())
     roi.CreateDefaultDisplayNodes()
@@ -89,7 +89,9 @@ def boxArgument(roi, inputNode) -> tuple[float, ...]:
         inputNode.GetParentTransformNode(), None, toWorld
     ):
         raise SkullVAEError("The input is under a warping transform", "Harden or remove the transform, or the box")
-    pose = np.linalg.inv(_array(toWorld)) @ _array(roi.GetObjectToWorldMatrix())
+    pose = np.linalg.inv(slicer.util.arrayFromVTKMatrix(toWorld)) @ slicer.util.arrayFromVTKMatrix(
+        roi.GetObjectToWorldMatrix()
+    )
     lengths = np.linalg.norm(pose[:3, :3], axis=0)
     axes = pose[:3, :3] / lengths
     if not np.allclose(axes.T @ axes, np.eye(3), atol=1e-4):
@@ -125,13 +127,3 @@ def _headAlone(bone, axes, spacing, low, high):
     else:
         high[axis] = min(high[axis], low[axis] + _HEAD_MM)
     return low, high
-
-
-def _vtkMatrix(array: np.ndarray):
-    matrix = vtk.vtkMatrix4x4()
-    matrix.DeepCopy(array.ravel().tolist())
-    return matrix
-
-
-def _array(matrix) -> np.ndarray:
-    return np.array([[matrix.GetElement(i, j) for j in range(4)] for i in range(4)])

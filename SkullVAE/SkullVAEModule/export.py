@@ -21,6 +21,8 @@ import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from SkullVAELib.errors import SkullVAEError
+from SkullVAELib.exit_codes import BAD_INPUT
+from SkullVAELib.part_options import MESH_FORMATS
 
 from .background import BackgroundStep
 from .childprocess import ChildProcess
@@ -30,8 +32,6 @@ from .meshfiles import MeshData, readPly, readStl, writeMesh
 from .meshnodes import meshData
 from .results import AddedResult, partMatchesImplant
 from .segments import isAsAdded, maskOnGrid, readInput
-
-FORMATS = ("stl", "obj", "ply")
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class ExportRun:
     ):
         if not formats and not (labelmaps or report):
             raise SkullVAEError("Nothing is chosen for export", "Choose a mesh format, the labelmaps or the report")
-        unknown = set(formats) - set(FORMATS)
+        unknown = set(formats) - set(MESH_FORMATS)
         if unknown:
             raise SkullVAEError(f"The mesh format '{sorted(unknown)[0]}' is unknown", "Use stl, obj or ply")
         self._added, self._inputNode, self._segmentID = added, inputNode, segmentID
@@ -240,7 +240,7 @@ class ExportRun:
         yield child
         if child.exitCode != 0:
             cause, _dot, remedy = child.lastErrorLine.partition(". ")
-            if child.exitCode != 2 or not remedy:
+            if child.exitCode != BAD_INPUT or not remedy:
                 cause = f"The mesh could not be made (code {child.exitCode}): {child.lastErrorLine}"
                 remedy = "See the log; if memory ran out, close other data"
             raise SkullVAEError(cause, remedy)
@@ -348,7 +348,7 @@ def _matrixToWorld(transform) -> np.ndarray | None:
     matrix = vtk.vtkMatrix4x4()
     if not slicer.vtkMRMLTransformNode.GetMatrixTransformBetweenNodes(transform, None, matrix):
         return None
-    return np.array([[matrix.GetElement(i, j) for j in range(4)] for i in range(4)])
+    return slicer.util.arrayFromVTKMatrix(matrix)
 
 
 def _rigidToWorld(node) -> np.ndarray | None:

@@ -6,8 +6,8 @@ import html
 
 from slicer.i18n import tr as _
 
-# Limits of the rim gap in mm, from what surgeons ask for: flush, acceptable, and what needs a second look.
-GOOD_MM, USABLE_MM = 1.0, 2.0
+from SkullVAELib.rim_light import rim_light
+
 GREEN, AMBER, RED, GREY = "#2e8b57", "#d98e04", "#c0392b", "#808080"
 
 
@@ -17,13 +17,12 @@ def trafficLight(rimGap: float | None) -> tuple[str, str]:
     >>> trafficLight(0.4)[0] == GREEN, trafficLight(3)[0] == RED, trafficLight(None)[0] == GREY
     (True, True, True)
     """
-    if rimGap is None:
-        return GREY, _("not measured")
-    if rimGap <= GOOD_MM:
-        return GREEN, _("good")
-    if rimGap <= USABLE_MM:
-        return AMBER, _("usable, look at the rim")
-    return RED, _("poor, check the rim")
+    return {
+        "good": (GREEN, _("good")),
+        "usable": (AMBER, _("usable, look at the rim")),
+        "poor": (RED, _("poor, check the rim")),
+        "unknown": (GREY, _("not measured")),
+    }[rim_light(rimGap)[0]]
 
 
 def figuresTable(report: dict) -> str:

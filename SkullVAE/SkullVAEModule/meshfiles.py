@@ -88,17 +88,14 @@ def writeMesh(mesh: MeshData, path: str | os.PathLike) -> None:
 
     A file that is there is replaced once the new one is whole. Raises SkullVAEError when it cannot be written.
     """
-    from SkullVAELib.meshfile import write_obj, write_ply, write_stl
+    from SkullVAELib.meshfile import write_mesh
     from SkullVAELib.surface import Mesh
 
     path = Path(path)
     # What mirrors has turned the faces over.
     whole = Mesh.outward(np.asarray(mesh.points, np.float64), np.asarray(mesh.faces, np.int64))
     try:
-        if path.suffix == ".ply":
-            write_ply(whole, path, mesh.thickness)
-        else:
-            {".stl": write_stl, ".obj": write_obj}[path.suffix](whole, path)
+        write_mesh(whole, path, mesh.thickness)
     except OSError as error:
         raise SkullVAEError(
             f"'{path.name}' cannot be written: {error.strerror}", "Check the free space and the permissions"

@@ -8,16 +8,14 @@ import vtk
 from slicer.i18n import tr as _
 from vtk.util.numpy_support import numpy_to_vtk, numpy_to_vtkIdTypeArray, vtk_to_numpy
 
+from SkullVAELib.thickness_colours import THICK_MM, thickness_colours
+
 from .meshfiles import MeshData
 from .segments import looks, removeNode
 
 THICKNESS = "Thickness (mm)"
-# The colours end here, as those in the library's PLY files do.
-_THICKEST_MM = 10.0
 _COLORS_NAME = "SkullVAE thickness"
 _COLORS_TAG = "SkullVAEThickness"
-# Viridis, five of its colours: it rises in lightness, so that it is read alike in grey and by colour-blind readers.
-_COLORS = np.array([[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]]) / 255
 
 
 def polyData(mesh: MeshData) -> vtk.vtkPolyData:
@@ -91,7 +89,7 @@ def showThickness(node, shown: bool) -> None:
         display.SetActiveScalar(THICKNESS, vtk.vtkAssignAttribute.POINT_DATA)
         display.SetAndObserveColorNodeID(_thicknessColors().GetID())
         display.SetScalarRangeFlag(slicer.vtkMRMLDisplayNode.UseManualScalarRange)
-        display.SetScalarRange(0, _THICKEST_MM)
+        display.SetScalarRange(0, THICK_MM)
         display.SetScalarVisibility(True)
         legend = slicer.vtkSlicerColorLogic.AddDefaultColorLegendDisplayNode(node)
         legend.SetTitleText(THICKNESS)
@@ -121,11 +119,9 @@ def _thicknessColors():
         colors.SetName(_COLORS_NAME)
         colors.SetTypeToUser()
         colors.SetNumberOfColors(256)
-        places = np.linspace(0, len(_COLORS) - 1, 256)
-        table = [np.interp(places, np.arange(len(_COLORS)), _COLORS[:, channel]) for channel in range(3)]
-        for index, color in enumerate(np.stack(table, axis=1).tolist()):
+        for index, color in enumerate((thickness_colours(np.linspace(0, THICK_MM, 256)) / 255).tolist()):
             colors.SetColor(index, *color, 1)
-        colors.GetLookupTable().SetRange(0, _THICKEST_MM)
+        colors.GetLookupTable().SetRange(0, THICK_MM)
         colors = scene.AddNode(colors)
     return colors
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from SkullVAELib.checksum import file_sha256
 from SkullVAELib.errors import SkullVAEError
 
 from .childprocess import ChildProcess
@@ -190,7 +191,6 @@ def _checkHeader(path: Path) -> None:
 
 def _sha256(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(path)
     except OSError as error:
         raise SkullVAEError(f"'{path}' cannot be read: {error.strerror}", "Check the path") from error

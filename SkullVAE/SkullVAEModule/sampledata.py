@@ -17,6 +17,7 @@ import vtk
 from slicer.i18n import tr as _
 from vtk.util.numpy_support import numpy_to_vtk
 
+from SkullVAELib.checksum import file_sha256
 from SkullVAELib.errors import SkullVAEError
 
 from .childprocess import ChildProcess
@@ -92,8 +93,8 @@ def loadGenerated(command: list[str] | None = None, onWait: Callable[[], None] |
         finally:
             child.cancel()
         if child.exitCode != 0:
-            cause, _dot, remedy = child.lastErrorLine.partition(". ")
-            raise SkullVAEError(cause or "The sample could not be made", remedy or "Check the installation")
+            line = child.lastErrorLine or "The sample could not be made"
+            raise SkullVAEError.from_line(line, "Check the installation")
         volume = read_volume(path)
     return addSegmentationNode(volume, _("Generated skull"))
 
@@ -105,7 +106,7 @@ def downloadFile(
 
     It appears whole and checked, or not at all.
     """
-    if path.is_file() and _sha256(path) == sha256:
+    if path.is_file() and file_sha256(path) == sha256:
         return path
     temporary = path.with_name(f".{secrets.token_hex(4)}-{path.name}")
     digest = hashlib.sha256()
@@ -138,7 +139,7 @@ def addVolumeNode(volume, name: str):
     image.SetDimensions(volume.array.shape)
     image.GetPointData().SetScalars(_scalars(volume.array))
     node.SetAndObserveImageData(image)
-    node.SetIJKToRASMatrix(_matrix(volume.affine))
+    node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(volume.affine))
     node.CreateDefaultDisplayNodes()
     return node
 
@@ -147,7 +148,7 @@ def addSegmentationNode(volume, name: str, segmentName: str = "Skull"):
     """A segmentation node with one segment, "skull", of the voxels that are not 0, on the volume's whole grid."""
     image = slicer.vtkOrientedImageData()
     image.SetDimensions(volume.array.shape)
-    image.SetGeometryFromImageToWorldMatrix(_matrix(volume.affine))
+    image.SetGeometryFromImageToWorldMatrix(slicer.util.vtkMatrixFromArray(volume.affine))
     image.GetPointData().SetScalars(_scalars((volume.array != 0).view("uint8")))
     segment = slicer.vtkSegment()
     segment.SetName(segmentName)
@@ -169,12 +170,6 @@ def _scalars(array):
     return scalars
 
 
-def _matrix(affine):
-    matrix = vtk.vtkMatrix4x4()
-    matrix.DeepCopy(affine.ravel().tolist())
-    return matrix
-
-
 def _cacheFolder() -> str:
     return slicer.mrmlScene.GetCacheManager().GetRemoteCacheDirectory() or slicer.app.temporaryPath
 
@@ -187,8 +182,3 @@ def _reported(load: Callable):
         logging.error(str(error))
         slicer.util.errorDisplay(str(error), windowTitle="SkullVAE")
         return None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -451,7 +451,7 @@ def _matrix(image) -> np.ndarray:
     """(4, 4) lattice index -> node's RAS."""
     matrix = vtk.vtkMatrix4x4()
     image.GetImageToWorldMatrix(matrix)
-    return np.array([[matrix.GetElement(i, j) for j in range(4)] for i in range(4)])
+    return slicer.util.arrayFromVTKMatrix(matrix)
 
 
 def _affine(image) -> np.ndarray:

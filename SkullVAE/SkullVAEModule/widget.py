@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 
 import qt
@@ -326,38 +327,25 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if text:
             self.ui.logTextEdit.appendPlainText(text)
 
+    @contextlib.contextmanager
     def _errorsShown(self, title: str, onError=lambda: None):
-        return _ErrorsShown(title, self._showStatus, onError)
+        """Show an error of the library in the status line, and any other as Slicer does, in a dialog.
+
+        onError: called first, to end what would raise it again and again.
+        """
+        try:
+            yield
+        except SkullVAEError as error:
+            onError()
+            logging.error(str(error))
+            self._showStatus(str(error))
+        except Exception:
+            onError()
+            with slicer.util.tryWithErrorDisplay(title):
+                raise
 
     def _newTimer(self, milliseconds: int, onTimeout):
         timer = qt.QTimer(self.parent)
         timer.setInterval(milliseconds)
         timer.connect("timeout()", onTimeout)
         return timer
-
-
-class _ErrorsShown:
-    """Shows an error of the library in the panel's status line, and any other as Slicer does, in a dialog.
-
-    onError: called first, to end what would raise it again and again.
-    """
-
-    def __init__(self, title: str, showStatus, onError) -> None:
-        self._title, self._showStatus, self._onError = title, showStatus, onError
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind, error, traceback) -> bool:
-        if error is None:
-            return False
-        if not isinstance(error, Exception):
-            return False
-        self._onError()
-        if isinstance(error, SkullVAEError):
-            logging.error(str(error))
-            self._showStatus(str(error))
-            return True
-        with slicer.util.tryWithErrorDisplay(self._title):
-            raise error
-        return True

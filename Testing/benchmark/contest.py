@@ -20,7 +20,8 @@ import torch
 from SkullVAELib import completion
 from SkullVAELib.bone import bone_mask
 from SkullVAELib.checkpoint import read_tensors
-from SkullVAELib.datasets import Case, file_sha256
+from SkullVAELib.checksum import file_sha256
+from SkullVAELib.datasets import Case
 from SkullVAELib.errors import SkullVAEError
 from SkullVAELib.volume import Volume, read_volume
 
