@@ -54,7 +54,7 @@ def paired(records: Sequence[dict], row: str, other: str, measure: str = "dsc") 
     """
     first, second = values(records, row, measure), values(records, other, measure)
     both = np.isfinite(first) & np.isfinite(second)
-    delta = (first - second)[both]
+    delta = first[both] - second[both]
     if not len(delta):
         return {"cases": 0, "difference": None, "error": None, "clustered_error": None, "ahead": 0, "p": None}
     names = np.array([record["individual"] for record in records])[both]

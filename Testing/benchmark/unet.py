@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from monai.networks.nets import UNet
+from torch import nn
 
 from SkullVAELib.canonical_task import distance_loss, make_defective, soft_dice_loss
 from SkullVAELib.checkpoint import read_tensors, write_tensors
+from SkullVAELib.errors import SkullVAEError
 from SkullVAELib.frame import Grid
 from SkullVAELib.networks import SkullModel
 from SkullVAELib.options import TrainingOptions
@@ -28,15 +30,22 @@ RATE = 1e-3
 BATCH = 2
 
 
-def network() -> UNet:
-    """MONAI's U-Net of five levels with residual units; about as many weights as ours."""
-    return UNet(
-        spatial_dims=3, in_channels=1, out_channels=1, channels=(16, 32, 64, 96, 128), strides=(2, 2, 2, 2),
+def network() -> nn.Sequential:
+    """MONAI's U-Net of five levels with residual units, and a last layer that gives 0 before training.
+
+    MONAI normalises the U-Net's own output, so it cannot be a distance; a convolution of one voxel makes it one.
+    """
+    net = UNet(
+        spatial_dims=3, in_channels=1, out_channels=16, channels=(16, 32, 64, 96, 128), strides=(2, 2, 2, 2),
         num_res_units=2, norm="instance",
     )  # fmt: skip
+    head = nn.Conv3d(16, 1, 1)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return nn.Sequential(net, head)
 
 
-def complete_field(net: UNet, field: torch.Tensor) -> torch.Tensor:
+def complete_field(net: nn.Module, field: torch.Tensor) -> torch.Tensor:
     """Complete fields (N, X, Y, Z) in mm of defective ones: the network's output is what has to be added."""
     field = field.clamp(-CLAMP_MM, CLAMP_MM)
     return field + CLAMP_MM * net((field / CLAMP_MM)[:, None])[:, 0]
@@ -44,7 +53,7 @@ def complete_field(net: UNet, field: torch.Tensor) -> torch.Tensor:
 
 def train(
     fields: np.ndarray, grid: Grid, minutes: float, log: Callable[[str], None], seed: int = 0
-) -> tuple[UNet, int]:
+) -> tuple[nn.Module, int]:
     """Train for so many minutes on complete fields (N, X, Y, Z) in mm, defects cut anew; returns network and steps.
 
     The loss, the defects and the mirroring are ours. The learning rate warms up and falls with the time that is left.
@@ -65,10 +74,12 @@ def train(
         batch = {name: torch.stack([item[name] for item in batch]) for name in batch[0]}
         for group in optimiser.param_groups:
             group["lr"] = RATE * min(1.0, (step + 1) / 50) * (0.02 + 0.49 * (1 + math.cos(math.pi * min(1.0, done))))
-        # In float32: with bfloat16 the gradients on the coarsest grids are now and then no numbers.
+        # In full precision: bfloat16's gradients of convolutions became nan on a processor after some ten steps.
         answer = complete_field(net, batch["defective"])
         loss = soft_dice_loss(answer, batch["complete"], batch["known"])
         loss = loss + distance_loss(answer, batch["complete"], batch["known"], batch["removed"])
+        if not torch.isfinite(loss):
+            raise SkullVAEError(f"The U-Net's loss became {float(loss.detach())} at step {step}", "Lower its RATE")
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -94,7 +105,7 @@ def prepare(
 
 
 @functools.lru_cache(maxsize=1)
-def load(folder: Path) -> UNet:
+def load(folder: Path) -> nn.Module:
     """A fold's U-Net."""
     net = network()
     net.load_state_dict(read_tensors(folder / "unet.safetensors")[0])
@@ -102,7 +113,7 @@ def load(folder: Path) -> UNet:
 
 
 @torch.no_grad()
-def completed(net: UNet, skull: Skull, aligned: Aligned, model: SkullModel) -> tuple[torch.Tensor, Grid]:
+def completed(net: nn.Module, skull: Skull, aligned: Aligned, model: SkullModel) -> tuple[torch.Tensor, Grid]:
     """The shape of a defective skull; see shapes.MakeShape."""
     grid = model.architecture.grid
     return complete_field(net, defective_field(skull, aligned, grid)[None])[0].float(), grid
