@@ -14,6 +14,7 @@ from pathlib import Path
 
 from . import NOTICE, __version__
 from .checksum import file_sha256
+from .console import say
 from .errors import SkullVAEError
 from .exit_codes import BAD_INPUT, DONE
 from .json_text import as_json_text
@@ -49,7 +50,10 @@ def run_info(options: argparse.Namespace) -> int:
     """`info`: the table on stdout, or JSON."""
     told = information(options.model)
     print(as_json_text(told) if options.json else as_text(told), end="" if options.json else "\n")
-    return BAD_INPUT if options.model is not None and told["model"]["loads"] is False else DONE
+    if options.model is None or told["model"]["loads"] is not False:
+        return DONE
+    say(told["model"]["error"])
+    return BAD_INPUT
 
 
 def information(model: Path | None = None) -> dict:

@@ -43,8 +43,10 @@ def test_a_model_that_cannot_be_used_is_said_with_its_hash_and_exit_2(tmp_path, 
     path = tmp_path / "m.safetensors"
     path.write_bytes(b"PK\x03\x04 a renamed archive")
     assert cli.main(["info", "--json", "--model", str(path)]) == 2
-    model = json.loads(capsys.readouterr().out)["model"]
+    out, err = capsys.readouterr()
+    model = json.loads(out)["model"]
     assert model["loads"] is False
+    assert err == model["error"] + "\n", "one line, as of every other command"
     assert "not a readable model file" in model["error"]
     assert model["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert cli.main(["info", "--model", str(tmp_path / "none.safetensors")]) == 2
