@@ -31,6 +31,9 @@ class GapOptions:
     at the skull base: seen from the vault's centre it lies below base_elevation (the sine of the angle), or at the
     side, where the vault reaches lower, below temple_elevation; there heads and segmentations differ most. Facial
     defects lie there, too: they are not completed yet;
+    small and low: below thin_elevation it is smaller than thin_ml. Squama and orbital roof are so thin there that
+    segmentations often have a hole where the bone has none. Measured on fifty-six cases of four skulls: such holes are
+    up to 1.7 ml, true defects of that height 2.7 ml and more;
     bone that ends: less than `closed` of its rim is bone, as where a segmentation was cut short.
     """
 
@@ -46,6 +49,8 @@ class GapOptions:
     displaced_mm: float = 8.0
     base_elevation: float = -0.35
     temple_elevation: float = -0.45
+    thin_elevation: float = -0.1
+    thin_ml: float = 2.2
     closed: float = 0.5
 
 
@@ -204,10 +209,11 @@ def find_gaps(
         rim = border & shell[box]
         centre = at.mean(0)
         lowest = options.temple_elevation if abs(centre[0]) > abs(centre[1]) else options.base_elevation
+        elevation = centre[2] / np.linalg.norm(centre)
         note = {
             "ml": round(float(grown.sum() * fraction.voxel_ml), 2),
             "centre_mm": [round(float(c)) for c in centre],
-            "elevation": round(float(centre[2] / np.linalg.norm(centre)), 2),
+            "elevation": round(float(elevation), 2),
             "closed": round(float((fraction.array[box][rim] >= 0.5).mean()) if rim.any() else 0.0, 2),
             "open_edge": round(float((border & edge[box]).sum() / max(1, border.sum())), 2),
             "air": round(float(air.sum() / max(1, border.sum())), 2),
@@ -220,6 +226,10 @@ def find_gaps(
                 ("smaller than a defect", note["ml"] < options.smallest_ml),
                 ("at the end of the image", note["open_edge"] > options.open_edge),
                 ("at the skull base", note["elevation"] < lowest),
+                (
+                    "small, where bone is thin",
+                    note["elevation"] < options.thin_elevation and note["ml"] < options.thin_ml,
+                ),
                 ("bone that ends, not a hole", note["closed"] < options.closed),
                 ("a cavity in bone", note["air"] < options.air),
                 ("bone is there, but elsewhere", note["displaced"] > options.displaced),

@@ -28,23 +28,29 @@ class RimOptions:
     length_mm, short_mm: the two distances over which residuals stay alike, the shorter with the share short_share;
     symmetry: how much alike they are to those of the mirror image, 0..1; noise: standard deviation of a residual that
     is noise, relative to one that is not; reach_mm: how far from the hole bone is listened to; edge_mm: the band in
-    which an edge may be rounded off, rounding: how strongly that is held against it; cut_mm: larger residuals are not
-    errors of thickness but other bone; outlier_mm: misfit beyond which a point counts less; limit_mm: the largest
-    correction; count: points a table.
+    which an edge may be rounded off, rounding: how strongly that is held against it beyond rounded_mm, by which voxels
+    alone round off any edge; cut_mm: larger residuals are not errors of thickness but other bone; outlier_mm: misfit
+    beyond which a point counts less; limit_mm: the largest correction; count: points a table.
     """
 
-    length_mm: float = 40.0
+    length_mm: float = 60.0
     short_mm: float = 15.0
-    short_share: float = 0.5
-    symmetry: float = 0.7
-    noise: float = 0.3
+    short_share: float = 0.3
+    symmetry: float = 0.8
+    noise: float = 0.5
     reach_mm: float = 60.0
     edge_mm: float = 5.0
     rounding: float = 4.0
+    rounded_mm: float = 0.5
     cut_mm: float = 4.0
     outlier_mm: float = 1.0
     limit_mm: float = 3.0
     count: int = 600
+
+
+def along_vault(points: np.ndarray) -> np.ndarray:
+    """Points (N, 3) in mm moved to a sphere about the vault's centre, so that depth does not count."""
+    return points / np.linalg.norm(points, axis=1, keepdims=True).clip(1.0) * VAULT_RADIUS_MM
 
 
 def _kernel(a: np.ndarray, b: np.ndarray, options: RimOptions) -> np.ndarray:
@@ -64,7 +70,7 @@ def _kernel(a: np.ndarray, b: np.ndarray, options: RimOptions) -> np.ndarray:
                 total += share * (1 + r) * np.exp(-r)
         return total
 
-    a, b = (p / np.linalg.norm(p, axis=1, keepdims=True).clip(1.0) * VAULT_RADIUS_MM for p in (a, b))
+    a, b = along_vault(a), along_vault(b)
     covariance = matern(a, b)
     return covariance + options.symmetry * matern(a, b * [-1, 1, 1]) if options.symmetry else covariance
 
@@ -85,8 +91,27 @@ class Known:
         return Known(self.points[some], self.covariance[np.ix_(some, some)], self.carry[:, some])
 
 
-def _krige(known: Known, value: np.ndarray, away: np.ndarray, options: RimOptions) -> np.ndarray:
-    """Gaussian-process mean at the places to be told of values (mm) at known points, `away` mm from the hole's edge.
+@dataclass(frozen=True)
+class Regression:
+    """Residuals of one table, regressed on its known points: what they tell of other places, and how surely.
+
+    mean: mm, on which the regression falls back; noise: (K,) variance of each point's noise, relative to that of a
+    residual; factor: Cholesky's, of covariance and noise; weights: (K,) of the points.
+    """
+
+    known: Known
+    mean: float
+    noise: np.ndarray
+    factor: tuple
+    weights: np.ndarray
+
+    def told(self, options: RimOptions) -> np.ndarray:
+        """(M,) residual in mm at the places to be told."""
+        return np.clip(self.mean + self.known.carry @ self.weights, -options.limit_mm, options.limit_mm)
+
+
+def regress(known: Known, value: np.ndarray, away: np.ndarray, options: RimOptions) -> Regression:
+    """Gaussian-process regression of values (mm) at known points, `away` mm from the hole's edge.
 
     Robust twice. What disagrees with the rest counts less and less. And an edge that has healed is rounded off: where
     bone near it lies deeper than bone further away foretells, band by band, it counts less by as much; a fresh cut,
@@ -104,14 +129,15 @@ def _krige(known: Known, value: np.ndarray, away: np.ndarray, options: RimOption
         for low in np.arange(0, options.edge_mm, 1.0):
             band = ~far & (away >= low) & (away < low + 1)
             if band.any():
-                noise[band] += (options.rounding * max(0.0, -float(np.median(error[band])))) ** 2
+                deeper = -float(np.median(error[band])) - options.rounded_mm
+                noise[band] += (options.rounding * max(0.0, deeper)) ** 2
     start = noise
     for _ in range(3):
         weights = cho_solve(cho_factor(covariance + np.diag(noise)), value)
         error = value - covariance @ weights
         noise = start * (1 + (error / options.outlier_mm) ** 2) ** 2
-    weights = cho_solve(cho_factor(covariance + np.diag(noise)), value)
-    return np.clip(mean + known.carry @ weights, -options.limit_mm, options.limit_mm)
+    factor = cho_factor(covariance + np.diag(noise))
+    return Regression(known, mean, noise, factor, cho_solve(factor, value))
 
 
 def _facing_bone(points: torch.Tensor, normals: torch.Tensor, bone: torch.Tensor, grid: Grid) -> torch.Tensor:
@@ -203,17 +229,28 @@ class RimSite:
         agree = (slope * self.normals).sum(1) / slope.norm(dim=1).clamp(min=1e-3)
         return (agree > 0.75) & (residual.abs() < self.options.cut_mm), residual
 
+    def regressions(self, conformed: ConformedPrior) -> list[Regression | None]:
+        """What the known points tell of the outer and of the inner table of a shape, None for a table with too few."""
+        usable, residual = self._heard(conformed)
+        found: list[Regression | None] = []
+        for known in self.known:
+            some = None if known is None else known.only(usable.numpy()[known.points])
+            if some is None or len(some.points) < FEWEST:
+                found.append(None)
+                continue
+            value = residual[some.points].numpy().astype(float)
+            found.append(regress(some, value, self.away[some.points], self.options))
+        return found
+
     def correct(self, conformed: ConformedPrior) -> tuple[ConformedPrior, float]:
         """Add the rim correction to a shape laid on the patient by the same warp; returns as correct_rim."""
-        usable, residual = self._heard(conformed)
         tables = []
-        for known in self.known:
+        for regression in self.regressions(conformed):
             correction = torch.zeros(self.near.shape)
-            some = None if known is None else known.only(usable.numpy()[known.points])
-            if some is not None and len(some.points) >= FEWEST:
-                value = residual[some.points].numpy().astype(float)
-                correction[self.near] = torch.tensor(_krige(some, value, self.away[some.points], self.options)).float()
+            if regression is not None:
+                correction[self.near] = torch.tensor(regression.told(self.options)).float()
             tables.append(correction)
+        usable, _ = self._heard(conformed)
         corrected = replace(conformed, corrections=torch.stack(tables))
         close = usable & torch.tensor(self.away < 5.0)
         left = corrected.field(self.points[close]).abs()
