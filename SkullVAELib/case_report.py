@@ -18,7 +18,7 @@ from .outputs import whole_file
 from .raycast import View
 from .rim_light import GOOD_MM, USABLE_MM, rim_light
 from .surface import Mesh
-from .thickness_colours import THICK_MM, thickness_colours
+from .thickness_colours import THICK_MM, UNSURE_MM, thickness_colours
 
 _WIDTH, _HEIGHT = 760, 560
 _CARD = np.array([22, 28, 36]) / 255
@@ -68,15 +68,18 @@ code { font: 12.5px/1.5 ui-monospace, "Cascadia Mono", Consolas, monospace; }
 """
 
 
-def thickness_pictures(mesh: Mesh, thickness_mm: np.ndarray, centre: np.ndarray) -> list[tuple[str, bytes]]:
-    """Pictures of a part coloured by its thickness, from outside and from inside the skull: captions and PNGs.
+def thickness_pictures(
+    mesh: Mesh, thickness_mm: np.ndarray, centre: np.ndarray, most_mm: float = THICK_MM
+) -> list[tuple[str, bytes]]:
+    """Pictures of a part coloured by its thickness or other millimetres, from outside and from inside the skull:
+    captions and PNGs.
 
-    thickness_mm: (N,) at each point of the mesh; centre: (3,) RAS mm, the middle of the skull.
+    thickness_mm: (N,) at each point of the mesh; centre: (3,) RAS mm, the middle of the skull; most_mm: yellow.
     """
     middle = (mesh.points.min(0) + mesh.points.max(0)) / 2
     outwards = mesh.points.mean(0) - centre
     outwards /= np.linalg.norm(outwards)
-    colours = thickness_colours(thickness_mm) / 255
+    colours = thickness_colours(thickness_mm, most_mm) / 255
     made = []
     for caption, forward in (("From outside", -outwards), ("From inside", outwards)):
         up = np.array([0.0, 0, 1]) if abs(forward[2]) < 0.85 else np.array([0.0, 1, 0])
@@ -92,19 +95,27 @@ def thickness_pictures(mesh: Mesh, thickness_mm: np.ndarray, centre: np.ndarray)
 
 
 def write_case_report(
-    path: Path, result: dict, preview_png: bytes, pictures: Iterable[tuple[str, bytes]] = (), day: str | None = None
+    path: Path,
+    result: dict,
+    preview_png: bytes,
+    pictures: Iterable[tuple[str, bytes]] = (),
+    day: str | None = None,
+    unsure: Iterable[tuple[str, bytes]] = (),
 ) -> None:
     """Write the report of a run, whole or not at all.
 
     result: as in report.json; preview_png: the sheet of views and slices; pictures: of the thickness, captions and
-    PNGs; day: of making it, today in UTC unless told. Of the patient nothing is named but the input's file name.
+    PNGs; day: of making it, today in UTC unless told; unsure: pictures of the uncertainty. Of the patient nothing is
+    named but the input's file name.
     """
     day = day or datetime.now(UTC).strftime("%Y-%m-%d")
     with whole_file(path) as temporary:
-        temporary.write_text(_page(result, preview_png, list(pictures), day), encoding="utf-8")
+        temporary.write_text(_page(result, preview_png, list(pictures), day, list(unsure)), encoding="utf-8")
 
 
-def _page(result: dict, preview_png: bytes, pictures: list[tuple[str, bytes]], day: str) -> str:
+def _page(
+    result: dict, preview_png: bytes, pictures: list[tuple[str, bytes]], day: str, unsure: list[tuple[str, bytes]]
+) -> str:
     title = html.escape(result["input"])
     body = [
         f'<header><div class="over">Cranial implant report</div><h1>{title}</h1>'
@@ -115,11 +126,9 @@ def _page(result: dict, preview_png: bytes, pictures: list[tuple[str, bytes]], d
         _section("Skull and implant", _image(preview_png, "Bone and implant in four views and three slices")),
     ]
     if pictures:
-        shown = "".join(
-            f"<figure>{_image(png, f'Thickness, {caption.lower()}')}<figcaption>{caption}</figcaption></figure>"
-            for caption, png in pictures
-        )
-        body.append(_section("Thickness", f'<div class="pair">{shown}</div>{_scale()}'))
+        body.append(_section("Thickness", _pair("Thickness", pictures) + _scale(THICK_MM)))
+    if unsure:
+        body.append(_section("Uncertainty", _pair("Uncertainty", unsure) + _scale(UNSURE_MM) + _unsure(result)))
     if result.get("part"):
         body.append(_section("Part to be made", _pieces(result["part"]["pieces"]) + _part(result["part"])))
     if len(result.get("proposals", ())) > 1:
@@ -168,12 +177,29 @@ def _warnings(result: dict) -> str:
     return f'<ul class="warnings">{"".join(f"<li>{html.escape(text)}</li>" for text in result["warnings"])}</ul>'
 
 
-def _scale() -> str:
+def _pair(what: str, pictures: list[tuple[str, bytes]]) -> str:
+    shown = "".join(
+        f"<figure>{_image(png, f'{what}, {caption.lower()}')}<figcaption>{caption}</figcaption></figure>"
+        for caption, png in pictures
+    )
+    return f'<div class="pair">{shown}</div>'
+
+
+def _scale(most_mm: float) -> str:
     stops = thickness_colours(np.linspace(0, THICK_MM, 9)).astype(int)
     colours = ", ".join(f"rgb({r}, {g}, {b})" for r, g, b in stops.tolist())
     return (
         f'<div class="scale"><span>0 mm</span><i style="background: linear-gradient(to right, {colours})"></i>'
-        f"<span>{THICK_MM:g} mm and more</span></div>"
+        f"<span>{most_mm:g} mm and more</span></div>"
+    )
+
+
+def _unsure(result: dict) -> str:
+    figures = result["uncertainty"]
+    return (
+        '<p class="note" style="margin-top:12px">Nine times of ten the true surface lies within this of the one shown:'
+        f" {_number(figures['median_mm'], 1)} mm in the median, {_number(figures['most_mm'], 1)} mm where it is least"
+        " sure. Set on real skulls that the model had not seen.</p>"
     )
 
 
@@ -226,7 +252,7 @@ def _proposals(proposals: list[dict]) -> str:
         )
         for entry in proposals
     ]
-    note = "Drawn from what the network holds possible for this skull; this report shows one of them."
+    note = "Drawn from what network and bone hold possible for this skull; this report shows one of them."
     return _table(head, rows) + f'<p class="note">{note}</p>'
 
 

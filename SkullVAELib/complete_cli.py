@@ -30,6 +30,7 @@ EXTRAS = (
     "report.html",
     "implant.obj",
     "implant.ply",
+    "implant_uncertainty.ply",
     *(f"implant_{number}.{kind}" for kind in MESH_FORMATS for number in ("[1-9]", "[1-9][0-9]")),
     *(f"proposal_[2-5].{kind}" for kind in ("nrrd", *MESH_FORMATS)),
 )
@@ -91,7 +92,13 @@ def add_parser(commands, disclaimer: str) -> None:
         type=_proposals,
         default=1,
         help=f"1 (default) to {MOST_PROPOSALS}: further implants, proposal_2.nrrd, proposal_2.stl and so on, drawn from"
-        " what the network holds possible for this skull",
+        " what network and bone hold possible for this skull",
+    )
+    complete.add_argument(
+        "--uncertainty",
+        action="store_true",
+        help="write implant_uncertainty.ply, too: the implant's mesh with the distance in mm within which the true"
+        " surface lies nine times of ten, as numbers and as colours",
     )
     _add_part_options(complete)
     complete.add_argument("--report", action="store_true", help="write report.html, too: one file, with pictures")
@@ -257,6 +264,11 @@ def _complete_into(
             outcome = outcome.with_part()
             result = outcome.result
             outcome.write_part(staging)
+            if options.uncertainty or options.report or options.proposals > 1:
+                outcome = outcome.with_uncertainty()
+                result = outcome.result
+            if options.uncertainty:
+                outcome.write_uncertainty(staging)
             if options.host:
                 outcome.write_host(staging)
         else:

@@ -20,6 +20,7 @@ from .placement import place as lay_on_mean
 from .prior import PRIORS, Prior
 from .progress import Stages
 from .rim import RimOptions, RimSite
+from .uncertainty import Uncertainty
 from .volume import Volume
 from .warp import WarpOptions
 
@@ -162,15 +163,20 @@ class Patient:
             site = RimSite.of(first, aligned.points, aligned.normals, bone, at, options.rim)
         return cls(place, prior, gap, site, options)
 
-    def completion(self, gamma: float | None = None, noise: torch.Tensor | None = None) -> Completion:
+    def completion(
+        self, gamma: float | None = None, noise: torch.Tensor | None = None, draw: int | None = None
+    ) -> Completion:
         """The completion with another shape, see Prior.shape; its report holds what depends on the shape: "implant" and
-        "warnings". `found` is False where nothing is left of the implant."""
+        "warnings". `found` is False where nothing is left of the implant.
+
+        draw: number of a draw from what bone leaves open, see Uncertainty; None for the most likely tables.
+        """
         place = self.place
         conformed = ConformedPrior(Shape.of(self.prior.shape(gamma, noise), place.grid), place.warp)
         around = crop(place.skull.fraction, self.gap.box)
         index = np.indices(around.array.shape).reshape(3, -1).T
         field = evaluate(conformed, place.alignment @ around.affine, index).reshape(around.array.shape)
-        implant, proposal, rim_gap = self.fill_with(conformed, field)
+        implant, proposal, rim_gap = self.fill_with(conformed, field, draw)
         mask = place.bone.with_array(implant)
         found = bool(implant.any())
         report = {"warnings": _warnings_of(place)}
@@ -179,14 +185,28 @@ class Patient:
         completed = place.bone.with_array(place.bone.array | implant)
         return Completion(place.bone, completed, mask, report, found, proposal if found else None, self)
 
-    def fill_with(self, conformed: ConformedPrior, field: np.ndarray) -> tuple[np.ndarray, Proposal, float]:
+    def uncertainty(self, proposal: Proposal) -> Uncertainty | None:
+        """What bone leaves open of a proposal; None where no rim correction was wanted."""
+        if self.site is None:
+            return None
+        return Uncertainty.of(self.site, dataclasses.replace(proposal.conformed, corrections=None))
+
+    def fill_with(
+        self, conformed: ConformedPrior, field: np.ndarray, draw: int | None = None
+    ) -> tuple[np.ndarray, Proposal, float]:
         """The implant's voxels made of a shape, the shape as it was used, and the rim gap in mm.
 
-        field: of the shape before the rim correction, canonical mm, on the gap's box of the reduced grid.
+        field: of the shape before the rim correction, canonical mm, on the gap's box of the reduced grid; draw: see
+        completion.
         """
         place, rim_gap = self.place, float("nan")
         if self.site is not None:
-            conformed, rim_gap = self.site.correct(conformed)
+            uncertainty = None if draw is None else Uncertainty.of(self.site, conformed)
+            conformed = self.site.correct(conformed)
+            if uncertainty is not None:
+                drawn = conformed.corrections + uncertainty.draws(1, seed=draw)[0]
+                conformed = dataclasses.replace(conformed, corrections=drawn)
+            rim_gap = self.site.gap_mm(conformed)
         where = allowance(place.skull.fraction, self.gap, field)
         implant = fill(conformed, place.alignment, place.bone, self.gap, where, self.options.gap.smallest_ml)
         return implant, Proposal(conformed, place.alignment, where.score), rim_gap

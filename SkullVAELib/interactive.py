@@ -139,7 +139,7 @@ class Session:
         """The completion with a shape; the run's own is kept, so that it comes back at once and unchanged."""
         if (proposal, gamma) == (1, self._own_gamma):
             return self._first
-        return self._patient.completion(gamma, self._draws.noise(proposal))
+        return self._draws.completion(proposal, gamma)
 
     def _part_options(self, wishes: dict) -> PartOptions:
         """What a request says of the part; what it leaves out is as without the command line's option."""

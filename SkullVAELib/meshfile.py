@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from .outputs import whole_file
 from .surface import Mesh
-from .thickness_colours import THICK_MM, thickness_colours
+from .thickness_colours import THICK_MM, UNSURE_MM, thickness_colours
 
 # Slicer reads the coordinate system from "SPACE=LPS". A header that began with "solid" would read as an ASCII STL.
 _STL_HEADER = b"SPACE=LPS UNIT=mm SkullVAE research software, not for clinical use"
@@ -42,24 +43,44 @@ def write_obj(mesh: Mesh, path: str | os.PathLike) -> None:
         temporary.write_text("\n".join(lines) + "\n", encoding="ascii")
 
 
-def write_ply(mesh: Mesh, path: str | os.PathLike, thickness_mm: np.ndarray | None = None) -> None:
-    """Write a binary PLY in LPS mm, with the unit and the coordinate system as comments.
+@dataclass(frozen=True)
+class Shade:
+    """Millimetres at each point of a mesh, which a PLY holds as a property and as colours.
 
-    thickness_mm: (N,) at each point, written as the property "thickness" and as colours: violet where the plate has no
-    thickness, over green, to yellow at THICK_MM and more.
+    name: of the property; millimetres: (N,); most_mm: from here on it is yellow; meaning: what the file says of it.
     """
+
+    name: str
+    millimetres: np.ndarray
+    most_mm: float
+    meaning: str
+
+    @classmethod
+    def thickness(cls, millimetres: np.ndarray) -> Shade:
+        """Of a plate."""
+        return cls("thickness", millimetres, THICK_MM, "mm straight through the plate")
+
+    @classmethod
+    def uncertainty(cls, millimetres: np.ndarray) -> Shade:
+        """Of a surface, see uncertainty.py."""
+        return cls("uncertainty", millimetres, UNSURE_MM, "mm, nine times of ten the true surface lies this near")
+
+
+def write_ply(mesh: Mesh, path: str | os.PathLike, shade: Shade | None = None) -> None:
+    """Write a binary PLY in LPS mm, with the unit and the coordinate system as comments, and a shade if given."""
     columns = [(axis, "<f4") for axis in "xyz"]
-    if thickness_mm is not None:
-        columns += [("thickness", "<f4"), ("red", "u1"), ("green", "u1"), ("blue", "u1")]
+    if shade is not None:
+        columns += [(shade.name, "<f4"), ("red", "u1"), ("green", "u1"), ("blue", "u1")]
     points = np.zeros(len(mesh.points), columns)
     for axis, values in zip("xyz", _lps(mesh).T, strict=True):
         points[axis] = values
     remarks = list(_REMARKS)
-    if thickness_mm is not None:
-        points["thickness"] = thickness_mm
-        for name, values in zip(("red", "green", "blue"), thickness_colours(thickness_mm).T, strict=True):
+    if shade is not None:
+        points[shade.name] = shade.millimetres
+        colours = thickness_colours(shade.millimetres, shade.most_mm)
+        for name, values in zip(("red", "green", "blue"), colours.T, strict=True):
             points[name] = values
-        remarks.append(f"thickness: mm straight through the plate; colours from violet, 0, to yellow, {THICK_MM:g}")
+        remarks.append(f"{shade.name}: {shade.meaning}; colours from violet, 0, to yellow, {shade.most_mm:g}")
     faces = np.zeros(len(mesh.faces), [("count", "u1"), ("corners", "<i4", 3)])
     faces["count"], faces["corners"] = 3, mesh.faces
     kinds = {"<f4": "float", "u1": "uchar"}
@@ -77,7 +98,7 @@ def write_mesh(mesh: Mesh, path: str | os.PathLike, thickness_mm: np.ndarray | N
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix == ".ply":
-        write_ply(mesh, path, thickness_mm)
+        write_ply(mesh, path, None if thickness_mm is None else Shade.thickness(thickness_mm))
     else:
         {".stl": write_stl, ".obj": write_obj}[suffix](mesh, path)
 

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from . import NOTICE, __version__
-from .meshfile import write_mesh
+from .frame import apply_affine
+from .meshfile import Shade, write_mesh, write_ply
 from .part import Part, make_part
 from .part_options import MESH_FORMATS, PartOptions
 from .preview import render_preview
 from .surface import Grey, Mesh
+from .thickness_colours import UNSURE_MM
 from .volume import Volume
 
 if TYPE_CHECKING:
@@ -102,6 +105,35 @@ class Outcome:
         fraction = reduce_bone(self.completion.bone) if patient is None else patient.place.skull.fraction
         write_mesh(display_surface(fraction), folder / "skull_display.ply")
 
+    def with_uncertainty(self) -> Outcome:
+        """The same with "uncertainty" in its report: in mm, how near the true surface lies, nine times of ten. As it is
+        where there is no part, or where no rim correction was wanted."""
+        band = self.band_mm()
+        if band is None:
+            return self
+        figures = {"median_mm": round(float(np.median(band)), 2), "most_mm": round(float(band.max()), 2)}
+        return replace(self, result=self.result | {"uncertainty": figures})
+
+    def band_mm(self) -> np.ndarray | None:
+        """(N,) at each point of the part's mesh, see Uncertainty.band_mm; None where there is none."""
+        completion = self.completion
+        if self.part is None or not self.part.pieces or completion.proposal is None or completion.patient is None:
+            return None
+        uncertainty = completion.patient.uncertainty(completion.proposal)
+        if uncertainty is None:
+            return None
+        mesh, matrix = self.part.mesh, completion.proposal.alignment
+        normals = mesh.vertex_normals() @ np.linalg.inv(matrix[:3, :3])
+        normals /= np.linalg.norm(normals, axis=1, keepdims=True).clip(1e-6)
+        at = apply_affine(matrix, mesh.points)
+        return uncertainty.band_mm(torch.tensor(at).float(), torch.tensor(normals).float())
+
+    def write_uncertainty(self, folder: Path) -> None:
+        """The part as implant_uncertainty.ply, coloured by how sure its surface is; nothing where there is no part."""
+        band = self.band_mm()
+        if band is not None:
+            write_ply(self.part.mesh, folder / "implant_uncertainty.ply", Shade.uncertainty(band))
+
     def write_preview(self, folder: Path) -> None:
         """The picture preview.png."""
         result, completion = self.result, self.completion
@@ -116,14 +148,18 @@ class Outcome:
         """
         from .case_report import thickness_pictures, write_case_report
 
-        part, pictures = self.part, []
+        part, pictures, unsure, told = self.part, [], [], self
         if part is not None and part.pieces and self.completion.proposal is not None:
             if part.thickness_mm is None:
                 part = make_part(self.completion, replace(self.options, thickness_map=True), self.grey)
             if part.thickness_mm is not None:
                 centre = np.linalg.inv(self.completion.proposal.alignment)[:3, 3]
                 pictures = thickness_pictures(part.mesh, part.thickness_mm, centre)
-        write_case_report(folder / "report.html", self.result, preview.read_bytes(), pictures)
+            told = self.with_uncertainty()
+            band = told.band_mm()
+            if band is not None:
+                unsure = thickness_pictures(told.part.mesh, band, centre, UNSURE_MM)
+        write_case_report(folder / "report.html", told.result, preview.read_bytes(), pictures, unsure=unsure)
 
     def _write(self, mesh: Mesh, thickness_mm: np.ndarray | None, path: Path) -> None:
         for kind in MESH_FORMATS:

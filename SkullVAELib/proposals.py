@@ -1,12 +1,11 @@
-"""Further proposals: other implants that the network holds possible for a skull, drawn from its posterior.
+"""Further proposals: other implants that are possible for a skull, given the bone that is left.
 
-A proposal is decoded from mu + noise * sigma, where mu and sigma are what the encoder tells of the defective skull: the
-spread is the network's own and nothing is widened. It is laid on the patient by the same warp and meets the bone by a
-rim correction of its own, so proposals differ in the middle of the hole more than at its rim. Draws at random are
-often alike; of POOL draws those are taken that differ most from one another and from the first proposal, and that fill
-the gap about as far as it. Measured, the surfaces of proposals 2 to 5 lie 0.2 to 0.4 mm from the first one's in the
-mean and 0.3 to 0.6 mm from each other's, on the demo patient (8 ml; they have 7.5 to 9.0) and on a generated skull
-(44 ml; 42 to 48).
+Two things are drawn. The shape is decoded from mu + noise * sigma, where mu and sigma are what the encoder tells of the
+defective skull; its spread is the network's own, and small. And the tables are moved by a draw from what the bone
+around the hole leaves open, see uncertainty.py, which is set on held-out skulls to be as wide as errors are. So
+proposals differ in the middle of the hole more than at its rim. Draws of the shape at random are often alike; of POOL
+draws those are taken that differ most from one another and from the first proposal, and that fill the gap about as far
+as it.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 
 from .complete_cli import MOST_PROPOSALS
-from .completion import Patient
+from .completion import Completion, Patient
 from .distance import SurfaceDistance
 from .errors import SkullVAEError
 from .frame import apply_affine
@@ -43,12 +42,14 @@ class Draws:
 
     patient: Patient
 
-    def noise(self, number: int) -> torch.Tensor | None:
-        """The draw (L,) of a proposal, 1 to MOST_PROPOSALS, for Patient.completion; None for the first.
+    def completion(self, number: int, gamma: float | None) -> Completion:
+        """The completion of a proposal, 1 to MOST_PROPOSALS; the first is the most likely one.
 
         Raises SkullVAEError where the prior has one shape only.
         """
-        return None if number == 1 else self._noises[number - 2]
+        if number == 1:
+            return self.patient.completion(gamma)
+        return self.patient.completion(gamma, self._noises[number - 2], draw=number)
 
     @cached_property
     def _noises(self) -> list[torch.Tensor]:
@@ -102,7 +103,7 @@ def write_proposals(outcome: Outcome, count: int, folder: Path) -> list[dict]:
     told = [_figures(1, outcome, 0.0, "implant")]
     for number in range(2, count + 1):
         name = f"proposal_{number}"
-        completion = patient.completion(patient.options.gamma, draws.noise(number))
+        completion = draws.completion(number, patient.options.gamma)
         if not completion.found:
             raise SkullVAEError(f"Nothing is left of the implant in proposal {number}", "Ask for fewer --proposals")
         other = replace(outcome, completion=completion, result=outcome.result | completion.report).with_part()

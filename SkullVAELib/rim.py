@@ -242,19 +242,21 @@ class RimSite:
             found.append(regress(some, value, self.away[some.points], self.options))
         return found
 
-    def correct(self, conformed: ConformedPrior) -> tuple[ConformedPrior, float]:
-        """Add the rim correction to a shape laid on the patient by the same warp; returns as correct_rim."""
+    def correct(self, conformed: ConformedPrior) -> ConformedPrior:
+        """Add the rim correction to a shape laid on the patient by the same warp."""
         tables = []
         for regression in self.regressions(conformed):
             correction = torch.zeros(self.near.shape)
             if regression is not None:
                 correction[self.near] = torch.tensor(regression.told(self.options)).float()
             tables.append(correction)
-        usable, _ = self._heard(conformed)
-        corrected = replace(conformed, corrections=torch.stack(tables))
-        close = usable & torch.tensor(self.away < 5.0)
-        left = corrected.field(self.points[close]).abs()
-        return corrected, float(left.quantile(0.95)) if len(left) else float("nan")
+        return replace(conformed, corrections=torch.stack(tables))
+
+    def gap_mm(self, conformed: ConformedPrior) -> float:
+        """The 95th percentile of a shape's distance (mm) to bone within 5 mm of the gap; nan where there is none."""
+        close = self._heard(conformed)[0] & torch.tensor(self.away < 5.0)
+        left = conformed.field(self.points[close]).abs()
+        return float(left.quantile(0.95)) if len(left) else float("nan")
 
 
 def correct_rim(
@@ -271,4 +273,6 @@ def correct_rim(
     canonical grid; gap: (M, 3) canonical mm of voxels to be filled.
     Returns the corrected prior and the 95th percentile of its remaining distance (mm) to bone within 5 mm of the gap.
     """
-    return RimSite.of(conformed, points, normals, bone, gap, options).correct(conformed)
+    site = RimSite.of(conformed, points, normals, bone, gap, options)
+    corrected = site.correct(conformed)
+    return corrected, site.gap_mm(corrected)

@@ -78,7 +78,7 @@ class Uncertainty:
     @classmethod
     def of(cls, site: RimSite, conformed: ConformedPrior) -> Uncertainty:
         """conformed: before the rim correction."""
-        return cls(site.correct(conformed)[0], site, site.regressions(conformed))
+        return cls(site.correct(conformed), site, site.regressions(conformed))
 
     @cached_property
     def _nodes(self) -> np.ndarray:

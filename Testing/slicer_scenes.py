@@ -243,7 +243,7 @@ def alive(pid: int) -> bool:
 CHILD = """
     import json, pathlib, sys
     import numpy as np
-    from SkullVAELib.meshfile import write_ply
+    from SkullVAELib.meshfile import Shade, write_ply
     from SkullVAELib.surface import Mesh
     from SkullVAELib.volume import read_volume, write_volume
     mode = pathlib.Path(__file__).stem
@@ -276,7 +276,7 @@ CHILD = """
     def mesh(size, folder, name="implant.ply"):
         points = np.array([[0, 0, 0], [10, 0, 0], [0, 20, 0], [0, 0, size]], float)
         faces = np.array([[0, 2, 1], [0, 1, 3], [1, 2, 3], [2, 0, 3]])
-        write_ply(Mesh(points, faces), pathlib.Path(folder, name), np.full(4, size))
+        write_ply(Mesh(points, faces), pathlib.Path(folder, name), Shade.thickness(np.full(4, size)))
     if mode == "bad":
         print("a warning", file=sys.stderr)
         print("The bone is a single voxel. Segment the skull. Then run again.", file=sys.stderr)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import trimesh
 
-from SkullVAELib.meshfile import THICK_MM, write_obj, write_ply, write_stl
+from SkullVAELib.meshfile import THICK_MM, Shade, write_obj, write_ply, write_stl
 from SkullVAELib.part_options import MESH_FORMATS as FORMATS
 from SkullVAELib.surface import Mesh, joined, largest_shell
 
@@ -51,7 +51,7 @@ def test_the_same_mesh_gives_the_same_bytes(kind, tmp_path):
 def test_a_ply_carries_the_thickness_as_numbers_and_as_colours(tmp_path):
     mesh = ball()
     thickness = np.linspace(0, 2 * THICK_MM, len(mesh.points))
-    write_ply(mesh, tmp_path / "a.ply", thickness)
+    write_ply(mesh, tmp_path / "a.ply", Shade.thickness(thickness))
     assert b"comment thickness: mm" in (tmp_path / "a.ply").read_bytes()[:600]
     read = trimesh.load(tmp_path / "a.ply", process=False)
     stored = read.metadata["_ply_raw"]["vertex"]["data"]
