@@ -45,11 +45,12 @@ class Draws:
     def completion(self, number: int, gamma: float | None) -> Completion:
         """The completion of a proposal, 1 to MOST_PROPOSALS; the first is the most likely one.
 
-        Raises SkullVAEError where the prior has one shape only.
+        Raises SkullVAEError where neither shape nor tables can be drawn: the prior "mean" without a rim correction.
         """
         if number == 1:
             return self.patient.completion(gamma)
-        return self.patient.completion(gamma, self._noises[number - 2], draw=number)
+        one_shape = self.patient.prior.kind == "mean" and self.patient.site is not None
+        return self.patient.completion(gamma, None if one_shape else self._noises[number - 2], draw=number)
 
     @cached_property
     def _noises(self) -> list[torch.Tensor]:

@@ -60,7 +60,7 @@ def written(outcome, tmp_path_factory) -> str:
 def test_the_page_is_whole_and_needs_nothing_else(written):
     page = Page(written)
     assert page.open == []
-    assert len(page.pictures) == 3
+    assert len(page.pictures) == 5  # the sheet, thickness and uncertainty from two sides
     assert not re.search(r"https?://|<script|<link|url\(", written)
 
 

@@ -80,3 +80,14 @@ def test_a_hole_on_one_side_is_bent_as_the_other_side_is():
         warp = fit_warp(prior, points, outwards(points), WarpOptions(symmetry=symmetry))
         error[symmetry] = abs(float(ConformedPrior(prior, warp).field(left)))
     assert error[0.3] < min(error[0.0], 1.5)
+
+
+def test_a_head_that_lies_beside_the_middle_is_not_taken_for_a_crooked_one():
+    """Two millimetres to the right, with no bone on its left: the left lies two millimetres to the right, too."""
+    prior = Shape.of(sphere(5.0), GRID)
+    directions = torch.nn.functional.normalize(torch.randn(20000, 3, generator=torch.Generator().manual_seed(0)), dim=1)
+    directions = directions[directions[:, 0] > -0.3]
+    points = directions * RADIUS + torch.tensor([2.0, 0.0, 0.0])
+    warp = fit_warp(prior, points, directions)
+    left = torch.tensor([[2.0 - RADIUS, 0.0, 0.0]])
+    assert abs(float(ConformedPrior(prior, warp).field(left))) < 0.7

@@ -74,17 +74,20 @@ def test_every_file_a_proposal_names_is_there_on_the_inputs_grid(written, comple
     assert np.allclose(read_volume(folder / "proposal_2.nrrd").affine, completion.bone.affine)
 
 
-def test_draws_are_the_same_again_and_the_first_is_none(completion):
+def test_draws_are_the_same_again_and_the_first_is_the_runs_own(completion):
     first, second = Draws(completion.patient), Draws(completion.patient)
-    assert first.noise(1) is None
-    assert all(bool((first.noise(k) == second.noise(k)).all()) for k in range(2, 6))
-    assert len({float(first.noise(k)[0]) for k in range(2, 6)}) == 4
+    made = [first.completion(number, None).implant.array for number in (1, 2, 3)]
+    assert np.array_equal(made[0], completion.implant.array)
+    assert np.array_equal(made[1], second.completion(2, None).implant.array)
+    assert not np.array_equal(made[1], made[2])
 
 
-def test_a_prior_without_a_latent_has_no_further_proposals(completed, sample):
-    patient = completed(sample.bone, prior="mean").patient
+def test_of_a_prior_without_a_latent_only_the_tables_are_drawn(completed, sample):
+    found = completed(sample.bone, prior="mean")
+    assert 0.7 < dice(found.implant.array, Draws(found.patient).completion(2, None).implant.array) < 0.99
+    bare = completed(sample.bone, prior="mean", rim=None)
     with pytest.raises(SkullVAEError, match="one shape only"):
-        Draws(patient).noise(2)
+        Draws(bare.patient).completion(2, None)
 
 
 def test_the_difference_of_two_balls_is_that_of_their_radii():
