@@ -35,7 +35,7 @@ class CompletionOptions:
     threshold_hu: bone threshold for a CT, None to detect; box: outside of it nothing is bone; prior: where the complete
     shape comes from: "encode" the defective skull's own latent; "dev" that latent moved by gamma * DEV, gamma 1 unless
     told (0 reconstructs); "map" a search for the latent that fits intact bone; "mean" the training skulls' mean shape;
-    "blend" the mean of encode and mean; "auto" what measured best, blend.
+    "blend" the mean of mean and encode, of the head and of its mirror image; "auto" what measured best, blend.
     """
 
     threshold_hu: float | None = None

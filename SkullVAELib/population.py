@@ -27,10 +27,15 @@ from .frame import (
     surface_points,
 )
 from .volume import Volume
-from .warp import fit_warp, inverse_warp
+from .warp import WarpOptions, fit_warp, inverse_warp
 
 CLAMP_MM = 10.0
 """Signed distances are clamped here for the networks: beyond it a voxel knows only that it is far from the surface."""
+
+
+LAYING = WarpOptions(spacing_mm=20.0, symmetry=0.3)
+"""How a complete skull is laid on the mean for training: more closely than a defective one, which has nothing to tell
+across its hole. The shipped models were trained so."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +154,7 @@ def lay_on_with_warp(
     target = redistance(mean, grid)
     plain, seen = canonical_field(skull.fraction, skull.distance, alignment, grid)
     valid = known_region(plain, seen, target, grid).float()
-    warp = fit_warp(Shape.of(mean, grid), *canonical_surface(skull, alignment))
+    warp = fit_warp(Shape.of(mean, grid), *canonical_surface(skull, alignment), LAYING)
     # Where the skull is silent the fitted warp is arbitrary; it must not bend what is near.
     trust = F.interpolate(valid[None, None], size=warp.shape[1:], mode="trilinear", align_corners=True)[0]
     warp = warp.clamp(-12, 12) * F.avg_pool3d(trust[None], 5, stride=1, padding=2)[0]

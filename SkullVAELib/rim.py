@@ -33,11 +33,11 @@ class RimOptions:
     beyond which a point counts less; limit_mm: the largest correction; count: points a table.
     """
 
-    length_mm: float = 60.0
+    length_mm: float = 50.0
     short_mm: float = 15.0
-    short_share: float = 0.3
-    symmetry: float = 0.8
-    noise: float = 0.5
+    short_share: float = 0.4
+    symmetry: float = 0.75
+    noise: float = 0.3
     reach_mm: float = 60.0
     edge_mm: float = 5.0
     rounding: float = 4.0
