@@ -23,13 +23,13 @@ from .conformed import ConformedPrior, outwards
 from .frame import Grid
 from .rim import Regression, RimOptions, RimSite, along_vault
 
-TABLES_MM = (0.55, 0.85)
+TABLES_MM = (1.1, 1.45)
 """Standard deviation in mm of a residual of the outer and of the inner table, where no bone tells of it."""
 
-SHIFT = 0.02
+SHIFT = 0.015
 """Standard deviation in mm of a shift of both tables, per mm of distance from bone."""
 
-ROUGH_MM = (0.3, 0.5)
+ROUGH_MM = (0.35, 0.65)
 """Standard deviation in mm of the outer and of the inner table's own roughness."""
 
 BAND = 1.645
