@@ -209,7 +209,9 @@ def find_gaps(
         rim = border & shell[box]
         centre = at.mean(0)
         lowest = options.temple_elevation if abs(centre[0]) > abs(centre[1]) else options.base_elevation
-        elevation = centre[2] / np.linalg.norm(centre)
+        # A core may lie higher than what it grows into, as where a gap runs along the orbit's wall.
+        whole = apply_affine(to_canonical, np.argwhere(grown) + [s.start for s in box]).mean(0)
+        elevation = min(c[2] / np.linalg.norm(c) for c in (centre, whole))
         note = {
             "ml": round(float(grown.sum() * fraction.voxel_ml), 2),
             "centre_mm": [round(float(c)) for c in centre],
