@@ -34,6 +34,7 @@ class GapOptions:
     small and low: below thin_elevation it is smaller than thin_ml. Squama and orbital roof are so thin there that
     segmentations often have a hole where the bone has none. Measured on fifty-six cases of four skulls: such holes are
     up to 1.7 ml, true defects of that height 2.7 ml and more;
+    on both sides: as low, and within mirror_mm of its mirror image there is another one of about its size;
     bone that ends: less than `closed` of its rim is bone, as where a segmentation was cut short.
     """
 
@@ -51,6 +52,7 @@ class GapOptions:
     temple_elevation: float = -0.45
     thin_elevation: float = -0.1
     thin_ml: float = 2.2
+    mirror_mm: float = 12.0
     closed: float = 0.5
 
 
@@ -245,6 +247,9 @@ def find_gaps(
             full = np.zeros(shape, bool)
             full[box] = grown
             candidates.append((note, full))
+    both = dict(zip(range(len(candidates)), _on_both_sides([note for note, _ in candidates], options), strict=True))
+    passed += [candidates[k][0] | {"because": "lacking on both sides"} for k, is_so in both.items() if is_so]
+    candidates = [candidates[k] for k, is_so in both.items() if not is_so]
     candidates.sort(key=lambda c: -c[0]["ml"])
     limit = options.share * candidates[0][0]["ml"] if candidates else 0.0
     passed += [note | {"because": "much smaller than the largest"} for note, _ in candidates if note["ml"] < limit]
@@ -252,6 +257,22 @@ def find_gaps(
     for full in pieces:
         cavity &= ~full
     return Gap(pieces, field, cavity, passed, float(fraction.spacing.min()))
+
+
+def _on_both_sides(notes: list[dict], options: GapOptions) -> list[bool]:
+    """Which gaps lie low and have a like one at their mirror image: there this head, or its segmentation, ends sooner
+    than the prior. A surgeon's defect is on one side, or crosses the middle higher up."""
+
+    def alike(first: dict, second: dict) -> bool:
+        a, b = np.array(first["centre_mm"]) * [-1, 1, 1], np.array(second["centre_mm"])
+        small, large = sorted((first["ml"], second["ml"]))
+        return np.linalg.norm(a - b) < options.mirror_mm and large < 2 * small
+
+    low = [note["elevation"] < options.thin_elevation for note in notes]
+    return [
+        low[i] and any(low[k] and k != i and alike(note, other) for k, other in enumerate(notes))
+        for i, note in enumerate(notes)
+    ]
 
 
 @dataclass(frozen=True)
