@@ -247,9 +247,10 @@ def find_gaps(
             full = np.zeros(shape, bool)
             full[box] = grown
             candidates.append((note, full))
-    both = dict(zip(range(len(candidates)), _on_both_sides([note for note, _ in candidates], options), strict=True))
-    passed += [candidates[k][0] | {"because": "lacking on both sides"} for k, is_so in both.items() if is_so]
-    candidates = [candidates[k] for k, is_so in both.items() if not is_so]
+    both_sides = _on_both_sides([note for note, _ in candidates], options)
+    judged = list(zip(candidates, both_sides, strict=True))
+    passed += [note | {"because": "lacking on both sides"} for (note, _), both in judged if both]
+    candidates = [found for found, both in judged if not both]
     candidates.sort(key=lambda c: -c[0]["ml"])
     limit = options.share * candidates[0][0]["ml"] if candidates else 0.0
     passed += [note | {"because": "much smaller than the largest"} for note, _ in candidates if note["ml"] < limit]

@@ -11,6 +11,7 @@ from SkullVAELib.completion import PRIORS, CompletionOptions, complete
 from SkullVAELib.defects import cut
 from SkullVAELib.errors import SkullVAEError
 from SkullVAELib.frame import apply_affine, reduce_bone
+from SkullVAELib.implant import GapOptions, _on_both_sides
 from SkullVAELib.metrics import dice, hd95
 from SkullVAELib.progress import Stages
 from SkullVAELib.volume import Volume, read_volume
@@ -229,3 +230,14 @@ def test_a_skull_the_model_never_saw_gets_its_missing_piece_back(heldout_model, 
     result = complete(given, heldout_model, CompletionOptions(), Stages({}))
     assert dice(truth, result.implant.array) >= least
     assert hd95(truth, result.implant.array, whole.spacing) <= 4
+
+
+def test_what_is_lacking_low_and_on_both_sides_is_no_defect():
+    def gap(x: float, elevation: float, ml: float = 5.0) -> dict:
+        return {"centre_mm": [x, 20, 70 * elevation], "elevation": elevation, "ml": ml}
+
+    options = GapOptions()
+    assert _on_both_sides([gap(-60, -0.3), gap(58, -0.3), gap(10, 0.8)], options) == [True, True, False]
+    assert _on_both_sides([gap(-60, -0.3), gap(58, -0.3, ml=20)], options) == [False, False]  # one of them is more
+    assert _on_both_sides([gap(-60, 0.3), gap(60, 0.3)], options) == [False, False]  # two defects high up
+    assert _on_both_sides([gap(0, -0.3)], options) == [False]  # none is its own mirror image
