@@ -264,11 +264,11 @@ def _complete_into(
             outcome = outcome.with_part()
             result = outcome.result
             outcome.write_part(staging)
+            if options.uncertainty:
+                outcome.write_uncertainty(staging)
             if options.uncertainty or options.report or options.proposals > 1:
                 outcome = outcome.with_uncertainty()
                 result = outcome.result
-            if options.uncertainty:
-                outcome.write_uncertainty(staging)
             if options.host:
                 outcome.write_host(staging)
         else:

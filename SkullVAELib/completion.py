@@ -189,7 +189,7 @@ class Patient:
         """What bone leaves open of a proposal; None where no rim correction was wanted."""
         if self.site is None:
             return None
-        return Uncertainty.of(self.site, dataclasses.replace(proposal.conformed, corrections=None))
+        return Uncertainty(self.place.grid, self.site, self.site.regressions(proposal.conformed))
 
     def fill_with(
         self, conformed: ConformedPrior, field: np.ndarray, draw: int | None = None
@@ -201,11 +201,11 @@ class Patient:
         """
         place, rim_gap = self.place, float("nan")
         if self.site is not None:
-            uncertainty = None if draw is None else Uncertainty.of(self.site, conformed)
-            conformed = self.site.correct(conformed)
-            if uncertainty is not None:
-                drawn = conformed.corrections + uncertainty.draws(1, seed=draw)[0]
-                conformed = dataclasses.replace(conformed, corrections=drawn)
+            regressions = self.site.regressions(conformed)
+            conformed = self.site.correct(conformed, regressions)
+            if draw is not None:
+                drawn = Uncertainty(place.grid, self.site, regressions).draws(1, seed=draw)[0]
+                conformed = dataclasses.replace(conformed, corrections=conformed.corrections + drawn)
             rim_gap = self.site.gap_mm(conformed)
         where = allowance(place.skull.fraction, self.gap, field)
         implant = fill(conformed, place.alignment, place.bone, self.gap, where, self.options.gap.smallest_ml)

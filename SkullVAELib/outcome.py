@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -108,12 +109,13 @@ class Outcome:
     def with_uncertainty(self) -> Outcome:
         """The same with "uncertainty" in its report: in mm, how near the true surface lies, nine times of ten. As it is
         where there is no part, or where no rim correction was wanted."""
-        band = self.band_mm()
+        band = self.band_mm
         if band is None:
             return self
         figures = {"median_mm": round(float(np.median(band)), 2), "most_mm": round(float(band.max()), 2)}
         return replace(self, result=self.result | {"uncertainty": figures})
 
+    @cached_property
     def band_mm(self) -> np.ndarray | None:
         """(N,) at each point of the part's mesh, see Uncertainty.band_mm; None where there is none."""
         completion = self.completion
@@ -130,9 +132,8 @@ class Outcome:
 
     def write_uncertainty(self, folder: Path) -> None:
         """The part as implant_uncertainty.ply, coloured by how sure its surface is; nothing where there is no part."""
-        band = self.band_mm()
-        if band is not None:
-            write_ply(self.part.mesh, folder / "implant_uncertainty.ply", Shade.uncertainty(band))
+        if self.band_mm is not None:
+            write_ply(self.part.mesh, folder / "implant_uncertainty.ply", Shade.uncertainty(self.band_mm))
 
     def write_preview(self, folder: Path) -> None:
         """The picture preview.png."""
@@ -156,9 +157,8 @@ class Outcome:
                 centre = np.linalg.inv(self.completion.proposal.alignment)[:3, 3]
                 pictures = thickness_pictures(part.mesh, part.thickness_mm, centre)
             told = self.with_uncertainty()
-            band = told.band_mm()
-            if band is not None:
-                unsure = thickness_pictures(told.part.mesh, band, centre, UNSURE_MM)
+            if self.band_mm is not None:
+                unsure = thickness_pictures(self.part.mesh, self.band_mm, centre, UNSURE_MM)
         write_case_report(folder / "report.html", told.result, preview.read_bytes(), pictures, unsure=unsure)
 
     def _write(self, mesh: Mesh, thickness_mm: np.ndarray | None, path: Path) -> None:

@@ -242,10 +242,10 @@ class RimSite:
             found.append(regress(some, value, self.away[some.points], self.options))
         return found
 
-    def correct(self, conformed: ConformedPrior) -> ConformedPrior:
-        """Add the rim correction to a shape laid on the patient by the same warp."""
+    def correct(self, conformed: ConformedPrior, regressions: list[Regression | None] | None = None) -> ConformedPrior:
+        """Add the rim correction to a shape laid on the patient by the same warp; regressions: its own, if known."""
         tables = []
-        for regression in self.regressions(conformed):
+        for regression in self.regressions(conformed) if regressions is None else regressions:
             correction = torch.zeros(self.near.shape)
             if regression is not None:
                 correction[self.near] = torch.tensor(regression.told(self.options)).float()

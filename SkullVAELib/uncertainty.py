@@ -19,7 +19,7 @@ import torch
 from scipy.linalg import cho_solve
 from scipy.spatial import cKDTree
 
-from .conformed import ConformedPrior, outwards
+from .conformed import outwards
 from .frame import Grid
 from .rim import Regression, RimOptions, RimSite, along_vault
 
@@ -67,25 +67,20 @@ class Waves:
 class Uncertainty:
     """What the bone around a gap leaves open of a shape laid on the patient.
 
-    conformed: the shape after its rim correction; site: the bone around the gap; regressions: what it says of the outer
-    and of the inner table, None for a table with too few points.
+    grid: the canonical one; site: the bone around the gap; regressions: what it says of the outer and of the inner
+    table, None for a table with too few points.
     """
 
-    conformed: ConformedPrior
+    grid: Grid
     site: RimSite
     regressions: list[Regression | None]
-
-    @classmethod
-    def of(cls, site: RimSite, conformed: ConformedPrior) -> Uncertainty:
-        """conformed: before the rim correction."""
-        return cls(site.correct(conformed), site, site.regressions(conformed))
 
     @cached_property
     def _nodes(self) -> np.ndarray:
         """(M, 3) canonical mm of the correction's nodes near the gap."""
         near = self.site.near
         at = Grid(tuple(near.shape), 1.0)
-        half = torch.tensor(self.conformed.grid.half_mm)
+        half = torch.tensor(self.grid.half_mm)
         return (at.coordinates().double() / torch.tensor(at.half_mm) * half)[near].numpy()
 
     def draws(self, count: int, seed: int = 0) -> torch.Tensor:
@@ -123,6 +118,6 @@ class Uncertainty:
 
         points, normals: (N, 3) canonical mm; normals away from bone. Between the tables, at the cut, their mean.
         """
-        both = self.conformed.grid.sample(self.deviation, points)
+        both = self.grid.sample(self.deviation, points)
         outer = (0.5 + (normals * outwards(points)).sum(1)).clamp(0, 1)
         return (BAND * (outer * both[:, 0] + (1 - outer) * both[:, 1])).numpy()
