@@ -13,7 +13,8 @@ from .box import Box
 from .conformed import ConformedPrior, Shape
 from .errors import SkullVAEError
 from .frame import apply_affine, canonical_field, crop
-from .implant import Gap, GapOptions, allowance, evaluate, fill, find_gaps, measure
+from .gaps import Gap, GapOptions, find_gaps
+from .implant import allowance, fill, measure
 from .networks import SkullModel
 from .placement import Placement
 from .placement import place as lay_on_mean
@@ -175,7 +176,7 @@ class Patient:
         conformed = ConformedPrior(Shape.of(self.prior.shape(gamma, noise), place.grid), place.warp)
         around = crop(place.skull.fraction, self.gap.box)
         index = np.indices(around.array.shape).reshape(3, -1).T
-        field = evaluate(conformed, place.alignment @ around.affine, index).reshape(around.array.shape)
+        field = conformed.at_voxels(place.alignment @ around.affine, index).reshape(around.array.shape)
         implant, proposal, rim_gap = self.fill_with(conformed, field, draw)
         mask = place.bone.with_array(implant)
         found = bool(implant.any())

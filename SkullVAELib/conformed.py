@@ -10,12 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 
 from .frame import Grid
 
 REACH_MM = 4.0
 """How far out or in a table is looked at: more than half the thickness of any plate that might fade."""
+
+_VOXELS_AT_ONCE = 2_000_000
 
 
 def gradient(field: torch.Tensor, spacing_mm: float) -> torch.Tensor:
@@ -124,3 +127,13 @@ class ConformedPrior:
     def on_grid(self) -> torch.Tensor:
         """The field (X, Y, Z) in mm on the canonical grid's own nodes."""
         return self.field(self.grid.coordinates().reshape(-1, 3)).reshape(self.grid.shape)
+
+    def at_voxels(self, to_canonical: np.ndarray, index: np.ndarray) -> np.ndarray:
+        """The field (N,) in canonical mm at voxel indices (N, 3); to_canonical: (4, 4) voxel index -> canonical mm."""
+        matrix = torch.tensor(to_canonical).float()
+        out = np.empty(len(index), np.float32)
+        for start in range(0, len(index), _VOXELS_AT_ONCE):
+            part = slice(start, start + _VOXELS_AT_ONCE)
+            points = torch.tensor(index[part]).float() @ matrix[:3, :3].T + matrix[:3, 3]
+            out[part] = self.field(points).numpy()
+        return out

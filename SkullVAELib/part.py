@@ -19,7 +19,6 @@ from scipy import ndimage
 from .bone import bounding_box
 from .distance import BoneDistance
 from .frame import apply_affine, crop, reduce_bone, scale_of
-from .implant import evaluate
 from .part_figures import faces_of, figures_of, size_of, thickness_map
 from .part_options import PartOptions
 from .perforation import HolePattern, perforate, split
@@ -188,7 +187,7 @@ def _of_voxels(mask: Volume, number: int) -> Piece:
 def _shape(grid: FineGrid, proposal: Proposal, smoothing_mm: float) -> np.ndarray:
     """The completed shape on the grid, about mm in the patient's space, negative inside; (*shape)."""
     matrix = proposal.alignment @ grid.affine
-    values = evaluate(proposal.conformed, matrix, grid.index(grid.active)) / scale_of(proposal.alignment)
+    values = proposal.conformed.at_voxels(matrix, grid.index(grid.active)) / scale_of(proposal.alignment)
     limit = FAR_MM - 1
     field = grid.spread(np.clip(values, -limit, limit), limit)
     # Between the nodes of its own 2 mm grid the shape has creases, which smoothing by less than they are apart removes.

@@ -12,7 +12,6 @@ from .bone import bone_mask
 from .box import Box
 from .conformed import ConformedPrior, Shape
 from .frame import Grid, canonical_field, centre_symmetry, redistance, register
-from .implant import evaluate
 from .networks import SkullModel
 from .population import CLAMP_MM, Skull, canonical_surface, prepare_skull
 from .progress import Stages
@@ -122,7 +121,7 @@ def bone_in_place(field: torch.Tensor, placement: Placement) -> Volume:
     fraction = placement.skull.fraction
     conformed = ConformedPrior(Shape.of(field, placement.grid), placement.warp)
     index = np.indices(fraction.array.shape).reshape(3, -1).T
-    values = evaluate(conformed, placement.alignment @ fraction.affine, index).reshape(fraction.array.shape)
+    values = conformed.at_voxels(placement.alignment @ fraction.affine, index).reshape(fraction.array.shape)
     image = sitk.Resample(
         to_image(Volume(values, fraction.affine)), to_image(placement.bone), sitk.Transform(), sitk.sitkLinear, CLAMP_MM
     )

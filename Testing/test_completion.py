@@ -11,7 +11,7 @@ from SkullVAELib.completion import PRIORS, CompletionOptions, complete
 from SkullVAELib.defects import cut
 from SkullVAELib.errors import SkullVAEError
 from SkullVAELib.frame import apply_affine, reduce_bone
-from SkullVAELib.implant import GapOptions, _on_both_sides
+from SkullVAELib.gaps import GapOptions, _no_defect, _on_both_sides, _open_on_both_sides
 from SkullVAELib.metrics import dice, hd95
 from SkullVAELib.progress import Stages
 from SkullVAELib.volume import Volume, read_volume
@@ -241,3 +241,44 @@ def test_what_is_lacking_low_and_on_both_sides_is_no_defect():
     assert _on_both_sides([gap(-60, -0.3), gap(58, -0.3, ml=20)], options) == [False, False]  # one of them is more
     assert _on_both_sides([gap(-60, 0.3), gap(60, 0.3)], options) == [False, False]  # two defects high up
     assert _on_both_sides([gap(0, -0.3)], options) == [False]  # none is its own mirror image
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({}, None),
+        ({"radius_mm": 4.9}, "narrower than a burr hole"),
+        ({"elevation": -0.2}, "small, where bone is thin"),
+        ({"elevation": -0.2, "ml": 3.0}, None),
+        ({"elevation": -0.4, "ml": 3.0, "centre_mm": [10, 60, -30]}, "at the skull base"),
+        ({"closed": 0.4}, "bone that ends, not a hole"),
+        ({"spread_mm": 2.5}, "where skulls differ"),
+    ],
+)
+def test_a_gap_is_no_defect_for_one_stated_reason(changed, reason):
+    burr_hole = {
+        "ml": 1.2, "centre_mm": [60, 10, 20], "radius_mm": 7.0, "elevation": 0.3, "closed": 0.8, "open_edge": 0.0,
+        "air": 0.5, "spread_mm": 0.8, "displaced": 0.1,
+    }  # fmt: skip
+    assert _no_defect(burr_hole | changed, GapOptions()) == reason
+
+
+def test_a_low_gap_is_cut_off_where_bone_lacks_on_the_other_side_too():
+    """A slab of bone across the head, 60 mm below the vault's centre, with a hole on both sides and one more on one."""
+    shape, half = (81, 41, 9), np.array([40, 20, 4])
+    to_canonical = np.array([[2.0, 0, 0, -80], [0, 2, 0, -40], [0, 0, 2, -68], [0, 0, 0, 1]])
+    field = np.full(shape, 4.0)
+    field[:, :, 3:6] = -1.0
+    bone = (field < 0).astype(np.float32)
+    for x in (-25, 25):
+        bone[half[0] + x - 6 : half[0] + x + 7, 4:16] = 0
+    bone[half[0] + 19 : half[0] + 32, 22:36] = 0
+    missing = (field < 0) & (bone < 0.5)
+    closed = Volume(bone, np.diag([2.0, 2, 2, 1]))
+    found = _open_on_both_sides(field, missing, closed, to_canonical, GapOptions())
+    assert found[half[0] - 25, 10, 4]
+    assert found[half[0] + 25, 10, 4]
+    assert not found[:, 22:].any()
+    high = to_canonical.copy()
+    high[2, 3] = 60
+    assert not _open_on_both_sides(field, missing, closed, high, GapOptions()).any()

@@ -14,7 +14,8 @@ import torch
 from SkullVAELib.bone import bone_mask
 from SkullVAELib.conformed import ConformedPrior, Shape
 from SkullVAELib.frame import Grid, canonical_field
-from SkullVAELib.implant import allowance, fill, find_gaps
+from SkullVAELib.gaps import find_gaps
+from SkullVAELib.implant import allowance, fill
 from SkullVAELib.networks import SkullModel
 from SkullVAELib.placement import Aligned, align
 from SkullVAELib.population import Skull, prepare_skull
