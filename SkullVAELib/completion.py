@@ -21,6 +21,7 @@ from .placement import place as lay_on_mean
 from .prior import PRIORS, Prior
 from .progress import Stages
 from .rim import RimOptions, RimSite
+from .threads import one_thread
 from .uncertainty import Uncertainty
 from .volume import Volume
 from .warp import WarpOptions
@@ -83,6 +84,7 @@ class Completion:
     patient: Patient | None = None
 
 
+@one_thread()
 def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stages: Stages) -> Completion:
     """Complete a skull and design its implant.
 
@@ -164,6 +166,7 @@ class Patient:
             site = RimSite.of(first, aligned.points, aligned.normals, bone, at, options.rim)
         return cls(place, prior, gap, site, options)
 
+    @one_thread()
     def completion(
         self, gamma: float | None = None, noise: torch.Tensor | None = None, draw: int | None = None
     ) -> Completion:

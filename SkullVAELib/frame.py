@@ -6,6 +6,7 @@ the model's own mean shape: a patient's bone is registered to it with nine degre
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -18,6 +19,7 @@ from scipy.spatial import cKDTree
 
 from .bone import bounding_box
 from .errors import SkullVAEError
+from .threads import all_threads
 from .volume import Volume
 
 MARGIN_MM = 20.0
@@ -64,12 +66,13 @@ class Grid:
         """
         where = (points / torch.as_tensor(self.half_mm, dtype=points.dtype)).flip(-1)
         # On a CPU grid_sample shares its work between threads by batch entries only: make as many as there are threads.
-        parts = torch.get_num_threads() if len(points) > 50_000 else 1
-        short = -len(points) % parts
-        where = F.pad(where, (0, 0, 0, short)).reshape(parts, -1, 1, 1, 3)
-        source = field[None].expand(parts, *field.shape)
-        value = F.grid_sample(source, where, align_corners=True, padding_mode="border")[..., 0, 0]
-        return value.transpose(1, 2).reshape(-1, len(field))[: len(points)]
+        with all_threads() if len(points) > 50_000 else nullcontext(1) as parts:
+            short = -len(points) % parts
+            where = F.pad(where, (0, 0, 0, short)).reshape(parts, -1, 1, 1, 3)
+            source = field[None].expand(parts, *field.shape)
+            value = F.grid_sample(source, where, align_corners=True, padding_mode="border")[..., 0, 0]
+        # In one layout whatever the parts are: how a later sum is made depends on it.
+        return value.transpose(1, 2).reshape(-1, len(field))[: len(points)].contiguous()
 
 
 @lru_cache(maxsize=4)

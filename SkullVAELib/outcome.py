@@ -19,6 +19,7 @@ from .part_options import MESH_FORMATS, PartOptions
 from .preview import render_preview
 from .surface import Grey, Mesh
 from .thickness_colours import UNSURE_MM
+from .threads import one_thread
 from .volume import Volume
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ class Outcome:
         return replace(self, result=self.result | {"uncertainty": figures})
 
     @cached_property
+    @one_thread()
     def band_mm(self) -> np.ndarray | None:
         """(N,) at each point of the part's mesh, see Uncertainty.band_mm; None where there is none."""
         completion = self.completion

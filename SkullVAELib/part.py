@@ -33,6 +33,7 @@ from .solid import (
     without_feathers,
 )
 from .surface import Grey, Mesh, bone_surface, joined, largest_shell, mask_surface
+from .threads import one_thread
 from .volume import Volume, sample
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class Part:
         return np.concatenate(maps) if maps and all(values is not None for values in maps) else None
 
 
+@one_thread()
 def make_part(completion: Completion, options: PartOptions, grey: Grey | None = None) -> Part:
     """The part for every defect of a completion that found one.
 

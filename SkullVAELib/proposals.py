@@ -24,6 +24,7 @@ from .errors import SkullVAEError
 from .frame import apply_affine
 from .outcome import Outcome
 from .surface import Mesh
+from .threads import one_thread
 from .volume import write_volume
 
 POOL = 16
@@ -53,6 +54,7 @@ class Draws:
         return self.patient.completion(gamma, None if one_shape else self._noises[number - 2], draw=number)
 
     @cached_property
+    @one_thread()
     def _noises(self) -> list[torch.Tensor]:
         """The draws of all but the first, each the one that differs most from all before it at the gap's surface."""
         patient, prior, place = self.patient, self.patient.prior, self.patient.place

@@ -12,6 +12,7 @@ from .defects import KINDS, cut
 from .errors import SkullVAEError
 from .frame import Grid, crop, reduce_bone
 from .networks import SkullModel
+from .threads import one_thread
 from .volume import Volume
 
 DEFAULT_KIND = "hemicraniectomy"
@@ -43,6 +44,7 @@ def complete_skull(model: SkullModel, seed: int, spacing_mm: float = 1.0) -> Vol
     return skull_of_latent(model, z, spacing_mm)
 
 
+@one_thread()
 @torch.no_grad()
 def skull_of_latent(model: SkullModel, z: torch.Tensor, spacing_mm: float = 1.0) -> Volume:
     """The skull that a latent (L,) decodes to, as complete_skull gives it.
