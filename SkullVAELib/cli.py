@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # NumPy's and SciPy's own threads spin whatever that says: the rim's ten regressions took 0.13 s with two of them
     # on free cores, 5 s beside other work, and 0.03 s with one in either case. Read once, as numpy loads.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
     with ExitStack() as stack:
         if not debug:
             # A library's warning is for us; the user's warnings are in the report.
