@@ -5,6 +5,7 @@
 #   make bench   seconds and peak memory of each stage, into bench/
 #   make bench-accuracy DATA=FOLDER   implants of every method on complete skulls that no model saw, into bench/
 #   make bench-training ARGS="--data SET"   training beside a faithful loop of the original, into bench/
+#   make golden  the implant that tests compare with, anew; only after a change that is meant to alter implants
 #
 # Where a plain `pip install torch` would bring CUDA along and that is not wanted, tell pip of a CPU build in its
 # usual ways, for instance: make venv PIP_ARGS="--find-links /folder/with/wheels"
@@ -17,7 +18,7 @@ ARGS ?=
 bin := $(VENV)/bin
 stamp := $(VENV)/.installed
 
-.PHONY: venv demo test tutorial bench bench-accuracy bench-training lint clean
+.PHONY: venv demo test tutorial bench bench-accuracy bench-training golden lint clean
 .DEFAULT_GOAL := test
 
 venv: $(stamp)
@@ -54,6 +55,9 @@ bench-accuracy: $(stamp)
 
 bench-training: $(stamp)
 	$(bin)/python Testing/bench_training.py $(ARGS)
+
+golden: $(stamp)
+	$(bin)/python Testing/golden.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

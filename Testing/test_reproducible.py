@@ -1,0 +1,109 @@
+"""The same input, model and version give the same answer: bit for bit on one machine, and the recorded one on any."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import golden
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from SkullVAELib.checksum import file_sha256
+from SkullVAELib.frame import Grid
+from SkullVAELib.metrics import dice
+from SkullVAELib.threads import all_threads, one_thread
+from SkullVAELib.volume import read_volume
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# As `skullvae`, with this many threads from the start, whatever the machine has.
+WITH_THREADS = """
+import sys
+import torch
+torch.set_num_threads(int(sys.argv[1]))
+from SkullVAELib.cli import main
+sys.exit(main(sys.argv[2:]))
+"""
+FILES = ("completed.nrrd", "implant.nrrd", "implant.stl", "preview.png")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, model_path) -> dict[int, Path]:
+    """The golden skull completed with one thread and with three: a folder each."""
+    place = tmp_path_factory.mktemp("threads")
+    for threads in (1, 3):
+        command = ["complete", golden.SKULL, "-o", place / str(threads), "--device", "cpu", "--model", model_path]
+        process = subprocess.run(
+            [sys.executable, "-c", WITH_THREADS, str(threads), *map(str, command)],
+            capture_output=True,
+            text=True,
+            env=tiny.environment(OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads), OPENBLAS_NUM_THREADS="2"),
+        )
+        assert process.returncode == 0, process.stderr
+    return {int(folder.name): folder for folder in place.iterdir()}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_file_is_the_same_with_any_number_of_threads(runs, name):
+    assert len({file_sha256(folder / name) for folder in runs.values()}) == 1
+
+
+def test_so_is_the_report_but_for_the_seconds(runs):
+    told = [json.loads((folder / "report.json").read_text(encoding="utf-8")) for folder in runs.values()]
+    for report in told:
+        del report["seconds"]
+    assert told[0] == told[1]
+
+
+def test_the_implant_is_the_recorded_one(runs):
+    """Another processor may round otherwise: a voxel in a thousand. Anything more is a change; see golden.py."""
+    record = json.loads(golden.RECORD.read_text(encoding="utf-8"))
+    report = json.loads((runs[1] / "report.json").read_text(encoding="utf-8"))
+    if report["model"]["sha256"] != record["model_sha256"]:
+        if "SKULLVAE_MODEL" in os.environ:
+            pytest.skip("SKULLVAE_MODEL names another model than the recorded one")
+        pytest.fail("The released model has changed: run `make golden`, look at it, and commit what it wrote")
+    implant, known = (read_volume(path).array != 0 for path in (runs[1] / "implant.nrrd", golden.IMPLANT))
+    assert dice(known, implant) >= 0.999, "if this change is meant: make golden"
+    assert implant.sum() == pytest.approx(known.sum(), rel=0.001)
+    if golden.digest(implant) != record["implant_sha256"]:
+        warnings.warn("not bit for bit the recorded implant: another processor, or a small change", stacklevel=1)
+
+
+def test_the_recorded_digest_is_that_of_the_recorded_voxels():
+    record = json.loads(golden.RECORD.read_text(encoding="utf-8"))
+    known = read_volume(golden.IMPLANT)
+    assert golden.record_of(record["model_sha256"], known.with_array(known.array != 0)) == record
+
+
+def test_threads_are_given_back_after_one_thread_even_when_it_fails():
+    torch.set_num_threads(3)
+    with one_thread():
+        assert torch.get_num_threads() == 1
+        with one_thread(), all_threads() as count:
+            assert count == torch.get_num_threads() == 3
+        assert torch.get_num_threads() == 1
+    with pytest.raises(KeyError), one_thread():
+        raise KeyError
+    assert torch.get_num_threads() == 3
+
+
+def test_sampling_is_the_same_in_values_and_layout_with_any_number_of_threads():
+    grid = Grid((20, 24, 20), 4.0)
+    rng = np.random.default_rng(0)
+    field = torch.tensor(rng.standard_normal((3, *grid.shape))).float()
+    points = torch.tensor(rng.uniform(-60, 60, (60_001, 3))).float()
+    torch.set_num_threads(1)
+    alone = grid.sample(field, points)
+    for threads in (2, 3):
+        torch.set_num_threads(threads)
+        shared = grid.sample(field, points)
+        assert torch.equal(shared, alone)
+        assert shared.stride() == alone.stride() == (3, 1)
