@@ -18,6 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from SkullVAELib.checksum import CRANIUM_SHA256, file_sha256  # noqa: E402
 from SkullVAELib.errors import SkullVAEError  # noqa: E402
 from SkullVAELib.invesalius import read_inv3  # noqa: E402
 from SkullVAELib.volume import write_volume  # noqa: E402
@@ -56,7 +57,10 @@ def fetch_patient(destination: Path) -> bool:
     with tempfile.TemporaryDirectory(prefix="skullvae-demo-") as folder:
         try:
             if fetch_package(Path(folder)):
-                write_volume(read_inv3(Path(folder) / PROJECT), destination)
+                project = Path(folder) / PROJECT
+                if not project.is_file() or file_sha256(project) != CRANIUM_SHA256:
+                    raise SkullVAEError(f"{PACKAGE} holds another CT than the known one", "It is not used")
+                write_volume(read_inv3(project), destination)
                 return True
             print(f"The package {PACKAGE} cannot be fetched here; a generated skull is used instead.")
         except SkullVAEError as error:

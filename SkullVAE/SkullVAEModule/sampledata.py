@@ -17,7 +17,7 @@ import vtk
 from slicer.i18n import tr as _
 from vtk.util.numpy_support import numpy_to_vtk
 
-from SkullVAELib.checksum import file_sha256
+from SkullVAELib.checksum import CRANIUM_SHA256, file_sha256
 from SkullVAELib.errors import SkullVAEError
 
 from .childprocess import ChildProcess
@@ -26,7 +26,7 @@ from .librarypath import MODULE_FOLDER
 
 # "Cranium" of the InVesalius project (GPL-2): a frontal defect after trauma. Pinned to a commit, checked by its hash.
 PATIENT_URL = "https://raw.githubusercontent.com/invesalius/invesalius3/22dfef43c05bdb20f50a5e05579324af3eb12ec4/samples/Cranium.inv3"
-PATIENT_SHA256 = "3b34f11f7c4f557f4c65cd6543c412a2f6ceb0cfecfd9c41184420e02d9b7e2a"
+PATIENT_SHA256 = CRANIUM_SHA256
 PATIENT_BYTES = 18719455
 PATIENT_NAME = "Patient with a frontal defect (CT)"
 GENERATED_NAME = "Generated skull with a defect"
