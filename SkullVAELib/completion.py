@@ -20,6 +20,7 @@ from .placement import Placement
 from .placement import place as lay_on_mean
 from .prior import PRIORS, Prior
 from .progress import Stages
+from .quality import REFUSE_BELOW, Quality
 from .rim import RimOptions, RimSite
 from .threads import one_thread
 from .uncertainty import Uncertainty
@@ -27,7 +28,6 @@ from .volume import Volume
 from .warp import WarpOptions
 
 STAGE_WEIGHTS = {"bone": 1.0, "register": 2.0, "warp": 1.5, "prior": 0.5, "gap": 1.5, "implant": 1.5, "measure": 1.0}
-FAR_FROM_SKULL_MM = 3.5
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class CompletionOptions:
     threshold_hu: bone threshold for a CT, None to detect; box: outside of it nothing is bone; prior: where the complete
     shape comes from: "encode" the defective skull's own latent; "dev" that latent moved by gamma * DEV, gamma 1 unless
     told (0 reconstructs); "map" a search for the latent that fits intact bone; "mean" the training skulls' mean shape;
-    "blend" the mean of mean and encode, of the head and of its mirror image; "auto" what measured best, blend.
+    "blend" the mean of mean and encode, of the head and of its mirror image; "auto" what measured best, blend;
+    least_quality: what scores less, see quality.py, is refused; 0 refuses nothing.
     """
 
     threshold_hu: float | None = None
@@ -46,6 +47,7 @@ class CompletionOptions:
     prior: str = "auto"
     defect_class: str = "cranial"
     device: str = "auto"
+    least_quality: float = REFUSE_BELOW
     warp: WarpOptions = field(default_factory=WarpOptions)
     rim: RimOptions | None = field(default_factory=RimOptions)
     gap: GapOptions = field(default_factory=GapOptions)
@@ -89,10 +91,12 @@ def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stag
     """Complete a skull and design its implant.
 
     volume: a one-label segmentation or a CT in HU, on any grid. The completed skull holds every bone voxel of the input
-    and the implant none of them. Raises SkullVAEError when the input is no skull.
+    and the implant none of them. Raises SkullVAEError when the input is no skull, or one whose quality is too low.
     """
     place = lay_on_mean(volume, model, options.threshold_hu, options.box, options.warp, stages)
-    warnings = _warnings_of(place)
+    quality = Quality.of(place, model.mean.float().cpu())
+    quality.require(options.least_quality)
+    warnings = quality.warnings
     with stages.stage("prior"):
         prior = Prior.of(model, place.field, place.points_on_mean, options.prior, options.defect_class)
         conformed = ConformedPrior(Shape.of(prior.shape(options.gamma), place.grid), place.warp)
@@ -105,12 +109,13 @@ def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stag
         "parameters": dataclasses.asdict(options),
         "bone": place.about_bone,
         "registration_mm": round(place.aligned.fit_mm, 2),
+        "quality": quality.as_json(),
         "passed_over": gap.passed_over[:10],
         "warnings": warnings,
     }
     if gap.pieces:
         with stages.stage("implant"):
-            patient = Patient.of(place, prior, gap, conformed, options)
+            patient = Patient.of(place, quality, prior, gap, conformed, options)
             implant, proposal, rim_gap = patient.fill_with(conformed, gap.field[gap.box])
     else:
         implant = np.zeros_like(place.bone.array)
@@ -132,13 +137,6 @@ def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stag
     )
 
 
-def _warnings_of(place: Placement) -> list[str]:
-    fit = place.aligned.fit_mm
-    if fit > FAR_FROM_SKULL_MM:
-        return [f"The bone lies {fit:.1f} mm from the mean skull in the median: check that it is a whole head."]
-    return []
-
-
 @dataclass(frozen=True)
 class Patient:
     """A patient whose defects are found, ready for another complete shape in them: all that stays as it was is kept.
@@ -149,13 +147,22 @@ class Patient:
     """
 
     place: Placement
+    quality: Quality
     prior: Prior
     gap: Gap
     site: RimSite | None
     options: CompletionOptions
 
     @classmethod
-    def of(cls, place: Placement, prior: Prior, gap: Gap, first: ConformedPrior, options: CompletionOptions) -> Patient:
+    def of(
+        cls,
+        place: Placement,
+        quality: Quality,
+        prior: Prior,
+        gap: Gap,
+        first: ConformedPrior,
+        options: CompletionOptions,
+    ) -> Patient:
         """The patient whose gaps the first shape found."""
         site = None
         if options.rim is not None:
@@ -164,7 +171,7 @@ class Patient:
             at = np.concatenate([np.argwhere(piece) for piece in gap.pieces])
             at = apply_affine(aligned.matrix @ fraction.affine, at)
             site = RimSite.of(first, aligned.points, aligned.normals, bone, at, options.rim)
-        return cls(place, prior, gap, site, options)
+        return cls(place, quality, prior, gap, site, options)
 
     @one_thread()
     def completion(
@@ -183,7 +190,7 @@ class Patient:
         implant, proposal, rim_gap = self.fill_with(conformed, field, draw)
         mask = place.bone.with_array(implant)
         found = bool(implant.any())
-        report = {"warnings": _warnings_of(place)}
+        report = {"warnings": self.quality.warnings}
         if found:
             report["implant"] = measure(mask, rim_gap) | {"defects": len(self.gap.pieces)}
         completed = place.bone.with_array(place.bone.array | implant)

@@ -1,0 +1,154 @@
+"""Whether the quality score tells failed completions from good ones, on skulls that the model never saw.
+
+    python Testing/quality.py --data FOLDER --folds FOLDER [--output bench/quality] [accuracy.py's choices]
+
+Completes the cases of accuracy.py and, with the first skull of each model, what is no head and heads that something was
+done to after a defect was cut (broken.py); nothing is refused. A completion has failed when its implant's DSC is below
+0.7, and whatever is made of what is no head. Prints the area under the ROC curve of the score, and what refusing and
+warning by it would have done. Finished cases are kept in OUTPUT/quality.json, so that an interrupted run goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from accuracy import jobs_of, parse, say
+from benchmark import contest
+from benchmark.cases import PLACES, cut_place
+from benchmark.contest import Fold, load_whole
+from benchmark.rows import OURS
+from broken import HEAD, NO_HEAD, Scene
+from scipy.stats import rankdata
+
+from SkullVAELib.completion import CompletionOptions, complete
+from SkullVAELib.errors import SkullVAEError
+from SkullVAELib.frame import apply_affine, reduce_bone
+from SkullVAELib.json_text import as_json_text
+from SkullVAELib.metrics import dice
+from SkullVAELib.outputs import whole_file
+from SkullVAELib.progress import Stages
+from SkullVAELib.quality import REFUSE_BELOW, WARN_BELOW
+from SkullVAELib.volume import Volume
+
+FAILED_BELOW = 0.7
+CUT = (1, 6)
+"""Places of the defects that are cut out of heads before something is done to them: parietal box, fronto-orbital."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A skull with a defect (place, or None), and what is done to it; None: it is a case of the benchmark."""
+
+    file: Path
+    individual: str
+    fold: Fold
+    place: int | None
+    done: str | None = None
+
+    @property
+    def name(self) -> str:
+        words = (self.individual, self.place is not None and PLACES[self.place].name, self.done)
+        return ", ".join(word for word in words if word)
+
+
+def run(trial: Trial) -> dict:
+    """Complete one: its score and measures, its DSC (None where no implant could be right), the sentence it gets."""
+    torch.set_num_threads(1)
+    whole, truth = load_whole(trial.file), None
+    given = whole
+    if trial.place is not None:
+        whole, bone, truth = cut_place(whole, trial.place)
+        given = whole.with_array(bone)
+    if trial.done is not None:
+        fraction = reduce_bone(given)
+        scene = Scene.of(Volume(fraction.array > 0.5, fraction.affine))
+        given = (HEAD | NO_HEAD)[trial.done](scene)
+        if truth is not None:
+            truth = _taken_at(whole.with_array(truth), scene.bone) & (given.array == 0)
+    record = {"name": trial.name, "dsc": None}
+    try:
+        # What is no head may end in no registration at all, which refuses it, too.
+        volume = given.with_array(given.array.astype(np.uint8))
+        made = complete(volume, trial.fold.load(), CompletionOptions(least_quality=0.0), Stages({}))
+    except SkullVAEError as error:
+        return record | {"score": 0.0, "failed": True, "sentence": str(error)}
+    if truth is not None and trial.done not in NO_HEAD:
+        record["dsc"] = round(float(dice(truth, made.implant.array)), 3)
+    failed = record["dsc"] is None or record["dsc"] < FAILED_BELOW
+    return record | made.report["quality"] | {"failed": failed, "sentence": " ".join(made.report["warnings"])}
+
+
+def _taken_at(mask: Volume, grid: Volume) -> np.ndarray:
+    """A mask's values at the voxels of another grid, bool; outside of it False."""
+    index = np.indices(grid.array.shape).reshape(3, -1).T
+    there = np.round(apply_affine(np.linalg.inv(mask.affine) @ grid.affine, index)).astype(int)
+    inside = ((there >= 0) & (there < mask.array.shape)).all(1)
+    taken = np.zeros(len(index), bool)
+    taken[inside] = mask.array[tuple(there[inside].T)]
+    return taken.reshape(grid.array.shape)
+
+
+def trials_of(jobs: Iterable[contest.Job]) -> list[Trial]:
+    """The benchmark's cranial cases, and what is done to the first skull of each model."""
+    jobs = [job for job in jobs if not PLACES[job.number].facial]
+    trials = [Trial(job.file, job.individual, job.fold, job.number) for job in jobs]
+    for first in {job.fold: job for job in reversed(jobs)}.values():
+        trials += [Trial(first.file, first.individual, first.fold, None, done) for done in NO_HEAD]
+        trials += [Trial(first.file, first.individual, first.fold, place, done) for done in HEAD for place in CUT]
+    return trials
+
+
+def area_under_curve(good: np.ndarray, bad: np.ndarray) -> float:
+    """How often a good case's score is above a bad one's, a draw being half."""
+    ranks = rankdata(np.concatenate([good, bad]))[: len(good)]
+    return float((ranks.sum() - len(good) * (len(good) + 1) / 2) / (len(good) * len(bad)))
+
+
+def as_text(found: list[dict]) -> str:
+    """The outcome in words."""
+    good, bad = (np.array([r["score"] for r in found if r["failed"] == failed]) for failed in (False, True))
+    lines = [f"{len(good)} good and {len(bad)} failed: area under the curve {area_under_curve(good, bad):.3f}"]
+    for what, limit in (("refused", REFUSE_BELOW), ("refused or warned of", WARN_BELOW)):
+        counts = (int((scores < limit).sum()) for scores in (good, bad))
+        lines.append("{} below {:g}: {} of the good, {} of the failed".format(what, limit, *counts))
+    for failed, what in ((True, "failed, and nothing said"), (False, "good, and refused or warned of")):
+        lines.append(f"{what}:")
+        these = [r for r in found if r["failed"] == failed and (r["score"] >= WARN_BELOW) == failed]
+        lines += [f"  {r['name']}: score {r['score']:.2f}, DSC {r['dsc']}" for r in these]
+    return "\n".join(lines)
+
+
+def main(argv: list[str]) -> int:
+    """Run the campaign; 0 done, 2 bad input."""
+    arguments = parse(argv)
+    try:
+        trials = trials_of(jobs_of(arguments, (OURS,)))
+    except SkullVAEError as error:
+        say(f"quality.py: {error}")
+        return 2
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    file = arguments.output / "quality.json"
+    kept = {r["name"]: r for r in json.loads(file.read_text())} if file.is_file() else {}
+
+    def keep(record: dict, fraction: float) -> None:
+        kept[record["name"]] = record
+        with whole_file(file) as temporary:
+            temporary.write_text(as_json_text(list(kept.values())), encoding="utf-8")
+        say(f"{fraction:4.0%} score {record['score']:.3f} DSC {record['dsc']} {record['name']}")
+
+    contest.each(run, [trial for trial in trials if trial.name not in kept], arguments.jobs, keep)
+    print(as_text([kept[trial.name] for trial in trials]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
