@@ -5,6 +5,11 @@
 #   make bench   seconds and peak memory of each stage, into bench/
 #   make bench-accuracy DATA=FOLDER   implants of every method on complete skulls that no model saw, into bench/
 #   make bench-training ARGS="--data SET"   training beside a faithful loop of the original, into bench/
+#   make types   mypy, which make lint runs, too
+#   make coverage   every test, and how much of the library they run, into coverage/
+#   make lock    requirements.lock: every runtime package with its hashes, at the versions of constraints.txt
+#   make licences   Docs/licences.md, of what requirements.lock names
+#   make audit   known vulnerabilities of what requirements.lock names; asks a public service
 #   make golden  the implant that tests compare with, anew; only after a change that is meant to alter implants
 #
 # Where a plain `pip install torch` would bring CUDA along and that is not wanted, tell pip of a CPU build in its
@@ -18,7 +23,8 @@ ARGS ?=
 bin := $(VENV)/bin
 stamp := $(VENV)/.installed
 
-.PHONY: venv demo test tutorial bench bench-accuracy bench-training golden lint clean
+.PHONY: venv demo test tutorial bench bench-accuracy bench-training golden lint types coverage lock licences \
+  audit clean
 .DEFAULT_GOAL := test
 
 venv: $(stamp)
@@ -38,6 +44,18 @@ demo: $(stamp)
 lint: $(stamp)
 	$(bin)/ruff check .
 	$(bin)/ruff format --check .
+	$(bin)/mypy
+
+types: $(stamp)
+	$(bin)/mypy
+
+# Subprocesses are measured, too.
+coverage: $(stamp)
+	$(bin)/coverage erase
+	$(bin)/coverage run -m pytest Testing $(ARGS)
+	$(bin)/coverage combine --quiet
+	$(bin)/coverage html --quiet --directory coverage
+	$(bin)/coverage report --show-missing --skip-covered
 
 test: lint
 	$(bin)/python -X faulthandler -m pytest Testing $(ARGS)
@@ -56,9 +74,27 @@ bench-accuracy: $(stamp)
 bench-training: $(stamp)
 	$(bin)/python Testing/bench_training.py $(ARGS)
 
+# What a release needs beyond what is always installed.
+release := $(VENV)/.release
+
+$(release): $(stamp)
+	$(bin)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[release]'
+	touch $@
+
+# The hashes are those of the public index's files, whatever build of torch is installed here.
+lock: $(release)
+	$(bin)/uv pip compile pyproject.toml -c constraints.txt --generate-hashes --universal --python-version 3.11 \
+	  --no-config --no-header --no-emit-index-url --upgrade --quiet -o requirements.lock
+
+licences: $(release)
+	$(bin)/python Testing/licences.py
+
+audit: $(release)
+	$(bin)/pip-audit -r requirements.lock --disable-pip --no-deps $(ARGS)
+
 golden: $(stamp)
 	$(bin)/python Testing/golden.py
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage .coverage.* coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

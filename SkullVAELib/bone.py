@@ -107,7 +107,7 @@ def bounding_box(mask: np.ndarray, margin: int | np.ndarray = 0) -> tuple[slice,
     >>> bounding_box(np.eye(5, dtype=bool)[1:4], margin=1)
     (slice(0, 3, None), slice(0, 5, None))
     """
-    box = []
+    box: list[slice] = []
     # One axis after the other, each within the box so far, so that a large array is gone through about once.
     for axis in range(mask.ndim):
         others = tuple(a for a in range(mask.ndim) if a != axis)

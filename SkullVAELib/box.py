@@ -51,8 +51,8 @@ class Box:
             raise SkullVAEError(f"The box '{text}' cannot be read", _REMEDY) from None
         if len(numbers) not in (6, 15):
             raise SkullVAEError(f"The box '{text}' is neither 6 numbers nor 15", _REMEDY)
-        axes = [tuple(numbers[start : start + 3]) for start in range(6, len(numbers), 3)]
-        return cls(tuple(numbers[:3]), tuple(numbers[3:6]), *([tuple(axes)] if axes else []))
+        centre, size, *axes = ((x, y, z) for x, y, z in zip(numbers[::3], numbers[1::3], numbers[2::3], strict=True))
+        return cls(centre, size, tuple(axes)) if axes else cls(centre, size)
 
     def keep(self, mask: np.ndarray, grid: Volume) -> np.ndarray:
         """The voxels of a bool mask on a grid whose centres lie in the box, its faces included."""
@@ -76,7 +76,7 @@ class Box:
 
 def _within(matrix: np.ndarray, offset: np.ndarray, index: tuple[np.ndarray, ...]) -> np.ndarray:
     """Whether voxels, given as open index arrays, come to lie within -1 to 1; bool, of a shape that broadcasts."""
-    within = np.True_
+    within = np.ones(1, bool)
     for row, start in zip(matrix, offset, strict=True):
         # Terms of 0 are left out: a box along the grid's axes needs no array of all voxels.
         place = start + sum(part * along for part, along in zip(row, index, strict=True) if abs(part) > 1e-12)

@@ -74,7 +74,7 @@ def save_model(model: SkullModel | PaperModel, path: Path, provenance: dict) -> 
 
     Our own is written in half precision. The paper's is not: its latents may differ by a thousandth of their size.
     """
-    metadata = {
+    metadata: dict = {
         "format": FORMAT,
         "architecture": dataclasses.asdict(model.architecture),
         "classes": model.classes,
@@ -110,8 +110,9 @@ def load_any_model(path: Path, device: torch.device | str = "cpu") -> SkullModel
     if metadata.get("format") not in (FORMAT, PAPER_FORMAT):
         raise wrong
     try:
-        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in metadata["architecture"].items()}
+        fields: dict = {k: tuple(v) if isinstance(v, list) else v for k, v in metadata["architecture"].items()}
         classes = tuple(metadata["classes"])
+        model: SkullModel | PaperModel
         with torch.device("meta"):
             if metadata["format"] == FORMAT:
                 model = SkullModel(Architecture(**fields), classes)

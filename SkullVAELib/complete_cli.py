@@ -210,7 +210,7 @@ def run_complete(options: argparse.Namespace) -> int:
             say(f"No defect was found in '{path.name}', so the results in '{options.output}' hold no implant.")
             return NO_DEFECT
         say(f"The results are in '{options.output}'. {NOTICE}")
-        if options.interactive:
+        if requests is not None and stream is not None:
             from .interactive import serve
 
             serve(outcome, requests, options.output, stream)

@@ -103,7 +103,7 @@ def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stag
     with stages.stage("gap"):
         skull = place.skull
         gap = find_gaps(conformed, model.spread.cpu(), place.alignment, skull.fraction, skull.distance, options.gap)
-    report = {
+    report: dict = {
         "version": __version__,
         "model": {"sha256": getattr(model, "sha256", None), "trained": getattr(model, "provenance", {}).get("trained")},
         "parameters": dataclasses.asdict(options),
@@ -190,7 +190,7 @@ class Patient:
         implant, proposal, rim_gap = self.fill_with(conformed, field, draw)
         mask = place.bone.with_array(implant)
         found = bool(implant.any())
-        report = {"warnings": self.quality.warnings}
+        report: dict = {"warnings": self.quality.warnings}
         if found:
             report["implant"] = measure(mask, rim_gap) | {"defects": len(self.gap.pieces)}
         completed = place.bone.with_array(place.bone.array | implant)
@@ -214,7 +214,7 @@ class Patient:
         if self.site is not None:
             regressions = self.site.regressions(conformed)
             conformed = self.site.correct(conformed, regressions)
-            if draw is not None:
+            if draw is not None and conformed.corrections is not None:
                 drawn = Uncertainty(place.grid, self.site, regressions).draws(1, seed=draw)[0]
                 conformed = dataclasses.replace(conformed, corrections=conformed.corrections + drawn)
             rim_gap = self.site.gap_mm(conformed)

@@ -80,7 +80,7 @@ class Shape:
             tables.append((there[:, 0] - REACH_MM * rise).reshape(grid.shape))
             facing.append(rise / slope.norm(dim=1).clamp(min=1e-3))
         plate = ((torch.minimum(*facing) - 0.4) / 0.3).clamp(0, 1).reshape(grid.shape)
-        return cls(grid, field, *tables, plate, facing_outwards(slopes, grid))
+        return cls(grid, field, tables[0], tables[1], plate, facing_outwards(slopes, grid))
 
     @cached_property
     def channels(self) -> torch.Tensor:

@@ -188,7 +188,7 @@ def split(
         )
     if not training:
         raise SkullVAEError("Every individual is held out", "Hold out fewer")
-    if mixed:
+    if mixed and log is not None:
         log(f"{len(mixed)} cases are left out: they are drawn from individuals of whom only some are held out")
     return training, held_out
 
@@ -220,7 +220,8 @@ def check_cases(cases: list[Case], report: Report = silent) -> Cases:
     order: dict[Path, list[int]] = {}
     for number, case in enumerate(cases):
         order.setdefault(case.complete, []).append(number)
-    checked, seen = list(cases), {}
+    checked: list[Case] = list(cases)
+    seen: dict = {}
     for done, (path, numbers) in enumerate(order.items()):
         report("check the data", done / len(order))
         complete = read_bone(path)
@@ -256,6 +257,8 @@ def read_bone(path: Path) -> Volume:
 
 def _check_pair(case: Case, complete: Volume) -> str:
     """Check a defective skull and its implant against the complete one; returns the kind that the comparison tells."""
+    if case.defective is None:
+        raise ValueError("a pair has a defective skull")
     defective = _read_on_grid(case.defective, complete, case)
     allowed = _NOISE * np.count_nonzero(complete.array)
     missing = complete.array & ~defective.array

@@ -112,21 +112,20 @@ def _by_case(base: Path, wanted: Callable[[tuple[str, ...]], bool]) -> dict[str,
 def _score(case: str, truth_path: Path, prediction_path: Path, skull_path: Path | None) -> CaseScore:
     truth, prediction = read_volume(truth_path), read_volume(prediction_path)
     _check_grid(truth, truth_path, prediction, prediction_path)
-    masks = [
-        labelmap_mask(volume, f"'{path}'") for volume, path in ((truth, truth_path), (prediction, prediction_path))
-    ]
+    true = labelmap_mask(truth, f"'{truth_path}'")
+    predicted = labelmap_mask(prediction, f"'{prediction_path}'")
     boundary = None
     if skull_path is not None:
         skull = read_volume(skull_path)
         _check_grid(truth, truth_path, skull, skull_path)
-        boundary = boundary_dice(*masks, bone_mask(skull)[0], truth.spacing)
+        boundary = boundary_dice(true, predicted, bone_mask(skull)[0], truth.spacing)
     return CaseScore(
         case=case,
-        dsc=dice(*masks),
+        dsc=dice(true, predicted),
         bdsc=boundary,
-        hd95_mm=hd95(*masks, truth.spacing),
-        truth_ml=int(masks[0].sum()) * truth.voxel_ml,
-        prediction_ml=int(masks[1].sum()) * truth.voxel_ml,
+        hd95_mm=hd95(true, predicted, truth.spacing),
+        truth_ml=int(true.sum()) * truth.voxel_ml,
+        prediction_ml=int(predicted.sum()) * truth.voxel_ml,
     )
 
 
@@ -196,8 +195,9 @@ def as_json(scores: list[CaseScore]) -> dict:
     }
 
 
-def _texts(dsc: float, bdsc: float | None, hd95_mm: float) -> tuple[str, str, str]:
-    return f"{dsc:.3f}", "-" if bdsc is None else f"{bdsc:.3f}", f"{hd95_mm:.2f}"
+def _texts(dsc: float | None, bdsc: float | None, hd95_mm: float | None) -> tuple[str, str, str]:
+    dsc_text, bdsc_text = ("-" if value is None else f"{value:.3f}" for value in (dsc, bdsc))
+    return dsc_text, bdsc_text, "-" if hd95_mm is None else f"{hd95_mm:.2f}"
 
 
 def _existing(folder: Path) -> Path:

@@ -47,4 +47,5 @@ class EventFile:
             self._file.close()
 
     def _put(self, step: int, **content: object) -> None:
-        self._file.write_event(self._event(wall_time=time.time(), step=step, **content))
+        if self._file is not None:
+            self._file.write_event(self._event(wall_time=time.time(), step=step, **content))

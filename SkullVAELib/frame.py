@@ -39,7 +39,7 @@ class Grid:
     [-2.0, 0.0, 2.0]
     """
 
-    shape: tuple[int, int, int] = (96, 112, 96)
+    shape: tuple[int, ...] = (96, 112, 96)
     spacing_mm: float = 2.0
 
     @property
@@ -102,7 +102,7 @@ def to_nearest_ras(volume: Volume) -> Volume:
     return Volume(array, volume.affine @ nib.orientations.inv_ornt_aff(orientation, volume.array.shape))
 
 
-def crop(volume: Volume, box: tuple[slice, slice, slice]) -> Volume:
+def crop(volume: Volume, box: tuple[slice, ...]) -> Volume:
     """A box of a volume, a view, still at its place in the world."""
     affine = volume.affine.copy()
     affine[:3, 3] = apply_affine(volume.affine, np.array([s.start for s in box], float))
@@ -151,7 +151,7 @@ def surface_points(fraction: Volume, level: float = 0.5) -> tuple[np.ndarray, np
     own border is no surface: where the field of view ends, nothing is known.
     """
     f = fraction.array
-    points, normals = [], []
+    points, slopes = [], []
     gradient = [np.gradient(f, axis=axis) for axis in range(3)]
     to_world = np.linalg.inv(fraction.affine[:3, :3])  # row-vector gradients transform with the inverse
     for axis in range(3):
@@ -163,8 +163,8 @@ def surface_points(fraction: Volume, level: float = 0.5) -> tuple[np.ndarray, np
         step = np.eye(3, dtype=int)[axis]
         points.append(at + t[:, None] * step)
         other = tuple((at + step).T)
-        normals.append(np.stack([(1 - t) * g[index] + t * g[other] for g in gradient], -1))
-    normals = -np.concatenate(normals) @ to_world
+        slopes.append(np.stack([(1 - t) * g[index] + t * g[other] for g in gradient], -1))
+    normals = -np.concatenate(slopes) @ to_world
     normals /= np.linalg.norm(normals, axis=1, keepdims=True) + 1e-9
     return apply_affine(fraction.affine, np.concatenate(points)), normals
 

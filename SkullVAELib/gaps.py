@@ -99,7 +99,7 @@ class Gap:
     spacing_mm: float
 
     @cached_property
-    def box(self) -> tuple[slice, slice, slice]:
+    def box(self) -> tuple[slice, ...]:
         """The piece of the reduced grid around all gaps in which an implant may lie; there must be a gap."""
         return bounding_box(np.logical_or.reduce(self.pieces), margin=int(np.ceil(_ROOM_MM / self.spacing_mm)))
 
@@ -338,7 +338,7 @@ def _on_both_sides(notes: list[dict], options: GapOptions) -> list[bool]:
     def alike(first: dict, second: dict) -> bool:
         a, b = np.array(first["centre_mm"]) * [-1, 1, 1], np.array(second["centre_mm"])
         small, large = sorted((first["ml"], second["ml"]))
-        return np.linalg.norm(a - b) < options.mirror_mm and large < 2 * small
+        return bool(np.linalg.norm(a - b) < options.mirror_mm and large < 2 * small)
 
     low = [note["elevation"] < options.thin_elevation for note in notes]
     return [

@@ -24,7 +24,7 @@ class Allowance:
     """
 
     score: Volume
-    box: tuple[slice, slice, slice]
+    box: tuple[slice, ...]
 
 
 def allowance(fraction: Volume, gap: Gap, field: np.ndarray | None = None, full: float = 0.62) -> Allowance:
@@ -116,7 +116,7 @@ def measure(implant: Volume, rim_gap_mm: float) -> dict:
     pieces = ndimage.label(local.array)[1]
     soft = ndimage.gaussian_filter(local.array.astype(np.float32), np.minimum(0.6, 0.6 / local.spacing))
     points, normals = surface_points(Volume(soft, local.affine))
-    result = {
+    result: dict = {
         "volume_ml": round(float(implant.array.sum() * implant.voxel_ml), 3),
         "pieces": int(pieces),
         "rim_gap_mm": round(rim_gap_mm, 3),

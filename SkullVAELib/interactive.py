@@ -51,6 +51,8 @@ class Session:
 
     def __init__(self, outcome: Outcome, folder: Path, say: Callable[[dict], None]):
         self._first, self._folder, self._say = outcome.completion, folder, say
+        if outcome.completion.patient is None:
+            raise ValueError("a session is of a completion that found a defect")
         self._patient = outcome.completion.patient
         self._own_gamma = self._patient.prior.gamma_or_own(self._patient.options.gamma)
         self._draws = Draws(self._patient)
@@ -154,8 +156,11 @@ class Session:
 
     def _with_part(self, request: Request, options: PartOptions) -> dict:
         outcome = self._outcome.with_part(options)
-        if not outcome.part.pieces:
-            raise SkullVAEError(" ".join(outcome.part.warnings) or "Nothing is left of the part", "Ask for less")
+        part = outcome.part
+        if part is None or not part.pieces:
+            raise SkullVAEError(
+                " ".join(part.warnings if part else ()) or "Nothing is left of the part", "Ask for less"
+            )
         answer = self._published(request, _PART_FILES, outcome.write_part)
         self._outcome = outcome
         return answer | {"report": _some(outcome.result, _OF_PART)}

@@ -71,7 +71,8 @@ def _members(path: Path, limits: dict[str, int]) -> dict[str, bytes]:
             if name in limits and name not in found and member.isfile():
                 if member.size > limits[name]:
                     raise SkullVAEError(f"'{name}' in '{path.name}' is larger than any CT", _WHOLE)
-                found[name] = archive.extractfile(member).read()
+                content = archive.extractfile(member)
+                found[name] = b"" if content is None else content.read()
             if len(found) == len(limits):
                 break
     return found

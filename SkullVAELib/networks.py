@@ -9,12 +9,16 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from monai.networks.nets import VarAutoEncoder
 from torch import nn
 
 from .frame import Grid
+
+if TYPE_CHECKING:
+    from .paper import PaperModel
 
 _GROUPS = 4
 
@@ -57,7 +61,8 @@ def start_at_mean_shape(network: nn.Module) -> None:
     last = [m for m in network.modules() if isinstance(m, nn.ConvTranspose3d)][-1]
     with torch.no_grad():
         last.weight *= 0.05
-        last.bias.zero_()
+        if last.bias is not None:
+            last.bias.zero_()
 
 
 class GivenNoiseVAE(VarAutoEncoder):
@@ -106,7 +111,7 @@ class LatentDecoder(nn.Module):
     def fold_standardisation(self, mean: torch.Tensor, std: torch.Tensor) -> None:
         """Make decoder(z) what decoder((z - mean) / std) was, in place: the affine map moves into the first layer."""
         self.linear.weight /= std
-        self.linear.bias -= self.linear.weight @ mean
+        self.linear.bias.sub_(self.linear.weight @ mean)
 
 
 class IndependentDecoder(LatentDecoder):
@@ -131,7 +136,11 @@ class IndependentDecoder(LatentDecoder):
 
 
 def aggregate(
-    model: nn.Module, vae: nn.Module, decoder: nn.Module, statistics: tuple[torch.Tensor, torch.Tensor], fold: bool
+    model: SkullModel | PaperModel,
+    vae: nn.Module,
+    decoder: nn.Module,
+    statistics: tuple[torch.Tensor, torch.Tensor],
+    fold: bool,
 ) -> None:
     """Put a VAE's encoder and an independent decoder into an aggregated model, in place.
 
@@ -154,6 +163,14 @@ class SkullModel(nn.Module):
     latent_mean, latent_std (L,): aggregated posterior over the training skulls;
     deviations (C, L): one DEV vector per defect class, mean latent of complete minus mean latent of defective skulls.
     """
+
+    mean: torch.Tensor
+    spread: torch.Tensor
+    latent_mean: torch.Tensor
+    latent_std: torch.Tensor
+    deviations: torch.Tensor
+    provenance: dict  # of a model from a file, as is its SHA-256
+    sha256: str
 
     def __init__(self, architecture: Architecture, classes: tuple[str, ...] = ()):
         super().__init__()

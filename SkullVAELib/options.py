@@ -41,7 +41,7 @@ class StageOptions:
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            if type(value := getattr(self, field.name)) not in _TYPES[field.type]:
+            if type(value := getattr(self, field.name)) not in _TYPES[str(field.type)]:
                 raise SkullVAEError(f"{field.name} is {value!r}, which is no {field.type}", f"Correct {field.name}")
         for name, known in (("z", Z_KINDS), ("schedule", LEARNING_RATES)):
             if getattr(self, name) not in known:

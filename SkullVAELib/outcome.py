@@ -86,6 +86,8 @@ class Outcome:
     def write_part(self, folder: Path, name: str = "implant", pieces: bool = True) -> None:
         """The part as NAME.stl and in the other formats; each piece of several as NAME_1 and so on, where wanted."""
         part = self.part
+        if part is None:
+            return
         if part.pieces:
             self._write(part.mesh, part.thickness_mm, folder / name)
         if pieces and len(part.pieces) > 1:
@@ -134,7 +136,7 @@ class Outcome:
 
     def write_uncertainty(self, folder: Path) -> None:
         """The part as implant_uncertainty.ply, coloured by how sure its surface is; nothing where there is no part."""
-        if self.band_mm is not None:
+        if self.part is not None and self.band_mm is not None:
             write_ply(self.part.mesh, folder / "implant_uncertainty.ply", Shade.uncertainty(self.band_mm))
 
     def write_preview(self, folder: Path) -> None:
@@ -159,7 +161,7 @@ class Outcome:
                 centre = np.linalg.inv(self.completion.proposal.alignment)[:3, 3]
                 pictures = thickness_pictures(part.mesh, part.thickness_mm, centre)
             told = self.with_uncertainty()
-            if self.band_mm is not None:
+            if self.part is not None and self.band_mm is not None:
                 unsure = thickness_pictures(self.part.mesh, self.band_mm, centre, UNSURE_MM)
         write_case_report(folder / "report.html", told.result, preview.read_bytes(), pictures, unsure=unsure)
 

@@ -17,7 +17,7 @@ from .errors import SkullVAEError
 try:
     import fcntl
 except ImportError:  # Windows, where an open file cannot be removed and thus is its own lock
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 _PREFIX = ".skullvae-"
 _LOCK = "lock"

@@ -132,6 +132,16 @@ class PaperModel(nn.Module):
     neighbours.
     """
 
+    mean: torch.Tensor
+    latent_mean: torch.Tensor
+    latent_std: torch.Tensor
+    deviations: torch.Tensor
+    latents_complete: torch.Tensor
+    latents_defective: torch.Tensor
+    defective_class: torch.Tensor
+    provenance: dict  # of a model from a file, as is its SHA-256
+    sha256: str
+
     def __init__(
         self, architecture: PaperArchitecture, classes: tuple[str, ...] = (), pairs: int = 0, z: str = "mean",
         plain_output: bool = False,

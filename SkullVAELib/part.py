@@ -72,8 +72,8 @@ class Part:
     @property
     def thickness_mm(self) -> np.ndarray | None:
         """(N,) at each point of `mesh`, None unless asked for."""
-        maps = [piece.thickness_mm for piece in self.pieces]
-        return np.concatenate(maps) if maps and all(values is not None for values in maps) else None
+        maps = [piece.thickness_mm for piece in self.pieces if piece.thickness_mm is not None]
+        return np.concatenate(maps) if maps and len(maps) == len(self.pieces) else None
 
 
 @one_thread()
@@ -92,11 +92,13 @@ def make_part(completion: Completion, options: PartOptions, grey: Grey | None = 
     labels, count = ndimage.label(local.array)
     sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
     host = local_bone(completion, options, grey)
-    pieces, warnings = [], []
+    pieces: list[Piece] = []
+    warnings: list[str] = []
     for number, label in enumerate(np.argsort(-sizes, kind="stable") + 1, 1):
         mask = local.with_array(labels == label)
         mask = crop(mask, bounding_box(mask.array, margin=3))
-        made, told = [], []
+        made: list[Piece] = []
+        told: list[str] = []
         if proposal is not None:
             made, told = _of_defect(mask, proposal, host, options, number)
         if not made and options.plain:

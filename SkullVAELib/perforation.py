@@ -76,7 +76,8 @@ def _places(
     middles = top[at]
     axes = outer.normal(middles)
     room = pattern.diameter_mm / 2 + pattern.margin_mm
-    kept, lengths = [], []
+    kept: list[int] = []
+    lengths: list[float] = []
     for number, (middle, axis) in enumerate(zip(middles, axes, strict=True)):
         length = _through(bottom, middle, axis)
         if length is None or not _free(wall, middle, axis, length, room):

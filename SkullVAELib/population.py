@@ -216,7 +216,7 @@ def draw_skull(population: Population, rng: np.random.Generator) -> tuple[torch.
     used = np.flatnonzero(detail_weight)
     source = torch.stack(
         [
-            sum(float(detail_weight[k]) * population.detail[k] for k in used),
+            torch.stack([float(detail_weight[k]) * population.detail[k] for k in used]).sum(0),
             torch.stack([population.known[k] for k in used]).amin(0),
         ]
     )

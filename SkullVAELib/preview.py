@@ -75,7 +75,7 @@ def _sheet(scene: Scene, title: str, footer: str) -> Image.Image:
         ("Coronal", (0, -1, 0), (0, 0, 1), 1),
         ("Sagittal", (1, 0, 0), (0, 0, 1), 0),
     )
-    jobs = [(_view_card, scene, large, _LARGE, _three_quarter_name(large.forward))]
+    jobs: list[tuple] = [(_view_card, scene, large, _LARGE, _three_quarter_name(large.forward))]
     places = [(_MARGIN, _HEADER)]
     for column in range(3):
         left = _MARGIN + _LARGE + _GAP + column * (_SMALL + _GAP)
@@ -154,7 +154,10 @@ def _labelled(pixels: np.ndarray, view: View, name: str) -> Image.Image:
     draw.text((inset, inset), name, _INK, _font(24 if big else 17), anchor="lt")
     if abs(view.forward).max() > 0.99:
         far, middle = size - inset - 4, size / 2
-        spots = ((view.right, far, middle), (-view.right, size - far, middle))
+        spots: tuple[tuple[np.ndarray, float, float], ...] = (
+            (view.right, far, middle),
+            (-view.right, size - far, middle),
+        )
         spots += ((view.up, middle, size - far), (-view.up, middle, far))
         for vector, x, y in spots:
             draw.text((x, y), _letter(vector), _ACCENT, _font(18), anchor="mm", stroke_width=3, stroke_fill=_CARD)
@@ -162,11 +165,11 @@ def _labelled(pixels: np.ndarray, view: View, name: str) -> Image.Image:
         _compass(draw, view, (74, size - 84))
     bar_mm = 50 if size * view.mm_per_pixel > 120 else 10
     length = bar_mm / view.mm_per_pixel
-    x, y = size - inset - length, size - inset - 2
-    draw.line((x, y, x + length, y), _INK, 2)
-    for end in (x, x + length):
+    left, y = size - inset - length, size - inset - 2
+    draw.line((left, y, left + length, y), _INK, 2)
+    for end in (left, left + length):
         draw.line((end, y - 5, end, y), _INK, 2)
-    draw.text((x + length / 2, y - 8), f"{bar_mm} mm", _INK, _font(17 if big else 14), anchor="mb")
+    draw.text((left + length / 2, y - 8), f"{bar_mm} mm", _INK, _font(17 if big else 14), anchor="mb")
     return card
 
 
@@ -245,12 +248,12 @@ def _rounded(size: int, radius: int = 14) -> Image.Image:
     return mask.resize((size, size), Image.Resampling.BOX)
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """Pillow's own scalable font: the same on every machine."""
     return ImageFont.load_default(size)
 
 
-def _shortened(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
     """The text on one line, cut with three dots where it is wider than `width` pixels."""
     text = " ".join(text.split())
     if font.getlength(text) <= width:
@@ -262,4 +265,5 @@ def _shortened(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
 
 def _bytes(colour: np.ndarray) -> tuple[int, int, int]:
     """RGB in 0..1 as Pillow wants it."""
-    return tuple(int(v) for v in (np.clip(colour, 0, 1) * 255).round())
+    red, green, blue = (int(v) for v in (np.clip(colour, 0, 1) * 255).round())
+    return red, green, blue

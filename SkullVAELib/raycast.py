@@ -152,8 +152,8 @@ class Scene:
         if len(pick):
             # The corners of a turned square see each edge, whatever its direction, in four steps.
             shift = torch.tensor([(-3, -1), (-1, 3), (1, -3), (3, 1)]) * (view.mm_per_pixel / 8)
-            shifted = [(axis[pick] + shift[:, c, None]).reshape(-1) for c, axis in enumerate((a, b))]
-            colour, _, kind = self._trace(view, *shifted, start[pick].repeat(4, 1))
+            right, up = ((axis[pick] + shift[:, c, None]).reshape(-1) for c, axis in enumerate((a, b)))
+            colour, _, kind = self._trace(view, right, up, start[pick].repeat(4, 1))
             image.reshape(-1, 3)[pick] = colour.reshape(4, -1, 3).mean(0)
             coverage[pick] = (kind >= 0).float().reshape(4, -1).mean(0)
         return image.numpy(), coverage.reshape(height, width).numpy()
@@ -246,8 +246,8 @@ class Scene:
         """(N, 3) RGB of surface points (N, 3) in voxel indices."""
         # Density at the corners of a tetrahedron around the point: the gradient for four samples instead of six.
         gradient = torch.zeros(len(points), 3)
-        for corner in ((1, 1, 1), (1, -1, -1), (-1, 1, -1), (-1, -1, 1)):
-            corner = torch.tensor(corner, dtype=torch.float32)
+        for signs in ((1, 1, 1), (1, -1, -1), (-1, 1, -1), (-1, -1, 1)):
+            corner = torch.tensor(signs, dtype=torch.float32)
             gradient += corner * _sample(self._relief, points + corner)[:, None]
         # Normals, like planes, go with the inverse transpose.
         basis = np.stack([view.right, view.up, -view.forward])
@@ -318,7 +318,7 @@ def _lookup(field: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.grid_sample(field[None, None], points[None, None, None], align_corners=True).reshape(-1)
 
 
-def _box(inside: np.ndarray, margin: int | np.ndarray) -> tuple[slice, slice, slice]:
+def _box(inside: np.ndarray, margin: int | np.ndarray) -> tuple[slice, ...]:
     """The box of the True voxels, grown by `margin` voxels (one number, or one per axis) where the grid allows."""
     margin = np.broadcast_to(margin, 3)
     spans = []

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 from .errors import SkullVAEError
 
@@ -33,7 +34,7 @@ class Request:
 
     number: int | None
     kind: str = ""
-    value: object = None
+    value: Any = None
     error: SkullVAEError | None = None
     superseded: bool = False
 

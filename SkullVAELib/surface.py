@@ -157,8 +157,8 @@ class Grey:
         pairs = [np.zeros((2, 0))]
         for axis in (0, 1):
             first, second = (slice(None, -1), slice(1, None)), (slice(1, None), slice(None, -1))
-            for here, there in (first, second):
-                here, there = (tuple(s if a == axis else slice(None) for a in range(3)) for s in (here, there))
+            for shares in (first, second):
+                here, there = (tuple(s if a == axis else slice(None) for a in range(3)) for s in shares)
                 crossing = inside[here] & (level[there] < 0)
                 pairs.append(np.stack([level[here][crossing], -level[there][crossing]]))
         inner, outer = np.concatenate(pairs, axis=1)
@@ -169,7 +169,7 @@ class Grey:
             low, high = (low, middle) if too_far else (middle, high)
         return cls(image, threshold_hu, float(np.sqrt(low * high)))
 
-    def crop(self, box: tuple[slice, slice, slice]) -> Grey:
+    def crop(self, box: tuple[slice, ...]) -> Grey:
         """A box of it, for the same box of the mask."""
         return replace(self, image=Volume(self.image.array[box], self.image.affine))
 

@@ -87,7 +87,8 @@ class StageRunner:
         self.folder, self.name, self.number, self.steps, self.task = folder, name, number, steps, task
         self.options, self.group, self.report = options, group or Group(), report
         layout = torch.channels_last_3d if options.channels_last else torch.contiguous_format
-        self.network = network.to(self.group.device, memory_format=layout)
+        # torch's own annotations know of a layout or a device, not of both.
+        self.network = network.to(self.group.device, memory_format=layout)  # type: ignore[call-overload]
         self.optimiser = torch.optim.Adam(network.parameters(), lr=options.learning_rate)
         self.checkpoint = folder / f"{name}.last.safetensors"
         self.best_checkpoint = folder / f"{name}.best.safetensors"

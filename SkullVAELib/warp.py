@@ -81,7 +81,7 @@ def fit_warp(
     def displacement() -> torch.Tensor:
         return torch.einsum("cxyz,ix,jy,kz->cijk", coefficients, *basis)
 
-    agreement = None
+    agreement = torch.zeros(len(points))  # until the first step tells
     for i in range(options.steps):
         moved = points + grid.sample(displacement(), points)
         if i % 20 == 0:

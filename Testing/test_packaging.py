@@ -129,3 +129,43 @@ def test_the_licence_is_apache_2():
     assert "Apache License" in text
     assert "END OF TERMS AND CONDITIONS" in text
     assert PROJECT["project"]["license"] == "Apache-2.0"
+
+
+# With a plain torch on Linux come CUDA's libraries, and with torch setuptools: no environment of ours pins them.
+OF_TORCH = ("nvidia-", "cuda-", "triton", "setuptools")
+
+
+def locked() -> dict[str, str]:
+    """The entries of requirements.lock: a package's name and version, and the lines that belong to it."""
+    entries = re.split(r"^(?=[a-z0-9])", (ROOT / "requirements.lock").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.match(r"[a-z0-9-]+==[^ ]+", entry).group(): entry for entry in entries if entry}
+
+
+def test_the_lock_holds_the_versions_that_are_tested_and_all_that_is_required():
+    versions = dict(entry.split("==") for entry in locked())
+    assert requirements(PROJECT["project"]["dependencies"]) <= set(versions)
+    assert {n: v for n, v in versions.items() if not n.startswith(OF_TORCH)}.items() <= pins().items()
+
+
+def test_every_entry_of_the_lock_has_hashes_and_none_names_a_host():
+    for name, entry in locked().items():
+        assert re.search(r"--hash=sha256:[0-9a-f]{64}\b", entry), name
+        assert "://" not in entry
+        assert " @ " not in entry
+
+
+# Permissive, or without conditions on what uses the package. "MPL" and "LGPL" are no match, and nothing ends in "GPL".
+PERMISSIVE = re.compile(
+    r"(Apache( Software)?( License)?([- ]2\.0)?( WITH LLVM-exception)?|BSD( License)?|BSD-[23]-Clause|0BSD|MIT(-CMU)?"
+    r"( License)?|ISC|Zlib|CC0-1\.0|BSL-1\.0|HPND|PSF-2\.0|Python Software Foundation License)"
+)
+
+
+def test_every_licence_of_what_users_install_agrees_with_ours():
+    text = (ROOT / "Docs" / "licences.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([a-z0-9-]+) \| ([^ ]+) \| (.+) \|$", text, re.MULTILINE)
+    told = {f"{name}=={version}": licence for name, version, licence in rows if name != "package"}
+    assert set(told) == {entry for entry in locked() if not entry.startswith(("nvidia-", "cuda-", "triton"))}
+    for name, licence in told.items():
+        for part in re.split(r" AND | OR |; ", licence):
+            assert PERMISSIVE.fullmatch(part), f"{name}: {part}"
