@@ -22,6 +22,7 @@ from .paper import PaperModel
 from .paper_task import resize
 from .placement import Placement, bone_in_place, place
 from .sample import skull_of_latent
+from .threads import one_thread
 from .volume import Volume
 
 DEVIATIONS = ("class", "neighbours")
@@ -52,6 +53,7 @@ class LatentSpace:
         self.is_paper = isinstance(model, PaperModel)
         self.device = next(model.parameters()).device
 
+    @one_thread()
     def encode(self, volume: Volume) -> Encoded:
         """The posterior of a skull, a CT in HU or a mask. Raises SkullVAEError when it is none."""
         if self.is_paper:
@@ -91,6 +93,7 @@ class LatentSpace:
         )
         return complete_latent(z, near[0], gamma)
 
+    @one_thread()
     def decode(self, z: torch.Tensor, place: Placement | Volume) -> Volume:
         """Bone, bool on the grid of the skull that `place` is of, for a latent (L,)."""
         with torch.no_grad():
