@@ -187,7 +187,7 @@ def find_gaps(
     judged = list(zip(candidates, both_sides, strict=True))
     passed += [note | {"because": "lacking on both sides"} for (note, _), both in judged if both]
     candidates = sorted((found for found, both in judged if not both), key=lambda c: -c[0]["ml"])
-    pieces = []
+    pieces: list[np.ndarray] = []
     for note, full in candidates:
         if note["ml"] < options.share * candidates[0][0]["ml"]:
             passed.append(note | {"because": "much smaller than the largest"})
