@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from .console import on_terminal
 from .errors import SkullVAEError
 
 
@@ -47,6 +49,16 @@ def count(text: str) -> int:
 
 
 count.__name__ = "whole number"  # argparse says "invalid whole number value"
+
+
+def add_progress_option(parser: argparse.ArgumentParser) -> None:
+    """Declare --progress, for console.progress."""
+    parser.add_argument(
+        "--progress",
+        choices=("json", "bar", "none"),
+        default=on_terminal(),
+        help="json: one object a line on stdout; default: a bar on a terminal, else none",
+    )
 
 
 def existing_model(path: Path) -> Path:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import NOTICE
-from .arguments import existing_model, number
-from .console import on_terminal, progress_on, say, stdout_kept
+from .arguments import add_progress_option, existing_model
+from .case_options import add_case_options, parse_case_options
+from .console import progress_on, say, stdout_kept
 from .exit_codes import DONE, NO_DEFECT
 from .json_text import as_json_text
 from .part_options import MESH_FORMATS
@@ -35,8 +36,6 @@ EXTRAS = (
     *(f"proposal_[2-5].{kind}" for kind in ("nrrd", *MESH_FORMATS)),
 )
 
-MOST_PROPOSALS = 5
-
 # Expected seconds after the completion's own stages, for the progress bar.
 _LAST_WEIGHTS = {"mesh": 1.0, "write": 2.0, "preview": 2.0}
 _SECONDS_A_PROPOSAL = 1.5
@@ -58,60 +57,8 @@ def add_parser(commands, disclaimer: str) -> None:
         help=".nrrd, .nhdr, .nii, .nii.gz or .mha: a skull segmentation with one label, or a CT in HU",
     )
     complete.add_argument("-o", "--output", metavar="DIR", type=Path, required=True, help="folder for the results")
-    complete.add_argument(
-        "--threshold", metavar="HU", type=number, help="bone begins here; a CT is recognised and cut at 300 without it"
-    )
-    complete.add_argument(
-        "--box",
-        metavar="CX,CY,CZ,SX,SY,SZ",
-        help="nothing outside this box is bone, such as table, headrest and neck: centre and full side lengths in the"
-        " file's own coordinates, RAS mm; nine more numbers are the three axes of an oblique box",
-    )
-    complete.add_argument("--model", metavar="FILE", type=Path, help="model file instead of the shipped one")
-    complete.add_argument(
-        "--gamma",
-        metavar="G",
-        type=number,
-        help="move the latent by G deviation vectors: 0 reconstructs, 1 completes (default 1 with --prior dev, else 0)",
-    )
-    complete.add_argument(
-        "--defect",
-        choices=("cranial", "facial"),
-        default="cranial",
-        help="whose deviation vector gamma moves along (default cranial)",
-    )
-    complete.add_argument(
-        "--prior",
-        choices=("auto", "blend", "encode", "map", "dev", "mean"),
-        default="auto",
-        help="where the complete shape comes from (default: the way that measured best)",
-    )
-    complete.add_argument(
-        "--proposals",
-        metavar="K",
-        type=_proposals,
-        default=1,
-        help=f"1 (default) to {MOST_PROPOSALS}: further implants, proposal_2.nrrd, proposal_2.stl and so on, drawn from"
-        " what network and bone hold possible for this skull",
-    )
-    complete.add_argument(
-        "--uncertainty",
-        action="store_true",
-        help="write implant_uncertainty.ply, too: the implant's mesh with the distance in mm within which the true"
-        " surface lies nine times of ten, as numbers and as colours",
-    )
-    _add_part_options(complete)
-    complete.add_argument("--report", action="store_true", help="write report.html, too: one file, with pictures")
-    complete.add_argument(
-        "--display", action="store_true", help="write skull_display.ply, too: the bone at about 1 mm, quick to show"
-    )
-    complete.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where torch computes")
-    complete.add_argument(
-        "--progress",
-        choices=("json", "bar", "none"),
-        default=on_terminal(),
-        help="json: one object a line on stdout; default: a bar on a terminal, else none",
-    )
+    add_case_options(complete)
+    add_progress_option(complete)
     complete.add_argument(
         "--interactive",
         action="store_true",
@@ -125,67 +72,13 @@ def add_parser(commands, disclaimer: str) -> None:
     complete.set_defaults(run=run_complete)
 
 
-def _add_part_options(complete: argparse.ArgumentParser) -> None:
-    """The options that say how the implant's mesh shall be made; the voxels stay as they are."""
-    part = complete.add_argument_group("the part", "what the meshes shall be, in mm; implant.nrrd stays as it is")
-    part.add_argument("--clearance", metavar="MM", type=number, help="least distance to bone (default 0; 0.5 to print)")
-    part.add_argument(
-        "--thickness",
-        metavar="HOW",
-        help="patient (default): as thick as the completed skull; constant:MM; minimum:MM, thicker where that is",
-    )
-    part.add_argument("--under-contour", metavar="MM", type=number, help="lower the outer surface by this (default 0)")
-    part.add_argument("--smooth", metavar="MM", type=number, help="smooth the shape, not the rim (default 0.5)")
-    part.add_argument("--holes", metavar="D,PITCH,MARGIN", help="perfusion holes, such as 2,10,3 (default none)")
-    part.add_argument("--split", metavar="MM", type=number, help="divide into pieces no longer than this")
-    part.add_argument(
-        "--format",
-        metavar="LIST",
-        type=_formats,
-        default=("stl",),
-        help="stl, obj, ply (with the thickness as colours), comma-separated; STL is always written",
-    )
-    part.add_argument("--host", action="store_true", help="write the skull's surface as host.stl, too")
-
-
-def _formats(text: str) -> tuple[str, ...]:
-    names = tuple(name.strip().lower() for name in text.split(","))
-    if not set(names) <= set(MESH_FORMATS):
-        raise ValueError(text)
-    return names
-
-
-_formats.__name__ = "list of stl, obj and ply"  # argparse says "invalid ... value"
-
-
-def _proposals(text: str) -> int:
-    value = int(text)
-    if not 1 <= value <= MOST_PROPOSALS:
-        raise ValueError(text)
-    return value
-
-
-_proposals.__name__ = f"number from 1 to {MOST_PROPOSALS}"
-
-
 def run_complete(options: argparse.Namespace) -> int:
     """`complete`: read, complete, write; see the contract in cli.py's docstring."""
     from .answers import remove_answers
-    from .box import Box
     from .outputs import publishing
-    from .part_options import PartOptions
     from .volume import check_readable
 
-    part_options = PartOptions.parse(
-        options.clearance,
-        options.thickness,
-        options.under_contour,
-        options.smooth,
-        options.holes,
-        options.split,
-        thickness_map="ply" in options.format,
-    )
-    box = None if options.box is None else Box.parse(options.box)
+    part_options, box = parse_case_options(options)
     path = check_readable(options.input)
     inputs = [path]
     if options.model is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TextIO
 
 from .answers import ANSWERS
-from .complete_cli import MOST_PROPOSALS
+from .case_options import MOST_PROPOSALS
 from .completion import Completion
 from .errors import SkullVAEError
 from .json_text import as_json_text

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .console import on_terminal, progress
+from .arguments import add_progress_option
+from .console import progress
 from .errors import SkullVAEError
 from .part_options import MESH_FORMATS
 from .progress import Stages
@@ -25,12 +26,7 @@ def add_parser(commands, disclaimer: str) -> None:
     mesh.add_argument(
         "-o", "--output", metavar="FILE", type=Path, required=True, help="mesh file to write: .stl, .obj or .ply"
     )
-    mesh.add_argument(
-        "--progress",
-        choices=("json", "bar", "none"),
-        default=on_terminal(),
-        help="json: one object a line on stdout; default: a bar on a terminal, else none",
-    )
+    add_progress_option(mesh)
     mesh.set_defaults(run=run_mesh)
 
 

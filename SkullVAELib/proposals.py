@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .complete_cli import MOST_PROPOSALS
+from .case_options import MOST_PROPOSALS
 from .completion import Completion, Patient
 from .distance import SurfaceDistance
 from .errors import SkullVAEError
