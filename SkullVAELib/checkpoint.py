@@ -17,28 +17,11 @@ from .errors import SkullVAEError
 from .networks import Architecture, SkullModel
 from .outputs import whole_file
 from .paper import PaperArchitecture, PaperModel
+from .shipped_model import default_model_path as default_model_path
 
 FORMAT = "SkullVAE model 1"
 PAPER_FORMAT = "SkullVAE paper model 1"
 LARGEST_BYTES = 512 * 2**20
-
-
-def default_model_path() -> Path:
-    """The model that ships with SkullVAE: beside the library in a checkout or in Slicer, else inside the package.
-
-    Raises SkullVAEError when neither is there.
-    """
-    here = Path(__file__).resolve().parent
-    name = "skullvae.safetensors"
-    places = [
-        here.parent / "SkullVAE/Resources/Models" / name,
-        here.parent / "Resources/Models" / name,
-        here / "models" / name,
-    ]
-    for place in places:
-        if place.is_file():
-            return place
-    raise SkullVAEError("The shipped model is missing from this installation", "Name a model file with --model")
 
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict) -> None:
