@@ -21,7 +21,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from . import NOTICE, __version__, complete_cli, info, latent_cli, mesh_cli
+from . import NOTICE, __version__, batch_cli, complete_cli, info, latent_cli, mesh_cli
 from .arguments import count, existing_model, joined, number, words
 from .complete_cli import EXTRAS, RESULTS
 from .console import progress_bar, say
@@ -177,6 +177,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     complete_cli.add_parser(commands, DISCLAIMER)
+    batch_cli.add_parser(commands, DISCLAIMER)
     evaluate = commands.add_parser(
         "evaluate",
         help="score predicted implants: DSC, bDSC and HD95",

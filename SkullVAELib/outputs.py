@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -115,6 +115,34 @@ def publishing_folder(directory: Path, is_ours: Callable[[Path], bool], inputs: 
                     os.replace(staging / "old", directory)
                 cause = f"The results cannot be put into '{directory}': {error.strerror}"
                 raise SkullVAEError(cause, "Close programs that use its files, or choose another folder") from error
+    except BaseException:
+        for folder in made:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+@contextmanager
+def held_folder(directory: Path) -> Iterator[Path]:
+    """A folder, made where it is missing, that only one process at a time holds; other files in it may be anyone's.
+
+    When the body raises before anything was put into it, a folder made here goes again. Raises SkullVAEError when it
+    cannot be made, or when another process holds it.
+    """
+    made = _make(directory)
+    try:
+        with ExitStack() as stack:
+            if fcntl is not None:
+                descriptor = os.open(directory, os.O_RDONLY)
+                stack.callback(os.close, descriptor)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError as error:
+                    cause = f"Another run is writing into '{directory}'"
+                    raise SkullVAEError(cause, "Wait for its end, or choose another output folder") from error
+                except OSError:  # a network disk that locks no folders
+                    pass
+            yield directory
     except BaseException:
         for folder in made:
             with suppress(OSError):

@@ -66,11 +66,12 @@ def test_the_library_knows_neither_slicer_nor_qt_and_loads_no_pickle(path):
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.name)
-def test_whatever_the_library_imports_is_required_or_an_extra_of_training(path):
+def test_whatever_the_library_imports_is_required_or_an_extra_of_training_or_batch(path):
     distributions = {"PIL": "pillow", "SimpleITK": "simpleitk", "vtkmodules": "vtk", "tensorboardX": "tensorboardx"}
     ours = {"SkullVAELib"}
     third_party = {name for name in imports(path) if name not in sys.stdlib_module_names} - ours
-    known = requirements(PROJECT["project"]["dependencies"], PROJECT["project"]["optional-dependencies"]["training"])
+    extras = PROJECT["project"]["optional-dependencies"]
+    known = requirements(PROJECT["project"]["dependencies"], extras["training"], extras["batch"])
     assert {distributions.get(name, name) for name in third_party} <= known
 
 
