@@ -3,6 +3,7 @@
 #   make test    lint and every test
 #   make tutorial   the README's pictures of the panel, by going through it
 #   make bench   seconds and peak memory of each stage, into bench/
+#   make bench-batch   cases per core-hour of skullvae batch, with one worker and with two, into bench/
 #   make bench-accuracy DATA=FOLDER   implants of every method on complete skulls that no model saw, into bench/
 #   make bench-training ARGS="--data SET"   training beside a faithful loop of the original, into bench/
 #   make types   mypy, which make lint runs, too
@@ -23,7 +24,7 @@ ARGS ?=
 bin := $(VENV)/bin
 stamp := $(VENV)/.installed
 
-.PHONY: venv demo test tutorial bench bench-accuracy bench-training golden lint types coverage lock licences \
+.PHONY: venv demo test tutorial bench bench-batch bench-accuracy bench-training golden lint types coverage lock licences \
   audit clean
 .DEFAULT_GOAL := test
 
@@ -66,6 +67,9 @@ tutorial: $(stamp)
 
 bench: $(stamp)
 	$(bin)/python Testing/bench.py $(ARGS)
+
+bench-batch: $(stamp)
+	$(bin)/python Testing/bench_batch.py $(ARGS)
 
 bench-accuracy: $(stamp)
 	@test -n "$(DATA)" || { echo 'Name the folder of complete skulls: make bench-accuracy DATA=FOLDER' >&2; exit 2; }

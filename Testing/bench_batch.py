@@ -1,0 +1,86 @@
+"""Cases per core-hour of `skullvae batch` on one core and on two: `make bench-batch`.
+
+    make demo && make bench-batch                      copies of the demo patient
+    make bench-batch ARGS="--case FILE --count 8"      of another case, more of them
+
+One worker on one core and two workers on two complete the same cases, in turns, as a user would start them; the cores
+are the only ones that the command may use (where the system can hold it to them). The ratio tells what is lost by
+working side by side, and is comparable between machines. Writes bench/batch.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from bench import DEMO_INPUTS, ROOT
+
+CORES = (1, 2)
+
+
+def run_cohort(cohort: Path, output: Path, cores: int) -> float:
+    """Complete a list of cases on so many cores with a worker each; wall seconds of the whole command."""
+    command = [sys.executable, "-m", "SkullVAELib", "batch", str(cohort), "-o", str(output), "--again"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
+    before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    try:
+        if before is not None:
+            os.sched_setaffinity(0, sorted(before)[:cores])
+        start = time.perf_counter()
+        subprocess.run([*command, "--workers", str(cores)], env=environment, check=True, stdout=subprocess.DEVNULL)
+        return time.perf_counter() - start
+    finally:
+        if before is not None:
+            os.sched_setaffinity(0, before)
+
+
+def main() -> int:
+    """Run, print the table, write the JSON; 1 when there was no case."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--case", type=Path, metavar="FILE", help="default: that of `make demo`")
+    parser.add_argument("--count", type=int, metavar="N", default=4, help="copies of it (default 4)")
+    parser.add_argument("--turns", type=int, metavar="N", default=2, help="how often each is measured (default 2)")
+    parser.add_argument("--output", type=Path, metavar="DIR", default=ROOT / "bench", help="default: bench/")
+    options = parser.parse_args()
+
+    case = options.case or next((ROOT / "demo" / n for n in DEMO_INPUTS if (ROOT / "demo" / n).is_file()), None)
+    if case is None:
+        print("There is no demo case: run `make demo` first, or name a file with --case.")
+        return 1
+    folder = options.output / "batch"
+    folder.mkdir(parents=True, exist_ok=True)
+    cohort = folder / "cohort.csv"
+    lines = [f'"{case.resolve()}",copy_{number}' for number in range(options.count)]
+    cohort.write_text("\n".join(["path,name", *lines]) + "\n", encoding="utf-8")
+
+    walls: dict[int, list[float]] = {cores: [] for cores in CORES}
+    for _ in range(options.turns):
+        for cores in CORES:
+            walls[cores].append(run_cohort(cohort, folder / "results", cores))
+    rates = {cores: [3600 * options.count / (wall * cores) for wall in walls[cores]] for cores in CORES}
+    few, many = (statistics.median(rates[cores]) for cores in CORES)
+    for cores in CORES:
+        told = ", ".join(f"{rate:.0f}" for rate in rates[cores])
+        print(f"{cores} core(s), {cores} worker(s): {statistics.median(rates[cores]):.0f} cases per core-hour ({told})")
+    print(f"ratio {many / few:.2f}")
+    data = {
+        "case": case.name,
+        "count": options.count,
+        "machine": {"system": platform.platform(), "python": platform.python_version(), "cores": os.cpu_count()},
+        "wall_seconds": walls,
+        "cases_per_core_hour": rates,
+        "ratio": many / few,
+    }
+    (options.output / "batch.json").write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
