@@ -42,16 +42,25 @@ _DASK = {
 
 @dataclass(frozen=True)
 class Crew:
-    """Workers to complete cases: a Dask client; the torch threads of a case, None for what the workers' environment
-    says."""
+    """Workers to complete cases.
+
+    client: Dask's; threads: of torch for each case, None for what the workers' environment says; machine_cores: how
+    many the workers share, None where they are on other machines.
+    """
 
     client: Client
-    threads: int | None
+    threads: int | None = None
+    machine_cores: int | None = None
 
     @property
     def places(self) -> int:
         """How many cases can run at once; 0 while there is no worker."""
         return sum(self.client.nthreads().values())
+
+    @property
+    def cores(self) -> int:
+        """How many cores the cases that run at once keep busy, as far as is known."""
+        return min(max(1, self.places) * (self.threads or 1), self.machine_cores or 2**31)
 
 
 def require_dask() -> None:
@@ -99,7 +108,7 @@ def local_crew(workers: int | None, cases: int) -> Iterator[Crew]:
                 )
             )
             client = stack.enter_context(Client(cluster))
-        yield Crew(client, max(1, CPU_COUNT // workers))
+        yield Crew(client, max(1, CPU_COUNT // workers), CPU_COUNT)
 
 
 @contextmanager
@@ -125,7 +134,7 @@ def scheduler_crew(address: str) -> Iterator[Crew]:
                 if isinstance(version, Exception):
                     cause = f"The worker {worker} cannot use SkullVAE ({version})"
                 raise SkullVAEError(cause, f"Install SkullVAE {__version__} on every worker")
-        yield Crew(client, None)
+        yield Crew(client)
 
 
 def _version() -> str:

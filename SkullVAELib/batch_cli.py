@@ -84,12 +84,12 @@ _workers.__name__ = "number from 1 to 1024"  # argparse says "invalid ... value"
 
 
 def _minutes(text: str) -> float:
-    if number(text) <= 0:
+    if not 0 < number(text) <= 1e6:
         raise ValueError(text)
     return number(text)
 
 
-_minutes.__name__ = "number of minutes"
+_minutes.__name__ = "number of minutes above 0"
 
 
 def run_batch(shared: Sequence[argparse.Action], options: argparse.Namespace) -> int:
@@ -159,10 +159,10 @@ def _complete(
             for number, row in enumerate(ended, 1):
                 table.put(_with_origin(row, output / row.case, made[row.case]))
                 report(f"{row.case}: {row.status}", number / len(due))
-        cores = max(1, crew.places) * (crew.threads or 1)
+        cores = crew.cores
     seconds = time.monotonic() - begun
-    rate = 3600 * len(due) / (seconds * cores)
-    told = f"Run: {len(due)} in {duration(seconds)} on {_many(cores, 'core')}, {rate:.0f} cases per core-hour."
+    rate = 3600 * sum(table.rows[case.name].finished for case in due) / (seconds * cores)
+    told = f"Run: {len(due)} in {duration(seconds)} on {_many(cores, 'core')}, {rate:.0f} finished per core-hour."
     return list(table.rows.values()), kept + told
 
 

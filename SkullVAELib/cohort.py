@@ -130,7 +130,7 @@ def _told_where(source: Path, line: int) -> Iterator[None]:
 def _check_names(cases: list[Case]) -> None:
     taken: dict[str, Case] = {}
     for case in cases:
-        if case.name.startswith(".") or set(case.name) & set("/\\\0") or case.name in SUMMARIES:
+        if not _may_be_a_folder(case.name):
             remedy = "Rename the file, or give another name in a CSV list"
             raise SkullVAEError(f"'{case.name}' cannot be the name of a case's folder", remedy)
         # Names that differ in case alone are one folder on many disks.
@@ -138,6 +138,11 @@ def _check_names(cases: list[Case]) -> None:
         if other is not case:
             cause = f"'{other.path}' and '{case.path}' are both the case '{case.name}'"
             raise SkullVAEError(cause, "Rename one, or give them names in a CSV list")
+
+
+def _may_be_a_folder(name: str) -> bool:
+    """Whether a case may be called so: it hides nothing, leads nowhere else, and can be written into a table."""
+    return name.isprintable() and not name.startswith(".") and not set(name) & set("/\\") and name not in SUMMARIES
 
 
 def made_from(case: Case, arguments: Sequence[str], model_sha256: str) -> dict | None:

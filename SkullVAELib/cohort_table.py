@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import ClassVar
 
 from . import NOTICE, __version__
 from .checksum import file_sha256
@@ -41,9 +40,6 @@ class Row:
     made_from: dict | None = None
     report_sha256: str | None = None
 
-    # The last two are for the next run, not for a spreadsheet.
-    COLUMNS: ClassVar[tuple[str, ...]]
-
     @property
     def finished(self) -> bool:
         """Whether the case has its results."""
@@ -73,16 +69,18 @@ class Row:
         """Whether the case need not run again: its report is still the one this row tells of, made from the same."""
         if not self.finished or made_from is None or self.made_from != made_from:
             return False
-        return self._is_in(folder)
+        return self.tells_of(folder)
 
-    def _is_in(self, folder: Path) -> bool:
+    def tells_of(self, folder: Path) -> bool:
+        """Whether the report in a case's folder is the one of this row."""
         try:
             return file_sha256(folder / RESULTS[-1]) == self.report_sha256
         except OSError:
             return False
 
 
-Row.COLUMNS = tuple(field.name for field in fields(Row))[:-2]
+# The last two are for the next run, not for a spreadsheet.
+_COLUMNS = tuple(field.name for field in fields(Row))[:-2]
 
 
 class Table:
@@ -96,7 +94,7 @@ class Table:
         remove_abandoned_files(output)
         earlier = _read(output / SUMMARIES[0])
         self.rows = {name: earlier.pop(name, Row(name)) for name in names}
-        self._others = [row for row in earlier.values() if row.finished and row._is_in(output / row.case)]
+        self._others = [row for row in earlier.values() if row.finished and row.tells_of(output / row.case)]
 
     def put(self, *rows: Row) -> None:
         """Take in rows and write the table."""
@@ -114,10 +112,10 @@ class Table:
             temporary.open("w", encoding="utf-8", newline="") as file,
         ):
             writer = csv.writer(file)
-            writer.writerow(Row.COLUMNS)
+            writer.writerow(_COLUMNS)
             for row in everything:
                 cells = {**asdict(row), "warnings": " ".join(row.warnings)}
-                writer.writerow([cells[column] for column in Row.COLUMNS])
+                writer.writerow([cells[column] for column in _COLUMNS])
 
 
 def _read(path: Path) -> dict[str, Row]:

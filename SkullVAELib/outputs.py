@@ -42,7 +42,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def remove_abandoned_files(folder: Path) -> None:
-    """Remove what whole_file left of a training run's files when the run was killed; it must not be running."""
+    """Remove what whole_file left of a run's files when the run was killed; it must not be running."""
     for path in folder.glob(f".{'[0-9a-f]' * 8}-*"):
         if path.suffix in (".safetensors", ".json", ".csv"):
             path.unlink(missing_ok=True)

@@ -25,17 +25,23 @@ from bench import DEMO_INPUTS, ROOT
 CORES = (1, 2)
 
 
-def run_cohort(cohort: Path, output: Path, cores: int) -> float:
-    """Complete a list of cases on so many cores with a worker each; wall seconds of the whole command."""
+def processor_seconds() -> float:
+    """Of this process's children that have ended, and theirs."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
+def run_cohort(cohort: Path, output: Path, cores: int) -> tuple[float, float]:
+    """Complete a list of cases on so many cores with a worker each; wall and processor seconds of the whole command."""
     command = [sys.executable, "-m", "SkullVAELib", "batch", str(cohort), "-o", str(output), "--again"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
     before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     try:
         if before is not None:
             os.sched_setaffinity(0, sorted(before)[:cores])
-        start = time.perf_counter()
+        start, used = time.perf_counter(), processor_seconds()
         subprocess.run([*command, "--workers", str(cores)], env=environment, check=True, stdout=subprocess.DEVNULL)
-        return time.perf_counter() - start
+        return time.perf_counter() - start, processor_seconds() - used
     finally:
         if before is not None:
             os.sched_setaffinity(0, before)
@@ -60,22 +66,26 @@ def main() -> int:
     lines = [f'"{case.resolve()}",copy_{number}' for number in range(options.count)]
     cohort.write_text("\n".join(["path,name", *lines]) + "\n", encoding="utf-8")
 
-    walls: dict[int, list[float]] = {cores: [] for cores in CORES}
+    seconds: dict[int, list[tuple[float, float]]] = {cores: [] for cores in CORES}
     for _ in range(options.turns):
         for cores in CORES:
-            walls[cores].append(run_cohort(cohort, folder / "results", cores))
-    rates = {cores: [3600 * options.count / (wall * cores) for wall in walls[cores]] for cores in CORES}
-    few, many = (statistics.median(rates[cores]) for cores in CORES)
+            seconds[cores].append(run_cohort(cohort, folder / "results", cores))
+    told = {}
     for cores in CORES:
-        told = ", ".join(f"{rate:.0f}" for rate in rates[cores])
-        print(f"{cores} core(s), {cores} worker(s): {statistics.median(rates[cores]):.0f} cases per core-hour ({told})")
+        rates = [3600 * options.count / (wall * cores) for wall, _ in seconds[cores]]
+        used = statistics.median(processor for _, processor in seconds[cores]) / options.count
+        told[cores] = {"cases_per_core_hour": rates, "processor_seconds_a_case": used}
+        print(
+            f"{cores} core(s), {cores} worker(s): {statistics.median(rates):.0f} cases per core-hour"
+            f" ({', '.join(f'{rate:.0f}' for rate in rates)}), {used:.1f} processor seconds a case"
+        )
+    few, many = (statistics.median(told[cores]["cases_per_core_hour"]) for cores in CORES)
     print(f"ratio {many / few:.2f}")
     data = {
         "case": case.name,
         "count": options.count,
         "machine": {"system": platform.platform(), "python": platform.python_version(), "cores": os.cpu_count()},
-        "wall_seconds": walls,
-        "cases_per_core_hour": rates,
+        "workers": told,
         "ratio": many / few,
     }
     (options.output / "batch.json").write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")

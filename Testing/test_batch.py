@@ -151,6 +151,7 @@ BAD_LISTS = {
     "the same name": ("list.txt", "x/a.nrrd\ny/a.nii.gz\n", "both the case 'a'"),
     "almost the same name": ("list.txt", "a.nrrd\nA.nrrd\n", "both the case 'A'"),
     "a name elsewhere": ("list.csv", "path,name\na.nrrd,../b\n", "cannot be the name"),
+    "a hidden name": ("list.csv", "path,name\na.nrrd,.b\n", "cannot be the name"),
     "not text": ("list.txt", b"\xff\xfe\x00a", "UTF-8"),
 }
 
@@ -307,7 +308,7 @@ def test_the_progress_is_one_object_a_line_and_alone_on_stdout(cohort):
     assert {"a_defect: done", "c_text: bad input"} <= {line["stage"] for line in lines}
     assert [line["fraction"] for line in lines] == sorted(line["fraction"] for line in lines)
     assert lines[-1] == {"stage": "done", "fraction": 1.0}
-    assert "cases per core-hour" in err
+    assert "finished per core-hour" in err
 
 
 @posix
