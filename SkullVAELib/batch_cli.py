@@ -22,7 +22,7 @@ from .complete_cli import RESULTS
 from .console import progress, say
 from .errors import SkullVAEError
 from .exit_codes import BAD_INPUT, DONE
-from .outputs import held_folder
+from .outputs import check_not_input, held_folder
 from .progress import Report, duration
 from .shipped_model import default_model_path
 
@@ -102,6 +102,8 @@ def run_batch(shared: Sequence[argparse.Action], options: argparse.Namespace) ->
     if options.model is not None:
         options.model = existing_model(options.model).absolute()  # a worker may work elsewhere
     cases = list_cases(options.cohort)
+    for name in SUMMARIES:
+        check_not_input(options.output / name, [options.cohort], "Choose another output folder")
     require_dask()
     with held_folder(options.output.absolute()) as output, progress(options.progress) as report:
         rows, told = _complete(cases, output, as_arguments(options, shared), options, report)

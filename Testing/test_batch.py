@@ -169,6 +169,13 @@ def test_a_bad_list_is_one_line_and_exit_2_and_nothing_written(which, tmp_path, 
     assert not (tmp_path / "out").exists()
 
 
+def test_the_table_does_not_take_the_place_of_the_list(tmp_path, capfd):
+    (tmp_path / "summary.csv").write_text("path\na.nrrd\n")
+    assert cli.main(["batch", str(tmp_path / "summary.csv"), "-o", str(tmp_path)]) == 2
+    assert "overwrite the input" in capfd.readouterr().err
+    assert (tmp_path / "summary.csv").read_text() == "path\na.nrrd\n"
+
+
 BAD_CALLS = {
     "clearance": (["--clearance", "-1"], "clearance of -1 mm"),
     "workers": (["--workers", "0"], "--workers"),
