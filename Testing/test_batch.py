@@ -89,6 +89,14 @@ def alive(process: psutil.Process) -> bool:
     return False
 
 
+def wait_until_gone(processes: list[psutil.Process]) -> None:
+    for _ in range(3000):
+        if not any(map(alive, processes)):
+            return
+        time.sleep(0.02)
+    raise AssertionError([one for one in processes if alive(one)])
+
+
 def case_process(process: subprocess.Popen, name: str, other_than: set[int] = frozenset()) -> psutil.Process:
     """The process of a case, as soon as there is one."""
     for _ in range(3000):
@@ -346,13 +354,15 @@ def test_running_again_leaves_what_is_finished_and_tries_what_failed(cohort):
 def test_an_interrupt_ends_everything_in_order(tmp_path, number, code):
     write_head(tmp_path / "a.nrrd")
     with running(tmp_path, "-o", tmp_path / "out", "--workers", "1") as process:
-        case_process(process, "a")
+        case = case_process(process, "a")
+        ours = [case, case.parent()]
         everyone = psutil.Process(process.pid).children(recursive=True)
         # As a terminal does: to the whole group.
         os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
         _, err = process.communicate(timeout=60)
         assert process.returncode == code
-        assert not [one for one in everyone if alive(one)]
+        assert not any(map(alive, ours))
+        wait_until_gone(everyone)  # Python's own helper notices a little later
     assert "Traceback" not in err
     assert len(err.splitlines()) <= 1
     assert statuses(tmp_path / "out") == {"a": "waiting"}
@@ -368,11 +378,7 @@ def test_a_run_killed_outright_goes_on_where_it_was(tmp_path):
         assert batch(tmp_path, "-o", tmp_path / "out")[2].startswith("Another run is writing")
         process.kill()
         process.wait()
-        for _ in range(3000):
-            if not any(map(alive, everyone)):
-                break
-            time.sleep(0.02)
-        assert not any(map(alive, everyone))
+        wait_until_gone(everyone)
         assert statuses(tmp_path / "out") == {"a": "bad input", "b": "waiting"}
     assert batch(tmp_path, "-o", tmp_path / "out")[0] == 2
     assert statuses(tmp_path / "out") == {"a": "bad input", "b": "no defect"}
