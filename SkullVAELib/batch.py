@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import signal
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -141,7 +141,7 @@ def _version() -> str:
     return __version__
 
 
-def complete_cases(crew: Crew, jobs: Iterable[Job], run: str) -> Iterator[Row]:
+def complete_cases(crew: Crew, jobs: Iterable[Job], run: str) -> Generator[Row, None, None]:
     """The row of each job, as each ends. Closing the iterator ends the cases that run.
 
     run: what the jobs are said to belong to. Raises SkullVAEError when the scheduler is gone.

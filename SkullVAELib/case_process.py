@@ -103,7 +103,8 @@ def complete_case(job: Job) -> Row | None:
         finally:
             timer.cancel()
             _running.gone(child)
-            child.stdin.close()
+            if child.stdin is not None:
+                child.stdin.close()
         said.seek(0)
         # Of what a library wrote there the last line is told; a path may name a person, the file's name is known.
         lines = said.read().replace(str(job.path), job.path.name).split("\n")
