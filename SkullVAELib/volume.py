@@ -18,11 +18,21 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from .errors import SkullVAEError
+from .image_header import check_meta, check_nifti, check_nrrd, cut_short, unreadable
 
 SUFFIXES = (".nrrd", ".nhdr", ".nii", ".nii.gz", ".mha")
 
 # Voxels must be countable with 32 bits, which component labelling relies on; it is a cube of 1290 voxels.
 MAX_VOXELS = 2**31 - 1
+
+# ITK would look at the content to choose a reader, and take a DICOM, TIFF or HDF5 file by the name of head.nrrd.
+_READERS = {
+    ".nrrd": "NrrdImageIO",
+    ".nhdr": "NrrdImageIO",
+    ".nii": "NiftiImageIO",
+    ".nii.gz": "NiftiImageIO",
+    ".mha": "MetaImageIO",
+}
 
 # Deflate cannot shrink data more than 1032 times, so a file that promises more is damaged.
 _MAX_COMPRESSION = 1100
@@ -101,12 +111,21 @@ def read_volume(path: str | os.PathLike) -> Volume:
     voxel, and when its grid is not made of rectangular boxes.
     """
     path = check_readable(path)
+    suffix = volume_suffix(path)
+    nifti, voxels = None, path
+    if suffix.startswith(".nii"):
+        nifti = check_nifti(path, zipped=suffix == ".nii.gz")
+    else:
+        voxels = check_meta(path) if suffix == ".mha" else check_nrrd(path)
     with _quiet_stderr():
         try:
             reader = sitk.ImageFileReader()
+            reader.SetImageIO(_READERS[suffix])
             reader.SetFileName(str(path))
             reader.ReadImageInformation()
-            _check_header(path, reader)
+            _check_header(path, reader, voxels.stat().st_size)
+            if nifti is not None:
+                _check_nifti(path, nifti, np.array(reader.GetSpacing())[:3])
             image = reader.Execute()
         except RuntimeError as error:
             raise _reading_error(path, error) from error
@@ -153,8 +172,10 @@ def write_volume(volume: Volume, path: str | os.PathLike) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _check_header(path: Path, reader: sitk.ImageFileReader) -> None:
+def _check_header(path: Path, reader: sitk.ImageFileReader, stored: int) -> None:
     """Refuse, before any voxel is read, what would be misread; leaves `reader` set to read three dimensions.
+
+    stored: bytes of the file that holds the voxels.
 
     ITK by itself fills a NIfTI file that was cut short with zeros, turns a negative spacing into a mirrored axis,
     and lets sheared grids and header sizes of terabytes through.
@@ -174,8 +195,8 @@ def _check_header(path: Path, reader: sitk.ImageFileReader) -> None:
     if voxels > MAX_VOXELS:
         shape = " x ".join(map(str, size))
         raise SkullVAEError(f"'{path.name}' claims {shape} voxels, which is too large", "Crop or resample the volume")
-    if path.suffix.lower() != ".nhdr" and voxels > _MAX_COMPRESSION * path.stat().st_size:
-        raise _cut_short(path)
+    if voxels > _MAX_COMPRESSION * stored:
+        raise cut_short(path)
 
     dimensions = reader.GetDimension()
     spacing = np.array(reader.GetSpacing())[:3]
@@ -186,8 +207,6 @@ def _check_header(path: Path, reader: sitk.ImageFileReader) -> None:
     if not np.isfinite(reader.GetOrigin()).all():
         raise SkullVAEError(f"'{path.name}' has an origin that is not a number", "Correct its header")
     _check_rectangular(path, direction)
-    if volume_suffix(path).startswith(".nii"):
-        _check_nifti(path, spacing)
 
 
 def _check_rectangular(path: Path, direction: np.ndarray) -> None:
@@ -202,15 +221,8 @@ def _check_rectangular(path: Path, direction: np.ndarray) -> None:
         )
 
 
-def _check_nifti(path: Path, spacing: np.ndarray) -> None:
+def _check_nifti(path: Path, header: nib.Nifti1Header, spacing: np.ndarray) -> None:
     """Check what ITK leaves unchecked in a NIfTI file: its sform, its voxel size and that all voxels are there."""
-    try:
-        # The raw header: nibabel's loader already mends a pixdim of zero and forgets the offset of the voxels.
-        header_class = nib.load(path).header_class
-        with gzip.open(path) if volume_suffix(path) == ".nii.gz" else open(path, "rb") as stream:
-            header = header_class.from_fileobj(stream, check=False)
-    except (OSError, EOFError, zlib.error, nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError) as e:
-        raise _cut_short(path) from e
     columns = header.get_best_affine()[:3, :3]
     lengths = np.linalg.norm(columns, axis=0)
     zooms = np.asarray(header["pixdim"][1:4], dtype=float)
@@ -227,7 +239,7 @@ def _check_nifti(path: Path, spacing: np.ndarray) -> None:
     else:
         present = _inflated_size(path, needed)
     if present < needed:
-        raise _cut_short(path)
+        raise cut_short(path)
 
 
 def _inflated_size(path: Path, enough: int) -> int:
@@ -245,10 +257,6 @@ def _inflated_size(path: Path, enough: int) -> int:
     return count
 
 
-def _cut_short(path: Path) -> SkullVAEError:
-    return SkullVAEError(f"'{path.name}' is damaged or was cut short", "Export or copy it again")
-
-
 def _reading_error(path: Path, error: RuntimeError) -> SkullVAEError:
     """What ITK's error means to the user."""
     text = str(error)
@@ -261,9 +269,7 @@ def _reading_error(path: Path, error: RuntimeError) -> SkullVAEError:
         return SkullVAEError(f"'{path.name}' has a voxel size of zero or less in its header", "Correct its header")
     if "llocate" in text or "bad_alloc" in text:
         return SkullVAEError(f"'{path.name}' does not fit into memory", "Crop or resample the volume")
-    if "couldn't open the first datafile" in text:
-        return SkullVAEError(f"The data file that '{path.name}' names is missing", "Keep header and data together")
-    return SkullVAEError(f"'{path.name}' cannot be read as an image", "Check that the file is whole")
+    return unreadable(path)
 
 
 @contextlib.contextmanager
