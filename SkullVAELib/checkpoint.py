@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import struct
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from .errors import SkullVAEError
+from .latent import Z_KINDS
 from .networks import Architecture, SkullModel
 from .outputs import whole_file
 from .paper import PaperArchitecture, PaperModel
@@ -23,15 +23,16 @@ FORMAT = "SkullVAE model 1"
 PAPER_FORMAT = "SkullVAE paper model 1"
 LARGEST_BYTES = 512 * 2**20
 
+# The header names each tensor in about a hundred bytes; the format itself would allow a hundred times as much.
+_LONGEST_HEADER = 2**20
+
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict) -> None:
     """Write a safetensors file whole or not at all; metadata values are stored as JSON."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     content = save(contiguous, {key: json.dumps(value) for key, value in metadata.items()})
-    with whole_file(path) as temporary, temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    with whole_file(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def read_tensors(path: Path, largest_bytes: float = LARGEST_BYTES) -> tuple[dict[str, torch.Tensor], dict]:
@@ -45,10 +46,13 @@ def read_tensors(path: Path, largest_bytes: float = LARGEST_BYTES) -> tuple[dict
     if path.stat().st_size > largest_bytes:
         raise SkullVAEError(f"'{path.name}' is larger than any SkullVAE model", remedy)
     try:
+        with open(path, "rb") as file:
+            if int.from_bytes(file.read(8), "little") > _LONGEST_HEADER:
+                raise ValueError("the header is too long")
         with safe_open(path, "pt") as file:
             metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
-    except (SafetensorError, ValueError, OSError, struct.error) as error:
+    except (SafetensorError, ValueError, OSError, struct.error, RecursionError, KeyError, AttributeError) as error:
         raise SkullVAEError(f"'{path.name}' is not a readable model file", remedy) from error
 
 
@@ -89,25 +93,46 @@ def load_any_model(path: Path, device: torch.device | str = "cpu") -> SkullModel
     """Load a model of our method or of the paper's; see load_model."""
     path = Path(path)
     tensors, metadata = read_tensors(path)
-    wrong = SkullVAEError(f"'{path.name}' is not a SkullVAE model", "Choose a file written by Training/train.py")
-    if metadata.get("format") not in (FORMAT, PAPER_FORMAT):
-        raise wrong
     try:
-        fields: dict = {k: tuple(v) if isinstance(v, list) else v for k, v in metadata["architecture"].items()}
-        classes = tuple(metadata["classes"])
-        model: SkullModel | PaperModel
-        with torch.device("meta"):
-            if metadata["format"] == FORMAT:
-                model = SkullModel(Architecture(**fields), classes)
-            else:
-                model = PaperModel(
-                    PaperArchitecture(**fields), classes, metadata["pairs"], metadata["z"], metadata["plain_output"]
-                )
-        # BatchNorm counts its batches in whole numbers; all else is float.
-        tensors = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
-        model.load_state_dict(tensors, assign=True)
-        model.provenance = metadata["provenance"]
-    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise wrong from error
+        model = _model(tensors, metadata)
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
+        remedy = "Choose a file written by Training/train.py"
+        raise SkullVAEError(f"'{path.name}' is not a SkullVAE model", remedy) from error
+    if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
+        cause = f"'{path.name}' holds weights that are not finite numbers"
+        raise SkullVAEError(cause, "Copy it again, or choose another model")
     model.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     return model.eval().to(device)
+
+
+def _model(tensors: dict[str, torch.Tensor], metadata: dict) -> SkullModel | PaperModel:
+    """The model that a file tells of; raises one of Python's own errors when it is none.
+
+    The networks are built without memory and take the file's tensors only where every shape fits, so that whatever
+    sizes the metadata claim, no more is allocated than the file holds.
+    """
+    if metadata["format"] not in (FORMAT, PAPER_FORMAT):
+        raise ValueError(metadata["format"])
+    fields: dict = {k: tuple(v) if isinstance(v, list) else v for k, v in metadata["architecture"].items()}
+    classes, provenance = metadata["classes"], metadata["provenance"]
+    if not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
+        raise TypeError("classes")
+    if not isinstance(provenance, dict):
+        raise TypeError("provenance")
+    model: SkullModel | PaperModel
+    with torch.device("meta"):
+        if metadata["format"] == FORMAT:
+            model = SkullModel(Architecture(**fields), classes)
+        else:
+            pairs, z, plain = metadata["pairs"], metadata["z"], metadata["plain_output"]
+            if type(pairs) is not int or z not in Z_KINDS or type(plain) is not bool:
+                raise TypeError("pairs, z, plain_output")
+            model = PaperModel(PaperArchitecture(**fields), classes, pairs, z, plain)
+    for name, wanted in model.state_dict().items():
+        # BatchNorm counts its batches in whole numbers; all else is float, in a file perhaps of less precision.
+        if tensors[name].is_floating_point() != wanted.is_floating_point() or tensors[name].is_complex():
+            raise TypeError(name)
+    tensors = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
+    model.load_state_dict(tensors, assign=True)
+    model.provenance = provenance
+    return model

@@ -32,7 +32,7 @@ from .errors import SkullVAEError
 from .frame import redistance, register
 from .networks import Architecture
 from .options import PaperOptions, StageOptions, decoder_options
-from .outputs import remove_abandoned_files, whole_file
+from .outputs import remove_abandoned, whole_file
 from .paper import PaperArchitecture
 from .paper_task import PaperTask, check_classes, load_volumes
 from .population import Population, Skull, build_population, lay_on, prepare_skull
@@ -263,7 +263,7 @@ def run(
             _check_neighbours(folder, place, records[beta])
             _claim(place, records[beta], stages, resume)
         for place in {folder, *folders.values()}:
-            remove_abandoned_files(place)
+            remove_abandoned(place)
     group.wait()
     task = make_task(plan, folder, training, held, group, log)
     for beta, place in folders.items():

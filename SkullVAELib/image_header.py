@@ -141,7 +141,7 @@ def _data_file(header: Path, name: bytes) -> Path:
     if told in (".", "..") or any(mark in told for mark in "/\\:\0"):
         raise SkullVAEError(f"'{header.name}' names a data file outside its folder", remedy)
     path = header.parent / told
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike Path's it says no of a name that is too long
         raise SkullVAEError(f"The data file that '{header.name}' names is missing", remedy)
     return path
 

@@ -22,13 +22,21 @@ if TYPE_CHECKING:
 
 _GROUPS = 4
 
+# A model file comes from strangers, too. These leave the paper's own sizes a factor of four or more.
+_MOST_VOXELS, _MOST_LATENTS, _MOST_CHANNELS, _MOST_LEVELS = 1024, 2**16, 4096, 16
+_MOST_MM = 1000
+
 
 def check_sizes(grid_shape: tuple[int, ...], latent_size: int, channels: tuple[int, ...]) -> None:
-    """Raise ValueError unless these are three sizes, a latent size and the channels of one level or more."""
+    """Raise ValueError unless these are three sizes, a latent size and the channels of one level or more, none huge."""
     if len(grid_shape) != 3 or not channels:
         raise ValueError(f"grid_shape {grid_shape} must be three numbers, channels {channels} at least one")
     if any(type(n) is not int or n < 1 for n in (*grid_shape, latent_size, *channels)):
         raise ValueError("grid_shape, latent_size and channels must be whole numbers of 1 or more")
+    if len(channels) > _MOST_LEVELS or max(channels) > _MOST_CHANNELS:
+        raise ValueError(f"channels must be at most {_MOST_CHANNELS}, in at most {_MOST_LEVELS} levels")
+    if max(grid_shape) > _MOST_VOXELS or latent_size > _MOST_LATENTS:
+        raise ValueError(f"grid_shape must be at most {_MOST_VOXELS} each way, latent_size at most {_MOST_LATENTS}")
 
 
 @dataclass(frozen=True)
@@ -45,8 +53,8 @@ class Architecture:
         check_sizes(self.grid_shape, self.latent_size, self.channels)
         if any(n % _GROUPS for n in self.channels):
             raise ValueError(f"channels {self.channels} must be divisible by {_GROUPS}, the groups of normalisation")
-        if not (self.spacing_mm > 0 and self.clamp_mm > 0):
-            raise ValueError("spacing_mm and clamp_mm must be more than 0")
+        if not all(0 < mm <= _MOST_MM for mm in (self.spacing_mm, self.clamp_mm)):
+            raise ValueError(f"spacing_mm and clamp_mm must be more than 0 and at most {_MOST_MM}")
         step = 2 ** len(self.channels)
         if any(n % step for n in self.grid_shape):
             raise ValueError(f"grid_shape {self.grid_shape} must be divisible by {step}, 2 to the number of levels")

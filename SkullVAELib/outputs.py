@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import errno
 import os
-import secrets
 import shutil
 import tempfile
 import time
@@ -20,7 +20,8 @@ except ImportError:  # Windows, where an open file cannot be removed and thus is
     fcntl = None  # type: ignore[assignment]
 
 _PREFIX = ".skullvae-"
-_LOCK = "lock"
+_LOCK, _OLD = ".lock", ".old"
+_LOCK_TRIES, _LOCK_SECONDS = 1200, 0.05
 
 # A staging folder without a lock file is either being made this moment or was left by a run killed in that moment.
 _MAKING_SECONDS = 60.0
@@ -28,24 +29,25 @@ _MAKING_SECONDS = 60.0
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, of the same suffix; when the body ends well the file takes its place.
+    """A place for a file that becomes `path` when the body ends well; it has the same name, in a private folder.
 
-    The file is made here with the permissions of any new file: tempfile's would be the owner's alone.
+    What is written there is on the disk before it takes its place. A killed process leaves at most its private folder
+    beside `path`; the next whole_file there removes it. Raises SkullVAEError when the folder cannot be written to.
     """
-    temporary = path.with_name(f".{secrets.token_hex(4)}-{path.name}")
-    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-    try:
+    path = Path(path)
+    remove_abandoned(path.parent)
+    with _staging(path.parent) as staging:
+        temporary = staging / path.name
+        temporary.touch()
         yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def remove_abandoned_files(folder: Path) -> None:
-    """Remove what whole_file left of a run's files when the run was killed; it must not be running."""
-    for path in folder.glob(f".{'[0-9a-f]' * 8}-*"):
-        if path.suffix in (".safetensors", ".json", ".csv"):
+        # A header and its detached data: an earlier header goes first, since it must not point at the new data.
+        parts = [part for part in staging.iterdir() if part.name not in (_LOCK, path.name)]
+        if parts:
             path.unlink(missing_ok=True)
+        for part in (*parts, temporary):
+            _sync(part)
+            os.replace(part, path.parent / part.name)
+        _sync(path.parent)
 
 
 @contextmanager
@@ -59,7 +61,9 @@ def publishing(directory: Path, names: Iterable[str], inputs: Iterable[Path] = (
     inputs: files that must not be overwritten.
 
     When the body raises, `directory` keeps what it had, and is removed if it was made here. A killed process leaves
-    at most its private folder, whose name begins with ".skullvae-"; the next run in `directory` removes it.
+    at most its private folder, whose name begins with ".skullvae-"; the next run in `directory` removes it. One that
+    is killed just as the files appear leaves some of them without the seal, but never beside an earlier run's. Of two
+    runs that end at once one waits for the other.
 
     Raises SkullVAEError when `directory` cannot be made or written to, or holds an input under one of the names.
     """
@@ -68,10 +72,11 @@ def publishing(directory: Path, names: Iterable[str], inputs: Iterable[Path] = (
         check_not_input(target, inputs, "Choose another output folder")
     made = _make(directory)
     try:
-        _remove_abandoned(directory)
+        remove_abandoned(directory)
         with _staging(directory) as staging:
             yield staging
-            _publish(staging, directory, names)
+            with _alone(directory):
+                _publish(staging, directory, names)
     except BaseException:
         for folder in made:
             # Only an empty folder goes; whatever somebody else put there meanwhile stays.
@@ -101,20 +106,16 @@ def publishing_folder(directory: Path, is_ours: Callable[[Path], bool], inputs: 
         raise SkullVAEError(f"The output folder '{directory}' holds other files", "Choose a new or empty folder")
     made = _make(directory.parent)
     try:
-        _remove_abandoned(directory.parent)
+        remove_abandoned(directory.parent)
         with _staging(directory.parent) as staging:
             prepared = staging / "new"
             prepared.mkdir()
             yield prepared
-            try:
-                if directory.exists():
-                    os.replace(directory, staging / "old")
-                os.replace(prepared, directory)
-            except OSError as error:
-                if (staging / "old").exists() and not directory.exists():
-                    os.replace(staging / "old", directory)
-                cause = f"The results cannot be put into '{directory}': {error.strerror}"
-                raise SkullVAEError(cause, "Close programs that use its files, or choose another folder") from error
+            for path in prepared.rglob("*"):
+                _sync(path)
+            with _alone(directory.parent):
+                withdrawn = [(directory, staging / _OLD)] if directory.exists() else []
+                _move([*withdrawn, (prepared, directory)], directory)
     except BaseException:
         for folder in made:
             with suppress(OSError):
@@ -199,8 +200,8 @@ def _staging(directory: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _remove_abandoned(directory: Path) -> None:
-    """Remove the staging folders of killed runs; those of runs still going on stay."""
+def remove_abandoned(directory: Path) -> None:
+    """Remove the private folders that killed runs left in a folder; those of runs still going on stay."""
     for folder in directory.glob(f"{_PREFIX}*"):
         if folder.is_dir() and _is_abandoned(folder):
             shutil.rmtree(folder, ignore_errors=True)
@@ -222,16 +223,82 @@ def _is_abandoned(folder: Path) -> bool:
 
 
 def _publish(staging: Path, directory: Path, names: list[str]) -> None:
+    """Withdraw the earlier set, its seal first, then put the new one in place, its seal last."""
     *files, seal = names
+    old = staging / _OLD
+    old.mkdir()
+    made, sealed = _matching(staging, files), _matching(staging, [seal])
+    for path in (*made, *sealed):
+        _sync(path)
+    withdrawn = [(path, old / path.name) for path in _matching(directory, [seal, *files])]
+    _move([*withdrawn, *((path, directory / path.name) for path in (*made, *sealed))], directory)
+
+
+def _move(moves: list[tuple[Path, Path]], directory: Path) -> None:
+    """Rename from and to, one after the other; all go back when one cannot, or when the run is interrupted meanwhile.
+
+    The last is the seal's: it is renamed when the disk has all before it. Raises SkullVAEError that names `directory`.
+    """
+    tried: list[tuple[Path, Path]] = []
     try:
-        (directory / seal).unlink(missing_ok=True)
-        made = _matching(staging, files)
-        for path in made:
-            os.replace(path, directory / path.name)
-        for path in set(_matching(directory, files)) - {directory / path.name for path in made}:
-            path.unlink()
-        if (staging / seal).exists():
-            os.replace(staging / seal, directory / seal)
-    except OSError as error:
+        for source, target in moves:
+            if len(tried) == len(moves) - 1:
+                _sync(directory)
+            tried.append((source, target))
+            os.replace(source, target)
+        _sync(directory)
+    except BaseException as error:
+        for source, target in reversed(tried):
+            if target.exists() and not source.exists():
+                with suppress(OSError):
+                    os.replace(target, source)
+        if not isinstance(error, OSError):
+            raise
         cause = f"The results cannot be put into '{directory}': {error.strerror}"
         raise SkullVAEError(cause, "Close programs that use its files, or choose another output folder") from error
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Keep other runs from putting their results into the same folder meanwhile, where the system can lock folders.
+
+    The lock is the folder's own: a lock file would have to stay there for good. Raises SkullVAEError when another run
+    holds it for a minute, which takes a moment.
+    """
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        for _ in range(_LOCK_TRIES):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(_LOCK_SECONDS)
+            except OSError:  # some network file systems cannot
+                break
+        else:
+            cause = f"Another run has been putting its results into '{directory}' for a minute"
+            raise SkullVAEError(cause, "End it, or choose another output folder")
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _sync(path: Path) -> None:
+    """Wait until the disk has a file, or a folder's names, so that no power failure can undo their order.
+
+    What a file system or Windows cannot do, as with folders, is left out; a full disk is told.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise
+    finally:
+        os.close(descriptor)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import gzip
 import os
-import shutil
-import tempfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from scipy import ndimage
 
 from .errors import SkullVAEError
 from .image_header import check_meta, check_nifti, check_nrrd, cut_short, unreadable
+from .outputs import whole_file
 
 SUFFIXES = (".nrrd", ".nhdr", ".nii", ".nii.gz", ".mha")
 
@@ -149,27 +148,15 @@ def to_image(volume: Volume) -> sitk.Image:
 def write_volume(volume: Volume, path: str | os.PathLike) -> None:
     """Write a volume, compressed; the file appears whole or not at all.
 
-    It is written under its own name in a temporary folder beside the target (an .nhdr header names its data file,
-    so a temporary *name* would not do) and then renamed. Raises SkullVAEError when it cannot be written.
+    Raises SkullVAEError when it cannot be written.
     """
     path = Path(path)
     volume_suffix(path)
     try:
-        folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=path.parent))
-    except OSError as error:
-        raise SkullVAEError(
-            f"'{path.parent}' cannot be written to: {error.strerror}", "Choose another folder"
-        ) from error
-    try:
-        with _quiet_stderr():
-            sitk.WriteImage(to_image(volume), str(folder / path.name), useCompression=True, compressionLevel=1)
-        # The detached data of an .nhdr goes first, so that the header never points at nothing.
-        for part in sorted(folder.iterdir(), key=lambda part: part.name == path.name):
-            os.replace(part, path.parent / part.name)
+        with whole_file(path) as temporary, _quiet_stderr():
+            sitk.WriteImage(to_image(volume), str(temporary), useCompression=True, compressionLevel=1)
     except RuntimeError as error:
         raise SkullVAEError(f"'{path}' cannot be written", "Check the free space and the permissions") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _check_header(path: Path, reader: sitk.ImageFileReader, stored: int) -> None:

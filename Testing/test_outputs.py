@@ -88,13 +88,46 @@ def test_the_seal_is_there_only_with_the_whole_set(tmp_path, monkeypatch):
     replace, seen = os.replace, []
 
     def watched(source, target):
-        seen.append((tmp_path / "report.json").exists())
         replace(source, target)
+        seen.append({path.name: path.read_text() for path in tmp_path.iterdir() if path.is_file()})
 
     monkeypatch.setattr(os, "replace", watched)
     publish(tmp_path, "new")
-    assert seen == [False, False, False]
-    assert content(tmp_path) == dict.fromkeys(NAMES, "new")
+    assert all(len(set(files.values())) <= 1 for files in seen)
+    assert all(len(files) == len(NAMES) for files in seen if "report.json" in files)
+    assert seen[-1] == content(tmp_path) == dict.fromkeys(NAMES, "new")
+
+
+@pytest.mark.parametrize("error", [OSError(13, "Permission denied"), KeyboardInterrupt()])
+@pytest.mark.parametrize("at", range(6))
+def test_what_cannot_be_put_in_place_leaves_the_earlier_set_as_it_was(tmp_path, monkeypatch, at, error):
+    publish(tmp_path, "old")
+    replace, calls = os.replace, []
+
+    def fails_once(source, target):
+        calls.append(target)
+        if len(calls) == at + 1:
+            raise error
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fails_once)
+    with pytest.raises((SkullVAEError, KeyboardInterrupt)):
+        publish(tmp_path, "new")
+    assert content(tmp_path) == dict.fromkeys(NAMES, "old")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="folders cannot be locked here")
+def test_two_runs_that_end_at_once_leave_one_whole_set(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from SkullVAELib.outputs import publishing\n"
+        "for turn in range(40):\n"
+        f"    with publishing(Path(sys.argv[1]), {NAMES!r}) as staging:\n"
+        f"        for name in {NAMES!r}: (staging / name).write_text(sys.argv[2] + str(turn))\n"
+    )
+    children = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path), which]) for which in "abc"]
+    assert [child.wait() for child in children] == [0, 0, 0]
+    assert sorted(content(tmp_path)) == sorted(NAMES)
+    assert len(set(content(tmp_path).values())) == 1
 
 
 @pytest.mark.skipif(os.name != "posix", reason="no permission bits here")
