@@ -36,6 +36,9 @@ _READERS = {
 # Deflate cannot shrink data more than 1032 times, so a file that promises more is damaged.
 _MAX_COMPRESSION = 1100
 
+# Beyond these, numbers are no sizes and places of anybody, and their products overflow.
+_SMALLEST_MM, _LARGEST_MM = 1e-6, 1e6
+
 # ITK keeps world coordinates in LPS; this library, like nibabel and Slicer, in RAS.
 _LPS_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -188,11 +191,11 @@ def _check_header(path: Path, reader: sitk.ImageFileReader, stored: int) -> None
     dimensions = reader.GetDimension()
     spacing = np.array(reader.GetSpacing())[:3]
     direction = np.array(reader.GetDirection()).reshape(dimensions, dimensions)[:3, :3]
-    if not (spacing > 0).all():  # also catches NaN
+    if not ((spacing > _SMALLEST_MM) & (spacing < _LARGEST_MM)).all():  # also catches NaN
         numbers = ", ".join(f"{s:g}" for s in spacing)
         raise SkullVAEError(f"'{path.name}' has the impossible voxel size {numbers} mm", "Correct its header")
-    if not np.isfinite(reader.GetOrigin()).all():
-        raise SkullVAEError(f"'{path.name}' has an origin that is not a number", "Correct its header")
+    if not (np.abs(reader.GetOrigin()) < _LARGEST_MM).all():
+        raise SkullVAEError(f"'{path.name}' has an origin that is no place in mm", "Correct its header")
     _check_rectangular(path, direction)
 
 
@@ -210,7 +213,10 @@ def _check_rectangular(path: Path, direction: np.ndarray) -> None:
 
 def _check_nifti(path: Path, header: nib.Nifti1Header, spacing: np.ndarray) -> None:
     """Check what ITK leaves unchecked in a NIfTI file: its sform, its voxel size and that all voxels are there."""
-    columns = header.get_best_affine()[:3, :3]
+    try:
+        columns = header.get_best_affine()[:3, :3]
+    except ValueError as error:
+        raise SkullVAEError(f"'{path.name}' has a rotation in its header that is none", "Correct its header") from error
     lengths = np.linalg.norm(columns, axis=0)
     zooms = np.asarray(header["pixdim"][1:4], dtype=float)
     if not (np.isfinite(lengths).all() and lengths.min() > 0 and (zooms > 0).all()):

@@ -119,7 +119,8 @@ _META_FIELDS = {
     b"ElementToIntensityFunctionSlope": NUMBERS,
     b"ElementToIntensityFunctionOffset": NUMBERS,
     b"ElementType": (
-        b"MET_SHORT", b"MET_UCHAR", b"MET_DOUBLE", b"MET_LONG_LONG", b"MET_SHORT_ARRAY", b"MET_STRING", b"MET_NONE",
+        b"MET_SHORT", b"MET_UCHAR", b"MET_DOUBLE", b"MET_LONG_LONG", b"MET_LONG", b"MET_INT", b"MET_SHORT_ARRAY",
+        b"MET_STRING", b"MET_NONE",
         b"MET_OTHER", b"MET_FLOAT_MATRIX", b"MET_ASCII_CHAR", b"x",
     ),
     b"Name": (b"skull", b"%n%s", b"x" * 70000),

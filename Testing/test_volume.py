@@ -152,7 +152,7 @@ BAD_FILES = {
     "no bytes": (lambda d: cut(nrrd(d), 0), "is empty"),
     "not an image": (lambda d: cut(nrrd(d), 9), "cannot be read"),
     "cut .nrrd": (lambda d: cut(written(d, "a.nrrd"), 20000), "Check that the file is whole"),
-    "cut .mha": (lambda d: cut(written(d, "a.mha"), 20000), "Check that the file is whole"),
+    "cut .mha": (lambda d: cut(written(d, "a.mha"), 20000), "was cut short"),
     "cut .nii": (lambda d: cut(written(d, "a.nii"), -1), "was cut short"),
     "cut .nii.gz": (lambda d: cut(written(d, "a.nii.gz"), 20000), "was cut short"),
     "cut trailer of .nii.gz": (lambda d: cut(written(d, "a.nii.gz"), -4), "was cut short"),
