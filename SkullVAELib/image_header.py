@@ -53,8 +53,9 @@ _META_NUMBERS = {
         ("ElementSpacing", "ElementSize", "Offset", "Position", "Origin", "CenterOfRotation"), (_NUMBER, 1)
     ),
     **dict.fromkeys(("TransformMatrix", "Rotation", "Orientation"), (_NUMBER, 2)),
-    **dict.fromkeys(("ElementMin", "ElementMax", "ElementToIntensityFunctionSlope"), (_NUMBER, 0)),
-    **dict.fromkeys(("ElementToIntensityFunctionOffset", "CompressedDataSize"), (_NUMBER, 0)),
+    **dict.fromkeys(("ElementMin", "ElementMax"), (_NUMBER, 0)),
+    **dict.fromkeys(("ElementToIntensityFunctionSlope", "ElementToIntensityFunctionOffset"), (_NUMBER, 0)),
+    "CompressedDataSize": (r"\d{1,12}", 0),
     "HeaderSize": (r"-1|\d{1,10}", 0),
 }
 
@@ -107,18 +108,23 @@ def check_meta(path: Path) -> Path:
         if name in told and not (len(numbers) == dimensions**power and all(re.fullmatch(pattern, n) for n in numbers)):
             raise unreadable(path)
     size, channels = told.get("DimSize"), told.get("ElementNumberOfChannels", "1")
-    item = _META_TYPES.get(told.get("ElementType", ""))
-    if size is None or item is None or channels != "1" or told.get("BinaryData", "True").lower() != "true":
+    item, compressed = _META_TYPES.get(told.get("ElementType", "")), told.get("CompressedData", "False")
+    if size is None or item is None or channels != "1" or told.get("BinaryData", "True") != "True":
+        raise unreadable(path)
+    if compressed not in ("True", "False"):
         raise unreadable(path)
     needed = math.prod(map(int, size.split())) * item
     voxels = path
     if told["ElementDataFile"].lower() != "local":
         voxels, begin = _data_file(path, told["ElementDataFile"].encode("latin-1")), 0
-    if told.get("CompressedData", "False").lower() == "true":
-        present = _deflated_bytes(voxels, begin, needed) if told.get("HeaderSize", "0") == "0" else 0
+    stored = voxels.stat().st_size - max(begin, int(told.get("HeaderSize", "0")))
+    if compressed == "False":
+        whole = stored >= needed
+    elif "HeaderSize" in told or not 0 < int(told.get("CompressedDataSize", "0")) <= stored:
+        whole = False
     else:
-        present = voxels.stat().st_size - max(begin, int(told.get("HeaderSize", "0")))
-    if present < needed:
+        whole = _inflated_bytes(voxels, begin, int(told["CompressedDataSize"]), needed) >= needed
+    if not whole:
         raise cut_short(path)
     return voxels
 
@@ -166,14 +172,17 @@ def _check_extensions(path: Path, file: BinaryIO, room: int, order: str) -> None
         room -= size
 
 
-def _deflated_bytes(path: Path, begin: int, enough: int) -> int:
-    """Bytes that the deflated data from `begin` on hold, 0 when they are damaged; counting stops at `enough`."""
+def _inflated_bytes(path: Path, begin: int, length: int, enough: int) -> int:
+    """Bytes that `length` deflated ones from `begin` on hold, 0 when they are damaged; counting stops at `enough`."""
     count, inflater = 0, zlib.decompressobj(47)  # zlib's or gzip's header
     try:
         with open(path, "rb") as file:
             file.seek(begin)
             while count < enough and not inflater.eof:
-                block = inflater.unconsumed_tail or file.read(2**20)
+                block = inflater.unconsumed_tail
+                if not block:
+                    block = file.read(min(length, 2**20))
+                    length -= len(block)
                 if not block:
                     break
                 count += len(inflater.decompress(block, 2**22))

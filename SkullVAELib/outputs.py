@@ -211,7 +211,7 @@ def _is_abandoned(folder: Path) -> bool:
     lock = folder / _LOCK
     try:
         if not lock.exists():
-            return time.time() - folder.stat().st_mtime > _MAKING_SECONDS
+            return abs(time.time() - folder.stat().st_mtime) > _MAKING_SECONDS  # a clock may have been set back
         if fcntl is None:
             lock.unlink()
             return True

@@ -215,8 +215,9 @@ def _check_nifti(path: Path, header: nib.Nifti1Header, spacing: np.ndarray) -> N
     """Check what ITK leaves unchecked in a NIfTI file: its sform, its voxel size and that all voxels are there."""
     try:
         columns = header.get_best_affine()[:3, :3]
-    except ValueError as error:
-        raise SkullVAEError(f"'{path.name}' has a rotation in its header that is none", "Correct its header") from error
+        voxel_bytes = int(np.prod(header.get_data_shape(), dtype=object)) * header.get_data_dtype().itemsize
+    except (ValueError, nib.spatialimages.HeaderDataError) as error:  # a rotation, or a type of voxels, that is none
+        raise unreadable(path) from error
     lengths = np.linalg.norm(columns, axis=0)
     zooms = np.asarray(header["pixdim"][1:4], dtype=float)
     if not (np.isfinite(lengths).all() and lengths.min() > 0 and (zooms > 0).all()):
@@ -226,7 +227,7 @@ def _check_nifti(path: Path, header: nib.Nifti1Header, spacing: np.ndarray) -> N
     if not np.allclose(spacing / spacing[0], lengths / lengths[0], rtol=0.01):
         raise SkullVAEError(f"'{path.name}' states two different voxel sizes (pixdim, sform)", "Correct its header")
 
-    needed = int(header["vox_offset"]) + int(np.prod(header.get_data_shape())) * header.get_data_dtype().itemsize
+    needed = int(header["vox_offset"]) + voxel_bytes
     if volume_suffix(path) == ".nii":
         present = path.stat().st_size
     else:
