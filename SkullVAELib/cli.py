@@ -148,7 +148,7 @@ def explain(error: Exception) -> SkullVAEError:
     text = str(error)[:400]
     if type(error).__name__ == "OutOfMemoryError" or "CUDA out of memory" in text:
         return SkullVAEError("The graphics card has not enough memory", "Use --device cpu")
-    if isinstance(error, MemoryError) or "can't allocate memory" in text or "bad_alloc" in text:
+    if isinstance(error, MemoryError) or any(sign in text for sign in _NO_MEMORY):
         return SkullVAEError("There is not enough memory", "Close other programs or crop the volume")
     if isinstance(error, ModuleNotFoundError):
         return SkullVAEError(f"The Python package '{error.name}' is missing", f"Install it: pip install {error.name}")
@@ -162,6 +162,10 @@ def explain(error: Exception) -> SkullVAEError:
     return SkullVAEError(
         f"Unexpected {type(error).__name__}: {text}", "Please report this with what SKULLVAE_DEBUG=1 prints"
     )
+
+
+# In the words of torch, C++, ITK, and of the loader of shared libraries.
+_NO_MEMORY = ("allocate memory", "bad_alloc", "failed to map segment")
 
 
 class _Parser(argparse.ArgumentParser):

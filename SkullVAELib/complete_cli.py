@@ -94,7 +94,7 @@ def run_complete(options: argparse.Namespace) -> int:
         report = stack.enter_context(progress_on(stream, options.progress))
         with publishing(options.output, (*RESULTS[:-1], *EXTRAS, RESULTS[-1]), inputs) as staging:
             outcome = _complete_into(staging, path, options, part_options, box, report)
-        remove_answers(options.output)
+            remove_answers(options.output)  # before the new results come: an answer belongs to the earlier ones
         # Only now is everything in its place.
         report("done", 1.0)
         for warning in outcome.result["warnings"]:

@@ -23,7 +23,7 @@ _PREFIX = ".skullvae-"
 _LOCK, _OLD = ".lock", ".old"
 _LOCK_TRIES, _LOCK_SECONDS = 1200, 0.05
 
-# A staging folder without a lock file is either being made this moment or was left by a run killed in that moment.
+# A private folder without a lock file is either being made this moment or was left by a run killed in that moment.
 _MAKING_SECONDS = 60.0
 
 
@@ -35,7 +35,6 @@ def whole_file(path: Path) -> Iterator[Path]:
     beside `path`; the next whole_file there removes it. Raises SkullVAEError when the folder cannot be written to.
     """
     path = Path(path)
-    remove_abandoned(path.parent)
     with _staging(path.parent) as staging:
         temporary = staging / path.name
         temporary.touch()
@@ -72,7 +71,6 @@ def publishing(directory: Path, names: Iterable[str], inputs: Iterable[Path] = (
         check_not_input(target, inputs, "Choose another output folder")
     made = _make(directory)
     try:
-        remove_abandoned(directory)
         with _staging(directory) as staging:
             yield staging
             with _alone(directory):
@@ -106,7 +104,6 @@ def publishing_folder(directory: Path, is_ours: Callable[[Path], bool], inputs: 
         raise SkullVAEError(f"The output folder '{directory}' holds other files", "Choose a new or empty folder")
     made = _make(directory.parent)
     try:
-        remove_abandoned(directory.parent)
         with _staging(directory.parent) as staging:
             prepared = staging / "new"
             prepared.mkdir()
@@ -181,37 +178,46 @@ def _make(directory: Path) -> list[Path]:
 
 @contextmanager
 def _staging(directory: Path) -> Iterator[Path]:
-    """A folder inside `directory`, on the same file system so that renaming is atomic, locked while in use."""
-    try:
-        staging = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=directory))
-    except OSError as error:
-        cause = f"The output folder '{directory}' cannot be written to: {error.strerror}"
-        raise SkullVAEError(cause, "Choose another output folder") from error
-    lock = None
-    try:
-        # The kernel drops the lock of a killed process; a process id could have been given to another by then.
-        lock = open(staging / _LOCK, "wb")  # noqa: SIM115
-        if fcntl is not None:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    """A folder inside `directory`, on the same file system so that renaming is atomic, locked while in use.
+
+    Those that killed runs left there are removed first.
+    """
+    with ExitStack() as stack:
+        try:
+            with _alone(directory) as locked:
+                _remove_abandoned(directory, locked)
+                staging = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=directory))
+                stack.callback(shutil.rmtree, staging, ignore_errors=True)
+                # The kernel drops the lock of a killed process; a process id could have been given to another by then.
+                lock = stack.enter_context(open(staging / _LOCK, "wb"))
+                if fcntl is not None:
+                    with suppress(OSError):  # some network file systems cannot
+                        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            cause = f"The output folder '{directory}' cannot be written to: {error.strerror}"
+            raise SkullVAEError(cause, "Choose another output folder") from error
         yield staging
-    finally:
-        if lock is not None:
-            lock.close()
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def remove_abandoned(directory: Path) -> None:
     """Remove the private folders that killed runs left in a folder; those of runs still going on stay."""
+    with _alone(directory) as locked:
+        _remove_abandoned(directory, locked)
+
+
+def _remove_abandoned(directory: Path, locked: bool) -> None:
     for folder in directory.glob(f"{_PREFIX}*"):
-        if folder.is_dir() and _is_abandoned(folder):
+        if folder.is_dir() and _is_abandoned(folder, locked):
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _is_abandoned(folder: Path) -> bool:
+def _is_abandoned(folder: Path, locked: bool) -> bool:
+    """Whether nobody works in a private folder; locked: nobody else can be making one at this moment."""
     lock = folder / _LOCK
     try:
         if not lock.exists():
-            return abs(time.time() - folder.stat().st_mtime) > _MAKING_SECONDS  # a clock may have been set back
+            # The age, where only that can tell, is a distance: the clock may have been set back since.
+            return locked or abs(time.time() - folder.stat().st_mtime) > _MAKING_SECONDS
         if fcntl is None:
             lock.unlink()
             return True
@@ -259,31 +265,34 @@ def _move(moves: list[tuple[Path, Path]], directory: Path) -> None:
 
 
 @contextmanager
-def _alone(directory: Path) -> Iterator[None]:
-    """Keep other runs from putting their results into the same folder meanwhile, where the system can lock folders.
+def _alone(directory: Path) -> Iterator[bool]:
+    """Keep other runs from beginning and ending their work in a folder meanwhile; yields whether the system can.
 
     The lock is the folder's own: a lock file would have to stay there for good. Raises SkullVAEError when another run
-    holds it for a minute, which takes a moment.
+    holds it for a minute, where a moment is usual.
     """
     if fcntl is None:
-        yield
+        yield False
         return
     descriptor = os.open(directory, os.O_RDONLY)
     try:
-        for _ in range(_LOCK_TRIES):
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                time.sleep(_LOCK_SECONDS)
-            except OSError:  # some network file systems cannot
-                break
-        else:
-            cause = f"Another run has been putting its results into '{directory}' for a minute"
-            raise SkullVAEError(cause, "End it, or choose another output folder")
-        yield
+        yield _locks(descriptor, directory)
     finally:
         os.close(descriptor)
+
+
+def _locks(descriptor: int, directory: Path) -> bool:
+    """Lock an open folder, waiting for others; returns whether its file system can."""
+    for _ in range(_LOCK_TRIES):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            time.sleep(_LOCK_SECONDS)
+        except OSError:  # some network file systems cannot
+            return False
+    cause = f"Another run has held the output folder '{directory}' for a minute"
+    raise SkullVAEError(cause, "End it, or choose another output folder")
 
 
 def _sync(path: Path) -> None:

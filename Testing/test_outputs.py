@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from SkullVAELib import outputs
 from SkullVAELib.errors import SkullVAEError
 from SkullVAELib.outputs import publishing, publishing_folder, whole_file
 
@@ -203,15 +204,32 @@ def test_a_run_that_is_still_going_keeps_its_files(tmp_path):
         child.communicate()
 
 
-def test_a_staging_folder_that_never_got_its_lock_goes_once_it_is_old(tmp_path):
-    young, old = tmp_path / ".skullvae-young", tmp_path / ".skullvae-old"
-    young.mkdir()
-    old.mkdir()
-    an_hour_ago = time.time() - 3600
-    os.utime(old, (an_hour_ago, an_hour_ago))
+@pytest.mark.skipif(os.name != "posix", reason="folders cannot be locked here")
+def test_a_private_folder_that_never_got_its_lock_goes(tmp_path):
+    (tmp_path / ".skullvae-young").mkdir()
     publish(tmp_path, "1")
-    assert young.exists()
-    assert not old.exists()
+    assert content(tmp_path) == dict.fromkeys(NAMES, "1")
+
+
+def test_where_folders_cannot_be_locked_it_goes_once_its_date_is_far_from_now(tmp_path, monkeypatch):
+    monkeypatch.setattr(outputs, "fcntl", None)
+    for name, seconds in {"young": 0, "old": -3600, "made before the clock was set back": 3600}.items():
+        (tmp_path / f".skullvae-{name}").mkdir()
+        os.utime(tmp_path / f".skullvae-{name}", (time.time() + seconds,) * 2)
+    publish(tmp_path, "1")
+    assert {path.name for path in tmp_path.glob(".skullvae-*")} == {".skullvae-young"}
+
+
+def test_what_a_killed_writer_of_one_file_left_goes_with_the_next(tmp_path):
+    code = (
+        "import os, sys; from pathlib import Path; from SkullVAELib.outputs import whole_file\n"
+        "with whole_file(Path(sys.argv[1])) as temporary: temporary.write_text('half'); os.kill(os.getpid(), 9)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.stl")], check=False)
+    assert [path.name.startswith(".skullvae-") for path in tmp_path.iterdir()] == [True]
+    with whole_file(tmp_path / "a.stl") as temporary:
+        temporary.write_text("whole")
+    assert content(tmp_path) == {"a.stl": "whole"}
 
 
 def test_a_folder_that_holds_the_input_is_never_replaced(tmp_path):
