@@ -29,6 +29,8 @@ _LONGEST_HEADER = 2**22
 _LONGEST_FIELD = 500
 _LONGEST_PATH = 800
 
+_MOST_DIGITS = 9
+
 _NRRD_FIELDS = frozenset(
     (
         *("content", "number", "type", "dimension", "space", "sizes", "kinds", "labels", "units", "endian", "encoding"),
@@ -48,7 +50,7 @@ _META_TYPES = {
 _NUMBER = r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,3})?"
 # What the numbers look like, and of the dimensions the power that is their count.
 _META_NUMBERS = {
-    "DimSize": (r"\d{1,10}", 1),
+    "DimSize": (r"\d{1,9}", 1),
     **dict.fromkeys(
         ("ElementSpacing", "ElementSize", "Offset", "Position", "Origin", "CenterOfRotation"), (_NUMBER, 1)
     ),
@@ -79,6 +81,8 @@ def check_nrrd(path: Path) -> Path:
             continue
         if not found or name not in _NRRD_FIELDS or (len(line) > _LONGEST_FIELD and name != "content"):
             raise unreadable(path)
+        if name == "sizes" and any(len(size) > _MOST_DIGITS for size in value.split()):
+            raise unreadable(path)  # one that 32 bits cannot hold is taken for another
         if name == "datafile":
             voxels = _data_file(path, value)
     return voxels

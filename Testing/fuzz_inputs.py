@@ -207,23 +207,24 @@ def mutate(suffix: str, data: bytes, draw: random.Random, blindly: Mutate) -> by
 
 def _nrrd_seeds() -> list[bytes]:
     data = voxels().tobytes()
-    head = _nrrd_head(b"encoding: raw")
+    head = nrrd_head(b"encoding: raw")
     return [
         head + b"\n" + data,
-        _nrrd_head(b"encoding: gzip") + b"\n" + gzip.compress(data, mtime=0),
-        _nrrd_head(b"encoding: ascii") + b"\n" + b" ".join(b"%d" % value for value in voxels().ravel()),
-        _nrrd_head(b"encoding: hex") + b"\n" + data.hex().encode(),
-        _nrrd_head(b"encoding: raw", b"byte skip: -1") + b"\n" + data,
-        _nrrd_head(b"encoding: raw", b"line skip: 1") + b"\nskipped\n" + data,
-        _nrrd_head(b"encoding: raw", b"kinds: domain domain domain", b"name:=skull") + b"\n" + data,
-        _nrrd_head(b"encoding: raw", b"data file: data.raw"),
+        nrrd_head(b"encoding: gzip") + b"\n" + gzip.compress(data, mtime=0),
+        nrrd_head(b"encoding: ascii") + b"\n" + b" ".join(b"%d" % value for value in voxels().ravel()),
+        nrrd_head(b"encoding: hex") + b"\n" + data.hex().encode(),
+        nrrd_head(b"encoding: raw", b"byte skip: -1") + b"\n" + data,
+        nrrd_head(b"encoding: raw", b"line skip: 1") + b"\nskipped\n" + data,
+        nrrd_head(b"encoding: raw", b"kinds: domain domain domain", b"name:=skull") + b"\n" + data,
+        nrrd_head(b"encoding: raw", b"data file: data.raw"),
         head.replace(b"sizes: 6 5 4", b"sizes: 6 5 4 1").replace(b"dimension: 3", b"dimension: 4")
         .replace(b"(0,0,1)", b"(0,0,1) none") + b"\n" + data,
         b"NRRD0001\ntype: short\ndimension: 3\nsizes: 6 5 4\nspacings: 1 1 2\nencoding: raw\nendian: little\n\n" + data,
     ]  # fmt: skip
 
 
-def _nrrd_head(*fields: bytes) -> bytes:
+def nrrd_head(*fields: bytes) -> bytes:
+    """An NRRD header of voxels(), up to its empty line, with more fields; encoding and data follow."""
     lines = (
         b"NRRD0004", b"type: short", b"dimension: 3", b"space: left-posterior-superior", b"sizes: 6 5 4",
         b"space directions: (1,0,0) (0,1,0) (0,0,1)", b"endian: little", b"space origin: (0,0,0)", *fields, b"",
@@ -233,12 +234,12 @@ def _nrrd_head(*fields: bytes) -> bytes:
 
 def _nhdr_seeds() -> list[bytes]:
     return [
-        _nrrd_head(b"encoding: raw", b"data file: data.raw"),
-        _nrrd_head(b"encoding: gzip", b"data file: data.raw.gz"),
-        _nrrd_head(b"encoding: raw", b"byte skip: -1", b"data file: data.raw"),
-        _nrrd_head(b"encoding: raw", b"data file: %02d.raw 1 4 1"),
-        _nrrd_head(b"encoding: raw", b"data file: LIST") + b"01.raw\n02.raw\n03.raw\n04.raw\n",
-        _nrrd_head(b"encoding: raw") + b"\n" + voxels().tobytes(),
+        nrrd_head(b"encoding: raw", b"data file: data.raw"),
+        nrrd_head(b"encoding: gzip", b"data file: data.raw.gz"),
+        nrrd_head(b"encoding: raw", b"byte skip: -1", b"data file: data.raw"),
+        nrrd_head(b"encoding: raw", b"data file: %02d.raw 1 4 1"),
+        nrrd_head(b"encoding: raw", b"data file: LIST") + b"01.raw\n02.raw\n03.raw\n04.raw\n",
+        nrrd_head(b"encoding: raw") + b"\n" + voxels().tobytes(),
     ]
 
 
@@ -259,17 +260,18 @@ def _meta_seeds() -> list[bytes]:
     data = voxels().tobytes()
     packed = zlib.compress(data)
     return [
-        _meta_head() + data,
-        _meta_head(b"CompressedData = True", b"CompressedDataSize = %d" % len(packed)) + packed,
-        _meta_head(b"BinaryData = False") + b" ".join(b"%d" % value for value in voxels().ravel()),
-        _meta_head(file=b"data.raw"),
-        _meta_head(file=b"LIST") + b"01.raw\n02.raw\n03.raw\n04.raw\n",
-        _meta_head(file=b"%02d.raw 1 4 1"),
-        _meta_head().replace(b"Compressed", b"HeaderSize = -1\nCompressed") + data,
+        meta_head() + data,
+        meta_head(b"CompressedData = True", b"CompressedDataSize = %d" % len(packed)) + packed,
+        meta_head(b"BinaryData = False") + b" ".join(b"%d" % value for value in voxels().ravel()),
+        meta_head(file=b"data.raw"),
+        meta_head(file=b"LIST") + b"01.raw\n02.raw\n03.raw\n04.raw\n",
+        meta_head(file=b"%02d.raw 1 4 1"),
+        meta_head().replace(b"Compressed", b"HeaderSize = -1\nCompressed") + data,
     ]
 
 
-def _meta_head(*fields: bytes, file: bytes = b"LOCAL") -> bytes:
+def meta_head(*fields: bytes, file: bytes = b"LOCAL") -> bytes:
+    """A MetaImage header of voxels(), with fields changed or added."""
     told = {
         b"ObjectType": b"Image", b"NDims": b"3", b"BinaryData": b"True", b"BinaryDataByteOrderMSB": b"False",
         b"CompressedData": b"False", b"TransformMatrix": b"1 0 0 0 1 0 0 0 1", b"Offset": b"0 0 0",

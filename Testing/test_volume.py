@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import os
 import struct
+import zlib
 
+import fuzz_inputs
 import nibabel as nib
 import numpy as np
 import pytest
@@ -186,6 +189,98 @@ def test_a_bad_file_gives_one_sentence_and_a_remedy_and_nothing_on_stderr(tmp_pa
     assert caught.value.remedy
     assert "\n" not in str(caught.value)
     assert capfd.readouterr().err == ""
+
+
+def file(folder, name, content):
+    (folder / name).write_bytes(content)
+    return folder / name
+
+
+def detached(folder, data_file, sizes=b"6 5 4"):
+    """An .nhdr in a folder with whole and short data, a pipe, a link to a device and a folder, all to be named."""
+    fuzz_inputs.prepare_folder(folder)
+    head = fuzz_inputs.nrrd_head(b"encoding: raw", b"data file: " + data_file).replace(b"6 5 4", sizes)
+    return file(folder, "a.nhdr", head)
+
+
+def meta(folder, *fields, data=None, more=b"", **options):
+    data = fuzz_inputs.voxels().tobytes() if data is None else data
+    head = fuzz_inputs.meta_head(*fields, **options)
+    return file(folder, "a.mha", head.replace(b"ElementDataFile", more + b"ElementDataFile") + data)
+
+
+def nrrd_with(folder, *fields, name="a.nrrd"):
+    return file(folder, name, fuzz_inputs.nrrd_head(b"encoding: raw", *fields) + b"\n" + fuzz_inputs.voxels().tobytes())
+
+
+def deep(folder):
+    """A damaged file in so many folders that its path alone has more than a thousand characters."""
+    for _ in range(5):
+        folder = folder / ("x" * 240)
+    folder.mkdir(parents=True)
+    return file(folder, "a.nrrd", b"NRRD0004\ntype: zz\n\n")
+
+
+HALF = zlib.compress(fuzz_inputs.voxels().tobytes()[:100])
+
+# Each of these once ended the process, or kept it for ever, or had ITK read what it should not, or asked for all the
+# machine's memory, or gave voxels that are in no file. `make fuzz` found them.
+HOSTILE_FILES = {
+    "a long field": lambda d: nrrd_with(d, b'labels: "%s"' % (b"x" * 2000)),
+    "an unknown long field": lambda d: nrrd_with(d, b"x" * 2000),
+    "a long path": deep,
+    "a size beyond 32 bits": lambda d: file(
+        d, "a.nrrd", b"NRRD0001\ntype: short\ndimension: 3\nsizes: 4294967696 5 4\nspacings: 1 1 1\nencoding: raw\n\n"
+    ),
+    "another format by the name of .nrrd": lambda d: written(d, "a.nii").rename(d / "a.nrrd"),
+    "more voxels than the data file can hold": lambda d: detached(d, b"short.raw", b"1000 1000 1000"),
+    "infinite sform": lambda d: nifti(d, "a.nii", row=(296, "ff", 1e9, float("inf"))),
+    "not a number in the qform": lambda d: nifti(d, "a.nii", code=(252, "hh", 1, 0), place=(268, "f", float("nan"))),
+    "a qform that is no rotation": lambda d: nifti(d, "a.nii", code=(252, "hh", 1, 0), turn=(256, "ff", 9.0, 9.0)),
+    "a negative extension": lambda d: nifti(d, "a.nii", at=(108, "f", 400.0), extension=(348, "iii", 1, -16, 0)),
+    "an unknown type of voxels": lambda d: nifti(d, "a.nii", type=(70, "h", 99)),
+    "dimensions in .mha that are none": lambda d: meta(d, b"NDims = 1e30"),
+    "dimensions in .mha told twice": lambda d: meta(d, more=b"NDims = 65536\n"),
+    "more numbers in .mha than dimensions": lambda d: meta(d, b"Offset = " + b"0 " * 200),
+    "another object in .mha": lambda d: meta(d, b"ObjectType = Tube"),
+    "a voxel size in .mha that overflows": lambda d: meta(d, b"ElementSpacing = 1e300 1e300 1e300"),
+    "compressed voxels that are lacking": lambda d: meta(
+        d, b"CompressedData = True", b"CompressedDataSize = %d" % len(HALF), data=HALF
+    ),
+    "compressed voxels of unknown size": lambda d: meta(d, b"CompressedData = True", data=HALF),
+    "a compressed size beyond 64 bits": lambda d: meta(
+        d, b"CompressedData = True", b"CompressedDataSize = 18446744073709551616", data=HALF
+    ),
+    ".mha without a header": lambda d: file(d, "a.mha", b"\0" * 100),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE_FILES)
+def test_a_hostile_file_gives_one_sentence_and_no_more(tmp_path, capfd, kind):
+    path = HOSTILE_FILES[kind](tmp_path)
+    capfd.readouterr()
+    with pytest.raises(SkullVAEError) as caught:
+        read_volume(path)
+    assert "\n" not in str(caught.value)
+    assert caught.value.remedy
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no pipes and devices with names here")
+@pytest.mark.parametrize("name", sorted({*fuzz_inputs.FILE_NAMES} - {b"data.raw", b"data.raw.gz", b"LOCAL"}))
+@pytest.mark.parametrize("suffix", [".nhdr", ".mha"])
+def test_a_header_may_name_no_file_but_a_whole_plain_one_beside_it(tmp_path, suffix, name):
+    path = detached(tmp_path, name)
+    if suffix == ".mha":
+        path = meta(tmp_path, file=name, data=b"")
+    with pytest.raises(SkullVAEError):
+        read_volume(path)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no pipes with names here")
+def test_a_plain_data_file_beside_its_header_is_read(tmp_path):
+    for path in (detached(tmp_path, b"data.raw"), meta(tmp_path, file=b"data.raw", data=b"")):
+        assert np.array_equal(read_volume(path).array, fuzz_inputs.voxels().ravel().reshape(4, 5, 6).transpose(2, 1, 0))
 
 
 def test_nothing_remains_when_writing_fails(tmp_path):
