@@ -128,10 +128,13 @@ def _complete_into(
     with start.stage("load libraries"):
         import torch._dynamo  # noqa: F401  what the first optimiser would import, a second in the midst of its work
 
+        from .blas import claim_buffers
         from .checkpoint import default_model_path, load_model
         from .cli import resolve_device
         from .completion import STAGE_WEIGHTS, CompletionOptions, complete
         from .outcome import Outcome
+
+        claim_buffers()
 
     weights = {"load model": 1, **STAGE_WEIGHTS, **_LAST_WEIGHTS}
     if options.proposals > 1:

@@ -26,6 +26,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
+from multiprocessing import forkserver
 from pathlib import Path
 
 import numpy as np
@@ -150,11 +151,23 @@ def left_behind(folder: Path) -> list[str]:
     return [path.name for path in folder.glob(".skullvae-*")] if folder.is_dir() else []
 
 
+def _start_fork_server() -> None:
+    """Have the libraries loaded by the process that all runs are forked from; it looks for them where it is told."""
+    _FORKING.set_forkserver_preload(["faults_child"])
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT / "Testing"), str(ROOT), before)))
+    forkserver.ensure_running()
+    if before is None:
+        del os.environ["PYTHONPATH"]
+    else:
+        os.environ["PYTHONPATH"] = before
+
+
 class Bench:
     """A folder with tiny inputs, a model and the jobs; and the ways to run and to disturb them."""
 
     def __init__(self, place: Path, run: Path | None = None, data: Path | None = None, config: Path | None = None):
-        _FORKING.set_forkserver_preload(["faults_child"])
+        _start_fork_server()
         self.place, self.number = place, 0
         self.data = data or tiny.write_heads(place / "data")
         self.config = config or tiny.write_config(place / "config.json", tiny.TINY, tiny.OPTIONS)
