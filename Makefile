@@ -12,6 +12,8 @@
 #   make licences   Docs/licences.md, of what requirements.lock names
 #   make audit   known vulnerabilities of what requirements.lock names; asks a public service
 #   make golden  the implant that tests compare with, anew; only after a change that is meant to alter implants
+#   make fuzz ARGS="--minutes 30"   whatever bytes a file of a volume or a model has; findings into fuzz/
+#   make faults ARGS="--kills 60"   killed, starved and disturbed runs; figures into faults/
 #
 # Where a plain `pip install torch` would bring CUDA along and that is not wanted, tell pip of a CPU build in its
 # usual ways, for instance: make venv PIP_ARGS="--find-links /folder/with/wheels"
@@ -24,7 +26,7 @@ ARGS ?=
 bin := $(VENV)/bin
 stamp := $(VENV)/.installed
 
-.PHONY: venv demo test tutorial bench bench-batch bench-accuracy bench-training golden lint types coverage lock licences \
+.PHONY: venv demo test tutorial bench bench-batch bench-accuracy bench-training fuzz faults golden lint types coverage lock licences \
   audit clean
 .DEFAULT_GOAL := test
 
@@ -98,6 +100,13 @@ audit: $(release)
 
 golden: $(stamp)
 	$(bin)/python Testing/golden.py
+# The fuzzer is fetched here alone: it has no wheel for every Python, and nothing else needs it.
+fuzz: $(stamp)
+	$(bin)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[fuzz]'
+	$(bin)/python Testing/fuzz.py $(ARGS)
+
+faults: $(stamp)
+	$(bin)/python Testing/faults.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage .coverage.* coverage
