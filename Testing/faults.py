@@ -325,7 +325,10 @@ class Bench:
 
 
 def _one_sentence(name: str, ended: Ended, code: int) -> list[str]:
+    """Problems of what a run said; warnings, and what a training run tells of its course, are not of its end."""
     lines = [line for line in ended.said.strip().splitlines() if not line.startswith("Warning: ")]
+    if any(line.startswith("train.py: ") for line in lines):
+        lines = [line for line in lines if line.startswith(("train.py: ", "Traceback"))]
     if code == 128 + signal.SIGTERM and ended.code == code and not lines:
         return []  # who ends it knows
     if ended.code == code and len(lines) == 1 and "Unexpected" not in lines[0]:
