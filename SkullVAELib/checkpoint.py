@@ -23,8 +23,9 @@ FORMAT = "SkullVAE model 1"
 PAPER_FORMAT = "SkullVAE paper model 1"
 LARGEST_BYTES = 512 * 2**20
 
-# The header names each tensor in about a hundred bytes; the format itself would allow a hundred times as much.
-_LONGEST_HEADER = 2**20
+# The header names each tensor in about a hundred bytes, and of a training set's cases each; a hundred megabytes, which
+# the format itself would allow, take gigabytes to read.
+_LONGEST_HEADER = 2**24
 
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict) -> None:

@@ -70,11 +70,12 @@ def check_nrrd(path: Path) -> Path:
     if len(os.fsencode(os.path.abspath(path))) > _LONGEST_PATH:
         raise SkullVAEError(f"'{path.name}' lies in too many folders", "Move it to a shorter path")
     with open(path, "rb") as file:
-        lines = file.read(_LONGEST_HEADER).split(b"\n\n", 1)[0].split(b"\r\n\r\n", 1)[0].splitlines()
-    if not lines or not lines[0].startswith(b"NRRD000"):
+        begin = file.read(_LONGEST_HEADER).replace(b"\r\n", b"\n")
+    head, ended, _ = begin.partition(b"\n\n")
+    if not head.startswith(b"NRRD000") or b"\r" in head or not (ended or path.stat().st_size <= _LONGEST_HEADER):
         raise unreadable(path)
     voxels = path
-    for line in lines[1:]:
+    for line in head.rstrip(b"\n").split(b"\n")[1:]:
         name, found, value = line.partition(b": ")
         name = name.decode("latin-1").lower().replace(" ", "")
         if line.startswith(b"#") or (name not in _NRRD_FIELDS and b":=" in line):

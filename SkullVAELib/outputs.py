@@ -23,6 +23,8 @@ _PREFIX = ".skullvae-"
 _LOCK, _OLD = ".lock", ".old"
 _LOCK_TRIES, _LOCK_SECONDS = 1200, 0.05
 
+_DISK_FAILS = (errno.ENOSPC, errno.EIO, getattr(errno, "EDQUOT", errno.ENOSPC))
+
 # A private folder without a lock file is either being made this moment or was left by a run killed in that moment.
 _MAKING_SECONDS = 60.0
 
@@ -307,7 +309,7 @@ def _sync(path: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+        if error.errno in _DISK_FAILS:
             raise
     finally:
         os.close(descriptor)

@@ -122,7 +122,7 @@ def test_whole_numbers_for_weights_are_refused(valid, tmp_path):
 def test_headers_that_would_be_costly_to_read_are_refused(valid, tmp_path):
     header, data = parts(valid)
     assert "not a readable model file" in refused(tmp_path, (2**40).to_bytes(8, "little") + valid[8:])
-    assert "not a readable model file" in refused(tmp_path, joined(json.dumps(header).encode() + b" " * 2**21, data))
+    assert "not a readable model file" in refused(tmp_path, joined(json.dumps(header).encode() + b" " * 2**24, data))
     header["__metadata__"]["provenance"] = "[" * 100_000
     assert "not a readable model file" in refused(tmp_path, joined(header, data))
 

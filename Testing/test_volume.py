@@ -228,6 +228,8 @@ HALF = zlib.compress(fuzz_inputs.voxels().tobytes()[:100])
 HOSTILE_FILES = {
     "a long field": lambda d: nrrd_with(d, b'labels: "%s"' % (b"x" * 2000)),
     "an unknown long field": lambda d: nrrd_with(d, b"x" * 2000),
+    "a long field behind a bare carriage return": lambda d: nrrd_with(d, b"labels: x\r#" + b"x" * 2000),
+    "a long field behind a long header": lambda d: nrrd_with(d, b"#" + b"x" * 2**22, b"labels: " + b"x" * 2000),
     "a long path": deep,
     "a size beyond 32 bits": lambda d: file(
         d, "a.nrrd", b"NRRD0001\ntype: short\ndimension: 3\nsizes: 4294967696 5 4\nspacings: 1 1 1\nencoding: raw\n\n"
