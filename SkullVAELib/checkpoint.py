@@ -123,12 +123,12 @@ def _model(tensors: dict[str, torch.Tensor], metadata: dict) -> SkullModel | Pap
     model: SkullModel | PaperModel
     with torch.device("meta"):
         if metadata["format"] == FORMAT:
-            model = SkullModel(Architecture(**fields), classes)
+            model = SkullModel(Architecture(**fields), tuple(classes))
         else:
             pairs, z, plain = metadata["pairs"], metadata["z"], metadata["plain_output"]
             if type(pairs) is not int or z not in Z_KINDS or type(plain) is not bool:
                 raise TypeError("pairs, z, plain_output")
-            model = PaperModel(PaperArchitecture(**fields), classes, pairs, z, plain)
+            model = PaperModel(PaperArchitecture(**fields), tuple(classes), pairs, z, plain)
     for name, wanted in model.state_dict().items():
         # BatchNorm counts its batches in whole numbers; all else is float, in a file perhaps of less precision.
         if tensors[name].is_floating_point() != wanted.is_floating_point() or tensors[name].is_complex():

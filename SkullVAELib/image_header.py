@@ -14,7 +14,7 @@ import re
 import struct
 import zlib
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import nibabel as nib
 import numpy as np
@@ -76,8 +76,8 @@ def check_nrrd(path: Path) -> Path:
         raise unreadable(path)
     voxels = path
     for line in head.rstrip(b"\n").split(b"\n")[1:]:
-        name, found, value = line.partition(b": ")
-        name = name.decode("latin-1").lower().replace(" ", "")
+        field, found, value = line.partition(b": ")
+        name = field.decode("latin-1").lower().replace(" ", "")
         if line.startswith(b"#") or (name not in _NRRD_FIELDS and b":=" in line):
             continue
         if not found or name not in _NRRD_FIELDS or (len(line) > _LONGEST_FIELD and name != "content"):
@@ -137,7 +137,7 @@ def check_meta(path: Path) -> Path:
 def check_nifti(path: Path, zipped: bool) -> nib.Nifti1Header:
     """Check a NIfTI header; returns it as it is in the file. Raises SkullVAEError."""
     try:
-        with gzip.open(path) if zipped else open(path, "rb") as file:
+        with cast(BinaryIO, gzip.open(path) if zipped else open(path, "rb")) as file:
             raw = file.read(_NIFTI_VOXELS)
             if len(raw) < _NIFTI_VOXELS:
                 raise cut_short(path)

@@ -20,6 +20,7 @@ except ImportError:  # Windows, where an open file cannot be removed and thus is
     fcntl = None  # type: ignore[assignment]
 
 _PREFIX = ".skullvae-"
+_HOLDING = f"{_PREFIX}run-"
 _LOCK, _OLD = ".lock", ".old"
 _LOCK_TRIES, _LOCK_SECONDS = 1200, 0.05
 
@@ -131,17 +132,7 @@ def held_folder(directory: Path) -> Iterator[Path]:
     """
     made = _make(directory)
     try:
-        with ExitStack() as stack:
-            if fcntl is not None:
-                descriptor = os.open(directory, os.O_RDONLY)
-                stack.callback(os.close, descriptor)
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError as error:
-                    cause = f"Another run is writing into '{directory}'"
-                    raise SkullVAEError(cause, "Wait for its end, or choose another output folder") from error
-                except OSError:  # a network disk that locks no folders
-                    pass
+        with _staging(directory, _HOLDING):
             yield directory
     except BaseException:
         for folder in made:
@@ -179,16 +170,20 @@ def _make(directory: Path) -> list[Path]:
 
 
 @contextmanager
-def _staging(directory: Path) -> Iterator[Path]:
+def _staging(directory: Path, prefix: str = _PREFIX) -> Iterator[Path]:
     """A folder inside `directory`, on the same file system so that renaming is atomic, locked while in use.
 
-    Those that killed runs left there are removed first.
+    Those that killed runs left there are removed first. Of prefix _HOLDING there is but one: raises SkullVAEError
+    where another run has made it.
     """
     with ExitStack() as stack:
         try:
             with _alone(directory) as locked:
                 _remove_abandoned(directory, locked)
-                staging = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=directory))
+                if prefix == _HOLDING and any(directory.glob(f"{prefix}*")):
+                    cause = f"Another run is writing into '{directory}'"
+                    raise SkullVAEError(cause, "Wait for its end, or choose another output folder")
+                staging = Path(tempfile.mkdtemp(prefix=prefix, dir=directory))
                 stack.callback(shutil.rmtree, staging, ignore_errors=True)
                 # The kernel drops the lock of a killed process; a process id could have been given to another by then.
                 lock = stack.enter_context(open(staging / _LOCK, "wb"))
