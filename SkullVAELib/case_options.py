@@ -63,6 +63,11 @@ def add_case_options(parser: argparse.ArgumentParser) -> tuple[argparse.Action, 
         help="write implant_uncertainty.ply, too: the implant's mesh with the distance in mm within which the true"
         " surface lies nine times of ten, as numbers and as colours",
     )
+    add(
+        "--force",
+        action="store_true",
+        help="complete what is refused as no head, too; look closely at what comes out",
+    )
     part = parser.add_argument_group("the part", "what the meshes shall be, in mm; implant.nrrd stays as it is")
     add("--clearance", to=part, metavar="MM", type=number, help="least distance to bone (default 0; 0.5 to print)")
     add(

@@ -133,6 +133,7 @@ def _complete_into(
         from .cli import resolve_device
         from .completion import STAGE_WEIGHTS, CompletionOptions, complete
         from .outcome import Outcome
+        from .quality import REFUSE_BELOW
 
         claim_buffers()
 
@@ -151,6 +152,7 @@ def _complete_into(
         prior=options.prior,
         defect_class=options.defect,
         device=str(device),
+        least_quality=0.0 if options.force else REFUSE_BELOW,
     )
     completion = complete(volume, model, wishes, stages)
     outcome = Outcome.of(completion, volume, part_options, options.format, path.name, model_path.name)

@@ -52,10 +52,10 @@ _SKULL = "Segment the bone of the skull alone"
 _VOXELS = "Check the voxel size in the file's header, and its unit"
 
 CHECKS = (
-    Check("vault_share", 0.75, 0.35, "Only {:.0%} of a vault is there", "Choose an image that shows the whole vault"),
+    Check("vault_share", 0.80, 0.40, "Only {:.0%} of a vault is there", "Choose an image that shows the whole vault"),
     Check("solid_share", 0.02, 0.30, "{:.0%} of the cranial cavity is bone, as in an inverted image", _SKULL),
     Check("outside_share", 0.15, 0.50, "{:.0%} of the space around the vault is bone", _SKULL),
-    Check("roughness_mm", 0.5, 0.3, "The vault is as smooth as a ball ({:.2f} mm), which no skull is", _SKULL),
+    Check("roughness_mm", 0.55, 0.4, "The vault is as smooth as a ball ({:.2f} mm), which no skull is", _SKULL),
     Check("size", 0.83, 0.55, "The head has {:.0%} of an adult's size", _VOXELS),
     Check("size", 1.2, 1.65, "The head has {:.0%} of an adult's size", _VOXELS),
     Check(
@@ -140,7 +140,11 @@ class Quality:
     @classmethod
     def of(cls, place: Placement, mean: torch.Tensor) -> Quality:
         """Of a skull laid on the mean skull, see Measures.of."""
-        measures = Measures.of(place, mean)
+        return cls.from_measures(Measures.of(place, mean))
+
+    @classmethod
+    def from_measures(cls, measures: Measures) -> Quality:
+        """Of what was measured before."""
         scores = [check.score(getattr(measures, check.measure)) for check in CHECKS]
         return cls(measures, float(np.prod(scores)), CHECKS[int(np.argmin(scores))])
 

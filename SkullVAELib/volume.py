@@ -87,14 +87,20 @@ def volume_suffix(path: str | os.PathLike) -> str:
     for suffix in SUFFIXES:
         if name.lower().endswith(suffix):
             return suffix
-    raise SkullVAEError(f"'{name}' has no known image suffix", f"Use one of {', '.join(SUFFIXES)}")
+    remedy = f"Use one of {', '.join(SUFFIXES)}"
+    if name.lower().endswith((".dcm", ".dicom", ".ima")):
+        remedy = "Load the whole DICOM series in 3D Slicer and save the volume as .nrrd"
+    raise SkullVAEError(f"'{name}' has no known image suffix", remedy)
 
 
 def check_readable(path: str | os.PathLike) -> Path:
     """The path of an image file that exists, has a known suffix and may be read; otherwise raises SkullVAEError."""
     path = Path(path)
     if path.is_dir():
-        raise SkullVAEError(f"'{path}' is a folder", "Name one image file; a DICOM folder must be converted first")
+        raise SkullVAEError(
+            f"'{path}' is a folder",
+            "Name one image file; of a DICOM folder make one first: load it in 3D Slicer and save the volume as .nrrd",
+        )
     if not path.is_file():
         raise SkullVAEError(f"The file '{path}' does not exist", "Check the path")
     volume_suffix(path)

@@ -55,6 +55,7 @@ class Options:
     prior: str = "auto"
     defect_class: str = "cranial"
     device: str = "auto"
+    least_quality: float = 0.0
 
 
 def stand_in(complete) -> types.ModuleType:

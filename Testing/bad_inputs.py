@@ -1,0 +1,316 @@
+"""Every kind of bad input, and the sentence that `skullvae complete` says to it.
+
+    python Testing/bad_inputs.py     # writes Docs/bad_inputs.md, by running them all
+
+test_bad_inputs.py runs the same list and holds the page to what is said.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import re
+import struct
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import SimpleITK as sitk
+from scipy import ndimage
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from broken import HEAD, NO_HEAD, Scene
+
+from SkullVAELib import cli
+from SkullVAELib.volume import Volume, read_volume, write_volume
+
+PAGE = Path(__file__).resolve().parents[1] / "Docs" / "bad_inputs.md"
+GOLDEN = Path(__file__).resolve().parent / "data" / "golden"
+
+
+@dataclass(frozen=True)
+class Skull:
+    """The small skull that inputs are made of: bool masks at 2 mm, with a defect and complete."""
+
+    defective: Volume
+    complete: Volume
+
+    @classmethod
+    def golden(cls) -> Skull:
+        skull, implant = (read_volume(GOLDEN / name) for name in ("skull.nrrd", "implant.nrrd"))
+        bone = skull.array != 0
+        return cls(skull.with_array(bone), skull.with_array(bone | (implant.array != 0)))
+
+    def ct(self) -> np.ndarray:
+        """A CT of the defective skull in Hounsfield units: air, a head of soft tissue, bone."""
+        bone = self.defective.array
+        head = ndimage.binary_fill_holes(
+            ndimage.binary_dilation(ndimage.binary_closing(bone, iterations=6), iterations=3)
+        )
+        hounsfield = np.where(bone, 900, np.where(head, 40, -1000)).astype(np.int16)
+        return hounsfield + np.random.default_rng(0).normal(0, 12, bone.shape).astype(np.int16)
+
+
+@dataclass(frozen=True)
+class BadInput:
+    """One kind: make writes it into a folder, and gives the file's path or the whole argument list after `complete`.
+
+    code: the exit code; said: words that the sentence must hold, "" where nothing is said.
+    """
+
+    make: Callable[[Path, Skull], Path | list]
+    code: int
+    said: str
+
+
+def _file(folder: Path, name: str, content: bytes) -> Path:
+    (folder / name).write_bytes(content)
+    return folder / name
+
+
+def _volume(folder: Path, skull: Skull, array: np.ndarray, name: str = "a.nrrd") -> Path:
+    """An array written on the skull's grid."""
+    array = array.astype(np.uint8) if array.dtype == bool else array
+    write_volume(Volume(array, skull.defective.affine), folder / name)
+    return folder / name
+
+
+def _scene(what: str) -> Callable[[Path, Skull], Path]:
+    def make(folder: Path, skull: Skull) -> Path:
+        write_volume((NO_HEAD | HEAD)[what](Scene.of(skull.defective)), folder / "a.nrrd")
+        return folder / "a.nrrd"
+
+    return make
+
+
+def _nifti(folder: Path, skull: Skull, name: str = "a.nii.gz", array: np.ndarray | None = None, **patched) -> Path:
+    """A NIfTI file; patched: byte offset, struct format and values of header fields."""
+    array = skull.defective.array.astype(np.uint8) if array is None else array
+    raw = bytearray(nib.Nifti1Image(array, skull.defective.affine).to_bytes())
+    for offset, form, *values in patched.values():
+        struct.pack_into("<" + form, raw, offset, *values)
+    return _file(folder, name, gzip.compress(bytes(raw), 1) if name.endswith(".gz") else bytes(raw))
+
+
+def _nrrd(folder: Path, sizes: str = "11 9 7", directions: str = "(1,0,0) (0,1,0) (0,0,1)") -> Path:
+    head = (
+        f"NRRD0004\ntype: short\ndimension: 3\nspace: left-posterior-superior\nsizes: {sizes}\n"
+        f"space directions: {directions}\nkinds: domain domain domain\nendian: little\nencoding: raw\n"
+        "space origin: (0,0,0)\n\n"
+    )
+    return _file(folder, "a.nrrd", head.encode() + bytes(2 * 11 * 9 * 7))
+
+
+def _cut(path: Path, keep: int) -> Path:
+    path.write_bytes(path.read_bytes()[:keep])
+    return path
+
+
+def _noisy(folder: Path, name: str) -> Path:
+    """A small image that does not compress, so that a cut takes voxels away."""
+    noise = np.random.default_rng(0).integers(-999, 2999, (30, 30, 30)).astype(np.int16)
+    write_volume(Volume(noise, np.eye(4)), folder / name)
+    return folder / name
+
+
+def _vectors(folder: Path, _: Skull) -> Path:
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((5, 6, 7, 3), np.uint8), isVector=True), str(folder / "a.nrrd"))
+    return folder / "a.nrrd"
+
+
+def _folder(folder: Path, *names: str) -> Path:
+    (folder / "series").mkdir()
+    for name in names:
+        (folder / "series" / name).write_bytes(bytes(128) + b"DICM" + bytes(64))
+    return folder / "series"
+
+
+def _with(array: np.ndarray, value: float) -> np.ndarray:
+    changed = array.astype(np.float32)
+    changed[tuple(n // 2 for n in array.shape)] = value
+    return changed
+
+
+def _pinholes(skull: Skull) -> np.ndarray:
+    """A complete skull with holes of a voxel, as thin bone has below a threshold."""
+    holes = np.random.default_rng(0).random(skull.complete.array.shape) < 0.02
+    return skull.complete.array & ~holes
+
+
+def _over_input(folder: Path, skull: Skull) -> list:
+    _volume(folder, skull, skull.defective.array, "completed.nrrd")
+    return [folder / "completed.nrrd", "-o", folder]
+
+
+def _in_place_of_output(folder: Path, skull: Skull) -> list:
+    return [_volume(folder, skull, skull.defective.array), "-o", _file(folder, "out", b"mine")]
+
+
+def _no_folder_there(folder: Path, skull: Skull) -> list:
+    return [_volume(folder, skull, skull.defective.array), "-o", _file(folder, "mine", b"mine") / "out"]
+
+
+FILES: dict[str, BadInput] = {
+    "a missing file": BadInput(lambda d, s: d / "a.nrrd", 2, "does not exist"),
+    "a folder": BadInput(lambda d, s: _folder(d), 2, "is a folder"),
+    "a DICOM folder": BadInput(lambda d, s: _folder(d, "IM0001", "IM0002"), 2, "DICOM"),
+    "a DICOM file": BadInput(lambda d, s: _folder(d, "a.dcm") / "a.dcm", 2, "no known image suffix"),
+    "another suffix": BadInput(lambda d, s: _file(d, "a.stl", b"solid"), 2, "no known image suffix"),
+    "another format than the suffix says": BadInput(
+        lambda d, s: _nifti(d, s, "a.nii").rename(d / "a.nrrd"), 2, "cannot be read"
+    ),
+    "a file of no bytes": BadInput(lambda d, s: _file(d, "a.nrrd", b""), 2, "is empty"),
+    "text": BadInput(lambda d, s: _file(d, "a.nrrd", b"not an image\n" * 99), 2, "cannot be read"),
+    "cut .nrrd": BadInput(lambda d, s: _cut(_noisy(d, "a.nrrd"), 20000), 2, "whole"),
+    "cut .mha": BadInput(lambda d, s: _cut(_noisy(d, "a.mha"), 20000), 2, "cut short"),
+    "cut .nii": BadInput(lambda d, s: _cut(_noisy(d, "a.nii"), -1), 2, "cut short"),
+    "cut .nii.gz": BadInput(lambda d, s: _cut(_noisy(d, "a.nii.gz"), 20000), 2, "cut short"),
+    "gzip with a wrong checksum": BadInput(
+        lambda d, s: _file(d, "b.nii.gz", _noisy(d, "a.nii.gz").read_bytes()[:-8] + bytes(8)), 2, "cut short"
+    ),
+    "2D": BadInput(lambda d, s: _nifti(d, s, array=np.zeros((9, 9), np.int16)), 2, "2 dimensions"),
+    "an axis of one voxel": BadInput(lambda d, s: _nifti(d, s, array=np.zeros((9, 9, 1), np.int16)), 2, "single slice"),
+    "4D": BadInput(lambda d, s: _nifti(d, s, array=np.zeros((9, 9, 9, 2), np.int16)), 2, "4 dimensions"),
+    "several values a voxel": BadInput(_vectors, 2, "several values"),
+    "a header that claims terabytes": BadInput(lambda d, s: _nrrd(d, "100000 100000 100000"), 2, "too large"),
+    "a gigabyte in a kilobyte": BadInput(lambda d, s: _nrrd(d, "1000 1000 1000"), 2, "cut short"),
+    "zero spacing": BadInput(lambda d, s: _nrrd(d, directions="(0,0,0) (0,1,0) (0,0,1)"), 2, "voxel size"),
+    "negative spacing": BadInput(lambda d, s: _nifti(d, s, zoom=(80, "f", -1.0)), 2, "voxel size"),
+    "spacing that is not a number": BadInput(lambda d, s: _nifti(d, s, row=(280, "f", float("nan"))), 2, "grid"),
+    "infinite spacing": BadInput(lambda d, s: _nifti(d, s, row=(280, "f", float("inf"))), 2, "grid"),
+    "a singular direction matrix": BadInput(
+        lambda d, s: _nrrd(d, directions="(1,0,0) (1,0,0) (0,0,1)"), 2, "not perpendicular"
+    ),
+    "axes that are not perpendicular": BadInput(
+        lambda d, s: _nrrd(d, directions="(1,0.3,0) (0,1,0) (0,0,1)"), 2, "not perpendicular"
+    ),
+    "a very long name": BadInput(lambda d, s: d / ("a" * 300 + ".nrrd"), 2, "does not exist"),
+    "output over the input": BadInput(_over_input, 2, "would overwrite the input"),
+    "a file in the output's place": BadInput(_in_place_of_output, 2, "is not a folder"),
+    "an output folder that cannot be made": BadInput(_no_folder_there, 2, "cannot be made"),
+}
+"""Files and folders: what is wrong is seen before a voxel is looked at."""
+
+VOXELS: dict[str, BadInput] = {
+    "empty mask": BadInput(lambda d, s: _volume(d, s, np.zeros_like(s.defective.array)), 2, "is empty"),
+    "all ones": BadInput(lambda d, s: _volume(d, s, np.ones_like(s.defective.array)), 2, "same value 1"),
+    "several labels": BadInput(
+        lambda d, s: _volume(d, s, s.defective.array + 2 * s.complete.array.astype(np.uint8)), 2, "several labels"
+    ),
+    "a few voxels": BadInput(
+        lambda d, s: _volume(d, s, np.indices(s.defective.array.shape).sum(0) == 9), 2, "too little bone"
+    ),
+    "NaN": BadInput(lambda d, s: _volume(d, s, _with(s.ct(), np.nan)), 2, "not numbers"),
+    "infinity": BadInput(lambda d, s: _volume(d, s, _with(s.ct(), np.inf)), 2, "not numbers"),
+    "a CT of stored values, 1024 too high": BadInput(
+        lambda d, s: _volume(d, s, s.ct() + np.int16(1024)), 2, "Hounsfield"
+    ),
+    "a CT a tenth of its values": BadInput(lambda d, s: _volume(d, s, s.ct() * np.float32(0.1)), 2, "Hounsfield"),
+    "an MRI": BadInput(lambda d, s: _volume(d, s, np.abs(s.ct()).astype(np.float32) / 7), 2, "Hounsfield"),
+    "an inverted CT": BadInput(lambda d, s: _volume(d, s, -s.ct()), 2, "no head"),
+    "a threshold that no voxel reaches": BadInput(
+        lambda d, s: [_volume(d, s, s.ct()), "--threshold", "3000", "-o", d / "out"], 2, "No voxel reaches"
+    ),
+    "a threshold that all voxels reach": BadInput(
+        lambda d, s: [_volume(d, s, s.ct()), "--threshold", "-2000", "-o", d / "out"], 2, "Every voxel reaches"
+    ),
+    "a threshold below skin": BadInput(
+        lambda d, s: [_volume(d, s, s.ct()), "--threshold", "-200", "-o", d / "out"], 0, "Look closely"
+    ),
+    "a box beside the skull": BadInput(
+        lambda d, s: [_volume(d, s, s.ct()), "--box", "900,900,900,50,50,50", "-o", d / "out"], 2, "no bone in the box"
+    ),
+}
+"""Voxels that are no bone."""
+
+HEADS: dict[str, BadInput] = {
+    **{what: BadInput(_scene(what), 2, "no head") for what in NO_HEAD},
+    "upside down": BadInput(_scene("upside down"), 2, "no head"),
+    "more than half of the vault missing": BadInput(
+        lambda d, s: _volume(d, s, s.complete.array & (Scene.of(s.complete).at[..., 0] > 15)), 2, "no head"
+    ),
+    "complete already": BadInput(lambda d, s: _volume(d, s, s.complete.array), 3, "No defect was found"),
+    "pinholes only": BadInput(lambda d, s: _volume(d, s, _pinholes(s)), 3, "No defect was found"),
+    "mirrored": BadInput(_scene("mirrored"), 0, ""),
+    "of a child, 80 %": BadInput(_scene("of a child, 80 %"), 0, ""),
+    "no head, but --force": BadInput(
+        lambda d, s: [_scene("hollow ball")(d, s), "--force", "-o", d / "out"], 3, "smooth as a ball"
+    ),
+    "of a small child, 60 %": BadInput(_scene("of a small child, 60 %"), 0, "of an adult's size"),
+    "giant, 130 %": BadInput(_scene("giant, 130 %"), 0, "of an adult's size"),
+    "metal streaks": BadInput(_scene("metal streaks"), 0, ""),
+    "a name that is not ASCII": BadInput(
+        lambda d, s: _volume(d, s, s.defective.array, "Schädel 頭蓋骨 №1.nrrd"), 0, ""
+    ),
+}
+"""Bone that is no head, or a head in an odd state; 0 is a result, and what is said a warning."""
+
+ALL = FILES | VOXELS | HEADS
+
+
+def said_to(make: Callable[[Path, Skull], Path | list], skull: Skull, folder: Path) -> tuple[int, str]:
+    """Run `complete` in this process on an input made in a folder: exit code, and what was said on stderr."""
+    made = make(folder, skull)
+    arguments = made if isinstance(made, list) else [made, "-o", folder / "out"]
+    stderr = StringIO()
+    with redirect_stderr(stderr):
+        code = cli.main(["complete", *map(str, arguments), "--progress", "none", "--device", "cpu"])
+    return code, stderr.getvalue()
+
+
+def sentence(said: str, folder: Path) -> str:
+    """What was said, for the page: without the folder's name, the numbers that a machine may give otherwise, and what a
+    good run says anyway."""
+    lines = [
+        line for line in said.splitlines() if not line.startswith(("The results are in", "No defect was found in"))
+    ]
+    lines = lines or said.splitlines()
+    text = " ".join(lines).replace(f"{folder}{os.sep}", "").replace(str(folder), "out")
+    return re.sub(r"a{100,}", "a...a", text) if not text.startswith("The results are in") else ""
+
+
+_HEAD = """# Bad input
+
+What `skullvae complete` says on stderr to every kind of bad input that was tried. Exit code 2 is a refusal, in one
+line, and nothing is written; 3 means that no defect was found; 0 is a result, and what is said is a warning that stands
+in the report, too. Each row is a test (`Testing/test_bad_inputs.py`); `python Testing/bad_inputs.py` writes this page.
+"""
+
+_TAIL = """Bone that is no head is told by a score of how well it lies on the mean skull, see
+[robustness.md](robustness.md#quality). Full disks, lack of memory, kills and two runs at once are told of there, too.
+"""
+
+
+def page(sentences: dict[str, tuple[int, str]]) -> str:
+    """Docs/bad_inputs.md."""
+    lines = [_HEAD]
+    for title, group in (("Files", FILES), ("Voxels", VOXELS), ("Heads", HEADS)):
+        lines += [f"## {title}", "", "| input | exit code | what is said |", "|---|---|---|"]
+        for name in group:
+            code, text = sentences[name]
+            lines.append(f"| {name} | {code} | {text or '(nothing, but where the results are)'} |")
+        lines.append("")
+    return "\n".join([*lines, _TAIL])
+
+
+def main() -> int:
+    """Write the page."""
+    skull, sentences = Skull.golden(), {}
+    for name, bad in ALL.items():
+        with tempfile.TemporaryDirectory() as folder:
+            code, said = said_to(bad.make, skull, Path(folder))
+            sentences[name] = (code, sentence(said, Path(folder)))
+            print(f"{name}: {code} {sentences[name][1]}", file=sys.stderr, flush=True)
+    PAGE.write_text(page(sentences), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

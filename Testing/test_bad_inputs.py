@@ -1,0 +1,52 @@
+"""Bad input: every kind gets its one sentence, nothing half-written, and nothing that was there is changed."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from bad_inputs import ALL, PAGE, Skull, said_to, sentence
+
+from SkullVAELib.complete_cli import RESULTS
+from SkullVAELib.exit_codes import BAD_INPUT, DONE
+
+
+@pytest.fixture(scope="module")
+def skull() -> Skull:
+    return Skull.golden()
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Every file under a folder and its digest."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_bad_input_gets_its_sentence(kind, skull, tmp_path, monkeypatch):
+    monkeypatch.delenv("SKULLVAE_DEBUG", raising=False)
+    bad, before = ALL[kind], {}
+
+    def make(folder: Path, given: Skull):
+        made = bad.make(folder, given)
+        before.update(contents(folder))
+        return made
+
+    code, said = said_to(make, skull, tmp_path)
+    assert code == bad.code
+    assert bad.said in said
+    assert "Traceback" not in said
+    after = contents(tmp_path)
+    assert {name: after.get(name) for name in before} == before
+    written = {Path(name).name for name in set(after) - set(before)}
+    if code == BAD_INPUT:
+        assert len(said.splitlines()) == 1
+        assert said.count(". ") >= 1  # a cause and a remedy
+        assert not written
+    else:
+        assert written >= set(RESULTS) - (set() if code == DONE else {"implant.stl"})
+    # The page tells the same; numbers may differ from machine to machine in their last digit.
+    row = next(line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith(f"| {kind} |"))
+    words = "".join(letter for letter in sentence(said, tmp_path) if not letter.isdigit())
+    assert words in "".join(letter for letter in row if not letter.isdigit())
