@@ -38,8 +38,8 @@ sys.path.insert(0, str(ROOT))
 _FORKING = multiprocessing.get_context("forkserver")
 _PATIENCE = 600
 
-# What differs between two runs of the same input.
-_UNSTABLE = ("seconds",)
+# What differs between two runs of the same input; the versions tell the commit, which a campaign may outlast.
+_UNSTABLE = ("seconds", "versions")
 
 
 @dataclass

@@ -29,17 +29,17 @@ def complete(bench):
 
 
 def test_a_killed_mesh_export_leaves_the_earlier_file_or_the_new_one(bench):
-    figures = bench.kills(bench.mesh, 6, random.Random(0))
+    figures = bench.kills(bench.mesh, 4, random.Random(0))
     assert figures["problems"] == []
 
 
 def test_a_killed_completion_leaves_files_of_one_run_and_a_seal_only_on_a_whole_set(bench, complete):
-    figures = bench.kills(complete, 4, random.Random(0))
+    figures = bench.kills(complete, 3, random.Random(0))
     assert figures["problems"] == []
 
 
 def test_a_killed_training_run_leaves_whole_checkpoints_and_goes_on_to_the_same_model(bench):
-    figures = bench.kills(bench.training, 2, random.Random(0))
+    figures = bench.kills(bench.training, 1, random.Random(0))
     assert figures["problems"] == []
 
 
