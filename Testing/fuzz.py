@@ -127,10 +127,9 @@ def run_child(kind: str, output: Path, seconds: float, seed: int) -> int:
             env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "FUZZ_SCRATCH": scratch},
             stdout=subprocess.DEVNULL, stderr=(folder / "stderr").open("wb"),
         )  # fmt: skip
-        try:
-            process.wait(seconds + 6 * SECONDS + 60)
+        if wait_while_it_works(process, folder / "executions"):
             ended = {0: None, 70: f"runs for more than {SECONDS} s"}.get(process.returncode, "ends the process")
-        except subprocess.TimeoutExpired:
+        else:
             process.kill()
             process.wait()
             ended = "hangs, and cannot be interrupted"
@@ -143,6 +142,19 @@ def run_child(kind: str, output: Path, seconds: float, seed: int) -> int:
             digest = hashlib.sha1(current.read_bytes()).hexdigest()[:6]
             record(output, kind, f"{ended} ({cause.strip()[-60:]}; {digest})", current.read_bytes())
         return struct.unpack("<q", (folder / "executions").read_bytes())[0]
+
+
+def wait_while_it_works(process: subprocess.Popen, counter: Path) -> bool:
+    """Wait until a child ends; False as soon as it has gone on with no input for long, to begin with or later."""
+    last, since = 0, time.monotonic()
+    while process.poll() is None:
+        time.sleep(0.2)
+        (count,) = struct.unpack("<q", counter.read_bytes())
+        if count != last:
+            last, since = count, time.monotonic()
+        elif time.monotonic() - since > 30 * SECONDS:  # the libraries load first, on a busy machine slowly
+            return False
+    return True
 
 
 class Child:
