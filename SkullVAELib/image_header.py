@@ -2,7 +2,7 @@
 
 ITK's readers trust what they read. A long line in an NRRD header overruns a buffer and ends the process, an infinite
 number in a NIfTI header is iterated over for ever, and the header of either NRRD or MetaImage may name any file of the
-machine as its voxels: a device that never ends, a pipe that waits, somebody's document. `make fuzz` found these.
+machine as its voxels: a pipe that waits, a device, somebody's document. Docs/robustness.md tells what else was found.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ SUFFIXES = (".nrrd", ".nhdr", ".nii", ".nii.gz", ".mha")
 # Voxels must be countable with 32 bits, which component labelling relies on; it is a cube of 1290 voxels.
 MAX_VOXELS = 2**31 - 1
 
-# ITK would look at the content to choose a reader, and take a DICOM, TIFF or HDF5 file by the name of head.nrrd.
+# ITK would look at the content to choose a reader, and take a TIFF or HDF5 file by the name of head.nrrd.
 _READERS = {
     ".nrrd": "NrrdImageIO",
     ".nhdr": "NrrdImageIO",

@@ -221,10 +221,15 @@ def deep(folder):
     return file(folder, "a.nrrd", b"NRRD0004\ntype: zz\n\n")
 
 
+def another_format(folder):
+    sitk.WriteImage(sitk.GetImageFromArray(fuzz_inputs.voxels()), str(folder / "a.tif"))
+    return (folder / "a.tif").rename(folder / "a.nrrd")
+
+
 HALF = zlib.compress(fuzz_inputs.voxels().tobytes()[:100])
 
 # Each of these once ended the process, or kept it for ever, or had ITK read what it should not, or asked for all the
-# machine's memory, or gave voxels that are in no file. `make fuzz` found them.
+# machine's memory, or gave voxels that are in no file: see Docs/robustness.md.
 HOSTILE_FILES = {
     "a long field": lambda d: nrrd_with(d, b'labels: "%s"' % (b"x" * 2000)),
     "an unknown long field": lambda d: nrrd_with(d, b"x" * 2000),
@@ -234,7 +239,7 @@ HOSTILE_FILES = {
     "a size beyond 32 bits": lambda d: file(
         d, "a.nrrd", b"NRRD0001\ntype: short\ndimension: 3\nsizes: 4294967696 5 4\nspacings: 1 1 1\nencoding: raw\n\n"
     ),
-    "another format by the name of .nrrd": lambda d: written(d, "a.nii").rename(d / "a.nrrd"),
+    "another format by the name of .nrrd": another_format,
     "more voxels than the data file can hold": lambda d: detached(d, b"short.raw", b"1000 1000 1000"),
     "infinite sform": lambda d: nifti(d, "a.nii", row=(296, "ff", 1e9, float("inf"))),
     "not a number in the qform": lambda d: nifti(d, "a.nii", code=(252, "hh", 1, 0), place=(268, "f", float("nan"))),
