@@ -4,7 +4,9 @@
 #   make tutorial   the README's pictures of the panel, by going through it
 #   make bench   seconds and peak memory of each stage, into bench/
 #   make bench-batch   cases per core-hour of skullvae batch, with one worker and with two, into bench/
+#   make bench-scale   time and memory from 128^3 to 768^3 voxels, into bench/scale/
 #   make bench-accuracy DATA=FOLDER   implants of every method on complete skulls that no model saw, into bench/
+#   make bench-quality DATA=FOLDER ARGS="--folds FOLDER"   whether the quality score tells what fails, into bench/quality/
 #   make bench-training ARGS="--data SET"   training beside a faithful loop of the original, into bench/
 #   make types   mypy, which make lint runs, too
 #   make coverage   every test, and how much of the library they run, into coverage/
@@ -26,8 +28,8 @@ ARGS ?=
 bin := $(VENV)/bin
 stamp := $(VENV)/.installed
 
-.PHONY: venv demo test tutorial bench bench-batch bench-accuracy bench-training fuzz faults golden lint types coverage lock licences \
-  audit clean
+.PHONY: venv demo test tutorial bench bench-batch bench-scale bench-accuracy bench-quality bench-training fuzz faults golden \
+  lint types coverage lock licences audit clean
 .DEFAULT_GOAL := test
 
 venv: $(stamp)
@@ -61,7 +63,7 @@ coverage: $(stamp)
 	$(bin)/coverage report --show-missing --skip-covered
 
 test: lint
-	$(bin)/python -X faulthandler -m pytest Testing $(ARGS)
+	$(bin)/python -X faulthandler -m pytest Testing -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 # The README's pictures of the panel; after make demo, which fetches the patient.
 tutorial: $(stamp)
@@ -76,6 +78,13 @@ bench-batch: $(stamp)
 bench-accuracy: $(stamp)
 	@test -n "$(DATA)" || { echo 'Name the folder of complete skulls: make bench-accuracy DATA=FOLDER' >&2; exit 2; }
 	$(bin)/python Testing/accuracy.py --data "$(DATA)" $(ARGS)
+
+bench-scale: $(stamp)
+	$(bin)/python Testing/bench_scale.py $(ARGS)
+
+bench-quality: $(stamp)
+	@test -n "$(DATA)" || { echo 'Name the folder of complete skulls: make bench-quality DATA=FOLDER' >&2; exit 2; }
+	$(bin)/python Testing/quality.py --data "$(DATA)" --output bench/quality $(ARGS)
 
 bench-training: $(stamp)
 	$(bin)/python Testing/bench_training.py $(ARGS)

@@ -271,6 +271,7 @@ def _provenance(result: dict) -> str:
         rows.append(("Proposal shown", str(result["proposal"])))
     rows += [
         ("Distance to the mean skull", f"{_number(result['registration_mm'], 2)} mm in the median"),
+        ("Quality of the placement", f"{result['quality']['score']:.2f} of 1" if "quality" in result else "-"),
         ("Computed on", html.escape(str(parameters["device"]))),
         ("Software", html.escape(result["software"])),
         ("Model", f"{html.escape(result['model_file'])}, trained {html.escape(str(model['trained'] or 'unknown'))}"),

@@ -38,7 +38,7 @@ class GapOptions:
     fifty-six cases of four skulls: such holes are up to 1.7 ml, true defects of that height 2.7 ml and more;
     on both sides: as low, and within mirror_mm of its mirror image there is another one of about its size. What of a
     gap is as low, farther than mirror_mm from the middle and lacks at its mirror image by more than both_lack is cut
-    off, so that a defect does not run on into a hole that is there by nature;
+    off, so that a defect does not run on into a hole that is there by nature; not where the gap holds the mirror image;
     bone that ends: less than `closed` of its rim is bone, as where a segmentation was cut short.
     """
 
@@ -62,6 +62,8 @@ class GapOptions:
     both_lack: float = 0.5
     closed: float = 0.5
 
+
+ON_BOTH_SIDES = "lacking on both sides"
 
 _ROOM_MM = 8.0
 
@@ -176,7 +178,10 @@ def find_gaps(
     candidates, passed = [], []
     for box, seed in lacking.cores():
         grown = lacking.grown(box, seed)
-        note = lacking.measure(box, seed, grown)
+        if not (seed & grown).any():
+            passed.append(lacking.measure(box, seed, seed) | {"because": ON_BOTH_SIDES})
+            continue
+        note = lacking.measure(box, seed & grown, grown)
         if reason := _no_defect(note, options):
             passed.append(note | {"because": reason})
         else:
@@ -185,7 +190,7 @@ def find_gaps(
             candidates.append((note, full))
     both_sides = _on_both_sides([note for note, _ in candidates], options)
     judged = list(zip(candidates, both_sides, strict=True))
-    passed += [note | {"because": "lacking on both sides"} for (note, _), both in judged if both]
+    passed += [note | {"because": ON_BOTH_SIDES} for (note, _), both in judged if both]
     candidates = sorted((found for found, both in judged if not both), key=lambda c: -c[0]["ml"])
     pieces: list[np.ndarray] = []
     for note, full in candidates:
@@ -195,7 +200,7 @@ def find_gaps(
             passed.append(note | {"because": "small, where bone is thin"})
         else:
             pieces.append(full)
-    cavity = lacking.cavity
+    cavity = lacking.cavity | lacking.both
     for full in pieces:
         cavity &= ~full
     return Gap(pieces, lacking.field, cavity, passed, float(fraction.spacing.min()))
@@ -206,8 +211,8 @@ class _Lacking:
     """Bone that the prior has and the patient has not, voxel by voxel on the reduced grid; gaps grow in it.
 
     field, differ: the prior and the spread there, mm; shell: bool, inside the prior; missing: bool, what a gap may be
-    made of; cavity, bevel, displaced: bool, see GapOptions; beyond: bool, the image's end; to_canonical: (4, 4) voxel
-    index -> canonical mm.
+    made of; cavity, bevel, displaced: bool, see GapOptions; both: bool, what lacks on both sides; beyond: bool, the
+    image's end; to_canonical: (4, 4) voxel index -> canonical mm.
     """
 
     fraction: Volume
@@ -218,6 +223,7 @@ class _Lacking:
     shell: np.ndarray
     missing: np.ndarray
     cavity: np.ndarray
+    both: np.ndarray
     bevel: np.ndarray
     displaced: np.ndarray
     beyond: np.ndarray
@@ -260,11 +266,21 @@ class _Lacking:
         cavity = (cavity | over) & missing
         missing &= ~cavity
         closed = fraction.with_array(np.maximum(fraction.array, cavity))
-        natural = _open_on_both_sides(field, missing, closed, to_canonical, options)
-        missing &= ~natural
-        cavity |= natural
+        both = _open_on_both_sides(field, missing, closed, to_canonical, options)
         return cls(
-            fraction, distance, to_canonical, field, differ, shell, missing, cavity, bevel, displaced, beyond, options
+            fraction=fraction,
+            distance=distance,
+            to_canonical=to_canonical,
+            field=field,
+            differ=differ,
+            shell=shell,
+            missing=missing,
+            cavity=cavity,
+            both=both,
+            bevel=bevel,
+            displaced=displaced,
+            beyond=beyond,
+            options=options,
         )
 
     def cores(self) -> Iterator[tuple[tuple[slice, ...], np.ndarray]]:
@@ -289,7 +305,22 @@ class _Lacking:
         narrow = (near < 15.0) & (lack_of(field, bone, spacing) > 0.4)
         # A slanted edge lies over bone as a skin does, but is no skin: bone lacks in some depth, and the hole is near.
         slanted = self.bevel[box] & (lack_of(field, bone, spacing, 1.5) > BEVEL) & (near < 8.0)
-        return ndimage.binary_propagation(seed, mask=(self.missing[box] & ((near < 6.0) | narrow)) | slanted)
+        grown = ndimage.binary_propagation(seed, mask=(self.missing[box] & ((near < 6.0) | narrow)) | slanted)
+        both = grown & self.both[box]
+        if not both.any() or self._reaches_its_mirror_image(box, grown, both):
+            return grown
+        labels, _ = ndimage.label(grown & ~both, np.ones((3, 3, 3)))
+        sizes = np.bincount(labels.ravel())
+        sizes[0] = 0
+        return labels == sizes.argmax() if sizes.any() else np.zeros_like(grown)
+
+    def _reaches_its_mirror_image(self, box: tuple[slice, ...], grown: np.ndarray, part: np.ndarray) -> bool:
+        """Whether a gap holds most of the mirror image of a part of it, as one does that crosses the middle."""
+        start = [s.start for s in box]
+        at = apply_affine(self.to_canonical, np.argwhere(part) + start) * [-1, 1, 1]
+        there = np.round(apply_affine(np.linalg.inv(self.to_canonical), at) - start).astype(int)
+        there = there[((there >= 0) & (there < grown.shape)).all(1)]
+        return int(grown[tuple(there.T)].sum()) > len(at) / 2
 
     def measure(self, box: tuple[slice, ...], seed: np.ndarray, grown: np.ndarray) -> dict:
         """What tells a defect from another gap, see GapOptions."""

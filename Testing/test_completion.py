@@ -11,7 +11,7 @@ from SkullVAELib.completion import PRIORS, CompletionOptions, complete
 from SkullVAELib.defects import cut
 from SkullVAELib.errors import SkullVAEError
 from SkullVAELib.frame import apply_affine, reduce_bone
-from SkullVAELib.gaps import GapOptions, _no_defect, _on_both_sides, _open_on_both_sides
+from SkullVAELib.gaps import GapOptions, _Lacking, _no_defect, _on_both_sides, _open_on_both_sides
 from SkullVAELib.metrics import dice, hd95
 from SkullVAELib.progress import Stages
 from SkullVAELib.volume import Volume, read_volume
@@ -263,22 +263,62 @@ def test_a_gap_is_no_defect_for_one_stated_reason(changed, reason):
     assert _no_defect(burr_hole | changed, GapOptions()) == reason
 
 
-def test_a_low_gap_is_cut_off_where_bone_lacks_on_the_other_side_too():
-    """A slab of bone across the head, 60 mm below the vault's centre, with a hole on both sides and one more on one."""
-    shape, half = (81, 41, 9), np.array([40, 20, 4])
-    to_canonical = np.array([[2.0, 0, 0, -80], [0, 2, 0, -40], [0, 0, 2, -68], [0, 0, 0, 1]])
-    field = np.full(shape, 4.0)
+def low_slab(*holes: tuple[slice, slice]) -> _Lacking:
+    """A slab of bone across the head, 60 mm below the vault's centre, on voxels of 2 mm, with holes through it."""
+    shape = (81, 41, 9)
+    field = np.full(shape, 4.0, np.float32)
     field[:, :, 3:6] = -1.0
     bone = (field < 0).astype(np.float32)
-    for x in (-25, 25):
-        bone[half[0] + x - 6 : half[0] + x + 7, 4:16] = 0
-    bone[half[0] + 19 : half[0] + 32, 22:36] = 0
-    missing = (field < 0) & (bone < 0.5)
-    closed = Volume(bone, np.diag([2.0, 2, 2, 1]))
-    found = _open_on_both_sides(field, missing, closed, to_canonical, GapOptions())
-    assert found[half[0] - 25, 10, 4]
-    assert found[half[0] + 25, 10, 4]
-    assert not found[:, 22:].any()
-    high = to_canonical.copy()
+    for hole in holes:
+        bone[hole] = 0
+    to_canonical = np.array([[2.0, 0, 0, -80], [0, 2, 0, -40], [0, 0, 2, -68], [0, 0, 0, 1]])
+    fraction, missing, nothing = (
+        Volume(bone, np.diag([2.0, 2, 2, 1])),
+        (field < 0) & (bone < 0.5),
+        np.zeros(shape, bool),
+    )
+    return _Lacking(
+        fraction=fraction,
+        distance=ndimage.distance_transform_edt(bone < 0.5, sampling=2.0),
+        to_canonical=to_canonical,
+        field=field,
+        differ=np.zeros(shape),
+        shell=field < 0,
+        missing=missing,
+        cavity=nothing,
+        both=_open_on_both_sides(field, missing, fraction, to_canonical, GapOptions()),
+        bevel=nothing,
+        displaced=nothing,
+        beyond=nothing,
+        options=GapOptions(),
+    )
+
+
+LEFT, RIGHT, BESIDE_RIGHT = np.s_[9:22, 4:16], np.s_[59:72, 4:16], np.s_[59:72, 14:36]
+
+
+def test_what_lacks_low_on_both_sides_is_known():
+    slab = low_slab(LEFT, RIGHT, BESIDE_RIGHT)
+    assert slab.both[15, 10, 4]
+    assert slab.both[65, 10, 4]
+    assert not slab.both[:, 22:].any()
+    high = slab.to_canonical.copy()
     high[2, 3] = 60
-    assert not _open_on_both_sides(field, missing, closed, high, GapOptions()).any()
+    assert not _open_on_both_sides(slab.field, slab.missing, slab.fraction, high, GapOptions()).any()
+
+
+def test_a_defect_does_not_run_on_into_a_hole_that_is_on_both_sides():
+    slab = low_slab(LEFT, RIGHT, BESIDE_RIGHT)
+    whole = np.zeros(slab.field.shape, bool)
+    for box, seed in slab.cores():
+        whole[box] |= slab.grown(box, seed)
+    assert whole[65, 28, 4]
+    for middle in (np.s_[13:18, 7:12], np.s_[63:68, 7:12]):
+        assert not whole[middle].any()
+
+
+def test_a_gap_across_the_middle_is_whole():
+    slab = low_slab(np.s_[15:66, 10:30])
+    (box, seed), *_ = slab.cores()
+    assert slab.both.any()
+    assert slab.grown(box, seed).sum() > 0.9 * slab.missing.sum()
