@@ -210,7 +210,7 @@ def find_gaps(
 class _Lacking:
     """Bone that the prior has and the patient has not, voxel by voxel on the reduced grid; gaps grow in it.
 
-    field, differ: the prior and the spread there, mm; shell: bool, inside the prior; missing: bool, what a gap may be
+    field, differ: the prior and the spread there, mm; inside: bool, of the prior; missing: bool, what a gap may be
     made of; cavity, bevel, displaced: bool, see GapOptions; both: bool, what lacks on both sides; beyond: bool, the
     image's end; to_canonical: (4, 4) voxel index -> canonical mm.
     """
@@ -220,7 +220,7 @@ class _Lacking:
     to_canonical: np.ndarray
     field: np.ndarray
     differ: np.ndarray
-    shell: np.ndarray
+    inside: np.ndarray
     missing: np.ndarray
     cavity: np.ndarray
     both: np.ndarray
@@ -250,8 +250,8 @@ class _Lacking:
         # Between its nodes thin bone is told by the shape itself, not by the grid.
         close = np.abs(field) < 1.5 * grid.spacing_mm
         field[close] = conformed.at_voxels(to_canonical, np.argwhere(close))
-        shell = field < 0
-        missing = shell & (fraction.array < 0.5)
+        inside = field < 0
+        missing = inside & (fraction.array < 0.5)
         # Growth stops where skulls differ: through the open skull base a gap would run from the temple into the nose.
         missing &= differ < options.grow_spread_mm
         outwards, inwards = _bone_along_line(missing, fraction, to_canonical, options.cavity_mm)
@@ -273,7 +273,7 @@ class _Lacking:
             to_canonical=to_canonical,
             field=field,
             differ=differ,
-            shell=shell,
+            inside=inside,
             missing=missing,
             cavity=cavity,
             both=both,
@@ -326,8 +326,8 @@ class _Lacking:
         """What tells a defect from another gap, see GapOptions."""
         bone, start = self.fraction.array[box], [s.start for s in box]
         border = ndimage.binary_dilation(grown) & ~grown
-        air = border & ~self.shell[box] & (bone < 0.5)
-        rim = border & self.shell[box]
+        air = border & ~self.inside[box] & (bone < 0.5)
+        rim = border & self.inside[box]
         # A core may lie higher than what it grows into, as where a gap runs along the orbit's wall.
         centre, whole = (apply_affine(self.to_canonical, np.argwhere(m) + start).mean(0) for m in (seed, grown))
         elevation = min(c[2] / np.linalg.norm(c) for c in (centre, whole))

@@ -173,7 +173,7 @@ FILES: dict[str, BadInput] = {
     "cut .nii": BadInput(lambda d, s: _cut(_noisy(d, "a.nii"), -1), 2, "cut short"),
     "cut .nii.gz": BadInput(lambda d, s: _cut(_noisy(d, "a.nii.gz"), 20000), 2, "cut short"),
     "gzip with a wrong checksum": BadInput(
-        lambda d, s: _file(d, "b.nii.gz", _noisy(d, "a.nii.gz").read_bytes()[:-8] + bytes(8)), 2, "cut short"
+        lambda d, s: _file(d, "b.nii.gz", _noisy(d, "a.nii.gz").read_bytes()[:-8] + bytes(8)), 2, "whole"
     ),
     "2D": BadInput(lambda d, s: _nifti(d, s, array=np.zeros((9, 9), np.int16)), 2, "2 dimensions"),
     "an axis of one voxel": BadInput(lambda d, s: _nifti(d, s, array=np.zeros((9, 9, 1), np.int16)), 2, "single slice"),
@@ -191,7 +191,7 @@ FILES: dict[str, BadInput] = {
     "axes that are not perpendicular": BadInput(
         lambda d, s: _nrrd(d, directions="(1,0.3,0) (0,1,0) (0,0,1)"), 2, "not perpendicular"
     ),
-    "a very long name": BadInput(lambda d, s: d / ("a" * 300 + ".nrrd"), 2, "does not exist"),
+    "a very long name": BadInput(lambda d, s: d / ("a" * 300 + ".nrrd"), 2, "too long"),
     "output over the input": BadInput(_over_input, 2, "would overwrite the input"),
     "a file in the output's place": BadInput(_in_place_of_output, 2, "is not a folder"),
     "an output folder that cannot be made": BadInput(_no_folder_there, 2, "cannot be made"),

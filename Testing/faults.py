@@ -180,7 +180,7 @@ class Bench:
             run = Path(shutil.copytree(self.training.output, place / "reference"))
         self.heads = [self._defective(place / f"{name}.nrrd", tiny.HEADS[name]) for name in ("out", "ada")]
         self.complete = self._job("complete", "DIR", lambda head, out: [
-            "complete", head, "-o", out, "--model", str(run / "model.safetensors"), "--progress", "json"
+            "complete", head, "-o", out, "--force", "--model", str(run / "model.safetensors"), "--progress", "json"
         ])  # fmt: skip
         self.mesh = self._job("mesh", "implant.stl", lambda head, out: ["mesh", head, "-o", out])
 

@@ -47,7 +47,8 @@ def write_head(path: Path, defect: bool = False) -> Path:
 
 def start(*arguments: object) -> subprocess.Popen:
     """`skullvae batch` as a user starts it, in a process group of its own."""
-    command = [sys.executable, "-m", "SkullVAELib", "batch", *map(str, arguments)]
+    # The heads are shells, smoother than any skull.
+    command = [sys.executable, "-m", "SkullVAELib", "batch", "--force", *map(str, arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, env=tiny.environment(), start_new_session=True, **pipes)
 

@@ -185,11 +185,14 @@ def test_bone_that_is_no_skull_is_an_error(completed):
         completed(Volume(speck, np.eye(4)))
 
 
-def test_a_bone_that_is_no_head_is_warned_of_or_has_no_defect(completed):
+def test_a_bone_that_is_no_head_is_refused_unless_asked_for(completed, model):
     i, j, k = np.ogrid[:60, :60, :240]
     shaft = np.hypot(i - 30, j - 30)
-    result = completed(Volume((shaft < 14) & (shaft > 7) & (k > 5) & (k < 235), np.eye(4)))
-    assert not result.found or any("check that it is a whole head" in w for w in result.report["warnings"])
+    bone = Volume((shaft < 14) & (shaft > 7) & (k > 5) & (k < 235), np.eye(4))
+    with pytest.raises(SkullVAEError, match="no head"):
+        completed(bone)
+    result = complete(bone, model, CompletionOptions(least_quality=0.0), Stages({}))
+    assert any("the result may be wrong" in warning for warning in result.report["warnings"])
 
 
 def test_a_ct_gives_the_implant_of_its_segmentation(completed, model, sample):
@@ -283,7 +286,7 @@ def low_slab(*holes: tuple[slice, slice]) -> _Lacking:
         to_canonical=to_canonical,
         field=field,
         differ=np.zeros(shape),
-        shell=field < 0,
+        inside=field < 0,
         missing=missing,
         cavity=nothing,
         both=_open_on_both_sides(field, missing, fraction, to_canonical, GapOptions()),

@@ -19,6 +19,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from SkullVAELib.completion import Completion, Proposal
+from SkullVAELib.conformed import ConformedPrior
 from SkullVAELib.errors import SkullVAEError
 from SkullVAELib.part import make_part
 from SkullVAELib.part_options import PartOptions
@@ -61,6 +62,8 @@ class Shell:
     def field(self, points: torch.Tensor) -> torch.Tensor:
         radius = points.norm(dim=1)
         return torch.maximum(radius - OUTER, INNER - radius)
+
+    at_voxels = ConformedPrior.at_voxels
 
 
 @cache

@@ -87,6 +87,7 @@ def method(row: str) -> Method:
         known = ", ".join((*TITLES, *(p for p in PRIORS if p not in TITLES)))
         raise SkullVAEError(f"There is no row '{row}'", f"Choose from {known}; add -rim or -warp to do without")
     options = CompletionOptions(
+        least_quality=0.0,  # what would be refused is measured all the same
         prior=prior,
         rim=None if "rim" in without else RimOptions(),
         warp=WarpOptions(steps=0) if "warp" in without else WarpOptions(),
