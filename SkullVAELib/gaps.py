@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 import torch
 from scipy import ndimage
+from scipy.spatial import cKDTree
 
 from .bone import bounding_box
 from .conformed import ConformedPrior
@@ -37,8 +38,9 @@ class GapOptions:
     Squama and orbital roof are so thin there that segmentations often have a hole where the bone has none. Measured on
     fifty-six cases of four skulls: such holes are up to 1.7 ml, true defects of that height 2.7 ml and more;
     on both sides: as low, and within mirror_mm of its mirror image there is another one of about its size. What of a
-    gap is as low, farther than mirror_mm from the middle and lacks at its mirror image by more than both_lack is cut
-    off, so that a defect does not run on into a hole that is there by nature; not where the gap holds the mirror image;
+    gap is as low, farther than mirror_mm from the middle and lacks at its mirror image by more than both_lack, within
+    both_mm of the core of a hole there, is cut off, so that a defect does not run on into a hole that is there by
+    nature; not where the gap holds the mirror image;
     bone that ends: less than `closed` of its rim is bone, as where a segmentation was cut short.
     """
 
@@ -60,6 +62,7 @@ class GapOptions:
     beside_elevation: float = 0.1
     mirror_mm: float = 12.0
     both_lack: float = 0.5
+    both_mm: float = 6.0
     closed: float = 0.5
 
 
@@ -141,23 +144,33 @@ def _bone_along_line(
 
 
 def _open_on_both_sides(
-    field: np.ndarray, missing: np.ndarray, closed: Volume, to_canonical: np.ndarray, options: GapOptions
+    field: np.ndarray,
+    missing: np.ndarray,
+    distance: np.ndarray,
+    closed: Volume,
+    to_canonical: np.ndarray,
+    options: GapOptions,
 ) -> np.ndarray:
     """Which voxels of missing bone lie low where bone lacks at their mirror image, too.
 
     These are holes of squama and orbit, which segmentations have on both sides. A surgeon's defect is on one side, or
-    crosses the middle higher up.
+    crosses the middle higher up. There must be such a hole: a skin over sound bone, where the prior is off, is none.
 
-    closed: the bone, its cavities filled.
+    distance: from bone, mm; closed: the bone, its cavities filled.
     """
     lack = lack_of(field, closed.array, closed.spacing)
     index = np.argwhere(missing)
     at = apply_affine(to_canonical, index)
     low = (at[:, 2] < options.thin_elevation * np.linalg.norm(at, axis=1)) & (np.abs(at[:, 0]) > options.mirror_mm)
-    there = apply_affine(np.linalg.inv(to_canonical), at[low] * [-1, 1, 1])
-    lacking = ndimage.map_coordinates(lack, there.T, order=1, mode="constant", cval=0.0) > options.both_lack
+    index, at = index[low], at[low]
     found = np.zeros(field.shape, bool)
-    found[tuple(index[low][lacking].T)] = True
+    holes = at[distance[tuple(index.T)] > options.core_mm]
+    if len(holes):
+        mirrored = at * [-1, 1, 1]
+        there = apply_affine(np.linalg.inv(to_canonical), mirrored)
+        lacking = ndimage.map_coordinates(lack, there.T, order=1, mode="constant", cval=0.0) > options.both_lack
+        near, _ = cKDTree(holes).query(mirrored, distance_upper_bound=options.both_mm)
+        found[tuple(index[lacking & np.isfinite(near)].T)] = True
     return found
 
 
@@ -266,7 +279,7 @@ class _Lacking:
         cavity = (cavity | over) & missing
         missing &= ~cavity
         closed = fraction.with_array(np.maximum(fraction.array, cavity))
-        both = _open_on_both_sides(field, missing, closed, to_canonical, options)
+        both = _open_on_both_sides(field, missing, distance, closed, to_canonical, options)
         return cls(
             fraction=fraction,
             distance=distance,

@@ -280,16 +280,17 @@ def low_slab(*holes: tuple[slice, slice]) -> _Lacking:
         (field < 0) & (bone < 0.5),
         np.zeros(shape, bool),
     )
+    distance = ndimage.distance_transform_edt(bone < 0.5, sampling=2.0)
     return _Lacking(
         fraction=fraction,
-        distance=ndimage.distance_transform_edt(bone < 0.5, sampling=2.0),
+        distance=distance,
         to_canonical=to_canonical,
         field=field,
         differ=np.zeros(shape),
         inside=field < 0,
         missing=missing,
         cavity=nothing,
-        both=_open_on_both_sides(field, missing, fraction, to_canonical, GapOptions()),
+        both=_open_on_both_sides(field, missing, distance, fraction, to_canonical, GapOptions()),
         bevel=nothing,
         displaced=nothing,
         beyond=nothing,
@@ -307,7 +308,7 @@ def test_what_lacks_low_on_both_sides_is_known():
     assert not slab.both[:, 22:].any()
     high = slab.to_canonical.copy()
     high[2, 3] = 60
-    assert not _open_on_both_sides(slab.field, slab.missing, slab.fraction, high, GapOptions()).any()
+    assert not _open_on_both_sides(slab.field, slab.missing, slab.distance, slab.fraction, high, GapOptions()).any()
 
 
 def test_a_defect_does_not_run_on_into_a_hole_that_is_on_both_sides():
