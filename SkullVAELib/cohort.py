@@ -147,23 +147,24 @@ def _may_be_a_folder(name: str) -> bool:
 
 def made_from(case: Case, arguments: Sequence[str], model_sha256: str) -> dict | None:
     """What decides on a case's result, to know later whether it is still the one: plain values; None where the input
-    is not there.
+    is not there or damaged.
 
     arguments: options of `complete` for every case; the model file counts by its SHA-256. The input counts by size and
     time of change of all its files: to read each one through would take as long as a good part of the work.
     """
     try:
         files = [[file.stat().st_size, file.stat().st_mtime_ns] for file in _files(case.path)]
-    except OSError:
+    except (OSError, SkullVAEError):
         return None
     options = [argument for argument in (*arguments, *case.arguments) if not argument.startswith("--model=")]
     return {"input": files, "options": options, "model_sha256": model_sha256, "version": __version__}
 
 
 def _files(path: Path) -> list[Path]:
-    """An image file, and those that hold its voxels where it is but their header."""
+    """An image file, and the one that holds its voxels where it is but their header. Raises SkullVAEError when that is
+    damaged."""
     if path.suffix.lower() != ".nhdr":
         return [path]
-    # A header names its data in "data file: NAME" or, several of them, in lines of their own.
-    names = [line.rsplit(": ", 1)[-1].strip() for line in path.read_text("latin-1").splitlines()]
-    return [path, *(path.parent / name for name in names if name and (path.parent / name).is_file())]
+    from .image_header import check_nrrd
+
+    return [path, check_nrrd(path)]

@@ -13,7 +13,7 @@ from .checksum import file_sha256
 from .cohort import SUMMARIES
 from .complete_cli import RESULTS
 from .json_text import as_json_text
-from .outputs import remove_abandoned, whole_file
+from .outputs import whole_file
 
 WAITING, DONE, NO_DEFECT, BAD_INPUT, CRASHED = STATUSES = ("waiting", "done", "no defect", "bad input", "crashed")
 
@@ -91,7 +91,6 @@ class Table:
 
     def __init__(self, output: Path, names: Iterable[str]):
         self._output = output
-        remove_abandoned(output)
         earlier = _read(output / SUMMARIES[0])
         self.rows = {name: earlier.pop(name, Row(name)) for name in names}
         self._others = [row for row in earlier.values() if row.finished and row.tells_of(output / row.case)]

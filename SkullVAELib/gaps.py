@@ -11,7 +11,7 @@ import torch
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from .bone import bounding_box
+from .bone import bounding_box, largest_piece
 from .conformed import ConformedPrior
 from .frame import Grid, apply_affine
 from .volume import Volume
@@ -322,10 +322,8 @@ class _Lacking:
         both = grown & self.both[box]
         if not both.any() or self._reaches_its_mirror_image(box, grown, both):
             return grown
-        labels, _ = ndimage.label(grown & ~both, np.ones((3, 3, 3)))
-        sizes = np.bincount(labels.ravel())
-        sizes[0] = 0
-        return labels == sizes.argmax() if sizes.any() else np.zeros_like(grown)
+        left = grown & ~both
+        return largest_piece(left) if left.any() else left
 
     def _reaches_its_mirror_image(self, box: tuple[slice, ...], grown: np.ndarray, part: np.ndarray) -> bool:
         """Whether a gap holds most of the mirror image of a part of it, as one does that crosses the middle."""

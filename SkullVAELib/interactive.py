@@ -156,11 +156,8 @@ class Session:
 
     def _with_part(self, request: Request, options: PartOptions) -> dict:
         outcome = self._outcome.with_part(options)
-        part = outcome.part
-        if part is None or not part.pieces:
-            raise SkullVAEError(
-                " ".join(part.warnings if part else ()) or "Nothing is left of the part", "Ask for less"
-            )
+        if not outcome.made_part.pieces:
+            raise SkullVAEError(" ".join(outcome.made_part.warnings) or "Nothing is left of the part", "Ask for less")
         answer = self._published(request, _PART_FILES, outcome.write_part)
         self._outcome = outcome
         return answer | {"report": _some(outcome.result, _OF_PART)}

@@ -68,6 +68,13 @@ class Outcome:
         result["warnings"] = list(result.get("warnings", []))
         return cls(completion, grey, options, formats, result)
 
+    @property
+    def made_part(self) -> Part:
+        """The part; raises ValueError before with_part."""
+        if self.part is None:
+            raise ValueError("the part is not made yet")
+        return self.part
+
     def with_part(self, options: PartOptions | None = None) -> Outcome:
         """The same with its part made, and the part's figures in its own copy of the report."""
         options = options or self.options

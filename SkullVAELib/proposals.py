@@ -101,9 +101,9 @@ def difference_mm(first: Mesh, second: Mesh) -> float:
 def write_proposals(outcome: Outcome, count: int, folder: Path) -> list[dict]:
     """Make and write the proposals 2 to count as proposal_2.nrrd, proposal_2.stl and so on; returns what the report
     says of all, the outcome's own, which is the first, included."""
-    patient, part = outcome.completion.patient, outcome.part
-    if patient is None or part is None:
-        raise ValueError("proposals are of a completion that found a defect, and whose part is made")
+    patient, first = outcome.completion.patient, outcome.made_part.mesh
+    if patient is None:
+        raise ValueError("proposals are of a completion that found a defect")
     draws = Draws(patient)
     told = [_figures(1, outcome, 0.0, "implant")]
     for number in range(2, count + 1):
@@ -114,9 +114,7 @@ def write_proposals(outcome: Outcome, count: int, folder: Path) -> list[dict]:
         other = replace(outcome, completion=completion, result=outcome.result | completion.report).with_part()
         write_volume(completion.implant, folder / f"{name}.nrrd")
         other.write_part(folder, name, pieces=False)
-        told.append(
-            _figures(number, other, difference_mm(part.mesh, other.part.mesh if other.part else part.mesh), name)
-        )
+        told.append(_figures(number, other, difference_mm(first, other.made_part.mesh), name))
     return told
 
 
@@ -128,6 +126,6 @@ def _figures(number: int, outcome: Outcome, difference: float, name: str) -> dic
         "volume_ml": implant["volume_ml"],
         "rim_gap_mm": implant["rim_gap_mm"],
         "difference_mm": round(difference, 3),
-        "warnings": outcome.part.warnings if outcome.part else [],
+        "warnings": outcome.made_part.warnings,
         "files": [f"{name}.{suffix}" for suffix in suffixes],
     }

@@ -15,10 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy import ndimage
 
 from . import NOTICE, __version__
-from .bone import bounding_box
+from .bone import bounding_box, largest_piece
 from .checksum import file_sha256
 from .conformed import facing_outwards, gradient
 from .datasets import CLASSES, HELD_OUT, LIST, TRAINING, Case, check_cases, find_cases, read_bone
@@ -287,14 +286,6 @@ def image_head(
     placed = volume.affine.copy()
     placed[:3, 3] += rng.normal(0, 5, 3)
     return Volume(volume.array, placed), pieces
-
-
-def largest_piece(bone: np.ndarray) -> np.ndarray:
-    """The largest 26-connected piece."""
-    labels, _ = ndimage.label(bone, structure=np.ones((3, 3, 3)))
-    sizes = np.bincount(labels.ravel())
-    sizes[0] = 0
-    return labels == sizes.argmax()
 
 
 def write_set(source: Path, output: Path, options: SetOptions, report: Report = silent, grid: Grid = _GRID) -> dict:

@@ -7,10 +7,8 @@ test_bad_inputs.py runs the same list and holds the page to what is said.
 
 from __future__ import annotations
 
-import gzip
 import os
 import re
-import struct
 import sys
 import tempfile
 from collections.abc import Callable
@@ -19,14 +17,13 @@ from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
-import SimpleITK as sitk
 from scipy import ndimage
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from broken import HEAD, NO_HEAD, Scene
+from image_files import cut, nifti, nrrd, several_values, written
 
 from SkullVAELib import cli
 from SkullVAELib.volume import Volume, read_volume, write_volume
@@ -91,38 +88,9 @@ def _scene(what: str) -> Callable[[Path, Skull], Path]:
 
 
 def _nifti(folder: Path, skull: Skull, name: str = "a.nii.gz", array: np.ndarray | None = None, **patched) -> Path:
-    """A NIfTI file; patched: byte offset, struct format and values of header fields."""
+    """A NIfTI file on the skull's grid, of the skull unless told; patched: see image_files.nifti."""
     array = skull.defective.array.astype(np.uint8) if array is None else array
-    raw = bytearray(nib.Nifti1Image(array, skull.defective.affine).to_bytes())
-    for offset, form, *values in patched.values():
-        struct.pack_into("<" + form, raw, offset, *values)
-    return _file(folder, name, gzip.compress(bytes(raw), 1) if name.endswith(".gz") else bytes(raw))
-
-
-def _nrrd(folder: Path, sizes: str = "11 9 7", directions: str = "(1,0,0) (0,1,0) (0,0,1)") -> Path:
-    head = (
-        f"NRRD0004\ntype: short\ndimension: 3\nspace: left-posterior-superior\nsizes: {sizes}\n"
-        f"space directions: {directions}\nkinds: domain domain domain\nendian: little\nencoding: raw\n"
-        "space origin: (0,0,0)\n\n"
-    )
-    return _file(folder, "a.nrrd", head.encode() + bytes(2 * 11 * 9 * 7))
-
-
-def _cut(path: Path, keep: int) -> Path:
-    path.write_bytes(path.read_bytes()[:keep])
-    return path
-
-
-def _noisy(folder: Path, name: str) -> Path:
-    """A small image that does not compress, so that a cut takes voxels away."""
-    noise = np.random.default_rng(0).integers(-999, 2999, (30, 30, 30)).astype(np.int16)
-    write_volume(Volume(noise, np.eye(4)), folder / name)
-    return folder / name
-
-
-def _vectors(folder: Path, _: Skull) -> Path:
-    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((5, 6, 7, 3), np.uint8), isVector=True), str(folder / "a.nrrd"))
-    return folder / "a.nrrd"
+    return nifti(folder, name, array, skull.defective.affine, **patched)
 
 
 def _folder(folder: Path, *names: str) -> Path:
@@ -168,28 +136,32 @@ FILES: dict[str, BadInput] = {
     ),
     "a file of no bytes": BadInput(lambda d, s: _file(d, "a.nrrd", b""), 2, "is empty"),
     "text": BadInput(lambda d, s: _file(d, "a.nrrd", b"not an image\n" * 99), 2, "cannot be read"),
-    "cut .nrrd": BadInput(lambda d, s: _cut(_noisy(d, "a.nrrd"), 20000), 2, "whole"),
-    "cut .mha": BadInput(lambda d, s: _cut(_noisy(d, "a.mha"), 20000), 2, "cut short"),
-    "cut .nii": BadInput(lambda d, s: _cut(_noisy(d, "a.nii"), -1), 2, "cut short"),
-    "cut .nii.gz": BadInput(lambda d, s: _cut(_noisy(d, "a.nii.gz"), 20000), 2, "cut short"),
+    "cut .nrrd": BadInput(lambda d, s: cut(written(d, "a.nrrd"), 20000), 2, "whole"),
+    "cut .mha": BadInput(lambda d, s: cut(written(d, "a.mha"), 20000), 2, "cut short"),
+    "cut .nii": BadInput(lambda d, s: cut(written(d, "a.nii"), -1), 2, "cut short"),
+    "cut .nii.gz": BadInput(lambda d, s: cut(written(d, "a.nii.gz"), 20000), 2, "cut short"),
     "gzip with a wrong checksum": BadInput(
-        lambda d, s: _file(d, "b.nii.gz", _noisy(d, "a.nii.gz").read_bytes()[:-8] + bytes(8)), 2, "whole"
+        lambda d, s: _file(d, "b.nii.gz", written(d, "a.nii.gz").read_bytes()[:-8] + bytes(8)), 2, "whole"
     ),
     "2D": BadInput(lambda d, s: _nifti(d, s, array=np.zeros((9, 9), np.int16)), 2, "2 dimensions"),
     "an axis of one voxel": BadInput(lambda d, s: _nifti(d, s, array=np.zeros((9, 9, 1), np.int16)), 2, "single slice"),
     "4D": BadInput(lambda d, s: _nifti(d, s, array=np.zeros((9, 9, 9, 2), np.int16)), 2, "4 dimensions"),
-    "several values a voxel": BadInput(_vectors, 2, "several values"),
-    "a header that claims terabytes": BadInput(lambda d, s: _nrrd(d, "100000 100000 100000"), 2, "too large"),
-    "a gigabyte in a kilobyte": BadInput(lambda d, s: _nrrd(d, "1000 1000 1000"), 2, "cut short"),
-    "zero spacing": BadInput(lambda d, s: _nrrd(d, directions="(0,0,0) (0,1,0) (0,0,1)"), 2, "voxel size"),
+    "several values a voxel": BadInput(lambda d, s: several_values(d / "a.nrrd"), 2, "several values"),
+    "a header that claims terabytes": BadInput(
+        lambda d, s: nrrd(d, "100000 100000 100000", name="a.nrrd"), 2, "too large"
+    ),
+    "a gigabyte in a kilobyte": BadInput(lambda d, s: nrrd(d, "1000 1000 1000", name="a.nrrd"), 2, "cut short"),
+    "zero spacing": BadInput(
+        lambda d, s: nrrd(d, name="a.nrrd", directions="(0,0,0) (0,1,0) (0,0,1)"), 2, "voxel size"
+    ),
     "negative spacing": BadInput(lambda d, s: _nifti(d, s, zoom=(80, "f", -1.0)), 2, "voxel size"),
     "spacing that is not a number": BadInput(lambda d, s: _nifti(d, s, row=(280, "f", float("nan"))), 2, "grid"),
     "infinite spacing": BadInput(lambda d, s: _nifti(d, s, row=(280, "f", float("inf"))), 2, "grid"),
     "a singular direction matrix": BadInput(
-        lambda d, s: _nrrd(d, directions="(1,0,0) (1,0,0) (0,0,1)"), 2, "not perpendicular"
+        lambda d, s: nrrd(d, name="a.nrrd", directions="(1,0,0) (1,0,0) (0,0,1)"), 2, "not perpendicular"
     ),
     "axes that are not perpendicular": BadInput(
-        lambda d, s: _nrrd(d, directions="(1,0.3,0) (0,1,0) (0,0,1)"), 2, "not perpendicular"
+        lambda d, s: nrrd(d, name="a.nrrd", directions="(1,0.3,0) (0,1,0) (0,0,1)"), 2, "not perpendicular"
     ),
     "a very long name": BadInput(lambda d, s: d / ("a" * 300 + ".nrrd"), 2, "too long"),
     "output over the input": BadInput(_over_input, 2, "would overwrite the input"),

@@ -46,24 +46,31 @@ def reference_seconds() -> float:
 
 
 def run_case(path: Path, output: Path, extra: list[str]) -> dict:
-    """Complete one case in a child process: wall seconds, peak memory in MiB, seconds of each stage."""
+    """Complete one case in a child process: wall and processor seconds, peak memory in MiB, seconds of each stage."""
     command = [sys.executable, "-m", "SkullVAELib", "complete", str(path), "-o", str(output), *extra]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
     with tempfile.TemporaryFile("w+") as said:
         start = time.perf_counter()
         child = subprocess.Popen(command, stdout=said, stderr=said, env=environment)
-        peak_mib = None
+        peak_mib = processor_seconds = None
         if hasattr(os, "wait4"):
             _, status, usage = os.wait4(child.pid, 0)
             child.returncode = os.waitstatus_to_exitcode(status)
             # Linux counts in KiB, macOS in bytes.
             peak_mib = usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+            processor_seconds = usage.ru_utime + usage.ru_stime
         else:
             child.wait()
         wall = time.perf_counter() - start
         said.seek(0)
         text = said.read().strip()
-    result = {"input": path.name, "exit_code": child.returncode, "wall_seconds": wall, "peak_mib": peak_mib}
+    result = {
+        "input": path.name,
+        "exit_code": child.returncode,
+        "wall_seconds": wall,
+        "processor_seconds": processor_seconds,
+        "peak_mib": peak_mib,
+    }
     if child.returncode not in (0, 3):
         return {**result, "error": text.splitlines()[-1] if text else "no message"}
     seconds = json.loads((output / "report.json").read_text(encoding="utf-8"))["seconds"]

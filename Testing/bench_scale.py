@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -21,6 +20,7 @@ from scipy import ndimage
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from bench import run_case
 from SkullVAELib.checkpoint import default_model_path, load_model
 from SkullVAELib.sample import generated_skull
 from SkullVAELib.volume import Volume, write_volume
@@ -49,20 +49,6 @@ def at_size(ct: Volume, shape: tuple[int, int, int]) -> Volume:
     return Volume(np.round(array).astype(np.int16), ct.affine @ np.diag([*step, 1.0]))
 
 
-def run(path: Path, output: Path) -> dict:
-    """Complete a case: exit code, processor seconds, peak MiB."""
-    command = [sys.executable, "-m", "SkullVAELib", "complete", str(path), "-o", str(output), "--device", "cpu"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    child = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    return {
-        "exit_code": child.returncode,
-        "seconds": usage.ru_utime + usage.ru_stime,
-        "peak_mib": usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10),
-    }
-
-
 def fit(results: list[dict], key: str) -> tuple[float, float]:
     """The line through a figure by millions of voxels: slope and constant."""
     slope, constant = np.polyfit([r["voxels"] / 1e6 for r in results], [r[key] for r in results], 1)
@@ -73,7 +59,9 @@ def draw(results: list[dict], path: Path) -> None:
     """Seconds and memory by the number of voxels, with the line that fits them."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     for axes, (key, title) in zip(
-        figure.subplots(1, 2), (("seconds", "processor seconds"), ("peak_mib", "peak memory, MiB")), strict=True
+        figure.subplots(1, 2),
+        (("processor_seconds", "processor seconds"), ("peak_mib", "peak memory, MiB")),
+        strict=True,
     ):
         millions = np.array([r["voxels"] / 1e6 for r in results])
         slope, constant = fit(results, key)
@@ -93,6 +81,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=ROOT / "bench" / "scale")
     parser.add_argument("--most", type=int, default=768**3, help="leave out grids of more voxels")
     options = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the cases' processes
     options.output.mkdir(parents=True, exist_ok=True)
     ct, results = head_ct(), []
     for shape in SIZES:
@@ -101,9 +90,13 @@ def main() -> int:
         name = f"{shape[0]}^3" if len(set(shape)) == 1 else " x ".join(map(str, shape))
         with tempfile.TemporaryDirectory(dir=options.output) as folder:
             write_volume(at_size(ct, shape), Path(folder) / "ct.nrrd")
-            results.append({"size": name, "voxels": int(np.prod(shape)), **run(Path(folder) / "ct.nrrd", Path(folder))})
-        print("{size:>16}  exit {exit_code}  {seconds:6.1f} s  {peak_mib:6.0f} MiB".format(**results[-1]), flush=True)
-    for key, unit in (("seconds", "s"), ("peak_mib", "MiB")):
+            made = run_case(Path(folder) / "ct.nrrd", Path(folder), ["--device", "cpu"])
+            results.append({"size": name, "voxels": int(np.prod(shape)), **made})
+        print(
+            "{size:>16}  exit {exit_code}  {processor_seconds:6.1f} s  {peak_mib:6.0f} MiB".format(**results[-1]),
+            flush=True,
+        )
+    for key, unit in (("processor_seconds", "s"), ("peak_mib", "MiB")):
         slope, constant = fit(results, key)
         print(f"{key}: {constant:.1f} {unit} and {slope:.3f} {unit} a million voxels")
     (options.output / "scale.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

@@ -11,16 +11,20 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from SkullVAELib.bone import largest_piece
 from SkullVAELib.frame import apply_affine
 from SkullVAELib.volume import Volume
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A skull's bone (bool, about 1.2 to 2 mm) and where its voxels are: at, (X, Y, Z, 3) RAS mm from the middle of the
-    bone; top: the vertex, mm up from there."""
+    """A skull's bone (bool, about 1.2 to 2 mm) and where its voxels are.
+
+    middle: of the bone, (3,) RAS mm; at: (X, Y, Z, 3) RAS mm from there; top: the vertex, mm up from there.
+    """
 
     bone: Volume
+    middle: np.ndarray
     at: np.ndarray
     top: float
 
@@ -30,7 +34,9 @@ class Scene:
         middle = (voxels.min(0) + voxels.max(0)) / 2
         index = np.indices(bone.array.shape).reshape(3, -1).T
         at = apply_affine(bone.affine, index) - middle
-        return cls(bone, at.reshape(*bone.array.shape, 3).astype(np.float32), float((voxels - middle)[:, 2].max()))
+        return cls(
+            bone, middle, at.reshape(*bone.array.shape, 3).astype(np.float32), float((voxels - middle)[:, 2].max())
+        )
 
     def mask(self, array: np.ndarray) -> Volume:
         """A mask on the same grid, uint8."""
@@ -42,11 +48,9 @@ class Scene:
 
     def moved(self, matrix: np.ndarray) -> Volume:
         """The skull as its file would show it with a header that turns or scales it, (3, 3), about its middle."""
-        voxels = apply_affine(self.bone.affine, np.argwhere(self.bone.array))
-        middle = (voxels.min(0) + voxels.max(0)) / 2
         affine = np.eye(4)
         affine[:3, :3] = matrix
-        affine[:3, 3] = middle - matrix @ middle
+        affine[:3, 3] = self.middle - matrix @ self.middle
         return Volume(self.bone.array.astype(np.uint8), affine @ self.bone.affine)
 
 
@@ -83,10 +87,7 @@ def _brain(scene: Scene) -> np.ndarray:
     padded = np.pad(scene.bone.array, reach)
     closed = ndimage.binary_fill_holes(ndimage.binary_closing(padded, iterations=reach))
     inside = closed[(slice(reach, -reach),) * 3] & ~ndimage.binary_dilation(scene.bone.array)
-    labels, _ = ndimage.label(ndimage.binary_opening(inside, iterations=3))
-    sizes = np.bincount(labels.ravel())
-    sizes[0] = 0
-    return labels == sizes.argmax()
+    return largest_piece(ndimage.binary_opening(inside, iterations=3))
 
 
 def _noise(scene: Scene, blur: float) -> np.ndarray:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import pickle
 from pathlib import Path
 
 import fuzz_inputs
@@ -125,21 +124,6 @@ def test_headers_that_would_be_costly_to_read_are_refused(valid, tmp_path):
     assert "not a readable model file" in refused(tmp_path, joined(json.dumps(header).encode() + b" " * 2**24, data))
     header["__metadata__"]["provenance"] = "[" * 100_000
     assert "not a readable model file" in refused(tmp_path, joined(header, data))
-
-
-class Bomb:
-    """Unpickling it makes a file."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
-
-
-def test_a_pickle_by_another_name_is_refused_and_not_run(tmp_path):
-    assert "not a readable model file" in refused(tmp_path, pickle.dumps(Bomb(tmp_path / "run")))
-    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("length", [0, 1, 7, 8, 9, 100, -1])

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 import os
-import struct
 import zlib
 
 import fuzz_inputs
@@ -15,12 +13,11 @@ import SimpleITK as sitk
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from image_files import SHAPE, cut, nifti, nrrd, numbered_voxels, several_values, written
 from scipy.spatial.transform import Rotation
 
 from SkullVAELib.errors import SkullVAEError
 from SkullVAELib.volume import Volume, read_volume, to_image, volume_suffix, write_volume
-
-SHAPE = (7, 9, 11)
 
 
 def affine_of(spacing, rotation=((1, 0, 0), (0, 1, 0), (0, 0, 1)), origin=(-31.5, 12.25, 80.0)) -> np.ndarray:
@@ -42,11 +39,6 @@ GRIDS = {
         (1, 0.6, 2), Rotation.from_euler("xyz", (5, 40, -70), degrees=True).as_matrix() @ np.diag([1, 1, -1])
     ),
 }
-
-
-def numbered_voxels() -> np.ndarray:
-    """Voxels that all differ, so that none can be mistaken for another."""
-    return np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE)
 
 
 @pytest.mark.parametrize("suffix", [".nrrd", ".nhdr", ".nii", ".nii.gz", ".mha"])
@@ -99,47 +91,9 @@ def test_a_trailing_fourth_dimension_of_one_is_read_as_3d(tmp_path):
     assert np.allclose(volume.affine, GRIDS["oblique"], atol=1e-4)
 
 
-def nifti(tmp_path, name="bad.nii.gz", array=None, affine=None, **fields):
-    """A NIfTI file whose header fields, given as byte offset and struct format, are patched after writing."""
-    array = numbered_voxels() if array is None else array
-    raw = bytearray(nib.Nifti1Image(array, np.eye(4) if affine is None else affine).to_bytes())
-    for offset, form, *values in fields.values():
-        struct.pack_into("<" + form, raw, offset, *values)
-    path = tmp_path / name
-    path.write_bytes(gzip.compress(bytes(raw)) if name.endswith(".gz") else bytes(raw))
-    return path
-
-
 def test_scaled_nifti_values_are_read_as_hounsfield_units(tmp_path):
     path = nifti(tmp_path, "ct.nii.gz", scaling=(112, "ff", 2.0, -1024.0))
     assert np.array_equal(read_volume(path).array, numbered_voxels() * 2.0 - 1024)
-
-
-def nrrd(tmp_path, sizes="11 9 7", directions="(1,0,0) (0,1,0) (0,0,1)"):
-    path = tmp_path / "bad.nrrd"
-    head = (
-        f"NRRD0004\ntype: short\ndimension: 3\nspace: left-posterior-superior\nsizes: {sizes}\n"
-        f"space directions: {directions}\nkinds: domain domain domain\nendian: little\nencoding: raw\n"
-        "space origin: (0,0,0)\n\n"
-    )
-    path.write_bytes(head.encode() + numbered_voxels().tobytes())
-    return path
-
-
-def cut(path, keep):
-    path.write_bytes(path.read_bytes()[:keep])
-    return path
-
-
-def written(tmp_path, name):
-    rng = np.random.default_rng(0)
-    write_volume(Volume(rng.integers(0, 9999, (30, 30, 30)).astype(np.int16), np.eye(4)), tmp_path / name)
-    return tmp_path / name
-
-
-def several_values(path):
-    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((5, 6, 7, 3), np.uint8), isVector=True), str(path))
-    return path
 
 
 def shear():
