@@ -21,6 +21,7 @@ from scipy import ndimage
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench import run_case
+
 from SkullVAELib.checkpoint import default_model_path, load_model
 from SkullVAELib.sample import generated_skull
 from SkullVAELib.volume import Volume, write_volume

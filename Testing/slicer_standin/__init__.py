@@ -196,9 +196,8 @@ def openModule(mainWindow: bool = True):
     mainWindow: whether there is one, as there is not with --no-main-window; without it nobody can answer dialogs.
     """
     import qt
-    import slicer
-
     import SkullVAE
+    import slicer
 
     record = moduleRecord()
     module = SkullVAE.SkullVAE(record)
