@@ -30,6 +30,10 @@ from .warp import WarpOptions
 STAGE_WEIGHTS = {"bone": 1.0, "register": 2.0, "warp": 1.5, "prior": 0.5, "gap": 1.5, "implant": 1.5, "measure": 1.0}
 
 
+TELL_ML = 5.0
+"""A gap that was passed over is named from this size on where nothing else was found."""
+
+
 @dataclass(frozen=True)
 class CompletionOptions:
     """How a skull is completed.
@@ -125,7 +129,7 @@ def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stag
             report["implant"] = measure(volume.with_array(implant), rim_gap)
             report["implant"]["defects"] = len(gap.pieces)
     else:
-        warnings.append("No defect was found. Some segmentation tools close the hole: threshold the CT instead.")
+        warnings.append(_nothing_found(gap.passed_over))
     return Completion(
         place.bone,
         volume.with_array(place.bone.array | implant),
@@ -135,6 +139,15 @@ def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stag
         proposal if found else None,
         patient if found else None,
     )
+
+
+def _nothing_found(passed_over: list[dict]) -> str:
+    """The warning that there is no defect; a large gap that was held to be none is named."""
+    said = "No defect was found. Some segmentation tools close the hole: threshold the CT instead."
+    largest = max(passed_over, key=lambda note: note["ml"], default=None)
+    if largest is None or largest["ml"] < TELL_ML:
+        return said
+    return f"{said} A gap of {largest['ml']:.0f} ml was passed over: {largest['because']}."
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,9 @@ class GapOptions:
     gap is as low, farther than mirror_mm from the middle and lacks at its mirror image by more than both_lack, within
     both_mm of the core of a hole there, is cut off, so that a defect does not run on into a hole that is there by
     nature; not where the gap holds the mirror image;
-    bone that ends: less than `closed` of its rim is bone, as where a segmentation was cut short.
+    bone that ends: less than `closed` of its rim is bone, as where a segmentation was cut short;
+    bone that ends all around: below around_elevation it reaches over more than `around` of the circle about the
+    vault's axis, as where a head was cut off level. Of a hundred and twenty-six defects none reached over a third.
     """
 
     core_mm: float = 2.8
@@ -64,6 +66,8 @@ class GapOptions:
     both_lack: float = 0.5
     both_mm: float = 6.0
     closed: float = 0.5
+    around_elevation: float = 0.26
+    around: float = 0.6
 
 
 ON_BOTH_SIDES = "lacking on both sides"
@@ -340,8 +344,10 @@ class _Lacking:
         air = border & ~self.inside[box] & (bone < 0.5)
         rim = border & self.inside[box]
         # A core may lie higher than what it grows into, as where a gap runs along the orbit's wall.
-        centre, whole = (apply_affine(self.to_canonical, np.argwhere(m) + start).mean(0) for m in (seed, grown))
+        at = apply_affine(self.to_canonical, np.argwhere(grown) + start)
+        centre, whole = apply_affine(self.to_canonical, np.argwhere(seed) + start).mean(0), at.mean(0)
         elevation = min(c[2] / np.linalg.norm(c) for c in (centre, whole))
+        low = at[:, 2] < self.options.around_elevation * np.linalg.norm(at, axis=1)
         return {
             "ml": round(float(grown.sum() * self.fraction.voxel_ml), 2),
             "centre_mm": [round(float(c)) for c in centre],
@@ -349,10 +355,17 @@ class _Lacking:
             "elevation": round(float(elevation), 2),
             "closed": round(float((bone[rim] >= 0.5).mean()) if rim.any() else 0.0, 2),
             "open_edge": round(float((border & self.beyond[box]).sum() / max(1, border.sum())), 2),
+            "around": round(_share_of_circle(at[low]), 2),
             "air": round(float(air.sum() / max(1, border.sum())), 2),
             "spread_mm": round(float(self.differ[box][seed].mean()), 2),
             "displaced": round(float(self.displaced[box][seed].mean()), 2),
         }
+
+
+def _share_of_circle(points: np.ndarray, sectors: int = 36) -> float:
+    """How much of the circle about the vault's axis points (N, 3) in canonical mm reach over, 0..1."""
+    angle = np.arctan2(points[:, 1], points[:, 0])
+    return len(np.unique(np.floor(angle / (2 * np.pi) * sectors))) / sectors
 
 
 def _no_defect(note: dict, options: GapOptions) -> str | None:
@@ -363,6 +376,7 @@ def _no_defect(note: dict, options: GapOptions) -> str | None:
         "smaller than a defect": note["ml"] < options.smallest_ml,
         "narrower than a burr hole": note["radius_mm"] < options.radius_mm,
         "at the end of the image": note["open_edge"] > options.open_edge,
+        "bone that ends all around, not a hole": note["around"] > options.around,
         "at the skull base": note["elevation"] < (options.temple_elevation if x > y else options.base_elevation),
         "small, where bone is thin": low and note["ml"] < options.thin_ml,
         "bone that ends, not a hole": note["closed"] < options.closed,

@@ -208,6 +208,7 @@ HEADS: dict[str, BadInput] = {
     "more than half of the vault missing": BadInput(
         lambda d, s: _volume(d, s, s.complete.array & (Scene.of(s.complete).at[..., 0] > 15)), 2, "no head"
     ),
+    "vault's upper 60 mm": BadInput(_scene("vault's upper 60 mm"), 3, "bone that ends all around"),
     "complete already": BadInput(lambda d, s: _volume(d, s, s.complete.array), 3, "No defect was found"),
     "pinholes only": BadInput(lambda d, s: _volume(d, s, _pinholes(s)), 3, "No defect was found"),
     "mirrored": BadInput(_scene("mirrored"), 0, ""),
