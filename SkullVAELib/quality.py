@@ -51,7 +51,10 @@ _UPRIGHT = "Check that it is one whole head, and that the file says rightly whic
 _SKULL = "Segment the bone of the skull alone"
 _VOXELS = "Check the voxel size in the file's header, and its unit"
 
+# First: where several measures are as bad, the first one's cause is told, and a wrong voxel size spoils all others.
 CHECKS = (
+    Check("length_mm", 1300, 1800, "The bone is {:.0f} mm long", _VOXELS),
+    Check("length_mm", 90, 60, "The bone is {:.0f} mm long", _VOXELS),
     Check("vault_share", 0.80, 0.40, "Only {:.0%} of a vault is there", "Choose an image that shows the whole vault"),
     Check("solid_share", 0.02, 0.30, "{:.0%} of the cranial cavity is bone, as in an inverted image", _SKULL),
     Check("outside_share", 0.15, 0.50, "{:.0%} of the space around the vault is bone", _SKULL),
@@ -69,6 +72,7 @@ CHECKS = (
 class Measures:
     """What is measured of a skull laid on the mean skull; mm are canonical.
 
+    length_mm: the longest side of the bone's bounding box, in the patient's space; a whole body's passes;
     fit_mm: median distance of the vault's surface to the mean skull's after registration; warp_mm: median displacement
     of the vault by the warp; near_share: part of the vault's surface within 3 mm of the mean skull's after the warp;
     vault_share: part of the mean vault's outer surface that has bone; solid_share, outside_share: bone's part of the
@@ -77,6 +81,7 @@ class Measures:
     registration's three scales by the smallest.
     """
 
+    length_mm: float
     fit_mm: float
     warp_mm: float
     near_share: float
@@ -111,6 +116,7 @@ class Measures:
         around = (field > 8) & (field < 40) & (far > 80) & (nodes[:, 2] > -_VAULT * far)
         outer_bone = points[(points[:, 2] > 10) & ((normals * outwards(points)).sum(1) > 0.7)]
         return cls(
+            length_mm=float(np.ptp(place.skull.points, axis=0).max()),
             fit_mm=place.aligned.fit_mm,
             warp_mm=_median(moved),
             near_share=_share(off < _NEAR_MM),

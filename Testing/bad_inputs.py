@@ -204,6 +204,10 @@ VOXELS: dict[str, BadInput] = {
 
 HEADS: dict[str, BadInput] = {
     **{what: BadInput(_scene(what), 2, "no head") for what in NO_HEAD},
+    **{
+        f"voxels ten times too {way}": BadInput(_scene(f"voxels ten times too {way}"), 2, "voxel size")
+        for way in ("large", "small")
+    },
     "upside down": BadInput(_scene("upside down"), 2, "no head"),
     "more than half of the vault missing": BadInput(
         lambda d, s: _volume(d, s, s.complete.array & (Scene.of(s.complete).at[..., 0] > 15)), 2, "no head"
