@@ -9,11 +9,12 @@ import re
 import numpy as np
 import pytest
 import torch
+from calibration import true_surface
 from PIL import Image
 from scipy.spatial import cKDTree
 from torch.nn.functional import normalize
 
-from SkullVAELib.frame import apply_affine, surface_points
+from SkullVAELib.frame import apply_affine
 from SkullVAELib.outcome import Outcome
 from SkullVAELib.part_options import PartOptions
 from SkullVAELib.rim import RimOptions, _kernel, along_vault
@@ -67,13 +68,10 @@ def test_the_same_seed_draws_the_same_and_another_one_does_not(uncertainty):
 
 def test_the_true_surface_of_a_generated_skull_lies_within_the_band(uncertainty, completion, sample):
     """Not how often exactly: that is measured on real skulls. But most of it must, and a band of nothing holds none."""
-    whole = sample.whole
-    points, normals = surface_points(whole.with_array(whole.array.astype(np.float32)))
-    index = np.round(apply_affine(np.linalg.inv(whole.affine), points - 0.6 * normals)).astype(int)
-    there = sample.truth[tuple(index.clip(0, np.array(sample.truth.shape) - 1).T)]
+    points, normals = true_surface(sample.whole, sample.bone.array != 0, sample.truth)
     matrix = completion.patient.place.alignment
-    at = torch.tensor(apply_affine(matrix, points[there])).float()
-    away = normalize(torch.tensor(normals[there] @ np.linalg.inv(matrix[:3, :3])).float())
+    at = torch.tensor(apply_affine(matrix, points)).float()
+    away = normalize(torch.tensor(normals @ np.linalg.inv(matrix[:3, :3])).float())
     table = (away * normalize(at)).sum(1).abs() > 0.7
     at, away = at[table], away[table]
     error = completion.proposal.conformed.field(at).abs().numpy()
