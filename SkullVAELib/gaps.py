@@ -365,7 +365,7 @@ class _Lacking:
 def _share_of_circle(points: np.ndarray, sectors: int = 36) -> float:
     """How much of the circle about the vault's axis points (N, 3) in canonical mm reach over, 0..1."""
     angle = np.arctan2(points[:, 1], points[:, 0])
-    return len(np.unique(np.floor(angle / (2 * np.pi) * sectors))) / sectors
+    return len(np.unique(np.floor(angle / (2 * np.pi) * sectors) % sectors)) / sectors
 
 
 def _no_defect(note: dict, options: GapOptions) -> str | None:

@@ -11,7 +11,14 @@ from SkullVAELib.completion import PRIORS, CompletionOptions, complete
 from SkullVAELib.defects import cut
 from SkullVAELib.errors import SkullVAEError
 from SkullVAELib.frame import apply_affine, reduce_bone
-from SkullVAELib.gaps import GapOptions, _Lacking, _no_defect, _on_both_sides, _open_on_both_sides
+from SkullVAELib.gaps import (
+    GapOptions,
+    _Lacking,
+    _no_defect,
+    _on_both_sides,
+    _open_on_both_sides,
+    _share_of_circle,
+)
 from SkullVAELib.metrics import dice, hd95
 from SkullVAELib.progress import Stages
 from SkullVAELib.volume import Volume, read_volume
@@ -255,15 +262,24 @@ def test_what_is_lacking_low_and_on_both_sides_is_no_defect():
         ({"elevation": -0.2, "ml": 3.0}, None),
         ({"elevation": -0.4, "ml": 3.0, "centre_mm": [10, 60, -30]}, "at the skull base"),
         ({"closed": 0.4}, "bone that ends, not a hole"),
+        ({"around": 0.9}, "bone that ends all around, not a hole"),
         ({"spread_mm": 2.5}, "where skulls differ"),
     ],
 )
 def test_a_gap_is_no_defect_for_one_stated_reason(changed, reason):
     burr_hole = {
         "ml": 1.2, "centre_mm": [60, 10, 20], "radius_mm": 7.0, "elevation": 0.3, "closed": 0.8, "open_edge": 0.0,
-        "air": 0.5, "spread_mm": 0.8, "displaced": 0.1,
+        "around": 0.1, "air": 0.5, "spread_mm": 0.8, "displaced": 0.1,
     }  # fmt: skip
     assert _no_defect(burr_hole | changed, GapOptions()) == reason
+
+
+def test_a_gap_around_the_head_is_told_from_one_beside_it():
+    angle = np.radians(np.arange(-180, 180, 2.0))
+    ring = np.stack([70 * np.cos(angle), 85 * np.sin(angle), np.full(len(angle), 5.0)], axis=1)
+    assert _share_of_circle(ring) == 1
+    assert 0.2 < _share_of_circle(ring[np.abs(angle) < np.radians(45)]) < 0.3
+    assert _share_of_circle(ring[:0]) == 0
 
 
 def low_slab(*holes: tuple[slice, slice]) -> _Lacking:
