@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import sys
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +50,17 @@ def at_size(ct: Volume, shape: tuple[int, int, int]) -> Volume:
     step = (np.array(ct.array.shape) - 1) / (np.array(shape) - 1)
     array = ndimage.affine_transform(ct.array, step, output_shape=shape, order=1, prefilter=False)
     return Volume(np.round(array).astype(np.int16), ct.affine @ np.diag([*step, 1.0]))
+
+
+def write_at_size(ct: Volume, shape: tuple[int, int, int], path: Path) -> None:
+    """Write the CT on a grid of another number of voxels, in a process of its own: a child's largest memory counts that
+    of the process it was started from."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        pool.submit(_write, ct, shape, path).result()
+
+
+def _write(ct: Volume, shape: tuple[int, int, int], path: Path) -> None:
+    write_volume(at_size(ct, shape), path)
 
 
 def fit(results: list[dict], key: str) -> tuple[float, float]:
@@ -90,7 +103,7 @@ def main() -> int:
             continue
         name = f"{shape[0]}^3" if len(set(shape)) == 1 else " x ".join(map(str, shape))
         with tempfile.TemporaryDirectory(dir=options.output) as folder:
-            write_volume(at_size(ct, shape), Path(folder) / "ct.nrrd")
+            write_at_size(ct, shape, Path(folder) / "ct.nrrd")
             made = run_case(Path(folder) / "ct.nrrd", Path(folder), ["--device", "cpu"])
             results.append({"size": name, "voxels": int(np.prod(shape)), **made})
         print(
