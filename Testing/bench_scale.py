@@ -83,7 +83,11 @@ def draw(results: list[dict], path: Path) -> None:
         axes.plot(ends, constant + slope * ends, color="#8aa5b5", lw=1.5)
         axes.plot(millions, [r[key] for r in results], "o", color="#1c5d7a", ms=5)
         for r in results:
-            axes.annotate(r["size"], (r["voxels"] / 1e6, r[key]), (4, -10), textcoords="offset points", fontsize=7)
+            if r["voxels"] < 0.1 * max(r["voxels"] for r in results):
+                continue  # so close to one another that their names would overlap
+            cube = r["size"].endswith("^3")
+            place = {"xytext": (6, -9)} if cube else {"xytext": (-6, 6), "ha": "right"}
+            axes.annotate(r["size"], (r["voxels"] / 1e6, r[key]), textcoords="offset points", fontsize=8, **place)
         axes.set(xlabel="millions of voxels", ylabel=title, ylim=(0, None), xlim=(0, 1.12 * millions.max()))
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
