@@ -29,7 +29,6 @@ from .warp import WarpOptions
 
 STAGE_WEIGHTS = {"bone": 1.0, "register": 2.0, "warp": 1.5, "prior": 0.5, "gap": 1.5, "implant": 1.5, "measure": 1.0}
 
-
 TELL_ML = 5.0
 """A gap that was passed over is named from this size on where nothing else was found."""
 

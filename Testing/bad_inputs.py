@@ -203,10 +203,11 @@ VOXELS: dict[str, BadInput] = {
 """Voxels that are no bone."""
 
 HEADS: dict[str, BadInput] = {
-    **{what: BadInput(_scene(what), 2, "no head") for what in NO_HEAD},
     **{
-        f"voxels ten times too {way}": BadInput(_scene(f"voxels ten times too {way}"), 2, "voxel size")
-        for way in ("large", "small")
+        what: BadInput(
+            _scene(what), 2, "no head that could be completed: the bone is" if "voxels" in what else "no head"
+        )
+        for what in NO_HEAD
     },
     "upside down": BadInput(_scene("upside down"), 2, "no head"),
     "more than half of the vault missing": BadInput(

@@ -53,13 +53,7 @@ def at_size(ct: Volume, shape: tuple[int, int, int]) -> Volume:
 
 
 def write_at_size(ct: Volume, shape: tuple[int, int, int], path: Path) -> None:
-    """Write the CT on a grid of another number of voxels, in a process of its own: a child's largest memory counts that
-    of the process it was started from."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        pool.submit(_write, ct, shape, path).result()
-
-
-def _write(ct: Volume, shape: tuple[int, int, int], path: Path) -> None:
+    """Write the CT on a grid of another number of voxels."""
     write_volume(at_size(ct, shape), path)
 
 
@@ -82,12 +76,11 @@ def draw(results: list[dict], path: Path) -> None:
         ends = np.array([0, millions.max()])
         axes.plot(ends, constant + slope * ends, color="#8aa5b5", lw=1.5)
         axes.plot(millions, [r[key] for r in results], "o", color="#1c5d7a", ms=5)
-        for r in results:
-            if r["voxels"] < 0.1 * max(r["voxels"] for r in results):
+        for r, million in zip(results, millions, strict=True):
+            if million < 0.1 * millions.max():
                 continue  # so close to one another that their names would overlap
-            cube = r["size"].endswith("^3")
-            place = {"xytext": (6, -9)} if cube else {"xytext": (-6, 6), "ha": "right"}
-            axes.annotate(r["size"], (r["voxels"] / 1e6, r[key]), textcoords="offset points", fontsize=8, **place)
+            place = {"xytext": (6, -9)} if r["size"].endswith("^3") else {"xytext": (-6, 6), "ha": "right"}
+            axes.annotate(r["size"], (million, r[key]), textcoords="offset points", fontsize=8, **place)
         axes.set(xlabel="millions of voxels", ylabel=title, ylim=(0, None), xlim=(0, 1.12 * millions.max()))
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
@@ -102,12 +95,14 @@ def main() -> int:
     os.environ["OMP_NUM_THREADS"] = "1"  # of the cases' processes
     options.output.mkdir(parents=True, exist_ok=True)
     ct, results = head_ct(), []
+    # A process's largest memory counts that of the one it was started from: this one must stay small.
+    writer = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
     for shape in SIZES:
         if np.prod(shape) > options.most:
             continue
         name = f"{shape[0]}^3" if len(set(shape)) == 1 else " x ".join(map(str, shape))
         with tempfile.TemporaryDirectory(dir=options.output) as folder:
-            write_at_size(ct, shape, Path(folder) / "ct.nrrd")
+            writer.submit(write_at_size, ct, shape, Path(folder) / "ct.nrrd").result()
             made = run_case(Path(folder) / "ct.nrrd", Path(folder), ["--device", "cpu"])
             results.append({"size": name, "voxels": int(np.prod(shape)), **made})
         print(

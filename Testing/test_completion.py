@@ -11,14 +11,7 @@ from SkullVAELib.completion import PRIORS, CompletionOptions, complete
 from SkullVAELib.defects import cut
 from SkullVAELib.errors import SkullVAEError
 from SkullVAELib.frame import apply_affine, reduce_bone
-from SkullVAELib.gaps import (
-    GapOptions,
-    _Lacking,
-    _no_defect,
-    _on_both_sides,
-    _open_on_both_sides,
-    _share_of_circle,
-)
+from SkullVAELib.gaps import GapOptions, _Lacking, _no_defect, _on_both_sides, _open_on_both_sides, _share_of_circle
 from SkullVAELib.metrics import dice, hd95
 from SkullVAELib.progress import Stages
 from SkullVAELib.volume import Volume, read_volume

@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 import slicer
-from SkullVAE import SkullVAELogic
 
+from SkullVAE import SkullVAELogic
 from SkullVAELib.errors import SkullVAEError
 
 SUFFIXES = (".nrrd", ".nhdr", ".nii", ".nii.gz", ".mha")

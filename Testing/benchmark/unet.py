@@ -30,9 +30,8 @@ from .shapes import defective_field
 RATE = 1e-3
 BATCH = 2
 
-
 COARSER = 2
-"""The network sees every other node of the canonical grid: 4 mm, and eight times as many steps in the same time."""
+"""The network sees means of so many nodes of the canonical grid each way: 4 mm, for more steps in the same time."""
 
 
 def network() -> nn.Sequential:

@@ -196,8 +196,9 @@ def openModule(mainWindow: bool = True):
     mainWindow: whether there is one, as there is not with --no-main-window; without it nobody can answer dialogs.
     """
     import qt
-    import SkullVAE
     import slicer
+
+    import SkullVAE
 
     record = moduleRecord()
     module = SkullVAE.SkullVAE(record)
