@@ -50,6 +50,11 @@ def add_case_options(parser: argparse.ArgumentParser) -> tuple[argparse.Action, 
         help="where the complete shape comes from (default: the way that measured best)",
     )
     add(
+        "--face",
+        action="store_true",
+        help="complete bone that one side of the face lacks, too, by the mirror image of the other side",
+    )
+    add(
         "--proposals",
         metavar="K",
         type=_proposals,

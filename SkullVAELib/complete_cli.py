@@ -131,13 +131,15 @@ def _complete_into(
         from .blas import claim_buffers
         from .checkpoint import default_model_path, load_model
         from .cli import resolve_device
-        from .completion import STAGE_WEIGHTS, CompletionOptions, complete
+        from .completion import FACE_WEIGHT, STAGE_WEIGHTS, CompletionOptions, complete
         from .outcome import Outcome
         from .quality import REFUSE_BELOW
 
         claim_buffers()
 
     weights = {"load model": 1, **STAGE_WEIGHTS, **_LAST_WEIGHTS}
+    if options.face:
+        weights["face"] = FACE_WEIGHT
     if options.proposals > 1:
         weights["proposals"] = _SECONDS_A_PROPOSAL * (options.proposals - 1)
     stages = Stages(weights, report)
@@ -152,6 +154,7 @@ def _complete_into(
         prior=options.prior,
         defect_class=options.defect,
         device=str(device),
+        face=options.face,
         least_quality=0.0 if options.force else REFUSE_BELOW,
     )
     completion = complete(volume, model, wishes, stages)

@@ -10,10 +10,11 @@ import torch
 
 from . import __version__
 from .box import Box
-from .conformed import ConformedPrior, Shape
+from .conformed import ConformedPrior, LaidShape, Shape
 from .errors import SkullVAEError
+from .face import Face, JoinedShape, MirrorImage, joined_score
 from .frame import apply_affine, canonical_field, crop
-from .gaps import Gap, GapOptions, find_gaps
+from .gaps import AT_BASE, Gap, GapOptions, find_gaps
 from .implant import allowance, fill, measure
 from .networks import SkullModel
 from .placement import Placement
@@ -29,8 +30,16 @@ from .warp import WarpOptions
 
 STAGE_WEIGHTS = {"bone": 1.0, "register": 2.0, "warp": 1.5, "prior": 0.5, "gap": 1.5, "implant": 1.5, "measure": 1.0}
 
+FACE_WEIGHT = 2.0
+"""Expected share of the stage "face", which runs where it is wanted."""
+
 TELL_ML = 5.0
 """A gap that was passed over is named from this size on where nothing else was found."""
+
+_FACE_SAYS = (
+    "Bone of the face is completed by the mirror image of its other side: nothing is added where that lacks it, too,"
+    " and thin walls are least certain."
+)
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,7 @@ class CompletionOptions:
     shape comes from: "encode" the defective skull's own latent; "dev" that latent moved by gamma * DEV, gamma 1 unless
     told (0 reconstructs); "map" a search for the latent that fits intact bone; "mean" the training skulls' mean shape;
     "blend" the mean of mean and encode, of the head and of its mirror image; "auto" what measured best, blend;
+    face: whether bone that one side of the face lacks is completed, too, by its mirror image;
     least_quality: what scores less, see quality.py, is refused; 0 refuses nothing.
     """
 
@@ -50,6 +60,7 @@ class CompletionOptions:
     prior: str = "auto"
     defect_class: str = "cranial"
     device: str = "auto"
+    face: bool = False
     least_quality: float = REFUSE_BELOW
     warp: WarpOptions = field(default_factory=WarpOptions)
     rim: RimOptions | None = field(default_factory=RimOptions)
@@ -64,13 +75,20 @@ class CompletionOptions:
 class Proposal:
     """The implant below the voxel size: what its voxels were made of.
 
-    conformed: the complete shape laid on the patient; alignment: (4, 4) patient RAS mm -> canonical mm; score: float32
-    volume, positive where bone is missing.
+    conformed: the complete vault laid on the patient; alignment: (4, 4) patient RAS mm -> canonical mm; score: float32
+    volume, positive where bone is missing; shape: the complete head, of which the vault is all but the face.
     """
 
     conformed: ConformedPrior
     alignment: np.ndarray
     score: Volume
+    shape: LaidShape
+
+    def of_face(self, points: np.ndarray) -> np.ndarray:
+        """Which points (N, 3) in RAS mm the mirror image tells, (N,) bool."""
+        if isinstance(self.shape, JoinedShape):
+            return self.shape.of_face(apply_affine(self.alignment, points))
+        return np.full(len(points), isinstance(self.shape, MirrorImage))
 
 
 @dataclass(frozen=True)
@@ -116,19 +134,27 @@ def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stag
         "passed_over": gap.passed_over[:10],
         "warnings": warnings,
     }
-    if gap.pieces:
+    face: Face | None = None
+    patient: Patient | None = None
+    if options.face:
+        with stages.stage("face"):
+            face = Face.of(place, gap.pieces)
+        if face is not None:
+            report["face"] = face.as_json(volume)
+            report["passed_over"] = [n for n in gap.passed_over if not face.holds(place, n["centre_mm"])][:10]
+    if gap.pieces or face is not None:
         with stages.stage("implant"):
-            patient = Patient.of(place, quality, prior, gap, conformed, options)
-            implant, proposal, rim_gap = patient.fill_with(conformed, gap.field[gap.box])
+            patient = Patient.of(place, quality, prior, gap, conformed, options, face)
+            implant, proposal, rim_gap = patient.fill_with(conformed, gap.field[gap.box] if gap.pieces else None)
+            report["warnings"] = warnings = patient.warnings
     else:
         implant = np.zeros_like(place.bone.array)
-    found = bool(implant.any())
-    if found:
+    found = patient is not None and bool(implant.any())
+    if patient is not None and found:
         with stages.stage("measure"):
-            report["implant"] = measure(volume.with_array(implant), rim_gap)
-            report["implant"]["defects"] = len(gap.pieces)
+            report["implant"] = measure(volume.with_array(implant), rim_gap) | {"defects": patient.defects}
     else:
-        warnings.append(_nothing_found(gap.passed_over))
+        warnings.append(_nothing_found(gap.passed_over, options.face))
     return Completion(
         place.bone,
         volume.with_array(place.bone.array | implant),
@@ -140,13 +166,18 @@ def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stag
     )
 
 
-def _nothing_found(passed_over: list[dict]) -> str:
-    """The warning that there is no defect; a large gap that was held to be none is named."""
+def _nothing_found(passed_over: list[dict], face: bool) -> str:
+    """The warning that there is no defect; a large gap that was held to be none is named.
+
+    face: whether the face was looked at, too.
+    """
     said = "No defect was found. Some segmentation tools close the hole: threshold the CT instead."
     largest = max(passed_over, key=lambda note: note["ml"], default=None)
     if largest is None or largest["ml"] < TELL_ML:
         return said
-    return f"{said} A gap of {largest['ml']:.0f} ml was passed over: {largest['because']}."
+    said = f"{said} A gap of {largest['ml']:.0f} ml was passed over: {largest['because']}."
+    in_face = largest["because"] == AT_BASE and largest["centre_mm"][1] > 0 and not face
+    return f"{said} If one side of the face is missing, ask for the face, too." if in_face else said
 
 
 @dataclass(frozen=True)
@@ -155,7 +186,7 @@ class Patient:
 
     Where bone is missing is told once, by the first shape. Another one fills the same gaps and may come out of them by
     a few millimetres, as the first; it is laid on the patient by the same warp and meets the bone at the rim by its own
-    rim correction.
+    rim correction. What the face lacks is the same with every shape.
     """
 
     place: Placement
@@ -164,6 +195,17 @@ class Patient:
     gap: Gap
     site: RimSite | None
     options: CompletionOptions
+    face: Face | None = None
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a reader must know whatever the shape is."""
+        return self.quality.warnings + ([_FACE_SAYS] if self.face is not None else [])
+
+    @property
+    def defects(self) -> int:
+        """Defects of vault and face."""
+        return len(self.gap.pieces) + (0 if self.face is None else len(self.face.gap.pieces))
 
     @classmethod
     def of(
@@ -174,16 +216,17 @@ class Patient:
         gap: Gap,
         first: ConformedPrior,
         options: CompletionOptions,
+        face: Face | None = None,
     ) -> Patient:
         """The patient whose gaps the first shape found."""
         site = None
-        if options.rim is not None:
+        if options.rim is not None and gap.pieces:
             fraction, aligned, grid = place.skull.fraction, place.aligned, place.grid
             bone, _ = canonical_field(fraction, place.skull.distance, aligned.matrix, grid)
             at = np.concatenate([np.argwhere(piece) for piece in gap.pieces])
             at = apply_affine(aligned.matrix @ fraction.affine, at)
             site = RimSite.of(first, aligned.points, aligned.normals, bone, at, options.rim)
-        return cls(place, quality, prior, gap, site, options)
+        return cls(place, quality, prior, gap, site, options, face)
 
     @one_thread()
     def completion(
@@ -196,15 +239,17 @@ class Patient:
         """
         place = self.place
         conformed = ConformedPrior(Shape.of(self.prior.shape(gamma, noise), place.grid), place.warp)
-        around = crop(place.skull.fraction, self.gap.box)
-        index = np.indices(around.array.shape).reshape(3, -1).T
-        field = conformed.at_voxels(place.alignment @ around.affine, index).reshape(around.array.shape)
+        field = None
+        if self.gap.pieces:
+            around = crop(place.skull.fraction, self.gap.box)
+            index = np.indices(around.array.shape).reshape(3, -1).T
+            field = conformed.at_voxels(place.alignment @ around.affine, index).reshape(around.array.shape)
         implant, proposal, rim_gap = self.fill_with(conformed, field, draw)
         mask = place.bone.with_array(implant)
         found = bool(implant.any())
-        report: dict = {"warnings": self.quality.warnings}
+        report: dict = {"warnings": self.warnings}
         if found:
-            report["implant"] = measure(mask, rim_gap) | {"defects": len(self.gap.pieces)}
+            report["implant"] = measure(mask, rim_gap) | {"defects": self.defects}
         completed = place.bone.with_array(place.bone.array | implant)
         return Completion(place.bone, completed, mask, report, found, proposal if found else None, self)
 
@@ -215,14 +260,18 @@ class Patient:
         return Uncertainty(self.place.grid, self.site, self.site.regressions(proposal.conformed))
 
     def fill_with(
-        self, conformed: ConformedPrior, field: np.ndarray, draw: int | None = None
+        self, conformed: ConformedPrior, field: np.ndarray | None, draw: int | None = None
     ) -> tuple[np.ndarray, Proposal, float]:
         """The implant's voxels made of a shape, the shape as it was used, and the rim gap in mm.
 
-        field: of the shape before the rim correction, canonical mm, on the gap's box of the reduced grid; draw: see
-        completion.
+        field: of the shape before the rim correction, canonical mm, on the gap's box of the reduced grid, None where
+        the vault has no gap; draw: see completion.
         """
-        place, rim_gap = self.place, float("nan")
+        place, face, rim_gap = self.place, self.face, float("nan")
+        if field is None:
+            if face is None:
+                raise ValueError("a patient without a gap has no implant")
+            return face.implant, Proposal(conformed, place.alignment, face.where.score, face.image), rim_gap
         if self.site is not None:
             regressions = self.site.regressions(conformed)
             conformed = self.site.correct(conformed, regressions)
@@ -232,4 +281,8 @@ class Patient:
             rim_gap = self.site.gap_mm(conformed)
         where = allowance(place.skull.fraction, self.gap, field)
         implant = fill(conformed, place.alignment, place.bone, self.gap, where, self.options.gap.smallest_ml)
-        return implant, Proposal(conformed, place.alignment, where.score), rim_gap
+        if face is None:
+            return implant, Proposal(conformed, place.alignment, where.score, conformed), rim_gap
+        shape = JoinedShape.of(conformed, self.gap.pieces, face, place.skull.fraction.spacing)
+        score = joined_score(where.score, face.where.score, place.skull.fraction)
+        return implant | face.implant, Proposal(conformed, place.alignment, score, shape), rim_gap

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -44,6 +45,16 @@ def pick_side(both: torch.Tensor, outer: torch.Tensor) -> torch.Tensor:
     """Of (N, 2 C) values, outer table's then inner's, those (N, C) of each point's own side; outer: (N,) bool."""
     first, second = both.chunk(2, dim=1)
     return torch.where(outer[:, None], first, second)
+
+
+class LaidShape(Protocol):
+    """A complete shape laid on a patient."""
+
+    def at_voxels(self, to_canonical: np.ndarray, index: np.ndarray) -> np.ndarray:
+        """Signed distance (N,) in canonical mm at voxel indices (N, 3), negative in bone.
+
+        to_canonical: (4, 4) voxel index -> canonical mm.
+        """
 
 
 @dataclass(frozen=True)
@@ -129,7 +140,7 @@ class ConformedPrior:
         return self.field(self.grid.coordinates().reshape(-1, 3)).reshape(self.grid.shape)
 
     def at_voxels(self, to_canonical: np.ndarray, index: np.ndarray) -> np.ndarray:
-        """The field (N,) in canonical mm at voxel indices (N, 3); to_canonical: (4, 4) voxel index -> canonical mm."""
+        """See LaidShape."""
         matrix = torch.tensor(to_canonical).float()
         out = np.empty(len(index), np.float32)
         for start in range(0, len(index), _VOXELS_AT_ONCE):

@@ -33,7 +33,7 @@ class GapOptions:
     a gap does not grow to where they differ by grow_spread_mm;
     at the skull base: seen from the vault's centre it lies below base_elevation (the sine of the angle), or at the
     side, where the vault reaches lower, below temple_elevation; there heads and segmentations differ most. Facial
-    defects lie there, too: they are not completed yet;
+    defects lie there, too, see face.py;
     small and low: below thin_elevation it is smaller than thin_ml, and beside a larger gap below beside_elevation.
     Squama and orbital roof are so thin there that segmentations often have a hole where the bone has none. Measured on
     fifty-six cases of four skulls: such holes are up to 1.7 ml, true defects of that height 2.7 ml and more;
@@ -71,6 +71,7 @@ class GapOptions:
 
 
 ON_BOTH_SIDES = "lacking on both sides"
+AT_BASE = "at the skull base"
 
 _ROOM_MM = 8.0
 
@@ -377,7 +378,7 @@ def _no_defect(note: dict, options: GapOptions) -> str | None:
         "narrower than a burr hole": note["radius_mm"] < options.radius_mm,
         "at the end of the image": note["open_edge"] > options.open_edge,
         "bone that ends all around, not a hole": note["around"] > options.around,
-        "at the skull base": note["elevation"] < (options.temple_elevation if x > y else options.base_elevation),
+        AT_BASE: note["elevation"] < (options.temple_elevation if x > y else options.base_elevation),
         "small, where bone is thin": low and note["ml"] < options.thin_ml,
         "bone that ends, not a hole": note["closed"] < options.closed,
         "a cavity in bone": note["air"] < options.air,

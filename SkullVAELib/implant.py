@@ -9,7 +9,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from .bone import bounding_box
-from .conformed import ConformedPrior
+from .conformed import LaidShape
 from .frame import apply_affine, crop, surface_points
 from .gaps import BEVEL, Gap, lack_of
 from .volume import Volume
@@ -44,14 +44,14 @@ def allowance(fraction: Volume, gap: Gap, field: np.ndarray | None = None, full:
 
 
 def fill(
-    conformed: ConformedPrior,
+    shape: LaidShape,
     alignment: np.ndarray,
     bone: Volume,
     gap: Gap,
     where: Allowance,
     smallest_ml: float = 0.5,
 ) -> np.ndarray:
-    """Implant voxels on the patient's own grid: inside the conformed prior, not bone, and where bone really is missing.
+    """Implant voxels on the patient's own grid: inside the shape, not bone, and where bone really is missing.
 
     where: the score of missing bone. Pieces smaller than smallest_ml are no defects.
     """
@@ -70,7 +70,7 @@ def fill(
     index = np.argwhere((score > 0) & ~local.array)
     implant = np.zeros_like(bone.array)  # in the same memory order: mixed orders cost seconds at 512^3
     if len(index):
-        values = conformed.at_voxels(alignment @ local.affine, index)
+        values = shape.at_voxels(alignment @ local.affine, index)
         part = np.zeros(local.array.shape, bool)
         part[tuple(index[values < 0].T)] = True
         # Pinholes, where the shape is thinner than it can be told, are closed; bone and what must stay open are not.

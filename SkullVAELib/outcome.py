@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from . import NOTICE, __version__
+from .face import ERROR_MM as FACE_ERROR_MM
 from .frame import apply_affine
 from .meshfile import Shade, write_mesh, write_ply
 from .part import Part, make_part
@@ -139,7 +140,8 @@ class Outcome:
         normals = mesh.vertex_normals() @ np.linalg.inv(matrix[:3, :3])
         normals /= np.linalg.norm(normals, axis=1, keepdims=True).clip(1e-6)
         at = apply_affine(matrix, mesh.points)
-        return uncertainty.band_mm(torch.tensor(at).float(), torch.tensor(normals).float())
+        band = uncertainty.band_mm(torch.tensor(at).float(), torch.tensor(normals).float())
+        return np.where(completion.proposal.of_face(mesh.points), FACE_ERROR_MM, band)
 
     def write_uncertainty(self, folder: Path) -> None:
         """The part as implant_uncertainty.ply, coloured by how sure its surface is; nothing where there is no part."""

@@ -191,7 +191,7 @@ def _of_voxels(mask: Volume, number: int) -> Piece:
 def _shape(grid: FineGrid, proposal: Proposal, smoothing_mm: float) -> np.ndarray:
     """The completed shape on the grid, about mm in the patient's space, negative inside; (*shape)."""
     matrix = proposal.alignment @ grid.affine
-    values = proposal.conformed.at_voxels(matrix, grid.index(grid.active)) / scale_of(proposal.alignment)
+    values = proposal.shape.at_voxels(matrix, grid.index(grid.active)) / scale_of(proposal.alignment)
     limit = FAR_MM - 1
     field = grid.spread(np.clip(values, -limit, limit), limit)
     # Between the nodes of its own 2 mm grid the shape has creases, which smoothing by less than they are apart removes.

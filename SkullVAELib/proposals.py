@@ -46,10 +46,13 @@ class Draws:
     def completion(self, number: int, gamma: float | None) -> Completion:
         """The completion of a proposal, 1 to MOST_PROPOSALS; the first is the most likely one.
 
-        Raises SkullVAEError where neither shape nor tables can be drawn: the prior "mean" without a rim correction.
+        Raises SkullVAEError where neither shape nor tables can be drawn: the prior "mean" without a rim correction, or
+        a defect of the face alone.
         """
         if number == 1:
             return self.patient.completion(gamma)
+        if not self.patient.gap.pieces:
+            raise SkullVAEError("A defect of the face alone has one proposal, its mirror image", "Choose 1")
         one_shape = self.patient.prior.kind == "mean" and self.patient.site is not None
         return self.patient.completion(gamma, None if one_shape else self._noises[number - 2], draw=number)
 
@@ -100,13 +103,13 @@ def difference_mm(first: Mesh, second: Mesh) -> float:
 
 def write_proposals(outcome: Outcome, count: int, folder: Path) -> list[dict]:
     """Make and write the proposals 2 to count as proposal_2.nrrd, proposal_2.stl and so on; returns what the report
-    says of all, the outcome's own, which is the first, included."""
+    says of all, the outcome's own, which is the first, included. A defect of the face alone has no other."""
     patient, first = outcome.completion.patient, outcome.made_part.mesh
     if patient is None:
         raise ValueError("proposals are of a completion that found a defect")
     draws = Draws(patient)
     told = [_figures(1, outcome, 0.0, "implant")]
-    for number in range(2, count + 1):
+    for number in range(2, count + 1 if patient.gap.pieces else 2):
         name = f"proposal_{number}"
         completion = draws.completion(number, patient.options.gamma)
         if not completion.found:

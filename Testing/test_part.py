@@ -96,7 +96,7 @@ def completed(name: str = "1 mm", half_angle: float = 0.28, twice: bool = False)
         volume.with_array(implant.reshape(shape)),
         {"bone": {"threshold_hu": None}},
         True,
-        Proposal(Shell(), alignment, volume.with_array(score.reshape(shape))),
+        Proposal(Shell(), alignment, volume.with_array(score.reshape(shape)), Shell()),
     )
 
 

@@ -36,7 +36,8 @@ class CompletionOptions:
 
     thresholdHU: bone threshold of a CT; box: six or fifteen numbers, RAS mm in the input's own coordinates, outside
     which nothing is bone (see cropbox.boxArgument); prior: auto, encode, map, dev or mean; gamma: how far to move
-    along the deviation vector of defect, "cranial" or "facial"; proposals: how many shapes to propose, 1 to 5.
+    along the deviation vector of defect, "cranial" or "facial"; proposals: how many shapes to propose, 1 to 5;
+    face: whether bone that one side of the face lacks is completed, too.
     The part, in mm: clearance: least distance to bone; thickness: "patient", "constant:MM" or "minimum:MM";
     underContour: how much lower the outer surface; smooth: of the shape; holes: "DIAMETER,PITCH,MARGIN" of perfusion
     holes; split: no piece longer than this.
@@ -49,6 +50,7 @@ class CompletionOptions:
     defect: str = "cranial"
     gamma: float | None = None
     proposals: int = 1
+    face: bool = False
     clearance: float | None = None
     thickness: str | None = None
     underContour: float | None = None
@@ -79,6 +81,8 @@ class CompletionOptions:
             arguments.append("--box=" + ",".join(f"{value:.9g}" for value in self.box))
         if self.proposals != 1:
             arguments += ["--proposals", str(self.proposals)]
+        if self.face:
+            arguments.append("--face")
         model = self.model or shippedModel()
         if model is not None:
             arguments += ["--model", str(model)]

@@ -28,6 +28,7 @@ class SkullVAEParameterNode:
     defectKind - Which deviation vector gamma moves along.
     gamma - How far to move along it.
     proposals - How many implants to propose.
+    face - Whether the face is completed, too.
     clearance, thickness, thicknessMillimetres, underContour, smoothing, split - What the part shall be.
     holes, holeDiameter, holePitch, holeMargin - Perfusion holes.
     exportFolder, exportSTL, exportOBJ, exportPLY, exportHost, exportLabelmaps, exportReport - What goes into files.
@@ -48,6 +49,7 @@ class SkullVAEParameterNode:
     defectKind: Annotated[str, Choice(list(DEFECT_KINDS))] = "Cranial vault"
     gamma: Annotated[float, WithinRange(0, 2)] = 0.0
     proposals: Annotated[int, WithinRange(1, 5)] = 1
+    face: bool = False
 
     # What the guide for printing recommends; the voxels of the segments fill the whole gap all the same.
     clearance: Annotated[float, WithinRange(0, 5)] = 0.5
@@ -92,6 +94,7 @@ def completionOptions(parameters: SkullVAEParameterNode, box=None, modelPath=Non
         defect=DEFECT_KINDS[parameters.defectKind],
         gamma=parameters.gamma if parameters.gamma > 0 or parameters.prior == "dev" else None,
         proposals=parameters.proposals,
+        face=parameters.face,
         device=parameters.device,
         model=modelPath,
         **partOptions(parameters),

@@ -65,7 +65,8 @@ Method = Callable[[Volume, Fold], np.ndarray]
 
 
 def method(row: str) -> Method:
-    """The method of a row: its name in TITLES, or a prior of ours with -rim, -warp or both for doing without.
+    """The method of a row: its name in TITLES, or a prior of ours with -rim, -warp or both for doing without, and with
+    -face for completing the face, too.
 
     A method takes a defective skull's labelmap and the fold, and gives the implant, bool on the same grid.
     Raises SkullVAEError for an unknown row.
@@ -82,15 +83,18 @@ def method(row: str) -> Method:
         return lambda volume, fold: shapes.complete_by(
             functools.partial(unet.completed, unet.load(fold.folder)), volume, fold.load()
         )
-    prior, *without = row.split("-")
-    if prior not in PRIORS or set(without) - {"rim", "warp"}:
+    prior, *changes = row.split("-")
+    if prior not in PRIORS or set(changes) - {"rim", "warp", "face"}:
         known = ", ".join((*TITLES, *(p for p in PRIORS if p not in TITLES)))
-        raise SkullVAEError(f"There is no row '{row}'", f"Choose from {known}; add -rim or -warp to do without")
+        raise SkullVAEError(
+            f"There is no row '{row}'", f"Choose from {known}; add -rim or -warp to do without, -face for the face"
+        )
     options = CompletionOptions(
         least_quality=0.0,  # what would be refused is measured all the same
         prior=prior,
-        rim=None if "rim" in without else RimOptions(),
-        warp=WarpOptions(steps=0) if "warp" in without else WarpOptions(),
+        rim=None if "rim" in changes else RimOptions(),
+        face="face" in changes,
+        warp=WarpOptions(steps=0) if "warp" in changes else WarpOptions(),
     )
     return lambda volume, fold: complete(volume, fold.load(), options, Stages({"all": 1.0})).implant.array
 
