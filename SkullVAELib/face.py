@@ -22,7 +22,7 @@ from .volume import Volume, sample
 from .warp import WarpOptions, fit_warp
 
 ERROR_MM = 2.0
-"""Within this of the mirror image's surface the true one lies, nine times of ten: 1.8, 2.0 and 1.0 mm on three faces."""
+"""So near to the mirror image's surface the true one lies nine times of ten: 1.8, 2.0 and 1.0 mm on three faces."""
 
 _GRID = Grid((96, 112, 132), 2.0)
 """Where the warp is fitted: it reaches down to the chin, 130 mm below the vault's centre."""

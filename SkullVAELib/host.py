@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.spatial import cKDTree
-from vtkmodules.vtkCommonExecutionModel import vtkAlgorithm
+from vtkmodules.util.numpy_support import numpy_to_vtkIdTypeArray, vtk_to_numpy
 from vtkmodules.vtkFiltersCore import vtkDecimatePro
 
 from .bone import bounding_box
 from .frame import apply_affine, crop
-from .surface import Grey, Mesh, bone_surface, joined
+from .surface import Grey, Mesh, bone_surface
 
 if TYPE_CHECKING:
     from .completion import Completion
@@ -24,6 +24,15 @@ EXACT_MM = 10.0
 
 
 ATTEMPTS = 3
+"""How often decimation is tried anew where it went wrong, before a block is left as it is."""
+
+BLOCK_MM = 40.0
+"""The surface is decimated in blocks of this size, so that a mishap costs one block and not all."""
+
+AROUND_MM = 6.0
+"""So far around such a place the mesh is kept."""
+
+_NUMBER = "number"
 
 
 def host_surface(completion: Completion, grey: Grey | None = None) -> Mesh:
@@ -40,38 +49,59 @@ def host_surface(completion: Completion, grey: Grey | None = None) -> Mesh:
     if len(voxels):
         reach = cKDTree(voxels).query(mesh.points, distance_upper_bound=EXACT_MM)[0]
         far = np.isinf(reach)[mesh.faces].all(axis=1)
-    # Decimation leaves out points but moves none, and none of a border: both parts fit together again. Now and then it
-    # lets two folds of a surface meet in an edge; there the mesh is then left as it is.
-    for _ in range(ATTEMPTS):
-        host = _merged(joined([Mesh(mesh.points, mesh.faces[~far]), _decimated(Mesh(mesh.points, mesh.faces[far]))]))
-        knots = host.points[_not_manifold(host)]
+    # Decimation leaves out points but moves none, and none of a border: all parts fit together again. Now and then it
+    # lets two folds of a surface meet in an edge; there the mesh is kept as it is, and at last the whole block.
+    blocks = _blocks(mesh, np.flatnonzero(far))
+    kept = [np.zeros(len(block), bool) for block in blocks]
+    parts = [_decimated(mesh, block, keep) for block, keep in zip(blocks, kept, strict=True)]
+    for attempt in range(ATTEMPTS + 1):
+        faces = np.concatenate([mesh.faces[~far], *parts])
+        knots = _not_manifold(faces)
         if not len(knots):
-            return host
-        far &= np.isinf(cKDTree(knots).query(mesh.points, distance_upper_bound=3.0)[0])[mesh.faces].all(axis=1)
-    return mesh
-
-
-def _not_manifold(mesh: Mesh) -> np.ndarray:
-    """(N,) indices of the ends of edges that have not exactly two triangles."""
-    edges = np.sort(mesh.faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1)
-    found, count = np.unique(edges @ [len(mesh.points), 1], return_counts=True)
-    return np.stack(np.divmod(found[count != 2], len(mesh.points))).ravel()
-
-
-def _merged(mesh: Mesh) -> Mesh:
-    """The mesh with points at the same place made one, and without those that no triangle uses."""
-    places, where = np.unique(mesh.points, axis=0, return_inverse=True)
-    used, faces = np.unique(where.ravel()[mesh.faces], return_inverse=True)
-    return Mesh(places[used], faces.reshape(-1, 3))
-
-
-def _decimated(mesh: Mesh) -> Mesh:
-    """The mesh with fewer triangles, its borders as they were and as closed as it was."""
-    if not len(mesh.faces):
+            break
+        close = np.isfinite(cKDTree(mesh.points[knots]).query(mesh.points, distance_upper_bound=AROUND_MM)[0])
+        for number, block in enumerate(blocks):
+            touched = close[mesh.faces[block]].any(axis=1)
+            if touched.any():
+                kept[number] |= touched if attempt < ATTEMPTS - 1 else True
+                parts[number] = _decimated(mesh, block, kept[number])
+    else:
         return mesh
+    used, faces = np.unique(faces, return_inverse=True)
+    return Mesh(mesh.points[used], faces.reshape(-1, 3))
+
+
+def _blocks(mesh: Mesh, chosen: np.ndarray) -> list[np.ndarray]:
+    """Numbers (N,) of triangles, block by block."""
+    cell = np.floor(mesh.points[mesh.faces[chosen, 0]] / BLOCK_MM).astype(int)
+    label = np.unique(cell, axis=0, return_inverse=True)[1].ravel()
+    order = np.argsort(label, kind="stable")
+    return np.split(chosen[order], np.flatnonzero(np.diff(label[order])) + 1) if len(chosen) else []
+
+
+def _not_manifold(faces: np.ndarray) -> np.ndarray:
+    """(N,) points at the ends of edges that have not exactly two of the triangles (M, 3)."""
+    edges = np.sort(faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1)
+    size = int(faces.max()) + 1
+    found, count = np.unique(edges @ [size, 1], return_counts=True)
+    return np.unique(np.stack(np.divmod(found[count != 2], size)))
+
+
+def _decimated(mesh: Mesh, block: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    """A block of a mesh with fewer triangles (M, 3) of the same points, its borders as they were and as closed.
+
+    block: (N,) numbers of its triangles; keep: (N,) bool, those that stay as they are.
+    """
+    faces = mesh.faces[block[~keep]]
+    if not len(faces):
+        return mesh.faces[block]
+    used, local = np.unique(faces, return_inverse=True)
+    data = Mesh(mesh.points[used], local.reshape(-1, 3)).polydata()
+    numbers = numpy_to_vtkIdTypeArray(used.astype(np.int64), deep=True)
+    numbers.SetName(_NUMBER)
+    data.GetPointData().AddArray(numbers)
     decimate = vtkDecimatePro()
-    decimate.SetInputData(mesh.polydata())
-    decimate.SetOutputPointsPrecision(vtkAlgorithm.DOUBLE_PRECISION)
+    decimate.SetInputData(data)
     decimate.SetTargetReduction(0.9)
     decimate.PreserveTopologyOn()
     decimate.SplittingOff()
@@ -79,4 +109,6 @@ def _decimated(mesh: Mesh) -> Mesh:
     decimate.SetErrorIsAbsolute(1)
     decimate.SetAbsoluteError(TOLERANCE_MM)
     decimate.Update()
-    return Mesh.of_polydata(decimate.GetOutput())
+    made = decimate.GetOutput()
+    left = vtk_to_numpy(made.GetPointData().GetArray(_NUMBER))
+    return np.concatenate([mesh.faces[block[keep]], left[Mesh.of_polydata(made).faces]])
