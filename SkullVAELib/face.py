@@ -38,8 +38,8 @@ class FaceOptions:
     top_mm, back_mm, low_mm: the face lies below, before and above these, seen from the vault's centre; core_mm: what
     the mirror image has this far from any bone starts a gap, which grows by grow_mm more; a gap is no defect when it
     is smaller than smallest_ml or than `share` of the largest, or when no voxel is farther than radius_mm from bone.
-    In nine complete skulls there was one of more than 2.5 ml, a jaw that its segmentation has on one side only;
-    halves of faces that were cut out had 12 to 43 ml.
+    In nine complete skulls there was one, a jaw that its segmentation has on one side only, and without the last
+    condition another of 2.5 ml; halves of faces that were cut out had 12 to 43 ml.
     warp: how the mirror image is laid on the bone; asymmetry is what it is for, and is not held back.
     """
 
