@@ -66,7 +66,7 @@ def add_case_options(parser: argparse.ArgumentParser) -> tuple[argparse.Action, 
         "--uncertainty",
         action="store_true",
         help="write implant_uncertainty.ply, too: the implant's mesh with the distance in mm within which the true"
-        " surface lies nine times of ten, as numbers and as colours",
+        " surface lies nine times of ten, as numbers and as colours; other PLY files get the numbers",
     )
     add(
         "--force",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -159,6 +160,7 @@ def _complete_into(
     )
     completion = complete(volume, model, wishes, stages)
     outcome = Outcome.of(completion, volume, part_options, options.format, path.name, model_path.name)
+    outcome = dataclasses.replace(outcome, uncertain=options.uncertainty)
     result = outcome.result
     with stages.stage("mesh"):
         if completion.found:

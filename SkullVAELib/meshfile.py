@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +55,10 @@ class Shade:
     most_mm: float
     meaning: str
 
+    def of(self, points: slice) -> Shade:
+        """That of some of the points."""
+        return replace(self, millimetres=self.millimetres[points])
+
     @classmethod
     def thickness(cls, millimetres: np.ndarray) -> Shade:
         """Of a plate."""
@@ -66,21 +70,25 @@ class Shade:
         return cls("uncertainty", millimetres, UNSURE_MM, "mm, nine times of ten the true surface lies this near")
 
 
-def write_ply(mesh: Mesh, path: str | os.PathLike, shade: Shade | None = None) -> None:
-    """Write a binary PLY in LPS mm, with the unit and the coordinate system as comments, and a shade if given."""
-    columns = [(axis, "<f4") for axis in "xyz"]
-    if shade is not None:
-        columns += [(shade.name, "<f4"), ("red", "u1"), ("green", "u1"), ("blue", "u1")]
+def write_ply(mesh: Mesh, path: str | os.PathLike, *shades: Shade) -> None:
+    """Write a binary PLY in LPS mm, with the unit and the coordinate system as comments, and shades if given, of which
+    the first gives the colours."""
+    columns = [(axis, "<f4") for axis in "xyz"] + [(shade.name, "<f4") for shade in shades]
+    if shades:
+        columns += [("red", "u1"), ("green", "u1"), ("blue", "u1")]
     points = np.zeros(len(mesh.points), columns)
     for axis, values in zip("xyz", _lps(mesh).T, strict=True):
         points[axis] = values
     remarks = list(_REMARKS)
-    if shade is not None:
+    for shade in shades:
         points[shade.name] = shade.millimetres
-        colours = thickness_colours(shade.millimetres, shade.most_mm)
+        remarks.append(f"{shade.name}: {shade.meaning}")
+    if shades:
+        first = shades[0]
+        colours = thickness_colours(first.millimetres, first.most_mm)
         for name, values in zip(("red", "green", "blue"), colours.T, strict=True):
             points[name] = values
-        remarks.append(f"{shade.name}: {shade.meaning}; colours from violet, 0, to yellow, {shade.most_mm:g}")
+        remarks.append(f"colours: {first.name} from violet, 0, to yellow, {first.most_mm:g}")
     faces = np.zeros(len(mesh.faces), [("count", "u1"), ("corners", "<i4", 3)])
     faces["count"], faces["corners"] = 3, mesh.faces
     kinds = {"<f4": "float", "u1": "uchar"}
@@ -93,12 +101,12 @@ def write_ply(mesh: Mesh, path: str | os.PathLike, shade: Shade | None = None) -
         file.write(faces.tobytes())
 
 
-def write_mesh(mesh: Mesh, path: str | os.PathLike, thickness_mm: np.ndarray | None = None) -> None:
-    """Write a mesh as its suffix says, one of MESH_FORMATS; only a PLY holds the thickness."""
+def write_mesh(mesh: Mesh, path: str | os.PathLike, *shades: Shade) -> None:
+    """Write a mesh as its suffix says, one of MESH_FORMATS; only a PLY holds shades."""
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix == ".ply":
-        write_ply(mesh, path, None if thickness_mm is None else Shade.thickness(thickness_mm))
+        write_ply(mesh, path, *shades)
     else:
         {".stl": write_stl, ".obj": write_obj}[suffix](mesh, path)
 

@@ -32,7 +32,7 @@ class Outcome:
     """A completion and its part.
 
     grey: the CT that was completed, if it was one; part: None until with_part; formats: mesh formats to write beside
-    STL; result: the report so far, which the steps add to.
+    STL; result: the report so far, which the steps add to; uncertain: whether a PLY tells the uncertainty, too.
     """
 
     completion: Completion
@@ -41,6 +41,7 @@ class Outcome:
     formats: tuple[str, ...]
     result: dict
     part: Part | None = None
+    uncertain: bool = False
 
     @classmethod
     def of(
@@ -96,11 +97,16 @@ class Outcome:
         part = self.part
         if part is None:
             return
+        shades = [] if part.thickness_mm is None else [Shade.thickness(part.thickness_mm)]
+        if self.uncertain and self.band_mm is not None and "ply" in self.formats:
+            shades.append(Shade.uncertainty(self.band_mm))
         if part.pieces:
-            self._write(part.mesh, part.thickness_mm, folder / name)
+            self._write(part.mesh, shades, folder / name)
         if pieces and len(part.pieces) > 1:
+            start = 0
             for number, piece in enumerate(part.pieces, 1):
-                self._write(piece.mesh, piece.thickness_mm, folder / f"{name}_{number}")
+                own = slice(start, start := start + len(piece.mesh.points))
+                self._write(piece.mesh, [shade.of(own) for shade in shades], folder / f"{name}_{number}")
 
     def write_host(self, folder: Path) -> None:
         """The skull's bone as host.stl."""
@@ -174,7 +180,7 @@ class Outcome:
                 unsure = thickness_pictures(self.part.mesh, self.band_mm, centre, UNSURE_MM)
         write_case_report(folder / "report.html", told.result, preview.read_bytes(), pictures, unsure=unsure)
 
-    def _write(self, mesh: Mesh, thickness_mm: np.ndarray | None, path: Path) -> None:
+    def _write(self, mesh: Mesh, shades: list[Shade], path: Path) -> None:
         for kind in MESH_FORMATS:
             if kind == "stl" or kind in self.formats:
-                write_mesh(mesh, path.with_suffix(f".{kind}"), thickness_mm)
+                write_mesh(mesh, path.with_suffix(f".{kind}"), *shades)

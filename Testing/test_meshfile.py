@@ -62,6 +62,18 @@ def test_a_ply_carries_the_thickness_as_numbers_and_as_colours(tmp_path):
     assert np.array_equal(colours[-1], colours[len(colours) // 2 + 5])  # the same from THICK_MM on
 
 
+def test_a_ply_carries_several_shades_and_the_colours_of_the_first(tmp_path):
+    mesh = ball()
+    thickness, unsure = np.linspace(1, 2, len(mesh.points)), np.linspace(3, 0, len(mesh.points))
+    write_ply(mesh, tmp_path / "one.ply", Shade.thickness(thickness))
+    write_ply(mesh, tmp_path / "both.ply", Shade.thickness(thickness), Shade.uncertainty(unsure))
+    one, both = (trimesh.load(tmp_path / f"{name}.ply", process=False) for name in ("one", "both"))
+    stored = both.metadata["_ply_raw"]["vertex"]["data"]
+    assert np.allclose(stored["thickness"].ravel(), thickness, atol=1e-4)
+    assert np.allclose(stored["uncertainty"].ravel(), unsure, atol=1e-4)
+    assert np.array_equal(both.visual.vertex_colors, one.visual.vertex_colors)
+
+
 def test_meshes_are_joined_and_the_largest_is_found_again():
     both = joined([ball(4.0, (0, 0, 0)), ball(10.0)])
     assert both.volume_ml == pytest.approx(ball(4.0).volume_ml + ball(10.0).volume_ml)

@@ -120,6 +120,7 @@ def test_files_lie_in_world_coordinates(tmp_path, transformed, isCT):
     ply = readPly(out / f"{stem}_implant.ply")
     np.testing.assert_allclose(ply.points, part, atol=1e-3)
     np.testing.assert_allclose(ply.thickness, tetrahedron(7).thickness)
+    np.testing.assert_allclose(ply.uncertainty, tetrahedron(7).uncertainty)
     host = (run.completed > 0) & (run.implant == 0)
     assertSamePoints(readPly(out / f"{stem}_host.ply").points, voxelBox(host, world @ OBLIQUE))
     for role, expected in (("completed", run.completed), ("implant", run.implant)):

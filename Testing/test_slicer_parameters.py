@@ -36,11 +36,11 @@ def test_parameters_become_command_line_options():
     parameters.inputNode = addVolume(np.zeros(SHAPE, np.int16), GRIDS["lps"])
     assert parsed(parameters).threshold is None, "the usual threshold is the library's own choice"
     parameters.boneThreshold, parameters.gamma, parameters.device = 226.0, 0.75, "cpu"
-    parameters.defectKind, parameters.proposals = "Face (experimental)", 3
+    parameters.defectKind, parameters.proposals, parameters.face = "Face (experimental)", 3, True
     box = (1.0, -2.0, 3.0, 100.0, 110.0, 120.0)
     options = parsed(parameters, box=box)
     assert (options.threshold, options.gamma, options.device) == (226, 0.75, "cpu")
-    assert (options.defect, options.proposals) == ("facial", 3)
+    assert (options.defect, options.proposals, options.face) == ("facial", 3, True)
     assert [float(number) for number in options.box.split(",")] == list(box)
     assert options.interactive and options.display and options.report
 

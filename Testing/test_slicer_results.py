@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import slicer_standin
@@ -11,7 +13,7 @@ slicer_standin.prepare()
 import slicer  # noqa: E402
 import vtk  # noqa: E402
 from SkullVAEModule.logic import SkullVAELogic  # noqa: E402
-from SkullVAEModule.meshnodes import THICKNESS, meshData  # noqa: E402
+from SkullVAEModule.meshnodes import THICKNESS, UNCERTAINTY, changeModel, meshData, shownColours  # noqa: E402
 from SkullVAEModule.results import figuresOf  # noqa: E402
 from SkullVAEModule.segments import isAsAdded  # noqa: E402
 from slicer_scenes import (  # noqa: E402
@@ -90,30 +92,60 @@ def test_meshes_lie_in_a_folder_beside_the_input_under_its_transform():
         np.testing.assert_allclose(mesh.points, expected.points)
         assert np.array_equal(mesh.faces, expected.faces)
         np.testing.assert_allclose(mesh.thickness, expected.thickness)
+        np.testing.assert_allclose(mesh.uncertainty, expected.uncertainty)
     assert not added.implantModelNode.GetDisplayNode().GetScalarVisibility()
 
 
-def test_part_is_coloured_by_its_thickness_and_back():
+COLOURINGS = {THICKNESS: (SkullVAELogic.showThickness, 10), UNCERTAINTY: (SkullVAELogic.showUncertainty, 3)}
+
+
+@pytest.mark.parametrize("name", COLOURINGS)
+def test_part_is_coloured_by_its_millimetres_and_back(name):
     node, _ = skullInPatient()
     _, added = complete(node, meshes=True)
     model, before = added.implantModelNode, nodeIDs()
     color = model.GetDisplayNode().GetColor()
     logic = SkullVAELogic()
-    logic.showThickness(model, True)
+    show, most = COLOURINGS[name]
+    show(logic, model, True)
     display = model.GetDisplayNode()
     assert display.GetScalarVisibility()
-    assert display.GetActiveScalarName() == THICKNESS
-    assert display.GetScalarRange() == (0, 10)
+    assert display.GetActiveScalarName() == name
+    assert display.GetScalarRange() == (0, most)
     colors = display.GetColorNode()
     thin, thick = [0.0] * 4, [0.0] * 4
     colors.GetColor(0, thin)
     colors.GetColor(255, thick)
     # From violet to yellow.
     assert thin[2] > thin[1] and thick[1] > thick[2]
-    logic.showThickness(model, False)
+    show(logic, model, False)
     assert not display.GetScalarVisibility()
     assert display.GetColor() == color
     assert nodeIDs() == before
+
+
+def test_one_colouring_takes_the_place_of_the_other():
+    node, _ = skullInPatient()
+    _, added = complete(node, meshes=True)
+    model, logic, before = added.implantModelNode, SkullVAELogic(), nodeIDs()
+    logic.showThickness(model, True)
+    made = len(nodeIDs() - before)
+    logic.showUncertainty(model, True)
+    assert model.GetDisplayNode().GetActiveScalarName() == UNCERTAINTY
+    assert len(nodeIDs() - before) == made, "the first one's colours are gone"
+    logic.showUncertainty(model, False)
+    assert nodeIDs() == before
+
+
+def test_another_mesh_that_does_not_know_what_was_shown_gets_its_own_colour():
+    node, _ = skullInPatient()
+    _, added = complete(node, meshes=True)
+    model, mesh = added.implantModelNode, tetrahedron(9)
+    SkullVAELogic().showUncertainty(model, True)
+    changeModel(model, mesh)
+    assert shownColours(model) == UNCERTAINTY
+    changeModel(model, dataclasses.replace(mesh, uncertainty=None))
+    assert shownColours(model) is None
 
 
 def test_mesh_without_thickness_keeps_its_colour():

@@ -279,6 +279,7 @@ def test_generated_skull_is_completed_by_the_real_command_line(tmp_path):
     np.testing.assert_allclose(mesh.points.min(0), points.min(0), atol=2)
     np.testing.assert_allclose(mesh.points.max(0), points.max(0), atol=2)
     assert mesh.thickness.max() > 2
+    assert 0 < np.median(mesh.uncertainty) < 3
 
     # Another shape, from the session.
     assert logic.requestGamma(0.5)

@@ -86,7 +86,7 @@ class CompletionOptions:
         model = self.model or shippedModel()
         if model is not None:
             arguments += ["--model", str(model)]
-        return [*arguments, "--interactive", "--display", "--report", "--format", "stl,ply"]
+        return [*arguments, "--interactive", "--display", "--report", "--uncertainty", "--format", "stl,ply"]
 
     def part(self) -> dict:
         """The part's choices as a request names them."""

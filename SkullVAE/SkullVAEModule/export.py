@@ -12,7 +12,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -272,7 +272,7 @@ class ExportRun:
     def _write(self, mesh: MeshData, role: str, names: list[str]) -> Iterator:
         if not self._linear:
             # A warp is the scene's: not for a thread.
-            mesh = MeshData(self._toWorld(mesh.points), mesh.faces, mesh.thickness)
+            mesh = replace(mesh, points=self._toWorld(mesh.points))
         for kind in self._formats:
             path = self._staging / f"{role}.{kind}"
             step = BackgroundStep(lambda path=path: self._moveAndWrite(mesh, path))
@@ -282,7 +282,7 @@ class ExportRun:
 
     def _moveAndWrite(self, mesh: MeshData, path: Path) -> None:
         points = self._toWorld(mesh.points) if self._linear else mesh.points
-        writeMesh(MeshData(points, mesh.faces, mesh.thickness), path)
+        writeMesh(replace(mesh, points=points), path)
 
     def _publish(self, names: list[str], implantFrom: str) -> None:
         stem = _fileName(self._inputNode.GetName())

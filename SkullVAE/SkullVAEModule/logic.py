@@ -264,7 +264,11 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
 
     def showThickness(self, modelNode, shown: bool) -> None:
         """Colour a part's model by its thickness in mm, or show it in its own colour again."""
-        meshnodes.showThickness(modelNode, shown)
+        meshnodes.showColours(modelNode, meshnodes.THICKNESS if shown else None)
+
+    def showUncertainty(self, modelNode, shown: bool) -> None:
+        """Colour a part's model by how near the true surface lies in mm, nine times of ten, or no longer."""
+        meshnodes.showColours(modelNode, meshnodes.UNCERTAINTY if shown else None)
 
     def startExport(
         self,

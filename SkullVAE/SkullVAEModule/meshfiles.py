@@ -1,4 +1,4 @@
-"""The library's meshes: read with their thickness, and written again elsewhere. Plain numpy."""
+"""The library's meshes: read with what they say in mm, and written again elsewhere. Plain numpy."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ _LPS_RAS = np.array([-1.0, -1.0, 1.0])
 
 @dataclass(frozen=True)
 class MeshData:
-    """points: (N, 3) float32 RAS mm; faces: (M, 3) int32; thickness: (N,) float32 mm at each point, or None."""
+    """points: (N, 3) float32 RAS mm; faces: (M, 3) int32; thickness, uncertainty: (N,) float32 mm at each point, or
+    None."""
 
     points: np.ndarray
     faces: np.ndarray
     thickness: np.ndarray | None = None
+    uncertainty: np.ndarray | None = None
 
 
 def readPly(path: str | os.PathLike) -> MeshData:
     """A binary PLY as the library writes it: LPS mm, triangles. Raises SkullVAEError for any other file.
 
-    VTK's own reader leaves out the thickness.
+    VTK's own reader leaves out thickness and uncertainty.
     """
     path = Path(path)
     try:
@@ -57,8 +59,8 @@ def readPly(path: str | os.PathLike) -> MeshData:
         raise SkullVAEError(
             f"'{path.name}' is not a mesh of this library: {error}", "Reinstall the extension"
         ) from error
-    thickness = points["thickness"].astype(np.float32) if "thickness" in vertex.names else None
-    return MeshData((lps * _LPS_RAS).astype(np.float32), faces["corners"].astype(np.int32), thickness)
+    told = {name: points[name].astype(np.float32) for name in ("thickness", "uncertainty") if name in vertex.names}
+    return MeshData((lps * _LPS_RAS).astype(np.float32), faces["corners"].astype(np.int32), **told)
 
 
 def readStl(path: str | os.PathLike) -> MeshData:
@@ -88,14 +90,17 @@ def writeMesh(mesh: MeshData, path: str | os.PathLike) -> None:
 
     A file that is there is replaced once the new one is whole. Raises SkullVAEError when it cannot be written.
     """
-    from SkullVAELib.meshfile import write_mesh
+    from SkullVAELib.meshfile import Shade, write_mesh
     from SkullVAELib.surface import Mesh
 
     path = Path(path)
     # What mirrors has turned the faces over.
     whole = Mesh.outward(np.asarray(mesh.points, np.float64), np.asarray(mesh.faces, np.int64))
+    shades = [] if mesh.thickness is None else [Shade.thickness(mesh.thickness)]
+    if mesh.uncertainty is not None:
+        shades.append(Shade.uncertainty(mesh.uncertainty))
     try:
-        write_mesh(whole, path, mesh.thickness)
+        write_mesh(whole, path, *shades)
     except OSError as error:
         raise SkullVAEError(
             f"'{path.name}' cannot be written: {error.strerror}", "Check the free space and the permissions"

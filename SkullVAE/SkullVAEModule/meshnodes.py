@@ -8,18 +8,19 @@ import vtk
 from slicer.i18n import tr as _
 from vtk.util.numpy_support import numpy_to_vtk, numpy_to_vtkIdTypeArray, vtk_to_numpy
 
-from SkullVAELib.thickness_colours import THICK_MM, thickness_colours
+from SkullVAELib.thickness_colours import THICK_MM, UNSURE_MM, thickness_colours
 
 from .meshfiles import MeshData
 from .segments import looks, removeNode
 
-THICKNESS = "Thickness (mm)"
-_COLORS_NAME = "SkullVAE thickness"
-_COLORS_TAG = "SkullVAEThickness"
+THICKNESS, UNCERTAINTY = "Thickness (mm)", "Uncertainty (mm)"
+_MOST_MM = {THICKNESS: THICK_MM, UNCERTAINTY: UNSURE_MM}
+_COLORS_NAME = {THICKNESS: "SkullVAE thickness", UNCERTAINTY: "SkullVAE uncertainty"}
+_COLORS_TAG = {THICKNESS: "SkullVAEThickness", UNCERTAINTY: "SkullVAEUncertainty"}
 
 
 def polyData(mesh: MeshData) -> vtk.vtkPolyData:
-    """The mesh in RAS mm, with the thickness as point scalars where it is known."""
+    """The mesh in RAS mm, with thickness and uncertainty as point scalars where they are known."""
     points = vtk.vtkPoints()
     points.SetData(numpy_to_vtk(np.ascontiguousarray(mesh.points, np.float32), deep=True))
     cells = vtk.vtkCellArray()
@@ -29,10 +30,11 @@ def polyData(mesh: MeshData) -> vtk.vtkPolyData:
     result = vtk.vtkPolyData()
     result.SetPoints(points)
     result.SetPolys(cells)
-    if mesh.thickness is not None:
-        scalars = numpy_to_vtk(np.ascontiguousarray(mesh.thickness, np.float32), deep=True)
-        scalars.SetName(THICKNESS)
-        result.GetPointData().AddArray(scalars)
+    for name, millimetres in ((THICKNESS, mesh.thickness), (UNCERTAINTY, mesh.uncertainty)):
+        if millimetres is not None:
+            scalars = numpy_to_vtk(np.ascontiguousarray(millimetres, np.float32), deep=True)
+            scalars.SetName(name)
+            result.GetPointData().AddArray(scalars)
     return result
 
 
@@ -40,8 +42,8 @@ def meshData(polydata) -> MeshData:
     """The triangles of a model in its own RAS mm; the opposite of polyData()."""
     points = vtk_to_numpy(polydata.GetPoints().GetData())
     faces = vtk_to_numpy(polydata.GetPolys().GetConnectivityArray()).reshape(-1, 3)
-    thickness = polydata.GetPointData().GetArray(THICKNESS)
-    return MeshData(points, faces, None if thickness is None else vtk_to_numpy(thickness))
+    told = [polydata.GetPointData().GetArray(name) for name in (THICKNESS, UNCERTAINTY)]
+    return MeshData(points, faces, *(None if array is None else vtk_to_numpy(array) for array in told))
 
 
 def addModel(role: str, mesh: MeshData):
@@ -62,8 +64,11 @@ def addModel(role: str, mesh: MeshData):
 
 
 def changeModel(node, mesh: MeshData) -> None:
-    """Give a model another mesh; how it is shown stays."""
+    """Give a model another mesh; how it is shown stays, unless the new one does not know what it was coloured by."""
     node.SetAndObserveMesh(polyData(mesh))
+    name = shownColours(node)
+    if name is not None and not knows(node, name):
+        showColours(node, None)
 
 
 def removeModel(node) -> None:
@@ -72,29 +77,39 @@ def removeModel(node) -> None:
     _removeUnusedColors()
 
 
-def hasThickness(node) -> bool:
-    """Whether a model knows its thickness at every point."""
+def knows(node, name: str) -> bool:
+    """Whether a model knows its THICKNESS or UNCERTAINTY at every point."""
     mesh = node.GetPolyData() if node is not None else None
-    return mesh is not None and mesh.GetPointData().GetArray(THICKNESS) is not None
+    return mesh is not None and mesh.GetPointData().GetArray(name) is not None
 
 
-def showThickness(node, shown: bool) -> None:
-    """Colour a part by its thickness, violet 0 to yellow 10 mm, with a legend, or show it in its own colour again.
+def shownColours(node) -> str | None:
+    """What a model is coloured by, THICKNESS or UNCERTAINTY; None for neither."""
+    display = node.GetDisplayNode() if node is not None else None
+    if display is None or not display.GetScalarVisibility():
+        return None
+    return display.GetActiveScalarName()
 
-    Does nothing where the thickness is not known.
+
+def showColours(node, name: str | None) -> None:
+    """Colour a part by its THICKNESS, violet 0 to yellow 10 mm, or its UNCERTAINTY, to 3 mm, with a legend; None: show
+    it in its own colour again.
+
+    What is not known is not shown.
     """
     display = node.GetDisplayNode()
-    if shown and hasThickness(node):
+    if name is not None and knows(node, name):
         # In this order: choosing the scalars also chooses a range and colours.
-        display.SetActiveScalar(THICKNESS, vtk.vtkAssignAttribute.POINT_DATA)
-        display.SetAndObserveColorNodeID(_thicknessColors().GetID())
+        display.SetActiveScalar(name, vtk.vtkAssignAttribute.POINT_DATA)
+        display.SetAndObserveColorNodeID(_colors(name).GetID())
         display.SetScalarRangeFlag(slicer.vtkMRMLDisplayNode.UseManualScalarRange)
-        display.SetScalarRange(0, THICK_MM)
+        display.SetScalarRange(0, _MOST_MM[name])
         display.SetScalarVisibility(True)
+        _removeUnusedColors()
         legend = slicer.vtkSlicerColorLogic.AddDefaultColorLegendDisplayNode(node)
-        legend.SetTitleText(THICKNESS)
+        legend.SetTitleText(name)
         legend.SetLabelFormat("%.0f")
-        legend.SetNumberOfLabels(6)
+        legend.SetNumberOfLabels({THICKNESS: 6, UNCERTAINTY: 4}[name])
         legend.SetSize(0.1, 0.35)
         legend.SetPosition(0.95, 0.5)
         for text in (legend.GetTitleTextProperty(), legend.GetLabelTextProperty()):
@@ -109,27 +124,27 @@ def showThickness(node, shown: bool) -> None:
         _removeUnusedColors()
 
 
-def _thicknessColors():
-    """The colour table of the scene, made when it is first wanted."""
+def _colors(name: str):
+    """The scene's colour table for thickness or uncertainty, made when it is first wanted."""
     scene = slicer.mrmlScene
-    colors = scene.GetSingletonNode(_COLORS_TAG, "vtkMRMLColorTableNode")
+    colors = scene.GetSingletonNode(_COLORS_TAG[name], "vtkMRMLColorTableNode")
     if colors is None:
         colors = slicer.vtkMRMLColorTableNode()
-        colors.SetSingletonTag(_COLORS_TAG)
-        colors.SetName(_COLORS_NAME)
+        colors.SetSingletonTag(_COLORS_TAG[name])
+        colors.SetName(_COLORS_NAME[name])
         colors.SetTypeToUser()
         colors.SetNumberOfColors(256)
-        for index, color in enumerate((thickness_colours(np.linspace(0, THICK_MM, 256)) / 255).tolist()):
+        for index, color in enumerate((thickness_colours(np.linspace(0, 1, 256), 1) / 255).tolist()):
             colors.SetColor(index, *color, 1)
-        colors.GetLookupTable().SetRange(0, THICK_MM)
+        colors.GetLookupTable().SetRange(0, _MOST_MM[name])
         colors = scene.AddNode(colors)
     return colors
 
 
 def _removeUnusedColors() -> None:
-    colors = slicer.mrmlScene.GetSingletonNode(_COLORS_TAG, "vtkMRMLColorTableNode")
-    if colors is None:
-        return
     displays = slicer.util.getNodesByClass("vtkMRMLModelDisplayNode")
-    if not any(display.GetColorNodeID() == colors.GetID() for display in displays):
-        slicer.mrmlScene.RemoveNode(colors)
+    used = {display.GetColorNodeID() for display in displays}
+    for tag in _COLORS_TAG.values():
+        colors = slicer.mrmlScene.GetSingletonNode(tag, "vtkMRMLColorTableNode")
+        if colors is not None and colors.GetID() not in used:
+            slicer.mrmlScene.RemoveNode(colors)

@@ -8,7 +8,7 @@ from slicer.i18n import tr as _
 from .figures import figuresTable, proposalText, warningsText
 from .focus import showImplant
 from .logic import SkullVAELogic
-from .meshnodes import hasThickness
+from .meshnodes import THICKNESS, UNCERTAINTY, knows, shownColours
 from .results import figuresOf
 
 
@@ -27,6 +27,7 @@ class ResultSection:
         ui.showImplantCheckBox.connect("toggled(bool)", self.onShowImplant)
         ui.showSkullCheckBox.connect("toggled(bool)", self.onShowSkull)
         ui.showThicknessCheckBox.connect("toggled(bool)", self.onShowThickness)
+        ui.showUncertaintyCheckBox.connect("toggled(bool)", self.onShowUncertainty)
         ui.jumpButton.connect("clicked(bool)", self.onJump)
 
     @property
@@ -39,11 +40,12 @@ class ResultSection:
         self._added = None if inputNode is None else self._logic.resultOf(inputNode, segmentID)
         ui = self.ui
         for widget in (
-            ui.showImplantCheckBox, ui.showSkullCheckBox, ui.showThicknessCheckBox, ui.jumpButton, ui.removeResultButton
+            ui.showImplantCheckBox, ui.showSkullCheckBox, ui.jumpButton, ui.removeResultButton
         ):  # fmt: skip
             widget.enabled = self.present
         ui.showSkullCheckBox.enabled = self.present and self._added.skullModelNode is not None
-        ui.showThicknessCheckBox.enabled = self.present and hasThickness(self._added.implantModelNode)
+        for box, name in ((ui.showThicknessCheckBox, THICKNESS), (ui.showUncertaintyCheckBox, UNCERTAINTY)):
+            box.enabled = self.present and knows(self._added.implantModelNode, name)
         report = {}
         if self.present:
             # The proposals of another input's result, or of one that came with a scene, are gone with their process.
@@ -77,6 +79,13 @@ class ResultSection:
         """Colour the part by its thickness, or give it its own colour back."""
         if self.present:
             self._logic.showThickness(self._added.implantModelNode, colored)
+            self._showState()
+
+    def onShowUncertainty(self, colored: bool) -> None:
+        """Colour the part by how near the true surface lies, or give it its own colour back."""
+        if self.present:
+            self._logic.showUncertainty(self._added.implantModelNode, colored)
+            self._showState()
 
     def onJump(self, checked: bool = False) -> None:
         """Bring the slices and the 3D view to the implant."""
@@ -103,16 +112,13 @@ class ResultSection:
         states = (
             (self.ui.showImplantCheckBox, bool(implant)),
             (self.ui.showSkullCheckBox, skull is not None and bool(skull.GetDisplayVisibility())),
-            (self.ui.showThicknessCheckBox, _thicknessShown(self._added.implantModelNode)),
+            (self.ui.showThicknessCheckBox, shownColours(self._added.implantModelNode) == THICKNESS),
+            (self.ui.showUncertaintyCheckBox, shownColours(self._added.implantModelNode) == UNCERTAINTY),
         )
         for box, state in states:
             wasBlocked = box.blockSignals(True)
             box.checked = state
             box.blockSignals(wasBlocked)
-
-
-def _thicknessShown(node) -> bool:
-    return node is not None and node.GetDisplayNode() is not None and bool(node.GetDisplayNode().GetScalarVisibility())
 
 
 def _setVisible(node: slicer.vtkMRMLDisplayableNode | None, visible: bool) -> None:
