@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -105,6 +106,13 @@ class Completion:
     found: bool
     proposal: Proposal | None = None
     patient: Patient | None = None
+
+    @cached_property
+    def uncertainty(self) -> Uncertainty | None:
+        """What bone leaves open of the implant; None where there is none, or no rim correction was wanted."""
+        if self.patient is None or self.proposal is None:
+            return None
+        return self.patient.uncertainty(self.proposal)
 
 
 @one_thread()

@@ -137,10 +137,8 @@ class Outcome:
     def band_mm(self) -> np.ndarray | None:
         """(N,) at each point of the part's mesh, see Uncertainty.band_mm; None where there is none."""
         completion = self.completion
-        if self.part is None or not self.part.pieces or completion.proposal is None or completion.patient is None:
-            return None
-        uncertainty = completion.patient.uncertainty(completion.proposal)
-        if uncertainty is None:
+        uncertainty = completion.uncertainty
+        if self.part is None or not self.part.pieces or completion.proposal is None or uncertainty is None:
             return None
         mesh, matrix = self.part.mesh, completion.proposal.alignment
         normals = mesh.vertex_normals() @ np.linalg.inv(matrix[:3, :3])
