@@ -1,10 +1,11 @@
 """Whether the part is what was asked for, on real cases: sound meshes, clearance and thickness, measured independently.
 
     python Testing/part_accuracy.py --data FOLDER_OF_COMPLETE_SKULLS FILE ...
+    python Testing/part_accuracy.py --data FOLDER --every --requests "as it is,constant 4"
 
-Cuts defects of Testing/accuracy.py out of complete skulls and takes the files of defective ones as they are. The
-clearance is the distance from points all over the part's surface to a dense sampling of the bone's, the thickness the
-length of a ray through the triangles (vtkOBBTree); neither shares code with what made the part. As a second opinion on
+Cuts defects of Testing/accuracy.py out of complete skulls, six or every one, and takes the files of defective ones as
+they are. The clearance is the distance from points all over the part's surface to a dense sampling of the bone's, the
+thickness the length of a ray through the triangles (vtkOBBTree); neither shares code with what made the part. As a second opinion on
 where the bone's surface is, the distance to the half level of the mask, blurred by 0.7 voxels, is told as well.
 """
 
@@ -29,15 +30,15 @@ from vtkmodules.vtkFiltersGeneral import vtkOBBTree
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from accuracy import PLACES, stored_obliquely
+from benchmark.cases import PLACES, cut_place, places_of
+from benchmark.contest import load_whole
 from mesh_check import faults, read
 
-from SkullVAELib.bone import bone_mask, bounding_box
+from SkullVAELib.bone import bounding_box
 from SkullVAELib.checkpoint import default_model_path, load_model
 from SkullVAELib.completion import Completion, CompletionOptions, complete
 from SkullVAELib.datasets import find_cases
-from SkullVAELib.defects import cut
-from SkullVAELib.frame import crop, reduce_bone
+from SkullVAELib.frame import crop
 from SkullVAELib.meshfile import write_stl
 from SkullVAELib.part import make_part
 from SkullVAELib.part_options import PartOptions
@@ -164,6 +165,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, help="folder of complete skulls")
     parser.add_argument("--model", type=Path, help="default: the shipped one")
     parser.add_argument("--requests", default=",".join(REQUESTS), help="which, by name, comma-separated; default all")
+    parser.add_argument("--every", action="store_true", help="every defect of the benchmark in place of six")
     parser.add_argument("--output", type=Path, default=Path("bench/part_accuracy.json"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -171,16 +173,15 @@ def main() -> int:
     jobs = [(file.name.split(".")[0], file, None) for file in arguments.files]
     if arguments.data is not None:
         skulls = {case.individual: case.complete for case in find_cases(arguments.data)}
-        jobs += [(f"{name}, {PLACES[n].name}", skulls[name], n) for name, n in CUTS if name in skulls]
+        every = [(name, n) for name in sorted(skulls) for n in places_of(name) if not PLACES[n].facial]
+        chosen = every if arguments.every else CUTS
+        jobs += [(f"{name}, {PLACES[n].name}", skulls[name], n) for name, n in chosen if name in skulls]
     lines = []
     for name, file, number in jobs:
-        volume = read_volume(file)
-        if number is not None:
-            place = PLACES[number]
-            whole = volume.with_array(bone_mask(volume)[0])
-            whole = stored_obliquely(whole) if place.oblique else whole
-            where = {"direction": np.array(place.direction), "size": place.size}
-            defective, _ = cut(whole, reduce_bone(whole), place.kind, seed=number, **where)
+        if number is None:
+            volume = read_volume(file)
+        else:
+            whole, defective, _ = cut_place(load_whole(file), number)
             volume = whole.with_array(defective.astype(np.uint8))
         for line in run_case(name, volume, model, arguments.requests.split(",")):
             lines.append(line)
