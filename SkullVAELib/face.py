@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from scipy import ndimage
 
+from .bone import bounding_box
 from .conformed import LaidShape, Shape
-from .frame import Grid, apply_affine, canonical_field, scale_of
+from .frame import Grid, apply_affine, canonical_field, crop, scale_of
 from .gaps import Gap
 from .implant import Allowance, allowance, fill
 from .placement import Placement
@@ -29,6 +30,12 @@ _GRID = Grid((96, 112, 132), 2.0)
 
 _OUTSIDE_MM = 9.0
 """What the mirror image's distance is where nothing was imaged."""
+
+_AROUND_MM = 20.0
+"""So far from the gaps it is told which is nearer: farther than any part reaches."""
+
+FEWEST = 500
+"""Points on a face's bone without which there is no face to lay a mirror image on."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +84,7 @@ class MirrorImage:
         # Walls of orbit and sinus are no plate between two tables: the field alone tells them.
         shape = Shape(_GRID, mirrored, mirrored, mirrored, nowhere, nowhere)
         points, normals = place.aligned.points, place.aligned.normals
-        face = (points.abs() < torch.tensor(_GRID.half_mm)).all(1)
-        face &= (points[:, 2] < options.top_mm) & (points[:, 1] > options.back_mm - 10.0)
+        face = _of_face(points, options)
         warp = fit_warp(shape, points[face], normals[face], options.warp)
         # A binary distance has the voxels' terraces.
         smooth = ndimage.gaussian_filter(place.skull.distance, 0.6) * scale_of(matrix)
@@ -114,6 +120,8 @@ class Face:
     @classmethod
     def of(cls, place: Placement, others: list[np.ndarray], options: FaceOptions = FaceOptions()) -> Face | None:
         """What a placed skull's face lacks, None for nothing; others: gaps of the vault, which are filled already."""
+        if _of_face(place.aligned.points, options).sum() < FEWEST:
+            return None
         image = MirrorImage.of(place, options)
         gap = find_face_gaps(image, place, others, options)
         if not gap.pieces:
@@ -137,18 +145,29 @@ class Face:
         }
 
 
+def _of_face(points: torch.Tensor, options: FaceOptions) -> torch.Tensor:
+    """Which points (N, 3) in canonical mm lie on the face, or just behind it."""
+    inside = (points.abs() < torch.tensor(_GRID.half_mm)).all(1)
+    return inside & (points[:, 2] < options.top_mm) & (points[:, 1] > options.back_mm - 10.0)
+
+
 def find_face_gaps(image: MirrorImage, place: Placement, others: list[np.ndarray], options: FaceOptions) -> Gap:
     """Where the mirror image has bone and the face has none, largest first."""
-    fraction, distance = place.skull.fraction, place.skull.distance
+    fraction = place.skull.fraction
     shape = fraction.array.shape
-    at = apply_affine(image.skull.affine, np.indices(shape).reshape(3, -1).T).astype(np.float32)
+    here = _face_box(image.skull, options)
+    index = np.indices([side.stop - side.start for side in here]).reshape(3, -1).T + [side.start for side in here]
+    at = apply_affine(image.skull.affine, index)
     face = (at[:, 2] < options.top_mm) & (at[:, 2] > options.low_mm) & (at[:, 1] > options.back_mm)
+    distance = place.skull.distance[here]
+    local = np.full(distance.shape, _OUTSIDE_MM, np.float32)
+    local[face.reshape(local.shape)] = image.distance(at[face])
     field = np.full(shape, _OUTSIDE_MM, np.float32)
-    field[face.reshape(shape)] = image.distance(at[face].astype(float))
-    missing = (field < 0) & (fraction.array < 0.5)
+    field[here] = local
+    missing = (local < 0) & (fraction.array[here] < 0.5)
     for other in others:
-        missing &= ~ndimage.binary_dilation(other, iterations=2)
-    labels, _ = ndimage.label((field < -0.3) & (distance > options.core_mm) & missing, np.ones((3, 3, 3)))
+        missing &= ~ndimage.binary_dilation(other[here], iterations=2)
+    labels, _ = ndimage.label((local < -0.3) & (distance > options.core_mm) & missing, np.ones((3, 3, 3)))
     reach = np.ceil((options.core_mm + options.grow_mm) / fraction.spacing).astype(int)
     pieces = []
     for label, box in enumerate(ndimage.find_objects(labels), 1):
@@ -161,7 +180,7 @@ def find_face_gaps(image: MirrorImage, place: Placement, others: list[np.ndarray
         core = labels[room] == label
         near = ndimage.distance_transform_edt(~core, sampling=fraction.spacing) < options.core_mm + options.grow_mm
         piece = np.zeros(shape, bool)
-        piece[room] = ndimage.binary_propagation(core, mask=missing[room] & near)
+        piece[here][room] = ndimage.binary_propagation(core, mask=missing[room] & near)
         if piece.sum() * fraction.voxel_ml >= options.smallest_ml:
             pieces.append(piece)
     pieces.sort(key=lambda piece: -int(piece.sum()))
@@ -169,11 +188,22 @@ def find_face_gaps(image: MirrorImage, place: Placement, others: list[np.ndarray
     return Gap(pieces, field, np.zeros(shape, bool), [], float(fraction.spacing.min()))
 
 
+def _face_box(skull: Volume, options: FaceOptions) -> tuple[slice, ...]:
+    """The piece of the reduced grid that holds the face, and some around it."""
+    side, front = _GRID.half_mm[0], _GRID.half_mm[1]
+    low, high = [-side, options.back_mm, options.low_mm], [side, front, options.top_mm]
+    corners = np.array(np.meshgrid(*zip(low, high, strict=True))).reshape(3, -1).T
+    index = apply_affine(np.linalg.inv(skull.affine), corners)
+    ends = zip(index.min(0), index.max(0), skull.array.shape, strict=True)
+    return tuple(slice(max(0, min(int(a), n)), max(0, min(int(b) + 2, n))) for a, b, n in ends)
+
+
 @dataclass(frozen=True)
 class JoinedShape:
     """The complete shape of a head whose vault and whose face are both filled: each tells what is nearer to its gap.
 
-    nearer: on the reduced grid, index -> canonical mm, how much nearer to the face's gap than to the vault's, mm.
+    nearer: on the reduced grid around the gaps, index -> canonical mm, how much nearer to the face's gap than to the
+    vault's, mm.
     """
 
     vault: LaidShape
@@ -183,11 +213,11 @@ class JoinedShape:
     @classmethod
     def of(cls, vault: LaidShape, pieces: list[np.ndarray], face: Face, spacing: np.ndarray) -> JoinedShape:
         """pieces: the vault's gaps, on the reduced grid of that spacing in mm."""
-        to_vault, to_face = (
-            ndimage.distance_transform_edt(~np.logical_or.reduce(gaps), sampling=spacing)
-            for gaps in (pieces, face.gap.pieces)
-        )
-        return cls(vault, face.image, Volume((to_vault - to_face).astype(np.float32), face.image.skull.affine))
+        both = [np.logical_or.reduce(gaps) for gaps in (pieces, face.gap.pieces)]
+        box = bounding_box(both[0] | both[1], margin=np.ceil(_AROUND_MM / spacing).astype(int))
+        to_vault, to_face = (ndimage.distance_transform_edt(~gaps[box], sampling=spacing) for gaps in both)
+        around = crop(face.image.skull, box)
+        return cls(vault, face.image, around.with_array((to_vault - to_face).astype(np.float32)))
 
     def of_face(self, points: np.ndarray) -> np.ndarray:
         """Which points (N, 3) in canonical mm the face tells, (N,) bool."""

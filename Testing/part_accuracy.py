@@ -5,8 +5,9 @@
 
 Cuts defects of Testing/accuracy.py out of complete skulls, six or every one, and takes the files of defective ones as
 they are. The clearance is the distance from points all over the part's surface to a dense sampling of the bone's, the
-thickness the length of a ray through the triangles (vtkOBBTree); neither shares code with what made the part. As a second opinion on
-where the bone's surface is, the distance to the half level of the mask, blurred by 0.7 voxels, is told as well.
+thickness the length of a ray through the triangles (vtkOBBTree); neither shares code with what made the part. As a
+second opinion on where the bone's surface is, the distance to the half level of the mask, blurred by 0.7 voxels, is
+told as well.
 """
 
 from __future__ import annotations

@@ -67,6 +67,14 @@ def test_a_whole_face_gets_nothing(completed, halved):
     assert "ask for the face" not in completion.report["warnings"][-1]
 
 
+def test_a_head_without_a_face_gets_none(completed, halved):
+    bone, lost = halved
+    vault = bone.array | lost
+    vault[..., : int(0.6 * vault.shape[2])] = False
+    completion = completed(bone.with_array(vault), face=True, least_quality=0.0)
+    assert "face" not in completion.report
+
+
 def test_what_both_sides_lack_stays_open(completed, halved):
     bone, lost = halved
     at = np.argwhere(lost)
