@@ -41,7 +41,7 @@ def add_case_options(parser: argparse.ArgumentParser) -> tuple[argparse.Action, 
         "--defect",
         choices=("cranial", "facial"),
         default="cranial",
-        help="whose deviation vector gamma moves along (default cranial)",
+        help="whose deviation vector gamma moves along (default cranial); facial implies --face",
     )
     add(
         "--prior",

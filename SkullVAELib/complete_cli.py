@@ -139,7 +139,8 @@ def _complete_into(
         claim_buffers()
 
     weights = {"load model": 1, **STAGE_WEIGHTS, **_LAST_WEIGHTS}
-    if options.face:
+    face = options.face or options.defect == "facial"
+    if face:
         weights["face"] = FACE_WEIGHT
     if options.proposals > 1:
         weights["proposals"] = _SECONDS_A_PROPOSAL * (options.proposals - 1)
@@ -155,7 +156,7 @@ def _complete_into(
         prior=options.prior,
         defect_class=options.defect,
         device=str(device),
-        face=options.face,
+        face=face,
         least_quality=0.0 if options.force else REFUSE_BELOW,
     )
     completion = complete(volume, model, wishes, stages)

@@ -160,6 +160,13 @@ def test_where_the_face_is_told_the_band_is_what_was_measured_for_it(completed_t
     assert len(np.unique(outcome.band_mm[~of_face])) > 100
 
 
+def test_a_facial_defect_is_one_of_the_face(halved, tmp_path, capsys):
+    file = tmp_path / "head.nrrd"
+    write_volume(halved[0].with_array(halved[0].array.astype(np.uint8)), file)
+    assert main(["complete", str(file), "-o", str(tmp_path / "out"), "--defect", "facial"]) == 0
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["face"]["defects"] >= 1
+
+
 @pytest.fixture(scope="module")
 def sample_outcome():
     from SkullVAELib.outcome import Outcome
