@@ -132,7 +132,7 @@ def _complete_into(
         from .blas import claim_buffers
         from .checkpoint import default_model_path, load_model
         from .cli import resolve_device
-        from .completion import FACE_WEIGHT, STAGE_WEIGHTS, CompletionOptions, complete
+        from .completion import STAGE_WEIGHTS, CompletionOptions, complete
         from .outcome import Outcome
         from .quality import REFUSE_BELOW
 
@@ -140,8 +140,8 @@ def _complete_into(
 
     weights = {"load model": 1, **STAGE_WEIGHTS, **_LAST_WEIGHTS}
     face = options.face or options.defect == "facial"
-    if face:
-        weights["face"] = FACE_WEIGHT
+    if not face:
+        weights.pop("face", None)
     if options.proposals > 1:
         weights["proposals"] = _SECONDS_A_PROPOSAL * (options.proposals - 1)
     stages = Stages(weights, report)

@@ -29,10 +29,17 @@ from .uncertainty import Uncertainty
 from .volume import Volume
 from .warp import WarpOptions
 
-STAGE_WEIGHTS = {"bone": 1.0, "register": 2.0, "warp": 1.5, "prior": 0.5, "gap": 1.5, "implant": 1.5, "measure": 1.0}
-
-FACE_WEIGHT = 2.0
-"""Expected share of the stage "face", which runs where it is wanted."""
+STAGE_WEIGHTS = {
+    "bone": 1.0,
+    "register": 2.0,
+    "warp": 1.5,
+    "prior": 0.5,
+    "gap": 1.5,
+    "face": 2.0,
+    "implant": 1.5,
+    "measure": 1.0,
+}
+"""Expected shares of the stages; "face" runs where it is wanted."""
 
 TELL_ML = 5.0
 """A gap that was passed over is named from this size on where nothing else was found."""

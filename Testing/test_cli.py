@@ -55,6 +55,7 @@ class Options:
     prior: str = "auto"
     defect_class: str = "cranial"
     device: str = "auto"
+    face: bool = False
     least_quality: float = 0.0
 
 
@@ -78,6 +79,7 @@ def fill_the_hole(volume, model, options, stages):
         found=True,
         proposal=None,
         patient=None,
+        uncertainty=None,
         report={
             "bone": {"kind": "labelmap", "threshold_hu": None},
             "volume_ml": np.float64(1.5),
