@@ -149,8 +149,8 @@ def test_the_report_is_strict_json_with_seconds_and_disclaimer(run, head, tmp_pa
     assert report["found"] is True
     assert report["volume_ml"] == 1.5
     assert report["rim_gap_mm"] is None
-    chosen = {"gamma": 0.5, "prior": "dev", "defect_class": "facial", "device": "cpu", "least_quality": 0.15}
-    assert report["options"] == {"threshold_hu": None, "box": None, **chosen}
+    chosen = {"gamma": 0.5, "prior": "dev", "defect_class": "facial", "device": "cpu", "face": True}
+    assert report["options"] == {"threshold_hu": None, "box": None, **chosen, "least_quality": 0.15}
     assert {"read", "load model", "register", "decode", "mesh", "write", "preview", "total"} <= set(report["seconds"])
     assert set(report["files"]) == RESULTS
     assert SkullVAELib.__version__ in report["software"]
