@@ -139,6 +139,12 @@ def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stag
     with stages.stage("gap"):
         skull = place.skull
         gap = find_gaps(conformed, model.spread.cpu(), place.alignment, skull.fraction, skull.distance, options.gap)
+    face, passed_over = None, gap.passed_over
+    if options.face:
+        with stages.stage("face"):
+            face = Face.of(place, gap.pieces)
+            if face is not None:
+                passed_over = face.outside(passed_over)
     report: dict = {
         "version": __version__,
         "model": {"sha256": getattr(model, "sha256", None), "trained": getattr(model, "provenance", {}).get("trained")},
@@ -146,17 +152,12 @@ def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stag
         "bone": place.about_bone,
         "registration_mm": round(place.aligned.fit_mm, 2),
         "quality": quality.as_json(),
-        "passed_over": gap.passed_over[:10],
+        "passed_over": passed_over[:10],
         "warnings": warnings,
     }
-    face: Face | None = None
+    if face is not None:
+        report["face"] = face.as_json(volume)
     patient: Patient | None = None
-    if options.face:
-        with stages.stage("face"):
-            face = Face.of(place, gap.pieces)
-        if face is not None:
-            report["face"] = face.as_json(volume)
-            report["passed_over"] = [n for n in gap.passed_over if not face.holds(place, n["centre_mm"])][:10]
     if gap.pieces or face is not None:
         with stages.stage("implant"):
             patient = Patient.of(place, quality, prior, gap, conformed, options, face)
@@ -169,7 +170,7 @@ def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stag
         with stages.stage("measure"):
             report["implant"] = measure(volume.with_array(implant), rim_gap) | {"defects": patient.defects}
     else:
-        warnings.append(_nothing_found(gap.passed_over, options.face))
+        warnings.append(_nothing_found(passed_over, options.face))
     return Completion(
         place.bone,
         volume.with_array(place.bone.array | implant),
@@ -221,6 +222,12 @@ class Patient:
     def defects(self) -> int:
         """Defects of vault and face."""
         return len(self.gap.pieces) + (0 if self.face is None else len(self.face.gap.pieces))
+
+    @cached_property
+    def _nearer_to_face(self) -> Volume:
+        """See Face.nearer; the same for every shape. There must be a gap in both."""
+        assert self.face is not None
+        return self.face.nearer(self.gap.pieces, self.place.skull.fraction.spacing)
 
     @classmethod
     def of(
@@ -298,6 +305,6 @@ class Patient:
         implant = fill(conformed, place.alignment, place.bone, self.gap, where, self.options.gap.smallest_ml)
         if face is None:
             return implant, Proposal(conformed, place.alignment, where.score, conformed), rim_gap
-        shape = JoinedShape.of(conformed, self.gap.pieces, face, place.skull.fraction.spacing)
+        shape = JoinedShape(conformed, face.image, self._nearer_to_face)
         score = joined_score(where.score, face.where.score, place.skull.fraction)
         return implant | face.implant, Proposal(conformed, place.alignment, score, shape), rim_gap

@@ -7,11 +7,12 @@ the middle is missing in the mirror image, too, and stays open.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from scipy import ndimage
+from scipy.spatial import cKDTree
 
 from .bone import bounding_box
 from .conformed import LaidShape, Shape
@@ -88,20 +89,20 @@ class MirrorImage:
         warp = fit_warp(shape, points[face], normals[face], options.warp)
         # A binary distance has the voxels' terraces.
         smooth = ndimage.gaussian_filter(place.skull.distance, 0.6) * scale_of(matrix)
-        made = cls(Volume(smooth, matrix @ fraction.affine), warp, 0.0)
+        made = cls(Volume(smooth, matrix @ fraction.affine), warp, float("inf"))
         left = np.abs(made.distance(points[face].numpy()))
         left = left[left < options.core_mm]
-        return cls(made.skull, warp, float(np.median(left)) if len(left) else float("inf"))
+        return replace(made, fit_mm=float(np.median(left))) if len(left) else made
 
     def distance(self, points: np.ndarray) -> np.ndarray:
-        """Signed distance (N,) in canonical mm at points (N, 3); negative in what should be bone."""
+        """Signed distance (N,), float32, in canonical mm at points (N, 3); negative in what should be bone."""
         at = torch.tensor(points).float()
         at = (at + _GRID.sample(self.warp, at)) * torch.tensor([-1.0, 1, 1])
         return sample(self.skull, at.numpy().astype(float), _OUTSIDE_MM)
 
     def at_voxels(self, to_canonical: np.ndarray, index: np.ndarray) -> np.ndarray:
         """See LaidShape."""
-        return self.distance(apply_affine(to_canonical, index)).astype(np.float32)
+        return self.distance(apply_affine(to_canonical, index))
 
 
 @dataclass(frozen=True)
@@ -130,11 +131,19 @@ class Face:
         implant = fill(image, place.alignment, place.bone, gap, where, options.smallest_ml)
         return cls(image, gap, implant, where) if implant.any() else None
 
-    def holds(self, place: Placement, centre_mm: list[float]) -> bool:
-        """Whether a place in canonical mm lies in a gap, or within 8 mm of it."""
+    def nearer(self, others: list[np.ndarray], spacing: np.ndarray) -> Volume:
+        """How much nearer a place is to the face's gaps than to others, mm: on the reduced grid, of that spacing in mm,
+        around all of them, index -> canonical mm."""
+        both = [np.logical_or.reduce(gaps) for gaps in (others, self.gap.pieces)]
+        box = bounding_box(both[0] | both[1], margin=np.ceil(_AROUND_MM / spacing).astype(int))
+        to_others, to_face = (ndimage.distance_transform_edt(~gaps[box], sampling=spacing) for gaps in both)
+        return crop(self.image.skull, box).with_array((to_others - to_face).astype(np.float32))
+
+    def outside(self, notes: list[dict]) -> list[dict]:
+        """Those notes of gaps, see Gap.passed_over, whose centre lies neither in a gap of the face nor within 8 mm."""
         at = np.concatenate([np.argwhere(piece) for piece in self.gap.pieces])
-        at = apply_affine(place.alignment @ place.skull.fraction.affine, at)
-        return bool((np.linalg.norm(at - np.array(centre_mm), axis=1) < 8.0).any())
+        gaps = cKDTree(apply_affine(self.image.skull.affine, at))
+        return [note for note in notes if gaps.query(note["centre_mm"])[0] >= 8.0]
 
     def as_json(self, bone: Volume) -> dict:
         """What the report says."""
@@ -202,22 +211,12 @@ def _face_box(skull: Volume, options: FaceOptions) -> tuple[slice, ...]:
 class JoinedShape:
     """The complete shape of a head whose vault and whose face are both filled: each tells what is nearer to its gap.
 
-    nearer: on the reduced grid around the gaps, index -> canonical mm, how much nearer to the face's gap than to the
-    vault's, mm.
+    nearer: see Face.nearer.
     """
 
     vault: LaidShape
     face: MirrorImage
     nearer: Volume
-
-    @classmethod
-    def of(cls, vault: LaidShape, pieces: list[np.ndarray], face: Face, spacing: np.ndarray) -> JoinedShape:
-        """pieces: the vault's gaps, on the reduced grid of that spacing in mm."""
-        both = [np.logical_or.reduce(gaps) for gaps in (pieces, face.gap.pieces)]
-        box = bounding_box(both[0] | both[1], margin=np.ceil(_AROUND_MM / spacing).astype(int))
-        to_vault, to_face = (ndimage.distance_transform_edt(~gaps[box], sampling=spacing) for gaps in both)
-        around = crop(face.image.skull, box)
-        return cls(vault, face.image, around.with_array((to_vault - to_face).astype(np.float32)))
 
     def of_face(self, points: np.ndarray) -> np.ndarray:
         """Which points (N, 3) in canonical mm the face tells, (N,) bool."""

@@ -22,9 +22,8 @@ TOLERANCE_MM = 0.05
 EXACT_MM = 10.0
 """Nearer to the implant than this nothing is decimated: there the clearance is measured."""
 
-
 ATTEMPTS = 3
-"""How often decimation is tried anew where it went wrong, before a block is left as it is."""
+"""How often what went wrong is decimated anew; the last time the whole block is left as it is."""
 
 BLOCK_MM = 40.0
 """The surface is decimated in blocks of this size, so that a mishap costs one block and not all."""
@@ -58,6 +57,8 @@ def host_surface(completion: Completion, grey: Grey | None = None) -> Mesh:
         faces = np.concatenate([mesh.faces[~far], *parts])
         knots = _not_manifold(faces)
         if not len(knots):
+            return mesh.of_triangles(faces)
+        if attempt == ATTEMPTS:
             break
         close = np.isfinite(cKDTree(mesh.points[knots]).query(mesh.points, distance_upper_bound=AROUND_MM)[0])
         for number, block in enumerate(blocks):
@@ -65,10 +66,7 @@ def host_surface(completion: Completion, grey: Grey | None = None) -> Mesh:
             if touched.any():
                 kept[number] |= touched if attempt < ATTEMPTS - 1 else True
                 parts[number] = _decimated(mesh, block, kept[number])
-    else:
-        return mesh
-    used, faces = np.unique(faces, return_inverse=True)
-    return Mesh(mesh.points[used], faces.reshape(-1, 3))
+    return mesh
 
 
 def _blocks(mesh: Mesh, chosen: np.ndarray) -> list[np.ndarray]:

@@ -70,6 +70,12 @@ class Shade:
         return cls("uncertainty", millimetres, UNSURE_MM, "mm, nine times of ten the true surface lies this near")
 
 
+def shades_of(thickness_mm: np.ndarray | None, uncertainty_mm: np.ndarray | None) -> list[Shade]:
+    """The shades of a part of which one or both are known."""
+    made = [] if thickness_mm is None else [Shade.thickness(thickness_mm)]
+    return made if uncertainty_mm is None else [*made, Shade.uncertainty(uncertainty_mm)]
+
+
 def write_ply(mesh: Mesh, path: str | os.PathLike, *shades: Shade) -> None:
     """Write a binary PLY in LPS mm, with the unit and the coordinate system as comments, and shades if given, of which
     the first gives the colours."""

@@ -14,7 +14,7 @@ import torch
 from . import NOTICE, __version__
 from .face import ERROR_MM as FACE_ERROR_MM
 from .frame import apply_affine
-from .meshfile import Shade, write_mesh, write_ply
+from .meshfile import Shade, shades_of, write_mesh, write_ply
 from .part import Part, make_part
 from .part_options import MESH_FORMATS, PartOptions
 from .preview import render_preview
@@ -97,9 +97,7 @@ class Outcome:
         part = self.part
         if part is None:
             return
-        shades = [] if part.thickness_mm is None else [Shade.thickness(part.thickness_mm)]
-        if self.uncertain and self.band_mm is not None and "ply" in self.formats:
-            shades.append(Shade.uncertainty(self.band_mm))
+        shades = shades_of(part.thickness_mm, self.band_mm if self.uncertain and "ply" in self.formats else None)
         if part.pieces:
             self._write(part.mesh, shades, folder / name)
         if pieces and len(part.pieces) > 1:

@@ -72,6 +72,11 @@ class Mesh:
         data.SetPolys(cells)
         return data
 
+    def of_triangles(self, faces: np.ndarray) -> Mesh:
+        """Triangles (M, 3) of the mesh's points as a mesh, without the points that none of them uses."""
+        used, faces = np.unique(faces, return_inverse=True)
+        return Mesh(self.points[used], faces.reshape(-1, 3))
+
     @property
     def area_mm2(self) -> float:
         """Area of the surface in square millimetres."""
@@ -235,8 +240,7 @@ def largest_shell(mesh: Mesh) -> Mesh:
     if not label.any():
         return mesh
     faces = mesh.faces[label[mesh.faces[:, 0]] == np.bincount(label[mesh.faces[:, 0]]).argmax()]
-    used, faces = np.unique(faces, return_inverse=True)
-    return Mesh(mesh.points[used], faces.reshape(-1, 3))
+    return mesh.of_triangles(faces)
 
 
 def _cropped(inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -23,7 +23,7 @@ from SkullVAELib.uncertainty import _FEATURES, ROUGH_MM, Waves
 
 @pytest.fixture(scope="module")
 def uncertainty(completion):
-    return completion.patient.uncertainty(completion.proposal)
+    return completion.uncertainty
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import slicer
 import vtk
@@ -14,9 +16,22 @@ from .meshfiles import MeshData
 from .segments import looks, removeNode
 
 THICKNESS, UNCERTAINTY = "Thickness (mm)", "Uncertainty (mm)"
-_MOST_MM = {THICKNESS: THICK_MM, UNCERTAINTY: UNSURE_MM}
-_COLORS_NAME = {THICKNESS: "SkullVAE thickness", UNCERTAINTY: "SkullVAE uncertainty"}
-_COLORS_TAG = {THICKNESS: "SkullVAEThickness", UNCERTAINTY: "SkullVAEUncertainty"}
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """How millimetres are coloured: most_mm is yellow; labels of the legend; name and singleton tag of the colours."""
+
+    most_mm: float
+    labels: int
+    name: str
+    tag: str
+
+
+_SCALES = {
+    THICKNESS: _Scale(THICK_MM, 6, "SkullVAE thickness", "SkullVAEThickness"),
+    UNCERTAINTY: _Scale(UNSURE_MM, 4, "SkullVAE uncertainty", "SkullVAEUncertainty"),
+}
 
 
 def polyData(mesh: MeshData) -> vtk.vtkPolyData:
@@ -99,17 +114,18 @@ def showColours(node, name: str | None) -> None:
     """
     display = node.GetDisplayNode()
     if name is not None and knows(node, name):
+        scale = _SCALES[name]
         # In this order: choosing the scalars also chooses a range and colours.
         display.SetActiveScalar(name, vtk.vtkAssignAttribute.POINT_DATA)
-        display.SetAndObserveColorNodeID(_colors(name).GetID())
+        display.SetAndObserveColorNodeID(_colors(scale).GetID())
         display.SetScalarRangeFlag(slicer.vtkMRMLDisplayNode.UseManualScalarRange)
-        display.SetScalarRange(0, _MOST_MM[name])
+        display.SetScalarRange(0, scale.most_mm)
         display.SetScalarVisibility(True)
         _removeUnusedColors()
         legend = slicer.vtkSlicerColorLogic.AddDefaultColorLegendDisplayNode(node)
         legend.SetTitleText(name)
         legend.SetLabelFormat("%.0f")
-        legend.SetNumberOfLabels({THICKNESS: 6, UNCERTAINTY: 4}[name])
+        legend.SetNumberOfLabels(scale.labels)
         legend.SetSize(0.1, 0.35)
         legend.SetPosition(0.95, 0.5)
         for text in (legend.GetTitleTextProperty(), legend.GetLabelTextProperty()):
@@ -124,19 +140,19 @@ def showColours(node, name: str | None) -> None:
         _removeUnusedColors()
 
 
-def _colors(name: str):
-    """The scene's colour table for thickness or uncertainty, made when it is first wanted."""
+def _colors(scale: _Scale):
+    """The scene's colour table of a scale, made when it is first wanted."""
     scene = slicer.mrmlScene
-    colors = scene.GetSingletonNode(_COLORS_TAG[name], "vtkMRMLColorTableNode")
+    colors = scene.GetSingletonNode(scale.tag, "vtkMRMLColorTableNode")
     if colors is None:
         colors = slicer.vtkMRMLColorTableNode()
-        colors.SetSingletonTag(_COLORS_TAG[name])
-        colors.SetName(_COLORS_NAME[name])
+        colors.SetSingletonTag(scale.tag)
+        colors.SetName(scale.name)
         colors.SetTypeToUser()
         colors.SetNumberOfColors(256)
         for index, color in enumerate((thickness_colours(np.linspace(0, 1, 256), 1) / 255).tolist()):
             colors.SetColor(index, *color, 1)
-        colors.GetLookupTable().SetRange(0, _MOST_MM[name])
+        colors.GetLookupTable().SetRange(0, scale.most_mm)
         colors = scene.AddNode(colors)
     return colors
 
@@ -144,7 +160,7 @@ def _colors(name: str):
 def _removeUnusedColors() -> None:
     displays = slicer.util.getNodesByClass("vtkMRMLModelDisplayNode")
     used = {display.GetColorNodeID() for display in displays}
-    for tag in _COLORS_TAG.values():
-        colors = slicer.mrmlScene.GetSingletonNode(tag, "vtkMRMLColorTableNode")
+    for scale in _SCALES.values():
+        colors = slicer.mrmlScene.GetSingletonNode(scale.tag, "vtkMRMLColorTableNode")
         if colors is not None and colors.GetID() not in used:
             slicer.mrmlScene.RemoveNode(colors)

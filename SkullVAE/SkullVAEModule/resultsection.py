@@ -39,9 +39,7 @@ class ResultSection:
         """Show the result that the scene holds for this input."""
         self._added = None if inputNode is None else self._logic.resultOf(inputNode, segmentID)
         ui = self.ui
-        for widget in (
-            ui.showImplantCheckBox, ui.showSkullCheckBox, ui.jumpButton, ui.removeResultButton
-        ):  # fmt: skip
+        for widget in (ui.showImplantCheckBox, ui.jumpButton, ui.removeResultButton):
             widget.enabled = self.present
         ui.showSkullCheckBox.enabled = self.present and self._added.skullModelNode is not None
         for box, name in ((ui.showThicknessCheckBox, THICKNESS), (ui.showUncertaintyCheckBox, UNCERTAINTY)):
