@@ -26,8 +26,8 @@ from benchmark.cases import PLACES, folds_of, places_of, stored_obliquely
 from benchmark.contest import Job
 from benchmark.rows import ABLATION, OURS, TITLES, Fold
 
-from SkullVAELib.datasets import Case, find_cases
-from SkullVAELib.errors import SkullVAEError
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.data.datasets import Case, find_cases
 
 __all__ = ["PLACES", "stored_obliquely"]
 

@@ -25,8 +25,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from broken import HEAD, NO_HEAD, Scene
 from image_files import cut, nifti, nrrd, several_values, written
 
-from SkullVAELib import cli
-from SkullVAELib.volume import Volume, read_volume, write_volume
+from SkullVAELib.cli import main as cli
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.io.images import read_volume, write_volume
 
 PAGE = Path(__file__).resolve().parents[1] / "Docs" / "bad_inputs.md"
 GOLDEN = Path(__file__).resolve().parent / "data" / "golden"

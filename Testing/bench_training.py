@@ -31,14 +31,13 @@ from monai.losses import DiceLoss
 from monai.networks.nets import VarAutoEncoder
 from monai.transforms import Compose, EnsureChannelFirstd, EnsureTyped, LoadImaged, Resized
 
-from SkullVAELib.arguments import numbers
-from SkullVAELib.datasets import Case, find_cases, split
-from SkullVAELib.distributed import Group, joined
-from SkullVAELib.experiment import Plan, Run, make_task
-from SkullVAELib.options import PaperOptions
-from SkullVAELib.paper import PaperArchitecture, PaperDecoder
-from SkullVAELib.paper_task import PaperTask
-from SkullVAELib.settings import decoders, read_settings
+from SkullVAELib.core.parsing import numbers
+from SkullVAELib.data.datasets import Case, find_cases, split
+from SkullVAELib.training.config import PaperOptions, decoders, read_settings
+from SkullVAELib.training.distributed import Group, joined
+from SkullVAELib.training.paper import PaperTask
+from SkullVAELib.training.run import Plan, Run, make_task
+from SkullVAELib.vae.paper_networks import PaperArchitecture, PaperDecoder
 
 ROOT = Path(__file__).resolve().parent.parent
 

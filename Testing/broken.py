@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from SkullVAELib.bone import largest_piece
-from SkullVAELib.frame import apply_affine
-from SkullVAELib.volume import Volume
+from SkullVAELib.geometry.affines import apply_affine
+from SkullVAELib.geometry.masks import largest_piece
+from SkullVAELib.geometry.volume import Volume
 
 
 @dataclass(frozen=True)

@@ -24,12 +24,14 @@ from benchmark.contest import Job, load_whole
 from benchmark.rows import OURS
 from scipy.spatial import cKDTree
 
-from SkullVAELib.completion import CompletionOptions, complete
-from SkullVAELib.conformed import outwards
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.frame import apply_affine, reduce_bone, surface_points
-from SkullVAELib.progress import Stages
-from SkullVAELib.volume import Volume
+from SkullVAELib.completion.options import CompletionOptions
+from SkullVAELib.completion.pipeline import complete
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.core.progress import Stages
+from SkullVAELib.geometry.affines import apply_affine
+from SkullVAELib.geometry.distance_field import reduce_bone, surface_points
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.shape.two_table import outwards
 
 REACH_MM = 2.0
 MOST_POINTS = 200_000

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.volume import Volume
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.geometry.volume import Volume
 
-# As the command line does, before torch is loaded: see SkullVAELib/cli.py.
+# As the command line does, before torch is loaded: see SkullVAELib/cli/main.py.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -97,7 +97,7 @@ def train_py():
 @pytest.fixture(scope="session")
 def model_path() -> Path:
     """The model file under test: the shipped one, unless SKULLVAE_MODEL names another."""
-    from SkullVAELib.checkpoint import default_model_path
+    from SkullVAELib.vae.default_model import default_model_path
 
     if os.environ.get("SKULLVAE_MODEL"):
         return Path(os.environ["SKULLVAE_MODEL"])
@@ -109,7 +109,7 @@ def model_path() -> Path:
 
 @pytest.fixture(scope="session")
 def model(model_path):
-    from SkullVAELib.checkpoint import load_model
+    from SkullVAELib.vae.checkpoint import load_model
 
     return load_model(model_path)
 
@@ -117,7 +117,7 @@ def model(model_path):
 @pytest.fixture(scope="session")
 def heldout_model():
     """A model trained as the shipped one was, but without visible_human, mgh_angel001 and mgh_dca."""
-    from SkullVAELib.checkpoint import load_model
+    from SkullVAELib.vae.checkpoint import load_model
 
     if not HELDOUT.is_file():
         pytest.skip(f"{HELDOUT.relative_to(ROOT)} is not there")
@@ -147,7 +147,7 @@ class Sample:
 
 @pytest.fixture(scope="session")
 def sample(model) -> Sample:
-    from SkullVAELib.sample import generated_skull
+    from SkullVAELib.data.generated_skull import generated_skull
 
     return Sample(*generated_skull(model, seed=1))
 
@@ -155,8 +155,9 @@ def sample(model) -> Sample:
 @pytest.fixture(scope="session")
 def completed(model):
     """Complete a bone volume with the model under test: completed(bone, **options) -> Completion."""
-    from SkullVAELib.completion import CompletionOptions, complete
-    from SkullVAELib.progress import Stages
+    from SkullVAELib.completion.options import CompletionOptions
+    from SkullVAELib.completion.pipeline import complete
+    from SkullVAELib.core.progress import Stages
 
     def run(bone: Volume, **options):
         return complete(bone.with_array(bone.array.astype(np.uint8)), model, CompletionOptions(**options), Stages({}))

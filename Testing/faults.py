@@ -84,8 +84,8 @@ class TrainingJob(Job):
     """A training run, whose checkpoints come and go; there is no earlier set."""
 
     def problems(self) -> list[str]:
-        from SkullVAELib.checkpoint import read_tensors
-        from SkullVAELib.errors import SkullVAEError
+        from SkullVAELib.core.errors import SkullVAEError
+        from SkullVAELib.vae.checkpoint import read_tensors
 
         found = strangers(self.output)
         for path in self.output.rglob("*.safetensors"):
@@ -185,7 +185,7 @@ class Bench:
         self.mesh = self._job("mesh", "implant.stl", lambda head, out: ["mesh", head, "-o", out])
 
     def _defective(self, path: Path, half_axes: tuple) -> Path:
-        from SkullVAELib.volume import write_volume
+        from SkullVAELib.io.images import write_volume
 
         head = tiny.shell(half_axes)
         head.array[45:65, 30:60, 50:] = 0

@@ -203,13 +203,13 @@ class Child:
 
 def reader(kind: str, scratch: Path) -> Callable[[bytes], None]:
     """A function that reads such a file, and raises for all that must not be: the claims of this campaign."""
-    from SkullVAELib.errors import SkullVAEError
+    from SkullVAELib.core.errors import SkullVAEError
 
     folder = scratch / "input"
     folder.mkdir()
     path = folder / f"input{kind}"
     if kind == MODELS:
-        from SkullVAELib.checkpoint import load_any_model, read_tensors
+        from SkullVAELib.vae.checkpoint import load_any_model, read_tensors
 
         def read() -> None:
             try:
@@ -217,7 +217,7 @@ def reader(kind: str, scratch: Path) -> Callable[[bytes], None]:
             finally:
                 check_model(load_any_model(path))
     else:
-        from SkullVAELib.volume import read_volume
+        from SkullVAELib.io.images import read_volume
 
         fuzz_inputs.prepare_folder(folder)
 

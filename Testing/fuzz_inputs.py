@@ -285,9 +285,9 @@ def meta_head(*fields: bytes, file: bytes = b"LOCAL") -> bytes:
 def _model_seeds() -> list[bytes]:
     import torch
 
-    from SkullVAELib.checkpoint import save_model, write_tensors
-    from SkullVAELib.networks import Architecture, SkullModel
-    from SkullVAELib.paper import PaperArchitecture, PaperModel
+    from SkullVAELib.vae.checkpoint import save_model, write_tensors
+    from SkullVAELib.vae.networks import Architecture, SkullModel
+    from SkullVAELib.vae.paper_networks import PaperArchitecture, PaperModel
 
     torch.manual_seed(0)
     own = SkullModel(Architecture((8, 8, 8), 20.0, 10.0, 2, (4, 4)), ("cranial", "facial"))

@@ -35,17 +35,21 @@ from benchmark.cases import PLACES, cut_place, places_of
 from benchmark.contest import load_whole
 from mesh_check import faults, read
 
-from SkullVAELib.bone import bounding_box
-from SkullVAELib.checkpoint import default_model_path, load_model
-from SkullVAELib.completion import Completion, CompletionOptions, complete
-from SkullVAELib.datasets import find_cases
-from SkullVAELib.frame import crop
-from SkullVAELib.meshfile import write_stl
-from SkullVAELib.part import make_part
-from SkullVAELib.part_options import PartOptions
-from SkullVAELib.progress import Stages
-from SkullVAELib.surface import Grey, Mesh, bone_surface, level_surface
-from SkullVAELib.volume import Volume, read_volume
+from SkullVAELib.completion.options import CompletionOptions
+from SkullVAELib.completion.pipeline import complete
+from SkullVAELib.completion.result import Completion
+from SkullVAELib.core.progress import Stages
+from SkullVAELib.data.datasets import find_cases
+from SkullVAELib.geometry.masks import bounding_box
+from SkullVAELib.geometry.volume import Volume, crop
+from SkullVAELib.implant.implant import make_part
+from SkullVAELib.implant.options import PartOptions
+from SkullVAELib.io.images import read_volume
+from SkullVAELib.mesh.files import write_stl
+from SkullVAELib.mesh.isosurface import Grey, bone_surface, level_surface
+from SkullVAELib.mesh.mesh import Mesh
+from SkullVAELib.vae.checkpoint import load_model
+from SkullVAELib.vae.default_model import default_model_path
 
 CUTS = (
     ("visible_human", 5),

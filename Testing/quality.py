@@ -29,15 +29,18 @@ from benchmark.rows import OURS
 from broken import HEAD, NO_HEAD, Scene
 from scipy.stats import rankdata
 
-from SkullVAELib.completion import CompletionOptions, complete
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.frame import apply_affine, reduce_bone
-from SkullVAELib.json_text import as_json_text
-from SkullVAELib.metrics import dice
-from SkullVAELib.outputs import whole_file
-from SkullVAELib.progress import Stages
-from SkullVAELib.quality import REFUSE_BELOW, WARN_BELOW, Measures, Quality
-from SkullVAELib.volume import Volume
+from SkullVAELib.completion.options import CompletionOptions
+from SkullVAELib.completion.pipeline import complete
+from SkullVAELib.core.atomic_output import whole_file
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.core.files import as_json_text
+from SkullVAELib.core.progress import Stages
+from SkullVAELib.evaluation.metrics import dice
+from SkullVAELib.geometry.affines import apply_affine
+from SkullVAELib.geometry.distance_field import reduce_bone
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.registration.options import REFUSE_BELOW, WARN_BELOW
+from SkullVAELib.registration.plausibility import Measures, Quality
 
 FAILED_BELOW = 0.6
 CUT = (1, 6)

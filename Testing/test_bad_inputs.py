@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from bad_inputs import ALL, PAGE, Skull, said_to, sentence
 
-from SkullVAELib.complete_cli import RESULTS
-from SkullVAELib.exit_codes import BAD_INPUT, DONE
+from SkullVAELib.core.exit_codes import BAD_INPUT, DONE
+from SkullVAELib.report.result_names import RESULTS
 
 
 @pytest.fixture(scope="module")

@@ -20,16 +20,17 @@ from pathlib import Path
 import pytest
 import tiny
 
-from SkullVAELib import cli
-from SkullVAELib.case_options import add_case_options, as_arguments
-from SkullVAELib.cohort import list_cases, made_from
-from SkullVAELib.cohort_table import Row, Table
-from SkullVAELib.volume import write_volume
+from SkullVAELib.batch.cohort import list_cases, made_from
+from SkullVAELib.batch.summary import Row, Table
+from SkullVAELib.cli import main as cli
+from SkullVAELib.cli.case_options import add_case_options, as_arguments
+from SkullVAELib.io.images import write_volume
+from SkullVAELib.report import result_names
 
 psutil = pytest.importorskip("psutil")
 pytest.importorskip("distributed")
 
-RESULTS = set(cli.RESULTS)
+RESULTS = set(result_names.RESULTS)
 
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
 

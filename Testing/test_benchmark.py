@@ -18,12 +18,13 @@ from benchmark.scores import rim_gap, score
 from scipy import ndimage
 from scipy.spatial.distance import cdist
 
-from SkullVAELib.checkpoint import load_model, save_model
-from SkullVAELib.datasets import find_cases
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.frame import Grid
-from SkullVAELib.metrics import boundary_dice, hd95
-from SkullVAELib.volume import Volume, write_volume
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.data.datasets import find_cases
+from SkullVAELib.evaluation.metrics import boundary_dice, hd95
+from SkullVAELib.geometry.grid import Grid
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.io.images import write_volume
+from SkullVAELib.vae.checkpoint import load_model, save_model
 
 HEAD = tiny.shell((70, 90, 77))
 

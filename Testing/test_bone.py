@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from SkullVAELib.bone import BONE_HU, bone_mask, bounding_box, labelmap_mask
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.volume import Volume
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.geometry.masks import bounding_box
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.registration.bone import BONE_HU, bone_mask, labelmap_mask
 
 
 def head(shape=(60, 60, 60)) -> np.ndarray:

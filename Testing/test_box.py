@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from SkullVAELib.arguments import joined
-from SkullVAELib.bone import bone_mask
-from SkullVAELib.box import Box
-from SkullVAELib.cli import _parser
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.frame import apply_affine
-from SkullVAELib.volume import Volume
+from SkullVAELib.cli.arguments import joined
+from SkullVAELib.cli.main import _parser
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.geometry.affines import apply_affine
+from SkullVAELib.geometry.roi import Box
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.registration.bone import bone_mask
 
 numbers = st.floats(-40, 40).map(lambda value: round(value, 2))
 

@@ -12,13 +12,15 @@ import pytest
 from PIL import Image
 
 from SkullVAELib import NOTICE, __version__
-from SkullVAELib.case_report import rim_light, thickness_pictures, write_case_report
-from SkullVAELib.mesh_picture import draw
-from SkullVAELib.outcome import Outcome
-from SkullVAELib.part_options import PartOptions
-from SkullVAELib.raycast import View
-from SkullVAELib.surface import Mesh, mask_surface
-from SkullVAELib.volume import Volume
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.implant.options import PartOptions
+from SkullVAELib.mesh.isosurface import mask_surface
+from SkullVAELib.mesh.mesh import Mesh
+from SkullVAELib.report.case_report import thickness_pictures, write_case_report
+from SkullVAELib.report.mesh_render import draw
+from SkullVAELib.report.rating import rim_light
+from SkullVAELib.report.raycast import View
+from SkullVAELib.report.result_files import Outcome
 
 
 class Page(HTMLParser):

@@ -10,8 +10,8 @@ import fuzz_inputs
 import numpy as np
 import pytest
 
-from SkullVAELib.checkpoint import load_any_model, read_tensors
-from SkullVAELib.errors import SkullVAEError
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.vae.checkpoint import load_any_model, read_tensors
 
 
 @pytest.fixture(scope="module", params=[0, 1], ids=["ours", "the paper's"])

@@ -21,11 +21,13 @@ import pytest
 import SimpleITK as sitk
 
 import SkullVAELib
-from SkullVAELib import cli
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.volume import Volume, read_volume, write_volume
+from SkullVAELib.cli import main as cli
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.io.images import read_volume, write_volume
+from SkullVAELib.report import result_names
 
-RESULTS = set(cli.RESULTS)
+RESULTS = set(result_names.RESULTS)
 
 
 def skull() -> np.ndarray:
@@ -60,7 +62,7 @@ class Options:
 
 
 def stand_in(complete) -> types.ModuleType:
-    module = types.ModuleType("SkullVAELib.completion")
+    module = types.ModuleType("SkullVAELib.completion.pipeline")
     module.STAGE_WEIGHTS = {"register": 1.0, "decode": 2.0}
     module.CompletionOptions = Options
     module.complete = complete
@@ -99,14 +101,14 @@ def find_nothing(volume, model, options, stages):
 @pytest.fixture
 def run(monkeypatch, capfd, tmp_path):
     """Run the command line in this process with a completion of one's own; returns exit code, stdout and stderr."""
-    import SkullVAELib.checkpoint
+    import SkullVAELib.vae.checkpoint
 
     (tmp_path / "m.safetensors").write_bytes(b"")
-    monkeypatch.setattr(SkullVAELib.checkpoint, "load_model", lambda path, device: None)
-    monkeypatch.setattr(SkullVAELib.checkpoint, "default_model_path", lambda: tmp_path / "m.safetensors")
+    monkeypatch.setattr(SkullVAELib.vae.checkpoint, "load_model", lambda path, device: None)
+    monkeypatch.setattr(SkullVAELib.vae.checkpoint, "default_model_path", lambda: tmp_path / "m.safetensors")
 
     def call(*arguments, complete=fill_the_hole):
-        monkeypatch.setitem(sys.modules, "SkullVAELib.completion", stand_in(complete))
+        monkeypatch.setitem(sys.modules, "SkullVAELib.completion.pipeline", stand_in(complete))
         capfd.readouterr()
         code = cli.main([str(argument) for argument in arguments])
         return code, *capfd.readouterr()
@@ -326,7 +328,7 @@ def test_a_bad_call_is_one_line_and_exit_2(run, head, tmp_path, call):
 
 
 def test_a_damaged_model_is_exit_2(head, tmp_path, capfd, monkeypatch):
-    monkeypatch.setitem(sys.modules, "SkullVAELib.completion", stand_in(fill_the_hole))
+    monkeypatch.setitem(sys.modules, "SkullVAELib.completion.pipeline", stand_in(fill_the_hole))
     (tmp_path / "bad.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0garbage!")
     code = cli.main(["complete", str(head), "-o", str(tmp_path / "out"), "--model", str(tmp_path / "bad.safetensors")])
     assert code == 2
@@ -335,7 +337,7 @@ def test_a_damaged_model_is_exit_2(head, tmp_path, capfd, monkeypatch):
 
 
 def test_population_says_what_it_drew_and_from_whom(run, head, tmp_path, monkeypatch):
-    from SkullVAELib import skullset
+    from SkullVAELib.data import skullfix_like as skullset
 
     def write_set(source, output, options, report):
         report("draw", 0.5)
@@ -368,13 +370,14 @@ def test_evaluate_prints_a_table_and_writes_json(run, tmp_path):
 CHILD = """
     import os, sys, time, types
     from pathlib import Path
-    from SkullVAELib import cli
-    cli.resolve_device = lambda name: name  # torch would take seconds to import
-    checkpoint = types.ModuleType("SkullVAELib.checkpoint")
+    from SkullVAELib.cli import main as cli
+    from SkullVAELib.vae import device
+    device.resolve_device = lambda name: name  # torch would take seconds to import
+    checkpoint = types.ModuleType("SkullVAELib.vae.checkpoint")
     checkpoint.load_model = lambda path, device: None
     checkpoint.default_model_path = lambda: Path("m")
-    sys.modules["SkullVAELib.checkpoint"] = checkpoint
-    module = types.ModuleType("SkullVAELib.completion")
+    sys.modules["SkullVAELib.vae.checkpoint"] = checkpoint
+    module = types.ModuleType("SkullVAELib.completion.pipeline")
     module.STAGE_WEIGHTS = {"wait": 1.0}
     module.CompletionOptions = lambda **options: None
     def complete(volume, model, options, stages):
@@ -384,7 +387,7 @@ CHILD = """
         nothing = volume.with_array(bone.array & False)
         return types.SimpleNamespace(bone=bone, completed=bone, implant=nothing, found=False, report={})
     module.complete = complete
-    sys.modules["SkullVAELib.completion"] = module
+    sys.modules["SkullVAELib.completion.pipeline"] = module
     sys.exit(cli.main())
 """
 
@@ -455,7 +458,7 @@ def test_a_parent_that_stops_listening_ends_the_run_without_a_traceback(head, tm
 
 
 def test_help_and_version_need_neither_torch_nor_vtk():
-    code = "import sys; from SkullVAELib.cli import _parser; _parser(); print(sorted(sys.modules))"
+    code = "import sys; from SkullVAELib.cli.main import _parser; _parser(); print(sorted(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert not {"'torch'", "'monai'", "'vtkmodules'", "'scipy'", "'SimpleITK'"} & set(loaded.strip("[]\n").split(", "))
     version = subprocess.run([sys.executable, "-m", "SkullVAELib", "--version"], capture_output=True, text=True)

@@ -19,10 +19,11 @@ from mesh_check import faults
 from scipy.spatial import cKDTree
 
 import SkullVAELib
-from SkullVAELib.cli import RESULTS
-from SkullVAELib.defects import KINDS
-from SkullVAELib.sample import complete_skull, generated_skull
-from SkullVAELib.volume import Volume, read_volume, write_volume
+from SkullVAELib.data.generated_skull import complete_skull, generated_skull
+from SkullVAELib.data.synthetic_defects import KINDS
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.io.images import read_volume, write_volume
+from SkullVAELib.report.result_names import RESULTS
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -308,7 +309,7 @@ BAD_SAMPLES = {
 
 @pytest.mark.parametrize("call", BAD_SAMPLES)
 def test_a_bad_sample_call_is_exit_2_one_line_and_no_file(tmp_path, model_path, capfd, call):
-    from SkullVAELib import cli
+    from SkullVAELib.cli import main as cli
 
     arguments, message = BAD_SAMPLES[call]
     arguments = [argument.replace("DIR", str(tmp_path)) for argument in arguments]

@@ -6,15 +6,18 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from SkullVAELib.bone import bone_mask
-from SkullVAELib.completion import PRIORS, CompletionOptions, complete
-from SkullVAELib.defects import cut
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.frame import apply_affine, reduce_bone
-from SkullVAELib.gaps import GapOptions, _Lacking, _no_defect, _on_both_sides, _open_on_both_sides, _share_of_circle
-from SkullVAELib.metrics import dice, hd95
-from SkullVAELib.progress import Stages
-from SkullVAELib.volume import Volume, read_volume
+from SkullVAELib.completion.defects import _Lacking, _no_defect, _on_both_sides, _open_on_both_sides, _share_of_circle
+from SkullVAELib.completion.options import PRIORS, CompletionOptions, GapOptions
+from SkullVAELib.completion.pipeline import complete
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.core.progress import Stages
+from SkullVAELib.data.synthetic_defects import cut
+from SkullVAELib.evaluation.metrics import dice, hd95
+from SkullVAELib.geometry.affines import apply_affine
+from SkullVAELib.geometry.distance_field import reduce_bone
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.io.images import read_volume
+from SkullVAELib.registration.bone import bone_mask
 
 
 def test_the_completed_skull_holds_the_bone_and_the_implant_none_of_it(completion, sample):

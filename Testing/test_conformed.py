@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from SkullVAELib.conformed import ConformedPrior, Shape, outwards, pick_side
-from SkullVAELib.frame import Grid
-from SkullVAELib.warp import WarpOptions, fit_warp, inverse_warp
+from SkullVAELib.geometry.grid import Grid
+from SkullVAELib.registration.free_form import fit_warp, inverse_warp
+from SkullVAELib.registration.options import WarpOptions
+from SkullVAELib.shape.two_table import Shape, outwards, pick_side
+from SkullVAELib.shape.warped import ConformedPrior
 
 GRID = Grid((64, 64, 64), 3.0)
 RADIUS = 70.0

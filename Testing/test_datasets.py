@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from SkullVAELib import defects
-from SkullVAELib.datasets import (
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.data import synthetic_defects as defects
+from SkullVAELib.data.datasets import (
     HELD_OUT,
     KINDS,
     TRAINING,
@@ -22,8 +23,8 @@ from SkullVAELib.datasets import (
     stem,
     told_kind,
 )
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.volume import Volume, read_volume, write_volume
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.io.images import read_volume, write_volume
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -179,7 +180,7 @@ def skullfix(tmp_path) -> Path:
 
 
 def test_sound_data_pass_the_check_and_are_read_once(skullfix, monkeypatch):
-    from SkullVAELib import datasets
+    from SkullVAELib.data import datasets
 
     read, told = [], []
     monkeypatch.setattr(datasets, "read_volume", lambda path: read.append(path) or read_volume(path))

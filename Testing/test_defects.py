@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from SkullVAELib.defects import KINDS, cut, random_defect, skullfix_defect
-from SkullVAELib.frame import Grid, apply_affine, reduce_bone, start_alignment, surface_points
-from SkullVAELib.volume import Volume
+from SkullVAELib.data.synthetic_defects import KINDS, cut, random_defect, skullfix_defect
+from SkullVAELib.geometry.affines import apply_affine
+from SkullVAELib.geometry.distance_field import reduce_bone, surface_points
+from SkullVAELib.geometry.grid import Grid
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.registration.affine import start_alignment
 
 
 @pytest.fixture(scope="module")

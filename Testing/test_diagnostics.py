@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from SkullVAELib.diagnostics import (
+from SkullVAELib.analysis.diagnostics import (
     active_units,
     aggregated_posterior,
-    dice,
     kl_per_dimension,
     principal_components,
     principal_plane,
 )
+from SkullVAELib.training.losses import dice
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -12,10 +12,10 @@ import pytest
 import tiny
 import torch
 
-from SkullVAELib.checkpoint import load_any_model, load_model
-from SkullVAELib.distributed import Group, joined
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.experiment import Plan, run
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.training.distributed import Group, joined
+from SkullVAELib.training.run import Plan, run
+from SkullVAELib.vae.checkpoint import load_any_model, load_model
 
 # Sums come in another order in two processes. Where a gradient is 0 but for rounding, Adam makes steps of it that are
 # as large as any: few steps, a small learning rate and no bfloat16 keep that out of the losses. And with channels last

@@ -9,10 +9,11 @@ from statistics import fmean
 import numpy as np
 import pytest
 
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.evaluation import as_json, evaluate_folders, find_implants, table
-from SkullVAELib.metrics import boundary_dice, dice, hd95
-from SkullVAELib.volume import Volume, write_volume
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.evaluation.folders import as_json, evaluate_folders, find_implants, table
+from SkullVAELib.evaluation.metrics import boundary_dice, dice, hd95
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.io.images import write_volume
 
 AFFINE = np.diag([-1.0, -1.5, 2.0, 1.0])
 

@@ -10,15 +10,16 @@ import trimesh
 from benchmark.cases import PLACES, cut_place
 from benchmark.contest import load_whole
 
-from SkullVAELib.cli import main
-from SkullVAELib.completion import Completion
-from SkullVAELib.face import ERROR_MM
-from SkullVAELib.frame import apply_affine
-from SkullVAELib.metrics import dice
-from SkullVAELib.part import make_part
-from SkullVAELib.part_options import PartOptions
-from SkullVAELib.sample import generated_skull
-from SkullVAELib.volume import Volume, write_volume
+from SkullVAELib.cli.main import main
+from SkullVAELib.completion.face import ERROR_MM
+from SkullVAELib.completion.result import Completion
+from SkullVAELib.data.generated_skull import generated_skull
+from SkullVAELib.evaluation.metrics import dice
+from SkullVAELib.geometry.affines import apply_affine
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.implant.implant import make_part
+from SkullVAELib.implant.options import PartOptions
+from SkullVAELib.io.images import write_volume
 
 SEED = 3
 
@@ -169,7 +170,7 @@ def test_a_facial_defect_is_one_of_the_face(halved, tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def sample_outcome():
-    from SkullVAELib.outcome import Outcome
+    from SkullVAELib.report.result_files import Outcome
 
     return lambda completion: Outcome.of(completion, completion.bone, PartOptions(), ("stl",), "head.nrrd", "model")
 

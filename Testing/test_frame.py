@@ -6,20 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.frame import (
-    Grid,
-    apply_affine,
-    canonical_field,
-    centre_symmetry,
-    redistance,
-    reduce_bone,
-    register,
-    signed_distance,
-    surface_points,
-    to_nearest_ras,
-)
-from SkullVAELib.volume import Volume
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.geometry.affines import apply_affine
+from SkullVAELib.geometry.distance_field import redistance, reduce_bone, signed_distance, surface_points
+from SkullVAELib.geometry.grid import Grid
+from SkullVAELib.geometry.volume import Volume, to_nearest_ras
+from SkullVAELib.registration.affine import register
+from SkullVAELib.registration.skull import canonical_field
+from SkullVAELib.registration.symmetry import centre_symmetry
 
 RADIUS = 20.0
 CENTRE = np.array([13.0, -7.0, 31.0])

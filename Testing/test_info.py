@@ -11,9 +11,11 @@ import pytest
 import trimesh
 from mesh_check import faults
 
-from SkullVAELib import NOTICE, __version__, cli
-from SkullVAELib.info import as_text, information
-from SkullVAELib.volume import Volume, write_volume
+from SkullVAELib import NOTICE, __version__
+from SkullVAELib.cli import main as cli
+from SkullVAELib.cli.info import as_text, information
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.io.images import write_volume
 
 
 def test_info_names_versions_machine_and_the_model(model_path, capsys):

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import trimesh
 
-from SkullVAELib.answers import remove_answers
-from SkullVAELib.interactive import Session
-from SkullVAELib.meshfile import write_stl
-from SkullVAELib.outcome import Outcome
-from SkullVAELib.part_options import PartOptions
-from SkullVAELib.requests import Request, Requests
-from SkullVAELib.volume import read_volume, write_volume
+from SkullVAELib.implant.options import PartOptions
+from SkullVAELib.io.images import read_volume, write_volume
+from SkullVAELib.mesh.files import write_stl
+from SkullVAELib.report.result_files import Outcome
+from SkullVAELib.session.cleanup import remove_answers
+from SkullVAELib.session.protocol import Request, Requests
+from SkullVAELib.session.server import Session
 
 ROOT = Path(__file__).resolve().parent.parent
 

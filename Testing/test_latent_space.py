@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from SkullVAELib.checkpoint import default_model_path, load_any_model, save_model
-from SkullVAELib.cli import main
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.latent import neighbour_deviations
-from SkullVAELib.latent_space import LatentSpace
-from SkullVAELib.paper import PaperArchitecture, PaperModel
-from SkullVAELib.sample import complete_skull
-from SkullVAELib.volume import Volume, read_volume, write_volume
+from SkullVAELib.cli.main import main
+from SkullVAELib.completion.latent_space import LatentSpace
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.data.generated_skull import complete_skull
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.io.images import read_volume, write_volume
+from SkullVAELib.vae.checkpoint import load_any_model, save_model
+from SkullVAELib.vae.default_model import default_model_path
+from SkullVAELib.vae.latent import neighbour_deviations
+from SkullVAELib.vae.paper_networks import PaperArchitecture, PaperModel
 
 SMALL = PaperArchitecture(grid_shape=(16, 16, 8), latent_size=4, channels=(8, 8, 8))
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import trimesh
 
-from SkullVAELib.meshfile import THICK_MM, Shade, write_obj, write_ply, write_stl
-from SkullVAELib.part_options import MESH_FORMATS as FORMATS
-from SkullVAELib.surface import Mesh, joined, largest_shell
+from SkullVAELib.implant.options import MESH_FORMATS as FORMATS
+from SkullVAELib.mesh.colours import THICK_MM
+from SkullVAELib.mesh.files import Shade, write_obj, write_ply, write_stl
+from SkullVAELib.mesh.mesh import Mesh, joined, largest_shell
 
 WRITERS = {"stl": write_stl, "obj": write_obj, "ply": write_ply}
 

@@ -11,7 +11,7 @@ from monai.metrics import DiceMetric
 from monai.metrics.utils import get_mask_edges, get_surface_distance
 from scipy import ndimage
 
-from SkullVAELib.metrics import boundary_dice, dice, hd95
+from SkullVAELib.evaluation.metrics import boundary_dice, dice, hd95
 
 SPACING = np.array([0.5, 0.7, 2.0])
 

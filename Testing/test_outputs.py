@@ -10,9 +10,9 @@ import time
 
 import pytest
 
-from SkullVAELib import outputs
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.outputs import publishing, publishing_folder, whole_file
+from SkullVAELib.core import atomic_output as outputs
+from SkullVAELib.core.atomic_output import publishing, publishing_folder, whole_file
+from SkullVAELib.core.errors import SkullVAEError
 
 NAMES = ["a.bin", "b.bin", "report.json"]
 
@@ -120,7 +120,7 @@ def test_what_cannot_be_put_in_place_leaves_the_earlier_set_as_it_was(tmp_path, 
 @pytest.mark.skipif(os.name != "posix", reason="folders cannot be locked here")
 def test_two_runs_that_end_at_once_leave_one_whole_set(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from SkullVAELib.outputs import publishing\n"
+        "import sys; from pathlib import Path; from SkullVAELib.core.atomic_output import publishing\n"
         "for turn in range(40):\n"
         f"    with publishing(Path(sys.argv[1]), {NAMES!r}) as staging:\n"
         f"        for name in {NAMES!r}: (staging / name).write_text(sys.argv[2] + str(turn))\n"
@@ -173,7 +173,8 @@ def test_a_folder_without_permission_is_an_error(tmp_path):
 def staging_child(directory) -> subprocess.Popen:
     """A process that has begun to prepare files and waits."""
     code = (
-        "import sys, time; from pathlib import Path; from SkullVAELib.outputs import publishing, whole_file\n"
+        "import sys, time; from pathlib import Path\n"
+        "from SkullVAELib.core.atomic_output import publishing, whole_file\n"
         f"with publishing(Path(sys.argv[1]), {NAMES!r}) as staging:\n"
         "    (staging / 'a.bin').write_text('half'); print('ready', flush=True); time.sleep(600)\n"
     )
@@ -222,7 +223,7 @@ def test_where_folders_cannot_be_locked_it_goes_once_its_date_is_far_from_now(tm
 
 def test_what_a_killed_writer_of_one_file_left_goes_with_the_next(tmp_path):
     code = (
-        "import os, sys; from pathlib import Path; from SkullVAELib.outputs import whole_file\n"
+        "import os, sys; from pathlib import Path; from SkullVAELib.core.atomic_output import whole_file\n"
         "with whole_file(Path(sys.argv[1])) as temporary: temporary.write_text('half'); os.kill(os.getpid(), 9)\n"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.stl")], check=False)

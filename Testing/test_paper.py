@@ -13,15 +13,15 @@ from monai.losses import DiceLoss
 from monai.networks.nets import VarAutoEncoder
 from torch import nn
 
-from SkullVAELib.checkpoint import load_any_model, load_model, read_tensors
-from SkullVAELib.datasets import Case, find_cases
-from SkullVAELib.distributed import Group
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.experiment import split
-from SkullVAELib.latent import Z_KINDS, latent_code
-from SkullVAELib.options import PaperOptions
-from SkullVAELib.paper import PaperArchitecture, PaperDecoder, PaperVAE
-from SkullVAELib.paper_task import PaperTask, Volumes, bone_dice, check_classes, dice_loss, load_volumes, resize
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.data.datasets import Case, find_cases, split
+from SkullVAELib.training.config import PaperOptions
+from SkullVAELib.training.distributed import Group
+from SkullVAELib.training.losses import dice_loss
+from SkullVAELib.training.paper import PaperTask, Volumes, bone_dice, check_classes, load_volumes
+from SkullVAELib.vae.checkpoint import load_any_model, load_model, read_tensors
+from SkullVAELib.vae.latent import Z_KINDS, latent_code
+from SkullVAELib.vae.paper_networks import PaperArchitecture, PaperDecoder, PaperVAE, resize
 
 SMALL = tiny.TINY_PAPER
 PAPER = PaperArchitecture()

@@ -18,14 +18,15 @@ from mesh_check import faults, self_intersections
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from SkullVAELib.completion import Completion, Proposal
-from SkullVAELib.conformed import ConformedPrior
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.part import make_part
-from SkullVAELib.part_options import PartOptions
-from SkullVAELib.solid import FineGrid, without_feathers
-from SkullVAELib.surface import Grey, Mesh, bone_surface
-from SkullVAELib.volume import Volume
+from SkullVAELib.completion.result import Completion, Proposal
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.implant.implant import make_part
+from SkullVAELib.implant.implicit_solid import FineGrid, without_feathers
+from SkullVAELib.implant.options import PartOptions
+from SkullVAELib.mesh.isosurface import Grey, bone_surface
+from SkullVAELib.mesh.mesh import Mesh
+from SkullVAELib.shape.warped import ConformedPrior
 
 OUTER, INNER = 62.0, 56.0
 """Radii of the shell in mm: a plate 6 mm thick."""

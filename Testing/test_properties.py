@@ -13,12 +13,14 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from SkullVAELib import cli
-from SkullVAELib.bone import bone_mask
-from SkullVAELib.completion import CompletionOptions, complete
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.progress import Stages
-from SkullVAELib.volume import SUFFIXES, Volume, read_volume, write_volume
+from SkullVAELib.cli import main as cli
+from SkullVAELib.completion.options import CompletionOptions
+from SkullVAELib.completion.pipeline import complete
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.core.progress import Stages
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.io.images import SUFFIXES, read_volume, write_volume
+from SkullVAELib.registration.bone import bone_mask
 
 RELAXED = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 
@@ -94,7 +96,7 @@ def heads(draw) -> Volume:
 
 @pytest.fixture(scope="module")
 def tiny_model(canonical_run):
-    from SkullVAELib.checkpoint import load_model
+    from SkullVAELib.vae.checkpoint import load_model
 
     return load_model(canonical_run.folder / "model.safetensors")
 

@@ -7,12 +7,13 @@ import json
 import numpy as np
 import pytest
 
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.outcome import Outcome
-from SkullVAELib.part_options import PartOptions
-from SkullVAELib.proposals import Draws, difference_mm, write_proposals
-from SkullVAELib.surface import mask_surface
-from SkullVAELib.volume import Volume, read_volume
+from SkullVAELib.completion.proposals import Draws, difference_mm
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.implant.options import PartOptions
+from SkullVAELib.io.images import read_volume
+from SkullVAELib.mesh.isosurface import mask_surface
+from SkullVAELib.report.result_files import Outcome, write_proposals
 
 
 @pytest.fixture(scope="module")

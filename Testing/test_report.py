@@ -14,12 +14,13 @@ import pytest
 import torch
 from PIL import Image
 
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.experiment import Plan, run
-from SkullVAELib.report import write_report
-from SkullVAELib.run_analysis import RunAnalysis
-from SkullVAELib.settings import read_settings
-from SkullVAELib.volume import Volume, write_volume
+from SkullVAELib.analysis.html_report import write_report
+from SkullVAELib.analysis.run_analysis import RunAnalysis
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.io.images import write_volume
+from SkullVAELib.training.config import read_settings
+from SkullVAELib.training.run import Plan, run
 
 ROOT = Path(__file__).resolve().parent.parent
 FIGURES = {

@@ -15,11 +15,11 @@ import pytest
 import tiny
 import torch
 
-from SkullVAELib.checksum import file_sha256
-from SkullVAELib.frame import Grid
-from SkullVAELib.metrics import dice
-from SkullVAELib.threads import all_threads, one_thread
-from SkullVAELib.volume import read_volume
+from SkullVAELib.core.files import file_sha256
+from SkullVAELib.core.threads import all_threads, one_thread
+from SkullVAELib.evaluation.metrics import dice
+from SkullVAELib.geometry.grid import Grid
+from SkullVAELib.io.images import read_volume
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from SkullVAELib.conformed import ConformedPrior, Shape
-from SkullVAELib.frame import Grid
-from SkullVAELib.rim import RimOptions, correct_rim
+from SkullVAELib.completion.gaussian_process import correct_rim
+from SkullVAELib.completion.options import RimOptions
+from SkullVAELib.geometry.grid import Grid
+from SkullVAELib.shape.two_table import Shape
+from SkullVAELib.shape.warped import ConformedPrior
 
 GRID = Grid((64, 64, 64), 3.0)
 OUTER, INNER, HOLE = 75.0, 69.0, 22.0

@@ -28,11 +28,12 @@ import tiny
 import torch
 from PIL import Image
 
-from SkullVAELib import cli
-from SkullVAELib.checkpoint import load_any_model, load_model, read_tensors
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.outputs import publishing, publishing_folder, whole_file
-from SkullVAELib.volume import read_volume, write_volume
+from SkullVAELib.cli import main as cli
+from SkullVAELib.core import exit_codes
+from SkullVAELib.core.atomic_output import publishing, publishing_folder, whole_file
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.io.images import read_volume, write_volume
+from SkullVAELib.vae.checkpoint import load_any_model, load_model, read_tensors
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = sorted(path for folder in ("SkullVAELib", "SkullVAE", "Training") for path in (ROOT / folder).rglob("*.py"))
@@ -220,7 +221,7 @@ def test_the_error_about_a_damaged_file_does_not_quote_its_header(tmp_path, suff
     write_volume(tiny.shell((72, 88, 78)), source)
     told_on(source)
     source.write_bytes(source.read_bytes()[:-2000])
-    assert cli.main(["complete", str(source), "-o", str(tmp_path / "out")]) == cli.BAD_INPUT
+    assert cli.main(["complete", str(source), "-o", str(tmp_path / "out")]) == exit_codes.BAD_INPUT
     said = "".join(capfd.readouterr())
     assert len(said.splitlines()) == 1
     assert SECRET not in said
@@ -381,8 +382,8 @@ def test_a_model_file_never_runs_code(tmp_path, kind, suffix, capfd):
         with pytest.raises(SkullVAEError, match="not a readable model file"):
             load(path)
     out = tmp_path / "out"
-    assert cli.main(["complete", str(golden.SKULL), "-o", str(out), "--model", str(path)]) == cli.BAD_INPUT
-    assert cli.main(["info", "--model", str(path)]) == cli.BAD_INPUT
+    assert cli.main(["complete", str(golden.SKULL), "-o", str(out), "--model", str(path)]) == exit_codes.BAD_INPUT
+    assert cli.main(["info", "--model", str(path)]) == exit_codes.BAD_INPUT
     assert "Traceback" not in "".join(capfd.readouterr())
     assert not out.exists()
     assert not evidence.exists()

@@ -8,13 +8,12 @@ import json
 import pytest
 import tiny
 
-from SkullVAELib.arguments import numbers, words
-from SkullVAELib.checkpoint import read_tensors
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.networks import Architecture
-from SkullVAELib.options import DECODERS, PaperOptions, TrainingOptions, decoder_options
-from SkullVAELib.paper import PaperArchitecture
-from SkullVAELib.settings import read_settings
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.core.parsing import numbers, words
+from SkullVAELib.training.config import DECODERS, PaperOptions, TrainingOptions, decoder_options, read_settings
+from SkullVAELib.vae.checkpoint import read_tensors
+from SkullVAELib.vae.networks import Architecture
+from SkullVAELib.vae.paper_networks import PaperArchitecture
 
 
 def test_the_presets_are_our_method_and_the_papers():

@@ -10,13 +10,24 @@ import pytest
 import torch
 from scipy import ndimage
 
-from SkullVAELib import skullset
-from SkullVAELib.datasets import HELD_OUT, TRAINING, check_cases, find_cases, split, told_kind
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.frame import Grid, canonical_field, redistance, register
-from SkullVAELib.population import prepare_skull
-from SkullVAELib.skullset import DrawnHead, SetOptions, choose_holdout, draw_head, is_set, lay_heads, write_set
-from SkullVAELib.volume import Volume, read_volume, write_volume
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.data import skullfix_like as skullset
+from SkullVAELib.data.datasets import HELD_OUT, TRAINING, check_cases, find_cases, split, told_kind
+from SkullVAELib.data.skullfix_like import (
+    DrawnHead,
+    SetOptions,
+    choose_holdout,
+    draw_head,
+    is_set,
+    lay_heads,
+    write_set,
+)
+from SkullVAELib.geometry.distance_field import redistance
+from SkullVAELib.geometry.grid import Grid
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.io.images import read_volume, write_volume
+from SkullVAELib.registration.affine import register
+from SkullVAELib.registration.skull import canonical_field, prepare_skull
 
 GRID = Grid((48, 56, 48), 4.0)
 OPTIONS = SetOptions(count=3, held_out_count=2, holdout=("dan", "eve"), seed=5, spacing_mm=3.0)

@@ -14,7 +14,7 @@ from SkullVAEModule.completion import CompletionOptions  # noqa: E402
 from SkullVAEModule.cropbox import boxArgument, boxOf, headBox, removeBox  # noqa: E402
 from slicer_scenes import GRIDS, addSkull, addTransform, addVolume, nodeIDs, rotation, vtkMatrix  # noqa: E402
 
-from SkullVAELib.errors import SkullVAEError  # noqa: E402
+from SkullVAELib.core.errors import SkullVAEError  # noqa: E402
 
 POSE = rotation(50, (0.3, 1, -0.4)) + np.outer([10.0, 25, -5, 0], [0, 0, 0, 1])
 MOVED = rotation(-35, (1, 0.2, 0.7)) + np.outer([-7.0, 3, 40, 0], [0, 0, 0, 1])

@@ -17,7 +17,7 @@ from SkullVAEModule.childprocess import ChildProcess  # noqa: E402
 from SkullVAEModule.completion import CompletionOptions, CompletionRun  # noqa: E402
 from slicer_scenes import GRIDS, alive, randomMask, waitFor  # noqa: E402
 
-from SkullVAELib.errors import SkullVAEError  # noqa: E402
+from SkullVAELib.core.errors import SkullVAEError  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("scene")
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import slicer_standin
 
-from SkullVAELib.volume import read_volume, write_volume
+from SkullVAELib.io.images import read_volume, write_volume
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "Docs" / "examples" / "complete_folder.py"
 

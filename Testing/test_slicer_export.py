@@ -34,8 +34,8 @@ from slicer_scenes import (  # noqa: E402
 )
 from vtk.util.numpy_support import vtk_to_numpy  # noqa: E402
 
-from SkullVAELib.errors import SkullVAEError  # noqa: E402
-from SkullVAELib.volume import read_volume  # noqa: E402
+from SkullVAELib.core.errors import SkullVAEError  # noqa: E402
+from SkullVAELib.io.images import read_volume  # noqa: E402
 
 OBLIQUE = GRIDS["oblique and left-handed"]
 MOVED = rotation(35, (1, 0.5, 0)) + np.outer([12.5, -4, 7, 0], [0, 0, 0, 1])

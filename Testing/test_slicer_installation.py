@@ -18,7 +18,7 @@ import slicer.util  # noqa: E402
 from SkullVAEModule import installation  # noqa: E402
 from SkullVAEModule.logic import SkullVAELogic  # noqa: E402
 
-from SkullVAELib.errors import SkullVAEError  # noqa: E402
+from SkullVAELib.core.errors import SkullVAEError  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("scene")
 

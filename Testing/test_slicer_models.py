@@ -18,7 +18,7 @@ from safetensors.numpy import save_file  # noqa: E402
 from SkullVAEModule.librarypath import shippedModel  # noqa: E402
 from SkullVAEModule.models import ModelStore  # noqa: E402
 
-from SkullVAELib.errors import SkullVAEError  # noqa: E402
+from SkullVAELib.core.errors import SkullVAEError  # noqa: E402
 
 # `info --model FILE --json` of a library that reads every model but those called "other".
 INFO = """

@@ -13,7 +13,7 @@ from SkullVAEModule.logic import SkullVAELogic  # noqa: E402
 from SkullVAEModule.parameters import completionOptions  # noqa: E402
 from slicer_scenes import GRIDS, SHAPE, addSkull, addVolume, randomMask  # noqa: E402
 
-from SkullVAELib import cli  # noqa: E402
+from SkullVAELib.cli import main as cli  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("scene")
 

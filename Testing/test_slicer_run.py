@@ -41,8 +41,8 @@ from slicer_scenes import (  # noqa: E402
     waitFor,
 )
 
-from SkullVAELib.errors import SkullVAEError  # noqa: E402
-from SkullVAELib.volume import read_volume  # noqa: E402
+from SkullVAELib.core.errors import SkullVAEError  # noqa: E402
+from SkullVAELib.io.images import read_volume  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("scene")
 

@@ -25,9 +25,9 @@ from SkullVAEModule.librarypath import shippedModel  # noqa: E402
 from SkullVAEModule.segments import readInput  # noqa: E402
 from slicer_scenes import exported, nodeIDs  # noqa: E402
 
-from SkullVAELib.errors import SkullVAEError  # noqa: E402
-from SkullVAELib.invesalius import read_inv3  # noqa: E402
-from SkullVAELib.volume import read_volume  # noqa: E402
+from SkullVAELib.core.errors import SkullVAEError  # noqa: E402
+from SkullVAELib.io.images import read_volume  # noqa: E402
+from SkullVAELib.io.invesalius import read_inv3  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("scene")
 

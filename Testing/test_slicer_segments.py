@@ -34,7 +34,7 @@ from slicer_scenes import (  # noqa: E402
     vtkMatrix,
 )
 
-from SkullVAELib.errors import SkullVAEError  # noqa: E402
+from SkullVAELib.core.errors import SkullVAEError  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("scene")
 

@@ -22,11 +22,11 @@ import pytest
 import tiny
 import torch
 
-from SkullVAELib import trainer
-from SkullVAELib.checkpoint import load_any_model, read_tensors
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.experiment import Plan, run
-from SkullVAELib.paper_task import PaperTask
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.training import trainer
+from SkullVAELib.training.paper import PaperTask
+from SkullVAELib.training.run import Plan, run
+from SkullVAELib.vae.checkpoint import load_any_model, read_tensors
 
 PLAN_OPTIONS = dataclasses.replace(tiny.PAPER_OPTIONS, vae_epochs=1, decoder_epochs=1)
 """A run of a second, in this process."""
@@ -528,8 +528,8 @@ def test_any_error_ends_in_an_exit_code(train_py, monkeypatch, capsys, error, de
 
 
 def test_a_library_that_cannot_be_imported_is_an_exit_code_too(train_py, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "SkullVAELib.distributed", None)
-    monkeypatch.setitem(sys.modules, "SkullVAELib.cli", None)
+    monkeypatch.setitem(sys.modules, "SkullVAELib.training.distributed", None)
+    monkeypatch.setitem(sys.modules, "SkullVAELib.vae.device", None)
     assert train_py.main(["all", "--data", "x", "--output", "y"]) == 2
     assert capsys.readouterr().err.startswith("train.py: ")
 

@@ -12,14 +12,17 @@ import pytest
 import torch
 from tiny import OPTIONS, TINY, rows
 
-from SkullVAELib.canonical_task import SkullPool, distance_loss, implant_scores, make_defective, soft_dice_loss
-from SkullVAELib.checkpoint import load_model, read_tensors
-from SkullVAELib.datasets import find_cases
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.experiment import STAGES, Plan, load_population, run, split
-from SkullVAELib.networks import IndependentDecoder
-from SkullVAELib.options import TrainingOptions
-from SkullVAELib.population import CLAMP_MM, Population, draw_skull
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.data.augmentation import draw_skull
+from SkullVAELib.data.datasets import find_cases, split
+from SkullVAELib.registration.mean_skull import Population
+from SkullVAELib.registration.skull import CLAMP_MM
+from SkullVAELib.training.canonical import SkullPool, implant_scores, make_defective
+from SkullVAELib.training.config import TrainingOptions
+from SkullVAELib.training.losses import distance_loss, soft_dice_loss
+from SkullVAELib.training.run import STAGES, Plan, load_population, run
+from SkullVAELib.vae.checkpoint import load_model, read_tensors
+from SkullVAELib.vae.networks import IndependentDecoder
 
 HOLDOUT = ("out",)
 
@@ -72,7 +75,7 @@ def test_held_out_figures_stand_beside_those_of_training(finished):
 
 
 def test_a_few_steps_lower_the_loss_on_the_same_skulls(population):
-    from SkullVAELib.networks import BetaVAE
+    from SkullVAELib.vae.networks import BetaVAE
 
     torch.manual_seed(0)
     vae = BetaVAE(TINY).eval()  # the posterior mean: sampling would hide the fall in noise

@@ -14,11 +14,12 @@ from PIL import Image
 from scipy.spatial import cKDTree
 from torch.nn.functional import normalize
 
-from SkullVAELib.frame import apply_affine
-from SkullVAELib.outcome import Outcome
-from SkullVAELib.part_options import PartOptions
-from SkullVAELib.rim import RimOptions, _kernel, along_vault
-from SkullVAELib.uncertainty import _FEATURES, ROUGH_MM, Waves
+from SkullVAELib.completion.gaussian_process import _kernel, along_vault
+from SkullVAELib.completion.options import RimOptions
+from SkullVAELib.completion.uncertainty import _FEATURES, ROUGH_MM, Waves
+from SkullVAELib.geometry.affines import apply_affine
+from SkullVAELib.implant.options import PartOptions
+from SkullVAELib.report.result_files import Outcome
 
 
 @pytest.fixture(scope="module")

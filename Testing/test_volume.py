@@ -16,8 +16,9 @@ from hypothesis.extra.numpy import arrays
 from image_files import SHAPE, cut, nifti, nrrd, numbered_voxels, several_values, written
 from scipy.spatial.transform import Rotation
 
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.volume import Volume, read_volume, to_image, volume_suffix, write_volume
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.io.images import read_volume, to_image, volume_suffix, write_volume
 
 
 def affine_of(spacing, rotation=((1, 0, 0), (0, 1, 0), (0, 0, 1)), origin=(-31.5, 12.25, 80.0)) -> np.ndarray:

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from SkullVAELib.networks import Architecture
-from SkullVAELib.options import PaperOptions, TrainingOptions
-from SkullVAELib.paper import PaperArchitecture
-from SkullVAELib.volume import Volume, write_volume
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.io.images import write_volume
+from SkullVAELib.training.config import PaperOptions, TrainingOptions
+from SkullVAELib.vae.networks import Architecture
+from SkullVAELib.vae.paper_networks import PaperArchitecture
 
 ROOT = Path(__file__).resolve().parent.parent
 TRAIN = ROOT / "Training" / "train.py"

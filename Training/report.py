@@ -16,7 +16,7 @@ def main(argv):
     import argparse
     from pathlib import Path
 
-    from SkullVAELib.cli import explain
+    from SkullVAELib.core.errors import explain
 
     parser = argparse.ArgumentParser(
         prog="report.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -25,7 +25,7 @@ def main(argv):
     parser.add_argument("-o", "--output", type=Path, help="folder for the report (default: RUN/report)")
     arguments = parser.parse_args(argv)
     try:
-        from SkullVAELib.report import write_report
+        from SkullVAELib.analysis.html_report import write_report
 
         written = write_report(arguments.run, arguments.output, lambda line: print(line, file=sys.stderr, flush=True))
         print(f"written: {written}", file=sys.stderr)

@@ -61,10 +61,10 @@ def train(argv):
     parser.add_argument("--start-from", type=Path, metavar="RUN", help="begin with the weights of another run's folder")
     parser.add_argument("--resume", action="store_true", help="continue the run in the output folder")
     arguments = parser.parse_args(argv)
-    from SkullVAELib.arguments import numbers, words
-    from SkullVAELib.distributed import joined
-    from SkullVAELib.experiment import STAGES, Plan, run
-    from SkullVAELib.settings import decoders
+    from SkullVAELib.core.parsing import numbers, words
+    from SkullVAELib.training.config import decoders
+    from SkullVAELib.training.distributed import joined
+    from SkullVAELib.training.run import STAGES, Plan, run
 
     architecture, options = settings(arguments)
     plan = Plan(
@@ -87,7 +87,7 @@ def train(argv):
 def explained(error):
     """What is wrong and what to do about it, even where the library itself cannot be imported."""
     try:
-        from SkullVAELib.cli import explain
+        from SkullVAELib.core.errors import explain
     except Exception:
         return error
     return explain(error)
@@ -95,9 +95,9 @@ def explained(error):
 
 def settings(arguments):
     """Architecture and options of the preset or file, with what the command line says on top."""
-    from SkullVAELib.arguments import numbers
-    from SkullVAELib.errors import SkullVAEError
-    from SkullVAELib.settings import read_settings
+    from SkullVAELib.core.errors import SkullVAEError
+    from SkullVAELib.core.parsing import numbers
+    from SkullVAELib.training.config import read_settings
 
     changes = {name: getattr(arguments, name) for name in ("beta", "seed", "threads")}
     changes = {name: value for name, value in changes.items() if value is not None}
@@ -122,7 +122,7 @@ def say(line):
 
 def show(row):
     """Progress of a stage: a bar on a terminal, a line at each evaluation everywhere."""
-    from SkullVAELib.progress import duration
+    from SkullVAELib.core.progress import duration
 
     rate = row["samples_per_second"]
     left = duration(row["seconds"] / row["step"] * (row["steps"] - row["step"]))

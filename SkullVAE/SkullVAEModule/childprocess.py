@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from SkullVAELib.errors import SkullVAEError
+from SkullVAELib.core.errors import SkullVAEError
 
 # A poll reads at most this much of each stream, so that a chatty child cannot freeze the panel.
 _BYTES_PER_POLL = 1 << 18

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.exit_codes import BAD_INPUT, NO_DEFECT
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.core.exit_codes import BAD_INPUT, NO_DEFECT
 
 from .background import BackgroundStep
 from .childprocess import ChildProcess
@@ -303,7 +303,8 @@ class CompletionRun:
         # Not when Slicer starts: SimpleITK takes a while, and nibabel may not be installed yet.
         import SimpleITK as sitk
 
-        from SkullVAELib.volume import Volume, to_image
+        from SkullVAELib.geometry.volume import Volume
+        from SkullVAELib.io.images import to_image
 
         try:
             # Uncompressed: packing a 512^3 CT takes longer than the disk.
@@ -375,7 +376,7 @@ class CompletionRun:
         return Answer(**{**vars(answer), **changes})
 
     def _readMask(self, path: Path) -> Mask:
-        from SkullVAELib.volume import read_volume
+        from SkullVAELib.io.images import read_volume
 
         volume = read_volume(path)
         # Slicer would take an array of the wrong shape in silence and show it in the wrong place.

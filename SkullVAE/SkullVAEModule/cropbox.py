@@ -8,7 +8,7 @@ import numpy as np
 import slicer
 import vtk
 
-from SkullVAELib.errors import SkullVAEError
+from SkullVAELib.core.errors import SkullVAEError
 
 from .segments import INPUT_ROLE, readInput
 

@@ -20,9 +20,9 @@ import slicer
 import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.exit_codes import BAD_INPUT
-from SkullVAELib.part_options import MESH_FORMATS
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.core.exit_codes import BAD_INPUT
+from SkullVAELib.implant.options import MESH_FORMATS
 
 from .background import BackgroundStep
 from .childprocess import ChildProcess
@@ -312,7 +312,8 @@ class ExportRun:
 def _writeMask(mask: Mask, affine: np.ndarray, path: Path, compressed: bool) -> None:
     import SimpleITK as sitk
 
-    from SkullVAELib.volume import Volume, to_image
+    from SkullVAELib.geometry.volume import Volume
+    from SkullVAELib.io.images import to_image
 
     try:
         sitk.WriteImage(to_image(Volume(mask.whole(), affine)), str(path), compressed, 1)

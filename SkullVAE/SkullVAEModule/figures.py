@@ -6,7 +6,7 @@ import html
 
 from slicer.i18n import tr as _
 
-from SkullVAELib.rim_light import rim_light
+from SkullVAELib.report.rating import rim_light
 
 GREEN, AMBER, RED, GREY = "#2e8b57", "#d98e04", "#c0392b", "#808080"
 

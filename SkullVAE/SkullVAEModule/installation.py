@@ -19,7 +19,7 @@ from subprocess import CalledProcessError
 import slicer
 from slicer.i18n import tr as _
 
-from SkullVAELib.errors import SkullVAEError
+from SkullVAELib.core.errors import SkullVAEError
 
 from .childprocess import ChildProcess
 from .completion import childEnvironment, libraryCommand

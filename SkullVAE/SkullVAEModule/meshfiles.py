@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from SkullVAELib.errors import SkullVAEError
+from SkullVAELib.core.errors import SkullVAEError
 
 _TYPES = {"float": "<f4", "double": "<f8", "uchar": "u1", "int": "<i4", "uint": "<u4"}
 _LPS_RAS = np.array([-1.0, -1.0, 1.0])
@@ -90,8 +90,8 @@ def writeMesh(mesh: MeshData, path: str | os.PathLike) -> None:
 
     A file that is there is replaced once the new one is whole. Raises SkullVAEError when it cannot be written.
     """
-    from SkullVAELib.meshfile import shades_of, write_mesh
-    from SkullVAELib.surface import Mesh
+    from SkullVAELib.mesh.files import shades_of, write_mesh
+    from SkullVAELib.mesh.mesh import Mesh
 
     path = Path(path)
     # What mirrors has turned the faces over.

@@ -10,7 +10,7 @@ import vtk
 from slicer.i18n import tr as _
 from vtk.util.numpy_support import numpy_to_vtk, numpy_to_vtkIdTypeArray, vtk_to_numpy
 
-from SkullVAELib.thickness_colours import THICK_MM, UNSURE_MM, thickness_colours
+from SkullVAELib.mesh.colours import THICK_MM, UNSURE_MM, thickness_colours
 
 from .meshfiles import MeshData
 from .segments import looks, removeNode

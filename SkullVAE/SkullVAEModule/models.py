@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from SkullVAELib.checksum import file_sha256
-from SkullVAELib.errors import SkullVAEError
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.core.files import file_sha256
 
 from .childprocess import ChildProcess
 from .completion import childEnvironment, libraryCommand

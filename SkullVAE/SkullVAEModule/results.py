@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import slicer
 from slicer.i18n import tr as _
 
-from SkullVAELib.errors import SkullVAEError
+from SkullVAELib.core.errors import SkullVAEError
 
 from .completion import CompletionResult
 from .masks import Mask

@@ -17,8 +17,8 @@ import vtk
 from slicer.i18n import tr as _
 from vtk.util.numpy_support import numpy_to_vtk
 
-from SkullVAELib.checksum import CRANIUM_SHA256, file_sha256
-from SkullVAELib.errors import SkullVAEError
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.core.files import CRANIUM_SHA256, file_sha256
 
 from .childprocess import ChildProcess
 from .completion import childEnvironment, libraryCommand
@@ -71,7 +71,7 @@ def loadPatient(
 
     Raises SkullVAEError when it cannot be had or is not what it should be.
     """
-    from SkullVAELib.invesalius import read_inv3
+    from SkullVAELib.io.invesalius import read_inv3
 
     path = downloadFile(url, Path(folder or _cacheFolder()) / "Cranium.inv3", sha256, onProgress)
     return addVolumeNode(read_inv3(path), _("Patient with a frontal defect"))
@@ -82,7 +82,7 @@ def loadGenerated(command: list[str] | None = None, onWait: Callable[[], None] |
 
     onWait: called while the child process works (default: Slicer's event loop goes on). Raises SkullVAEError.
     """
-    from SkullVAELib.volume import read_volume
+    from SkullVAELib.io.images import read_volume
 
     with tempfile.TemporaryDirectory(prefix="SkullVAE-", ignore_cleanup_errors=True) as folder:
         path = Path(folder) / "sample.nrrd"

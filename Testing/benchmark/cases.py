@@ -9,9 +9,12 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from SkullVAELib.defects import Defect, Part, random_defect, skullfix_defect
-from SkullVAELib.frame import apply_affine, reduce_bone, start_alignment, surface_points
-from SkullVAELib.volume import Volume, to_image
+from SkullVAELib.data.synthetic_defects import Defect, Part, random_defect, skullfix_defect
+from SkullVAELib.geometry.affines import apply_affine
+from SkullVAELib.geometry.distance_field import reduce_bone, surface_points
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.io.images import to_image
+from SkullVAELib.registration.affine import start_alignment
 
 FOLDS = (
     ("visible_human", "mgh_angel001", "mgh_dca"),
@@ -28,7 +31,7 @@ WITH_FACE = ("visible_human", "mgh_angel001", "usc19_average")
 class Place:
     """One defect of the fixed set: its kind, direction from the vault's centre (R, A, S), size 0..1, grid.
 
-    kind: one of SkullVAELib.defects.KINDS, or of SPECIAL.
+    kind: one of synthetic_defects.KINDS, or of SPECIAL.
     """
 
     name: str

@@ -17,13 +17,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from SkullVAELib import completion
-from SkullVAELib.bone import bone_mask
-from SkullVAELib.checkpoint import read_tensors
-from SkullVAELib.checksum import file_sha256
-from SkullVAELib.datasets import Case
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.volume import Volume, read_volume
+from SkullVAELib.completion import pipeline as completion
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.core.files import file_sha256
+from SkullVAELib.data.datasets import Case
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.io.images import read_volume
+from SkullVAELib.registration.bone import bone_mask
+from SkullVAELib.vae.checkpoint import read_tensors
 
 from . import rows
 from .cases import PLACES, cut_place, folds_of

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from SkullVAELib.datasets import read_bone
-from SkullVAELib.frame import Grid
-from SkullVAELib.outputs import whole_file
-from SkullVAELib.population import CLAMP_MM, prepare_skull
-from SkullVAELib.skullset import draw_head, lay_heads
+from SkullVAELib.core.atomic_output import whole_file
+from SkullVAELib.data.datasets import read_bone
+from SkullVAELib.data.skullfix_like import draw_head, lay_heads
+from SkullVAELib.geometry.grid import Grid
+from SkullVAELib.registration.skull import CLAMP_MM, prepare_skull
 
 COUNT = 200
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from SkullVAELib.frame import apply_affine, reduce_bone, start_alignment, surface_points
+from SkullVAELib.geometry.affines import apply_affine
+from SkullVAELib.geometry.distance_field import reduce_bone, surface_points
+from SkullVAELib.registration.affine import start_alignment
 
 from .cases import cut_place
 from .contest import Job, load_mask, load_whole

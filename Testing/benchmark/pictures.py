@@ -16,12 +16,11 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from SkullVAELib.bone import bounding_box
-from SkullVAELib.frame import crop
-from SkullVAELib.outputs import whole_file
-from SkullVAELib.preview import BONE_RGB, IMPLANT_RGB
-from SkullVAELib.raycast import IMPLANT, Scene, View, _sample
-from SkullVAELib.volume import Volume
+from SkullVAELib.core.atomic_output import whole_file
+from SkullVAELib.geometry.masks import bounding_box
+from SkullVAELib.geometry.volume import Volume, crop
+from SkullVAELib.report.preview import BONE_RGB, IMPLANT_RGB
+from SkullVAELib.report.raycast import IMPLANT, Scene, View, _sample
 
 from .cases import cut_place
 from .contest import Job, load_mask, load_whole

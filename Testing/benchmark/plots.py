@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from SkullVAELib.outputs import whole_file
+from SkullVAELib.core.atomic_output import whole_file
 
 from .tables import paired, values
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from SkullVAELib.checkpoint import load_model
-from SkullVAELib.completion import PRIORS, CompletionOptions, complete
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.networks import SkullModel
-from SkullVAELib.progress import Stages
-from SkullVAELib.rim import RimOptions
-from SkullVAELib.volume import Volume
-from SkullVAELib.warp import WarpOptions
+from SkullVAELib.completion.options import PRIORS, CompletionOptions, RimOptions
+from SkullVAELib.completion.pipeline import complete
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.core.progress import Stages
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.registration.options import WarpOptions
+from SkullVAELib.vae.checkpoint import load_model
+from SkullVAELib.vae.networks import SkullModel
 
 from . import pca, shapes, unet
 

@@ -11,15 +11,16 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from SkullVAELib.bone import bone_mask
-from SkullVAELib.conformed import ConformedPrior, Shape
-from SkullVAELib.frame import Grid, canonical_field
-from SkullVAELib.gaps import find_gaps
-from SkullVAELib.implant import allowance, fill
-from SkullVAELib.networks import SkullModel
-from SkullVAELib.placement import Aligned, align
-from SkullVAELib.population import Skull, prepare_skull
-from SkullVAELib.volume import Volume
+from SkullVAELib.completion.defects import find_gaps
+from SkullVAELib.completion.fill import allowance, fill
+from SkullVAELib.geometry.grid import Grid
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.registration.bone import bone_mask
+from SkullVAELib.registration.patient import Aligned, align
+from SkullVAELib.registration.skull import Skull, canonical_field, prepare_skull
+from SkullVAELib.shape.two_table import Shape
+from SkullVAELib.shape.warped import ConformedPrior
+from SkullVAELib.vae.networks import SkullModel
 
 MakeShape = Callable[[Skull, Aligned, SkullModel], tuple[torch.Tensor, Grid]]
 """From a registered defective skull to a complete shape: signed distance (X, Y, Z) in mm on a canonical grid."""

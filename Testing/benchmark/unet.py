@@ -15,14 +15,15 @@ import torch.nn.functional as F
 from monai.networks.nets import UNet
 from torch import nn
 
-from SkullVAELib.canonical_task import distance_loss, make_defective, soft_dice_loss
-from SkullVAELib.checkpoint import read_tensors, write_tensors
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.frame import Grid
-from SkullVAELib.networks import SkullModel
-from SkullVAELib.options import TrainingOptions
-from SkullVAELib.placement import Aligned
-from SkullVAELib.population import CLAMP_MM, Skull
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.geometry.grid import Grid
+from SkullVAELib.registration.patient import Aligned
+from SkullVAELib.registration.skull import CLAMP_MM, Skull
+from SkullVAELib.training.canonical import make_defective
+from SkullVAELib.training.config import TrainingOptions
+from SkullVAELib.training.losses import distance_loss, soft_dice_loss
+from SkullVAELib.vae.checkpoint import read_tensors, write_tensors
+from SkullVAELib.vae.networks import SkullModel
 
 from .drawn import drawn_fields
 from .shapes import defective_field

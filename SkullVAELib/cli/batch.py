@@ -1,0 +1,201 @@
+"""The command `skullvae batch COHORT -o DIR`: complete many skulls, each as `complete` does."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+from SkullVAELib import NOTICE
+from SkullVAELib.batch.cohort import SUMMARIES, Case, list_cases, made_from
+from SkullVAELib.batch.summary import STATUSES, Row, Table
+from SkullVAELib.cli.arguments import add_progress_option, existing_model
+from SkullVAELib.cli.case_options import add_case_options, as_arguments, parse_case_options
+from SkullVAELib.core.atomic_output import check_not_input, held_folder
+from SkullVAELib.core.console import progress, say
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.core.exit_codes import BAD_INPUT, DONE
+from SkullVAELib.core.files import file_sha256
+from SkullVAELib.core.parsing import count, number
+from SkullVAELib.core.progress import Report, duration
+from SkullVAELib.report.result_names import RESULTS
+from SkullVAELib.vae.default_model import default_model_path
+
+_CASE_MINUTES = 30.0
+
+# So many failures are told at the end; the table has them all.
+_TOLD_FAILURES = 20
+
+
+def add_parser(commands) -> None:
+    """Add `batch` to the command line."""
+    batch = commands.add_parser(
+        "batch",
+        help="complete many skulls",
+        description="Completes every skull of COHORT into a folder of its own in DIR, DIR/NAME, as `complete` does,"
+        " each in its own process, and writes DIR/summary.csv and DIR/summary.json. Run again, it goes on: finished"
+        f" cases are left as they are, changed ones run again, and failed ones are tried again. {NOTICE}",
+        epilog="Exit codes: 0 every case is done or has no defect, 2 bad input or at least one case failed.",
+    )
+    batch.add_argument(
+        "cohort",
+        metavar="COHORT",
+        type=Path,
+        help="a folder of images; a text file with one path a line; or a CSV file with the column path and, if wanted,"
+        " name, threshold and box",
+    )
+    batch.add_argument("-o", "--output", metavar="DIR", type=Path, required=True, help="folder for the cases' folders")
+    batch.add_argument("--again", action="store_true", help="complete finished cases, too")
+    batch.add_argument(
+        "--workers",
+        metavar="N",
+        type=_workers,
+        help="so many cases at once on this machine (default: one a core, fewer where memory is short)",
+    )
+    batch.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="the Dask scheduler whose workers shall do it, such as tcp://HOST:8786; they must see the same files",
+    )
+    batch.add_argument(
+        "--case-timeout",
+        metavar="MINUTES",
+        type=_minutes,
+        default=_CASE_MINUTES,
+        help=f"end a case that takes longer (default {_CASE_MINUTES:g})",
+    )
+    add_progress_option(batch)
+    shared = add_case_options(batch)
+    batch.set_defaults(run=partial(run_batch, shared))
+
+
+def _workers(text: str) -> int:
+    if not 1 <= count(text) <= 1024:
+        raise ValueError(text)
+    return int(text)
+
+
+_workers.__name__ = "number from 1 to 1024"  # argparse says "invalid ... value"
+
+
+def _minutes(text: str) -> float:
+    if not 0 < number(text) <= 1e6:
+        raise ValueError(text)
+    return number(text)
+
+
+_minutes.__name__ = "number of minutes above 0"
+
+
+def run_batch(shared: Sequence[argparse.Action], options: argparse.Namespace) -> int:
+    """`batch`: list the cases, run those that need it, keep the table. shared: what add_case_options returned."""
+    from SkullVAELib.batch.cluster import require_dask
+
+    parse_case_options(options)
+    if options.workers is not None and options.scheduler is not None:
+        raise SkullVAEError("--workers is of this machine, a scheduler has its own", "Leave out one of the two")
+    if options.model is not None:
+        options.model = existing_model(options.model).absolute()  # a worker may work elsewhere
+    cases = list_cases(options.cohort)
+    for name in SUMMARIES:
+        check_not_input(options.output / name, [options.cohort], "Choose another output folder")
+    require_dask()
+    with held_folder(options.output.absolute()) as output, progress(options.progress) as report:
+        rows, told = _complete(cases, output, as_arguments(options, shared), options, report)
+        report("done", 1.0)
+    # With --progress json stdout is a program's.
+    stream = sys.stderr if options.progress == "json" else sys.stdout
+    print("\n".join([*_by_status(rows), *_failures(rows), told]), file=stream, flush=True)
+    if failed := sum(row.failed for row in rows):
+        say(f"{failed} of {_many(len(rows), 'case')} failed; '{options.output / SUMMARIES[1]}' says why each did.")
+        return BAD_INPUT
+    say(f"The results are in '{options.output}'. {NOTICE}")
+    return DONE
+
+
+def _complete(
+    cases: Sequence[Case], output: Path, arguments: tuple[str, ...], options: argparse.Namespace, report: Report
+) -> tuple[list[Row], str]:
+    """Complete those cases that have no standing result; the rows of all, and a line on what it took.
+
+    arguments: options of `complete` for every case.
+    """
+    from SkullVAELib.batch.case_process import Job
+    from SkullVAELib.batch.cluster import complete_cases, local_crew, new_run, scheduler_crew
+
+    model_sha256 = file_sha256(options.model or default_model_path())
+    table = Table(output, [case.name for case in cases])
+    made = {case.name: made_from(case, arguments, model_sha256) for case in cases}
+    due = [
+        case for case in cases if options.again or not table.rows[case.name].stands(output / case.name, made[case.name])
+    ]
+    kept = "" if len(due) == len(cases) else f"Left as they were: {len(cases) - len(due)} of {len(cases)} cases. "
+    if not due:
+        table.put()
+        return list(table.rows.values()), kept.strip()
+
+    run, begun = new_run(), time.monotonic()
+    report("start workers", 0.0)
+    with scheduler_crew(options.scheduler) if options.scheduler else local_crew(options.workers, len(due)) as crew:
+        # From here on nothing is known of these, whatever becomes of this run.
+        table.put(*(Row(case.name) for case in due))
+        jobs = [
+            Job(
+                run=run,
+                name=case.name,
+                path=case.path,
+                output=output / case.name,
+                arguments=(*arguments, *case.arguments),
+                limit_seconds=60 * options.case_timeout,
+                threads=crew.threads,
+            )
+            for case in due
+        ]
+        report("complete", 0.0)
+        with closing(complete_cases(crew, jobs, run)) as ended:
+            for number, row in enumerate(ended, 1):
+                table.put(_with_origin(row, output / row.case, made[row.case]))
+                report(f"{row.case}: {row.status}", number / len(due))
+        cores = crew.cores
+    seconds = time.monotonic() - begun
+    rate = 3600 * sum(table.rows[case.name].finished for case in due) / (seconds * cores)
+    told = f"Run: {len(due)} in {duration(seconds)} on {_many(cores, 'core')}, {rate:.0f} finished per core-hour."
+    return list(table.rows.values()), kept + told
+
+
+def _with_origin(row: Row, folder: Path, made_from: dict | None) -> Row:
+    """A row as the table has it: what its result is made from, or that there is an older one."""
+    if row.finished:
+        return replace(row, made_from=made_from)
+    if (folder / RESULTS[-1]).exists():
+        return replace(row, sentence=f"{row.sentence} Its folder keeps an earlier result.")
+    return row
+
+
+def _many(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _by_status(rows: Sequence[Row]) -> list[str]:
+    """How many cases have which status, and what they took: lines of text."""
+    lines = [f"{'status':<10}{'cases':>7}{'seconds':>9}{'MiB':>7}   (median, most)"]
+    for status in STATUSES:
+        if these := [row for row in rows if row.status == status]:
+            seconds = [row.seconds for row in these if row.seconds is not None]
+            peaks = [row.peak_mib for row in these if row.peak_mib is not None]
+            took = f"{median(seconds):.1f}" if seconds else "-"
+            lines.append(f"{status:<10}{len(these):>7}{took:>9}{max(peaks, default='-'):>7}")
+    return lines
+
+
+def _failures(rows: Sequence[Row]) -> list[str]:
+    """What failed and why: lines of text."""
+    failed = [f"{row.case}: {row.status}. {row.sentence}" for row in rows if row.failed]
+    more = len(failed) - _TOLD_FAILURES
+    return [*failed[:_TOLD_FAILURES], *([f"and {more} more"] if more > 0 else [])]

@@ -1,0 +1,192 @@
+"""The command `skullvae complete INPUT -o DIR`: complete a skull, design its implant, write both and a report."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from SkullVAELib import NOTICE
+from SkullVAELib.cli.arguments import add_progress_option, existing_model
+from SkullVAELib.cli.case_options import add_case_options, parse_case_options
+from SkullVAELib.core.console import progress_on, say, stdout_kept
+from SkullVAELib.core.exit_codes import DONE, NO_DEFECT
+from SkullVAELib.core.files import as_json_text
+from SkullVAELib.core.progress import Report, Stages
+from SkullVAELib.report.result_names import EXTRAS, RESULTS
+
+if TYPE_CHECKING:
+    from SkullVAELib.geometry.roi import Box
+    from SkullVAELib.implant.options import PartOptions
+    from SkullVAELib.report.result_files import Outcome
+
+
+# Expected seconds after the completion's own stages, for the progress bar.
+_LAST_WEIGHTS = {"mesh": 1.0, "write": 2.0, "preview": 2.0}
+
+
+_SECONDS_A_PROPOSAL = 1.5
+
+
+def add_parser(commands) -> None:
+    """Add `complete` to the command line."""
+    complete = commands.add_parser(
+        "complete",
+        help="complete a skull and design its implant",
+        description="Completes the skull in INPUT and writes completed.nrrd, implant.nrrd, implant.stl (mm, LPS),"
+        f" preview.png and report.json into DIR. {NOTICE}",
+        epilog="Exit codes: 0 done, 2 bad input (one line says what and how to mend it), 3 no defect found.",
+    )
+    complete.add_argument(
+        "input",
+        metavar="INPUT",
+        type=Path,
+        help=".nrrd, .nhdr, .nii, .nii.gz or .mha: a skull segmentation with one label, or a CT in HU",
+    )
+    complete.add_argument("-o", "--output", metavar="DIR", type=Path, required=True, help="folder for the results")
+    add_case_options(complete)
+    add_progress_option(complete)
+    complete.add_argument(
+        "--interactive",
+        action="store_true",
+        help="afterwards stay and answer requests, one JSON object a line on stdin, until stdin closes:"
+        ' {"request": 7, "gamma": 0.5} another shape, "proposal": 3 that proposal, "part": {"clearance": 0.5,'
+        ' "thickness": "constant:4", "under_contour": 0, "smooth": 0.5, "holes": "2,10,3", "split": null} another part'
+        ' of the shape, "host": true, "report": true; files come into DIR/answers/7, and a line {"answer": 7, ...} on'
+        " stdout (two, the second with the mesh, where the first says that there is more); where no defect is found"
+        " the process ends",
+    )
+    complete.set_defaults(run=run_complete)
+
+
+def run_complete(options: argparse.Namespace) -> int:
+    """`complete`: read, complete, write; see the contract in cli.py's docstring."""
+    from SkullVAELib.core.atomic_output import publishing
+    from SkullVAELib.io.images import check_readable
+    from SkullVAELib.session.cleanup import remove_answers
+
+    part_options, box = parse_case_options(options)
+    path = check_readable(options.input)
+    inputs = [path]
+    if options.model is not None:
+        inputs.append(existing_model(options.model))
+    with ExitStack() as stack:
+        keeps_stdout = options.interactive or options.progress == "json"
+        stream = stack.enter_context(stdout_kept()) if keeps_stdout else None
+        requests = None
+        if options.interactive:
+            from SkullVAELib.session.protocol import Requests
+
+            requests = stack.enter_context(Requests.from_stdin())
+        report = stack.enter_context(progress_on(stream, options.progress))
+        with publishing(options.output, (*RESULTS[:-1], *EXTRAS, RESULTS[-1]), inputs) as staging:
+            outcome = _complete_into(staging, path, options, part_options, box, report)
+            remove_answers(options.output)  # before the new results come: an answer belongs to the earlier ones
+        # Only now is everything in its place.
+        report("done", 1.0)
+        for warning in outcome.result["warnings"]:
+            say(f"Warning: {warning}")
+        if not outcome.result["found"]:
+            say(f"No defect was found in '{path.name}', so the results in '{options.output}' hold no implant.")
+            return NO_DEFECT
+        say(f"The results are in '{options.output}'. {NOTICE}")
+        if requests is not None and stream is not None:
+            from SkullVAELib.session.server import serve
+
+            serve(outcome, requests, options.output, stream)
+    return DONE
+
+
+def _complete_into(
+    staging: Path,
+    path: Path,
+    options: argparse.Namespace,
+    part_options: PartOptions,
+    box: Box | None,
+    report: Report,
+) -> Outcome:
+    """Complete the skull in the file `path`, prepare every result in `staging` and return what was made."""
+    from SkullVAELib.io.images import read_volume, write_volume
+
+    # torch and MONAI take seconds to import, so a bad file is found before them; the bar stays at its start so long.
+    start = Stages({"read": 1, "load libraries": 1}, lambda stage, fraction: report(stage, 0.0))
+    with start.stage("read"):
+        volume = read_volume(path)
+    with start.stage("load libraries"):
+        import torch._dynamo  # noqa: F401  what the first optimiser would import, a second in the midst of its work
+
+        from SkullVAELib.completion.options import CompletionOptions
+        from SkullVAELib.completion.pipeline import STAGE_WEIGHTS, complete
+        from SkullVAELib.core.threads import claim_buffers
+        from SkullVAELib.registration.options import REFUSE_BELOW
+        from SkullVAELib.report.result_files import Outcome
+        from SkullVAELib.vae.checkpoint import load_model
+        from SkullVAELib.vae.default_model import default_model_path
+        from SkullVAELib.vae.device import resolve_device
+
+        claim_buffers()
+
+    weights = {"load model": 1, **STAGE_WEIGHTS, **_LAST_WEIGHTS}
+    face = options.face or options.defect == "facial"
+    if not face:
+        weights.pop("face", None)
+    if options.proposals > 1:
+        weights["proposals"] = _SECONDS_A_PROPOSAL * (options.proposals - 1)
+    stages = Stages(weights, report)
+    with stages.stage("load model"):
+        device = resolve_device(options.device)
+        model_path = default_model_path() if options.model is None else options.model
+        model = load_model(model_path, device)
+    wishes = CompletionOptions(
+        threshold_hu=options.threshold,
+        box=box,
+        gamma=options.gamma,
+        prior=options.prior,
+        defect_class=options.defect,
+        device=str(device),
+        face=face,
+        least_quality=0.0 if options.force else REFUSE_BELOW,
+    )
+    completion = complete(volume, model, wishes, stages)
+    outcome = Outcome.of(completion, volume, part_options, options.format, path.name, model_path.name)
+    outcome = dataclasses.replace(outcome, uncertain=options.uncertainty)
+    result = outcome.result
+    with stages.stage("mesh"):
+        if completion.found:
+            outcome = outcome.with_part()
+            result = outcome.result
+            outcome.write_part(staging)
+            if options.uncertainty:
+                outcome.write_uncertainty(staging)
+            if options.uncertainty or options.report or options.proposals > 1:
+                outcome = outcome.with_uncertainty()
+                result = outcome.result
+            if options.host:
+                outcome.write_host(staging)
+        else:
+            result["warnings"].append(
+                "completed.nrrd is the input's bone, implant.nrrd is empty, and there is no implant.stl,"
+                " since an empty mesh cannot be watertight."
+            )
+        if options.display:
+            outcome.write_display(staging)
+    if completion.found and options.proposals > 1:
+        from SkullVAELib.report.result_files import write_proposals
+
+        with stages.stage("proposals"):
+            result["proposals"] = write_proposals(outcome, options.proposals, staging)
+    with stages.stage("write"):
+        write_volume(completion.completed, staging / "completed.nrrd")
+        write_volume(completion.implant, staging / "implant.nrrd")
+    with stages.stage("preview"):
+        outcome.write_preview(staging)
+        if options.report:
+            outcome.write_report(staging, staging / "preview.png")
+    made = {file.name for file in staging.iterdir() if file.suffix}
+    result["files"] = sorted(made | {RESULTS[-1]}, key=lambda name: (name == RESULTS[-1], name))
+    seconds = {**start.seconds, **stages.seconds}
+    result["seconds"] = {**seconds, "total": round(sum(seconds.values()), 3)}
+    (staging / RESULTS[-1]).write_text(as_json_text(result), encoding="utf-8")
+    return outcome

@@ -1,0 +1,52 @@
+"""The command `skullvae evaluate`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from SkullVAELib.core.console import progress_bar
+from SkullVAELib.core.exit_codes import DONE
+from SkullVAELib.core.files import as_json_text
+
+
+def add_parser(commands) -> None:
+    """Add `evaluate` to the command line."""
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="score predicted implants: DSC, bDSC and HD95",
+        description="Scores every implant in the folder --truth by the one of the same name in --prediction. Flat"
+        " folders, a folder for each case (CASE/implant.nrrd) and the layouts of SkullFix and SkullBreak are read.",
+    )
+    evaluate.add_argument("--truth", metavar="DIR", type=Path, required=True)
+    evaluate.add_argument("--prediction", metavar="DIR", type=Path, required=True)
+    evaluate.add_argument(
+        "--json",
+        metavar="FILE",
+        type=Path,
+        nargs="?",
+        const=Path("-"),
+        help="write the scores as JSON, too; without FILE on stdout instead of the table",
+    )
+    evaluate.set_defaults(run=run_evaluate)
+
+
+def run_evaluate(options: argparse.Namespace) -> int:
+    """`evaluate`: the table on stdout, and JSON where asked."""
+    from SkullVAELib.evaluation.folders import as_json, evaluate_folders, table
+
+    with progress_bar() as report:
+        scores = evaluate_folders(options.truth, options.prediction, report)
+        report("evaluated", 1.0)
+    if options.json is not None and str(options.json) != "-":
+        _write_text(options.json, as_json_text(as_json(scores)))
+    print(as_json_text(as_json(scores)) if str(options.json) == "-" else table(scores))
+    return DONE
+
+
+def _write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    from SkullVAELib.core.atomic_output import whole_file
+
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -1,0 +1,4 @@
+"""From a registered patient to the completed skull:
+
+Prior, defects, Gaussian-process correction, implant voxels, uncertainty.
+"""

@@ -1,0 +1,76 @@
+"""New complete skulls drawn from a population registered to its mean skull."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from SkullVAELib.geometry.grid import Grid
+from SkullVAELib.registration.mean_skull import Population
+from SkullVAELib.registration.skull import CLAMP_MM
+from SkullVAELib.shape.two_table import facing_outwards, gradient
+
+
+def _smooth_noise(rng: np.random.Generator, channels: int, knots: int) -> torch.Tensor:
+    """(channels, knots, knots, knots) standard normal values, to be interpolated."""
+    return torch.tensor(rng.normal(size=(channels, knots, knots, knots)), dtype=torch.float32)
+
+
+def draw_skull(population: Population, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """A new complete skull laid on the mean: its clamped field (X, Y, Z) in mm, and 0..1 where it is known.
+
+    Its detail is one skull's or a blend of two; then a smooth random warp
+    and a small affine (what the conforming warp leaves or gets wrong), a change of thickness, a mirror.
+    """
+    grid, count = population.grid, len(population.names)
+    if rng.uniform() < 0.5 or count == 1:
+        detail_weight = np.eye(count)[rng.integers(count)]
+    else:
+        first, second = rng.permutation(count)[:2]
+        share = rng.uniform(-0.15, 1.15)
+        detail_weight = share * np.eye(count)[first] + (1 - share) * np.eye(count)[second]
+    used = np.flatnonzero(detail_weight)
+    source = torch.stack(
+        [
+            torch.stack([float(detail_weight[k]) * population.detail[k] for k in used]).sum(0),
+            torch.stack([population.known[k] for k in used]).amin(0),
+        ]
+    )
+    field, known = vary(source, grid, rng)
+    if rng.uniform() < 0.5:
+        field, known = field.flip(0), known.flip(0)
+    return field.clamp(-CLAMP_MM, CLAMP_MM), known
+
+
+def vary(
+    source: torch.Tensor, grid: Grid, rng: np.random.Generator, least_mm: float = 0.0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A field laid on the mean and where it is known, source (2, X, Y, Z), made into those of a head not seen before.
+
+    A smooth random warp and a small affine, a change of thickness, and bumps on either table. Bone less than least_mm
+    deep is not thinned. Returns both (X, Y, Z).
+    """
+    warp = torch.zeros(3, 24, 28, 24)
+    for knots, strength in ((4, 1.5), (7, 1.2)):
+        noise = _smooth_noise(rng, 3, knots)[None] * strength * rng.uniform(0, 1)
+        warp = warp + F.interpolate(noise, size=warp.shape[1:], mode="trilinear", align_corners=True)[0]
+    angles = torch.tensor(rng.normal(0, 0.01, 3)).float()
+    skew = torch.tensor([[0, -angles[2], angles[1]], [angles[2], 0, -angles[0]], [-angles[1], angles[0], 0]])
+    linear = torch.matrix_exp(skew) @ torch.diag(torch.tensor(np.exp(rng.normal(0, 0.01, 3))).float())
+    shift = torch.tensor(rng.normal(0, 0.5, 3)).float()
+    at = grid.coordinates().reshape(-1, 3) @ linear.T + shift
+    full = F.interpolate(warp[None], size=grid.shape, mode="trilinear", align_corners=True)[0].reshape(3, -1).T
+    field, known = grid.sample(source, at + full).T.reshape(2, *grid.shape)
+    thicker = _smooth_noise(rng, 1, 4)[None] * 0.4 + rng.normal(0, 0.6)
+    thicker = F.interpolate(thicker.clamp(-1.5, 1.5), size=grid.shape, mode="trilinear", align_corners=True)[0, 0]
+    # Each table has bumps and furrows of its own, which no other skull foretells.
+    bumps = _smooth_noise(rng, 2, 10)[None] * rng.uniform(0, 0.5)
+    bumps = F.interpolate(bumps, size=grid.shape, mode="trilinear", align_corners=True)[0]
+    side = facing_outwards(gradient(field, grid.spacing_mm), grid)
+    thicker = thicker + side * bumps[0] + (1 - side) * bumps[1]
+    # Thin skulls are thin plates, not plates with holes: no bone loses more than half of itself.
+    depth = F.max_pool3d(-field[None, None], 5, stride=1, padding=2)[0, 0].clamp(min=0)
+    spare = torch.minimum(0.5 * depth, (depth - least_mm).clamp(min=0))
+    field = field - torch.maximum(thicker, -spare)
+    return field, known

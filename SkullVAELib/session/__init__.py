@@ -1,0 +1,1 @@
+"""The interactive session: further shapes and implants of one patient, on request."""
