@@ -27,7 +27,7 @@ from benchmark.contest import Job
 from benchmark.rows import ABLATION, OURS, TITLES, Fold
 
 from SkullVAELib.core.errors import SkullVAEError
-from SkullVAELib.data.datasets import Case, find_cases
+from SkullVAELib.data.datasets import SkullCase, find_cases
 
 __all__ = ["PLACES", "stored_obliquely"]
 
@@ -60,7 +60,7 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def find_models(arguments: argparse.Namespace, cases: list[Case], wanted: set[str]) -> dict[str, Path]:
+def find_models(arguments: argparse.Namespace, cases: list[SkullCase], wanted: set[str]) -> dict[str, Path]:
     """Individual -> a model that never saw it; trains what is missing.
 
     Raises SkullVAEError when --model saw one of the skulls asked for.

@@ -12,7 +12,7 @@ import numpy as np
 from scipy import ndimage
 
 from SkullVAELib.geometry.affines import apply_affine
-from SkullVAELib.geometry.masks import largest_piece
+from SkullVAELib.geometry.masks import largest_component
 from SkullVAELib.geometry.volume import Volume
 
 
@@ -87,7 +87,7 @@ def _brain(scene: Scene) -> np.ndarray:
     padded = np.pad(scene.bone.array, reach)
     closed = ndimage.binary_fill_holes(ndimage.binary_closing(padded, iterations=reach))
     inside = closed[(slice(reach, -reach),) * 3] & ~ndimage.binary_dilation(scene.bone.array)
-    return largest_piece(ndimage.binary_opening(inside, iterations=3))
+    return largest_component(ndimage.binary_opening(inside, iterations=3))
 
 
 def _noise(scene: Scene, blur: float) -> np.ndarray:

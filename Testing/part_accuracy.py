@@ -42,11 +42,11 @@ from SkullVAELib.core.progress import Stages
 from SkullVAELib.data.datasets import find_cases
 from SkullVAELib.geometry.masks import bounding_box
 from SkullVAELib.geometry.volume import Volume, crop
-from SkullVAELib.implant.implant import make_part
-from SkullVAELib.implant.options import PartOptions
+from SkullVAELib.implant.implant import make_implant
+from SkullVAELib.implant.options import ImplantOptions
 from SkullVAELib.io.images import read_volume
 from SkullVAELib.mesh.files import write_stl
-from SkullVAELib.mesh.isosurface import Grey, bone_surface, level_surface
+from SkullVAELib.mesh.isosurface import GreyLevels, bone_surface, level_surface
 from SkullVAELib.mesh.mesh import Mesh
 from SkullVAELib.vae.checkpoint import load_model
 from SkullVAELib.vae.default_model import default_model_path
@@ -63,13 +63,15 @@ CUTS = (
 bifrontal."""
 
 REQUESTS = {
-    "as it is": PartOptions(),
-    "clearance 0.3": PartOptions(clearance_mm=0.3),
-    "clearance 0.5": PartOptions(clearance_mm=0.5),
-    "clearance 1.0": PartOptions(clearance_mm=1.0),
-    "constant 3": PartOptions(clearance_mm=0.5, thickness="constant", thickness_mm=3.0),
-    "constant 4": PartOptions(clearance_mm=0.5, thickness="constant", thickness_mm=4.0),
-    "constant 4 and holes": PartOptions(clearance_mm=0.5, thickness="constant", thickness_mm=4.0, hole_diameter_mm=2.0),
+    "as it is": ImplantOptions(),
+    "clearance 0.3": ImplantOptions(clearance_mm=0.3),
+    "clearance 0.5": ImplantOptions(clearance_mm=0.5),
+    "clearance 1.0": ImplantOptions(clearance_mm=1.0),
+    "constant 3": ImplantOptions(clearance_mm=0.5, thickness="constant", thickness_mm=3.0),
+    "constant 4": ImplantOptions(clearance_mm=0.5, thickness="constant", thickness_mm=4.0),
+    "constant 4 and holes": ImplantOptions(
+        clearance_mm=0.5, thickness="constant", thickness_mm=4.0, hole_diameter_mm=2.0
+    ),
 }
 
 
@@ -107,10 +109,10 @@ def on_a_face(mesh: trimesh.Trimesh, points: np.ndarray, normals: np.ndarray, re
     return np.array([(facing[near] @ normal).min() > 0.8 for near, normal in zip(around, normals, strict=True)])
 
 
-def measure(completion: Completion, grey: Grey | None, name: str, options: PartOptions, clouds: tuple) -> dict:
+def measure(completion: Completion, grey: GreyLevels | None, name: str, options: ImplantOptions, clouds: tuple) -> dict:
     """One request on one case: what is wrong with the meshes, clearance and thickness."""
     start = time.perf_counter()
-    part = make_part(completion, options, grey)
+    part = make_implant(completion, options, grey)
     line = {"request": name, "seconds": round(time.perf_counter() - start, 2), "pieces": len(part.pieces)}
     line |= {"warnings": part.warnings, "faults": [], "holes": 0}
     surface, blurred = (cKDTree(cloud) for cloud in clouds)
@@ -154,7 +156,7 @@ def run_case(name: str, volume: Volume, model: torch.nn.Module, requests: list[s
         return [{"case": name, "request": "none", "faults": ["no defect found"]}]
     bone, implant = completion.bone, completion.implant
     about = completion.report["bone"]
-    grey = Grey.of(volume, bone, about["threshold_hu"]) if about["kind"] == "ct" else None
+    grey = GreyLevels.of(volume, bone, about["threshold_hu"]) if about["kind"] == "ct" else None
     box = bounding_box(implant.array, margin=int(np.ceil(12 / bone.spacing.min())))
     local = crop(bone, box)
     voxels = np.argwhere(implant.array) @ implant.affine[:3, :3].T + implant.affine[:3, 3]

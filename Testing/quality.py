@@ -31,16 +31,16 @@ from scipy.stats import rankdata
 
 from SkullVAELib.completion.options import CompletionOptions
 from SkullVAELib.completion.pipeline import complete
-from SkullVAELib.core.atomic_output import whole_file
+from SkullVAELib.core.atomic_output import atomic_file
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.core.files import as_json_text
 from SkullVAELib.core.progress import Stages
 from SkullVAELib.evaluation.metrics import dice
 from SkullVAELib.geometry.affines import apply_affine
-from SkullVAELib.geometry.distance_field import reduce_bone
+from SkullVAELib.geometry.distance_field import downsample_mask
 from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.registration.options import REFUSE_BELOW, WARN_BELOW
-from SkullVAELib.registration.plausibility import Measures, Quality
+from SkullVAELib.registration.plausibility import Quality, QualityMeasures
 
 FAILED_BELOW = 0.6
 CUT = (1, 6)
@@ -72,7 +72,7 @@ def run(trial: Trial) -> dict:
         whole, bone, truth = cut_place(whole, trial.place)
         given = whole.with_array(bone)
     if trial.done is not None:
-        fraction = reduce_bone(given)
+        fraction = downsample_mask(given)
         scene = Scene.of(Volume(fraction.array > 0.5, fraction.affine))
         given = (HEAD | NO_HEAD)[trial.done](scene)
         if truth is not None:
@@ -118,7 +118,7 @@ def area_under_curve(good: np.ndarray, bad: np.ndarray) -> float:
 def judged(record: dict) -> dict:
     """A record with its score, as it would be now, and whether the completion has failed."""
     measures, dsc = record["measures"], record["dsc"]
-    score = 0.0 if measures is None else Quality.from_measures(Measures(**measures)).score
+    score = 0.0 if measures is None else Quality.from_measures(QualityMeasures(**measures)).score
     return record | {"score": score, "failed": dsc is None or dsc < FAILED_BELOW}
 
 
@@ -150,7 +150,7 @@ def main(argv: list[str]) -> int:
 
     def keep(record: dict, fraction: float) -> None:
         kept[record["name"]] = record
-        with whole_file(file) as temporary:
+        with atomic_file(file) as temporary:
             temporary.write_text(as_json_text(list(kept.values())), encoding="utf-8")
         say("{:4.0%} score {score:.3f} DSC {dsc} {name}".format(fraction, **judged(record)))
 

@@ -327,8 +327,8 @@ CHILD = """
         elif kind == "host":
             from SkullVAELib.meshfile import write_stl
             points = np.array([[0, 0, 0], [10, 0, 0], [0, 20, 0], [0, 0, 77]], float)
-            write_stl(Mesh(points, np.array([[0, 2, 1], [0, 1, 3], [1, 2, 3], [2, 0, 3]])), answers / "host.stl")
-            say(**told, files=["host.stl"])
+            write_stl(Mesh(points, np.array([[0, 2, 1], [0, 1, 3], [1, 2, 3], [2, 0, 3]])), answers / "skull.stl")
+            say(**told, files=["skull.stl"])
 """
 
 

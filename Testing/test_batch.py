@@ -21,7 +21,7 @@ import pytest
 import tiny
 
 from SkullVAELib.batch.cohort import list_cases, made_from
-from SkullVAELib.batch.summary import Row, Table
+from SkullVAELib.batch.summary import CaseRow, CohortTable
 from SkullVAELib.cli import main as cli
 from SkullVAELib.cli.case_options import add_case_options, as_arguments
 from SkullVAELib.io.images import write_volume
@@ -243,13 +243,13 @@ def test_rows_of_other_cases_stay_while_their_results_do(tmp_path):
     for name in "ab":
         (tmp_path / name).mkdir()
         (tmp_path / name / "report.json").write_text('{"warnings": ["thin"]}')
-    table = Table(tmp_path, ["a", "b", "c"])
-    done = [Row(name, "done", made_from={"version": "1"}).with_report(tmp_path / name) for name in "ab"]
-    table.put(*done, Row("c", "crashed", "Why."))
+    table = CohortTable(tmp_path, ["a", "b", "c"])
+    done = [CaseRow(name, "done", made_from={"version": "1"}).with_report(tmp_path / name) for name in "ab"]
+    table.put(*done, CaseRow("c", "crashed", "Why."))
     assert rows(tmp_path)["a"]["warnings"] == ["thin"]
-    assert Table(tmp_path, ["a"]).rows["a"] == done[0]
+    assert CohortTable(tmp_path, ["a"]).rows["a"] == done[0]
     (tmp_path / "b" / "report.json").write_text("{}")
-    Table(tmp_path, ["d"]).put()
+    CohortTable(tmp_path, ["d"]).put()
     assert statuses(tmp_path) == {"d": "waiting", "a": "done"}
 
 

@@ -13,14 +13,14 @@ from PIL import Image
 
 from SkullVAELib import NOTICE, __version__
 from SkullVAELib.geometry.volume import Volume
-from SkullVAELib.implant.options import PartOptions
+from SkullVAELib.implant.options import ImplantOptions
 from SkullVAELib.mesh.isosurface import mask_surface
 from SkullVAELib.mesh.mesh import Mesh
 from SkullVAELib.report.case_report import thickness_pictures, write_case_report
-from SkullVAELib.report.mesh_render import draw
-from SkullVAELib.report.rating import rim_light
+from SkullVAELib.report.mesh_render import render_mesh
+from SkullVAELib.report.rating import rate_rim_gap
 from SkullVAELib.report.raycast import View
-from SkullVAELib.report.result_files import Outcome
+from SkullVAELib.report.result_files import RunResult
 
 
 class Page(HTMLParser):
@@ -46,14 +46,14 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def outcome(completion, sample) -> Outcome:
-    return Outcome.of(completion, sample.bone, PartOptions(), ("stl",), "head <1> & co.nrrd", "m.safetensors")
+def outcome(completion, sample) -> RunResult:
+    return RunResult.of(completion, sample.bone, ImplantOptions(), ("stl",), "head <1> & co.nrrd", "m.safetensors")
 
 
 @pytest.fixture(scope="module")
 def written(outcome, tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("report")
-    made = outcome.with_part(PartOptions.parse(clearance=0.5, holes="2,10,3"))
+    made = outcome.with_implant(ImplantOptions.parse(clearance=0.5, holes="2,10,3"))
     made.write_preview(folder)
     made.write_report(folder, folder / "preview.png")
     return (folder / "report.html").read_text(encoding="utf-8")
@@ -87,14 +87,14 @@ def test_the_page_names_no_folder_and_no_user(written, tmp_path):
     [(0.2, "good"), (1.0, "good"), (1.01, "usable"), (2.0, "usable"), (2.01, "poor"), (None, "unknown")],
 )
 def test_the_light_of_the_rim(gap, light):
-    assert rim_light(gap)[0] == light
+    assert rate_rim_gap(gap)[0] == light
 
 
 @pytest.mark.parametrize(
     ("gap", "says"), [(0.4, "good"), (1.5, "usable"), (3.0, "poor"), (float("nan"), "not measured")]
 )
 def test_the_light_is_on_the_page(outcome, tmp_path, gap, says):
-    result = outcome.with_part().result
+    result = outcome.with_implant().result
     result["implant"] = result["implant"] | {"rim_gap_mm": gap}
     result["warnings"] = ["thin <here>"]
     pixel = io.BytesIO()
@@ -114,7 +114,7 @@ def ball(radius: float) -> Mesh:
 def test_a_picture_covers_what_the_mesh_covers_without_holes():
     mesh = ball(20)
     view = View(np.array([1.0, 0, 0]), np.array([0.0, 0, 1]), np.full(3, 25.0), 0.25)
-    picture = draw(mesh, np.ones((len(mesh.points), 3)), view, 240, 200)
+    picture = render_mesh(mesh, np.ones((len(mesh.points), 3)), view, 240, 200)
     assert picture.coverage.sum() * 0.25**2 == pytest.approx(np.pi * 20**2, rel=0.02)
     assert picture.coverage[60:140, 80:160].min() == 1
     assert picture.rgb[60:140, 80:160].min() > 0.3
@@ -126,7 +126,7 @@ def test_a_picture_shows_the_near_side():
     colours = np.stack([near, 1 - near, near * 0], 1)
     view = View(np.array([1.0, 0, 0]), np.array([0.0, 0, 1]), np.full(3, 25.0), 0.25)
     assert np.allclose(view.forward, [0, 1, 0]) or np.allclose(view.forward, [0, -1, 0])
-    red, green, _ = draw(mesh, colours, view, 200, 200).rgb[80:120, 80:120].mean((0, 1))
+    red, green, _ = render_mesh(mesh, colours, view, 200, 200).rgb[80:120, 80:120].mean((0, 1))
     assert (red > 5 * green) == (view.forward[1] > 0)
 
 

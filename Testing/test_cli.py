@@ -240,7 +240,7 @@ def test_a_part_that_makes_no_sense_is_exit_2_one_line_and_no_file(run, head, tm
 
 def test_meshes_of_an_earlier_run_do_not_stay_as_if_they_belonged_to_this_one(run, head, tmp_path):
     (tmp_path / "out").mkdir()
-    for name in ("implant_1.stl", "implant_12.obj", "implant.ply", "host.stl", "implant_mine.stl"):
+    for name in ("implant_1.stl", "implant_12.obj", "implant.ply", "skull.stl", "implant_mine.stl"):
         (tmp_path / "out" / name).write_text("earlier")
     assert run("complete", head, "-o", tmp_path / "out")[0] == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == RESULTS | {"implant_mine.stl"}
@@ -248,7 +248,7 @@ def test_meshes_of_an_earlier_run_do_not_stay_as_if_they_belonged_to_this_one(ru
 
 def test_further_formats_are_written_where_asked_for(run, head, tmp_path):
     assert run("complete", head, "-o", tmp_path / "out", "--format", "OBJ,ply", "--host")[0] == 0
-    extras = {"implant.obj", "implant.ply", "host.stl"}
+    extras = {"implant.obj", "implant.ply", "skull.stl"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == RESULTS | extras
     assert set(json.loads((tmp_path / "out" / "report.json").read_text())["files"]) == RESULTS | extras
 

@@ -20,7 +20,7 @@ from scipy.spatial import cKDTree
 
 import SkullVAELib
 from SkullVAELib.data.generated_skull import complete_skull, generated_skull
-from SkullVAELib.data.synthetic_defects import KINDS
+from SkullVAELib.data.synthetic_defects import DEFECT_KINDS
 from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.io.images import read_volume, write_volume
 from SkullVAELib.report.result_names import RESULTS
@@ -119,10 +119,10 @@ def parted(tmp_path_factory, skull, model_path) -> Run:
 
 def test_a_part_is_written_in_every_format_and_piece_by_piece(parted):
     names = {path.name for path in parted.folder.iterdir()}
-    pieces = parted.report["part"]["pieces"]
+    pieces = parted.report["printable_implant"]["pieces"]
     assert len(pieces) > 1
     numbered = {f"implant_{n}.{kind}" for n in range(1, len(pieces) + 1) for kind in ("stl", "obj", "ply")}
-    assert names == set(RESULTS) | numbered | {"implant.obj", "implant.ply", "host.stl"}
+    assert names == set(RESULTS) | numbered | {"implant.obj", "implant.ply", "skull.stl"}
     assert set(parted.report["files"]) == names
     whole = trimesh.load(parted.folder / "implant.stl")
     assert whole.body_count == len(pieces)
@@ -134,13 +134,13 @@ def test_a_part_is_written_in_every_format_and_piece_by_piece(parted):
 
 
 def test_the_part_keeps_its_clearance_to_the_host_that_is_written_beside_it(parted):
-    host = trimesh.load(parted.folder / "host.stl")
+    host = trimesh.load(parted.folder / "skull.stl")
     part = trimesh.load(parted.folder / "implant.stl")
     assert host.is_watertight
     near = np.linalg.norm(host.triangles_center - part.bounds.mean(0), axis=1) < np.ptp(part.bounds, axis=0).max()
     cloud = trimesh.sample.sample_surface(host.submesh([near], append=True), 400_000, seed=0)[0]
     assert cKDTree(cloud).query(part.vertices)[0].min() > 0.4
-    assert min(piece["clearance_mm"]["min"] for piece in parted.report["part"]["pieces"]) > 0.4
+    assert min(piece["clearance_mm"]["min"] for piece in parted.report["printable_implant"]["pieces"]) > 0.4
 
 
 def test_the_voxels_are_the_same_whatever_the_part_is(parted, finished):
@@ -325,7 +325,7 @@ def test_a_bad_sample_call_is_exit_2_one_line_and_no_file(tmp_path, model_path, 
 def test_the_help_names_every_kind_of_defect():
     process = run("sample", "--help")
     assert process.returncode == 0
-    assert all(kind in process.stdout for kind in KINDS)
+    assert all(kind in process.stdout for kind in DEFECT_KINDS)
 
 
 @pytest.mark.parametrize("seed", range(4))

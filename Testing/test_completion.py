@@ -6,15 +6,21 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from SkullVAELib.completion.defects import _Lacking, _no_defect, _on_both_sides, _open_on_both_sides, _share_of_circle
-from SkullVAELib.completion.options import PRIORS, CompletionOptions, GapOptions
+from SkullVAELib.completion.defects import (
+    _MissingBone,
+    _on_both_sides,
+    _open_on_both_sides,
+    _rejection_reason,
+    _share_of_circle,
+)
+from SkullVAELib.completion.options import PRIORS, CompletionOptions, DefectOptions
 from SkullVAELib.completion.pipeline import complete
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.core.progress import Stages
-from SkullVAELib.data.synthetic_defects import cut
+from SkullVAELib.data.synthetic_defects import cut_defect
 from SkullVAELib.evaluation.metrics import dice, hd95
 from SkullVAELib.geometry.affines import apply_affine
-from SkullVAELib.geometry.distance_field import reduce_bone
+from SkullVAELib.geometry.distance_field import downsample_mask
 from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.io.images import read_volume
 from SkullVAELib.registration.bone import bone_mask
@@ -151,7 +157,7 @@ def test_two_defects_give_two_pieces(completed, sample):
     back_of_head = {"direction": np.array([0.0, -0.9, 0.5]), "size": 0.3}
     bone = sample.whole
     for seed, where in enumerate((front, back_of_head)):
-        bone = bone.with_array(cut(bone, reduce_bone(bone), "blob", seed, **where)[0])
+        bone = bone.with_array(cut_defect(bone, downsample_mask(bone), "blob", seed, **where)[0])
     truth = sample.whole.array & ~bone.array
     result = completed(bone)
     assert result.report["implant"]["defects"] == 2
@@ -231,7 +237,7 @@ def test_a_skull_the_model_never_saw_gets_its_missing_piece_back(heldout_model, 
     kind, direction, size, least = REAL_CASES[place]
     volume = read_volume(real_skulls / "complete" / f"{individual}.nii.gz")
     whole = volume.with_array(bone_mask(volume)[0])
-    defective, truth = cut(whole, reduce_bone(whole), kind, seed=2, direction=np.array(direction), size=size)
+    defective, truth = cut_defect(whole, downsample_mask(whole), kind, seed=2, direction=np.array(direction), size=size)
     given = whole.with_array(defective.astype(np.uint8))
     result = complete(given, heldout_model, CompletionOptions(), Stages({}))
     assert dice(truth, result.implant.array) >= least
@@ -242,7 +248,7 @@ def test_what_is_lacking_low_and_on_both_sides_is_no_defect():
     def gap(x: float, elevation: float, ml: float = 5.0) -> dict:
         return {"centre_mm": [x, 20, 70 * elevation], "elevation": elevation, "ml": ml}
 
-    options = GapOptions()
+    options = DefectOptions()
     assert _on_both_sides([gap(-60, -0.3), gap(58, -0.3), gap(10, 0.8)], options) == [True, True, False]
     assert _on_both_sides([gap(-60, -0.3), gap(58, -0.3, ml=20)], options) == [False, False]  # one of them is more
     assert _on_both_sides([gap(-60, 0.3), gap(60, 0.3)], options) == [False, False]  # two defects high up
@@ -267,7 +273,7 @@ def test_a_gap_is_no_defect_for_one_stated_reason(changed, reason):
         "ml": 1.2, "centre_mm": [60, 10, 20], "radius_mm": 7.0, "elevation": 0.3, "closed": 0.8, "open_edge": 0.0,
         "around": 0.1, "air": 0.5, "spread_mm": 0.8, "displaced": 0.1,
     }  # fmt: skip
-    assert _no_defect(burr_hole | changed, GapOptions()) == reason
+    assert _rejection_reason(burr_hole | changed, DefectOptions()) == reason
 
 
 def test_a_gap_around_the_head_is_told_from_one_beside_it():
@@ -278,7 +284,7 @@ def test_a_gap_around_the_head_is_told_from_one_beside_it():
     assert _share_of_circle(ring[:0]) == 0
 
 
-def low_slab(*holes: tuple[slice, slice]) -> _Lacking:
+def low_slab(*holes: tuple[slice, slice]) -> _MissingBone:
     """A slab of bone across the head, 60 mm below the vault's centre, on voxels of 2 mm, with holes through it."""
     shape = (81, 41, 9)
     field = np.full(shape, 4.0, np.float32)
@@ -293,7 +299,7 @@ def low_slab(*holes: tuple[slice, slice]) -> _Lacking:
         np.zeros(shape, bool),
     )
     distance = ndimage.distance_transform_edt(bone < 0.5, sampling=2.0)
-    return _Lacking(
+    return _MissingBone(
         fraction=fraction,
         distance=distance,
         to_canonical=to_canonical,
@@ -302,11 +308,11 @@ def low_slab(*holes: tuple[slice, slice]) -> _Lacking:
         inside=field < 0,
         missing=missing,
         cavity=nothing,
-        both=_open_on_both_sides(field, missing, distance, fraction, to_canonical, GapOptions()),
+        both=_open_on_both_sides(field, missing, distance, fraction, to_canonical, DefectOptions()),
         bevel=nothing,
         displaced=nothing,
         beyond=nothing,
-        options=GapOptions(),
+        options=DefectOptions(),
     )
 
 
@@ -320,7 +326,7 @@ def test_what_lacks_low_on_both_sides_is_known():
     assert not slab.both[:, 22:].any()
     high = slab.to_canonical.copy()
     high[2, 3] = 60
-    assert not _open_on_both_sides(slab.field, slab.missing, slab.distance, slab.fraction, high, GapOptions()).any()
+    assert not _open_on_both_sides(slab.field, slab.missing, slab.distance, slab.fraction, high, DefectOptions()).any()
 
 
 def test_a_defect_does_not_run_on_into_a_hole_that_is_on_both_sides():

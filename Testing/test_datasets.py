@@ -12,16 +12,16 @@ import pytest
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.data import synthetic_defects as defects
 from SkullVAELib.data.datasets import (
+    CASE_KINDS,
     HELD_OUT,
-    KINDS,
     TRAINING,
-    Case,
+    SkullCase,
     check_cases,
     describe,
     find_cases,
-    split,
+    split_by_individual,
+    stated_kind,
     stem,
-    told_kind,
 )
 from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.io.images import read_volume, write_volume
@@ -34,7 +34,7 @@ def touch(root: Path, *names: str) -> Path:
     return root
 
 
-def kinds(cases: list[Case]) -> dict[str, int]:
+def kinds(cases: list[SkullCase]) -> dict[str, int]:
     found = [case.kind for case in cases]
     return {kind: found.count(kind) for kind in sorted(set(found))}
 
@@ -278,7 +278,7 @@ def test_skullfix_test_skulls_are_counted_and_not_trained_on(skullfix):
 
 def test_a_test_set_with_its_truth_is_held_out_and_its_000_is_another_head(skullfix):
     touch(skullfix / "test_set_give_participants", "complete_skull/000.nrrd", "defective_skull/000.nrrd")
-    training, held_out = split(find_cases(skullfix))
+    training, held_out = split_by_individual(find_cases(skullfix))
     assert {c.individual for c in training} == {"000", "001"}
     assert {c.individual for c in held_out} == {"test_set_give_participants/000"}
 
@@ -321,11 +321,11 @@ def test_a_kind_is_told_by_the_place_on_the_head_whatever_the_axes(flips):
     affine = np.diag([*flips, 1.0])
     for kind, cut in CUTS.items():
         bone, missing = (m[:: flips[0], :: flips[1], :: flips[2]] for m in (head(), cut(head())))
-        assert told_kind(Volume(bone, affine), missing) == kind
+        assert stated_kind(Volume(bone, affine), missing) == kind
         turned = affine[:, [2, 0, 1, 3]]
-        assert told_kind(Volume(bone.transpose(2, 0, 1), turned), missing.transpose(2, 0, 1)) == kind
+        assert stated_kind(Volume(bone.transpose(2, 0, 1), turned), missing.transpose(2, 0, 1)) == kind
     low = head() & (np.arange(30) < 12)
-    assert told_kind(Volume(head(), np.eye(4)), low) == "unknown"
+    assert stated_kind(Volume(head(), np.eye(4)), low) == "unknown"
 
 
 ENTRY = {"complete": "a.nrrd", "individual": "Ada"}
@@ -379,27 +379,27 @@ def test_two_files_of_one_name_and_an_orphan_implant_are_errors(tmp_path):
         find_cases(tmp_path / "two")
 
 
-def drawn(*individuals: str, **more) -> list[Case]:
-    return [Case(name, Path(f"{k:03d}.nrrd"), **more) for k, name in enumerate(individuals)]
+def drawn(*individuals: str, **more) -> list[SkullCase]:
+    return [SkullCase(name, Path(f"{k:03d}.nrrd"), **more) for k, name in enumerate(individuals)]
 
 
 def test_no_sibling_of_a_held_out_head_is_trained_on():
     cases = drawn("a", "a+b", "b+c", "c", "d", "c+d")
     lines = []
-    training, held_out = split(cases, ("a", "b"), lines.append)
+    training, held_out = split_by_individual(cases, ("a", "b"), lines.append)
     assert [c.individual for c in training] == ["c", "d", "c+d"]
     assert [c.individual for c in held_out] == ["a", "a+b"]
     assert lines == ["1 cases are left out: they are drawn from individuals of whom only some are held out"]
     with pytest.raises(SkullVAEError, match=r"002\.nrrd' is drawn from 'b\+c', of whom only some"):
-        split(cases, ("a", "b"))
+        split_by_individual(cases, ("a", "b"))
 
 
 def test_the_datas_own_split_is_obeyed_and_only_added_to():
     cases = drawn("a", "b", split=TRAINING) + drawn("c", "c+d", split=HELD_OUT)
-    training, held_out = split(cases)
+    training, held_out = split_by_individual(cases)
     assert [c.individual for c in training] == ["a", "b"]
     assert [c.individual for c in held_out] == ["c", "c+d"]
-    training, held_out = split(cases, ("b",))
+    training, held_out = split_by_individual(cases, ("b",))
     assert [c.individual for c in training] == ["a"]
     assert [c.individual for c in held_out] == ["b", "c", "c+d"]
 
@@ -407,17 +407,17 @@ def test_the_datas_own_split_is_obeyed_and_only_added_to():
 def test_a_split_that_cannot_be_is_an_error():
     cases = drawn("a", "b+c")
     with pytest.raises(SkullVAEError, match="There is no individual 'x'"):
-        split(cases, ("x",))
+        split_by_individual(cases, ("x",))
     with pytest.raises(SkullVAEError, match="There is no individual 'b\\+c'"):
-        split(cases, ("b+c",))
+        split_by_individual(cases, ("b+c",))
     with pytest.raises(SkullVAEError, match="Every individual is held out"):
-        split(cases, ("a", "b", "c"))
+        split_by_individual(cases, ("a", "b", "c"))
     with pytest.raises(SkullVAEError, match=r"'b' is training in '001\.nrrd' and held-out in '000\.nrrd'"):
-        split([*(dataclasses.replace(c, split=TRAINING) for c in cases), *drawn("b", split=HELD_OUT)])
+        split_by_individual([*(dataclasses.replace(c, split=TRAINING) for c in cases), *drawn("b", split=HELD_OUT)])
 
 
 def test_every_kind_of_defect_that_is_cut_here_is_a_known_one():
-    assert set(defects.KINDS) <= set(KINDS)
+    assert set(defects.DEFECT_KINDS) <= set(CASE_KINDS)
 
 
 def test_what_was_found_is_told_in_plain_lines(skullfix):

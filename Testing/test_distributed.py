@@ -13,8 +13,8 @@ import tiny
 import torch
 
 from SkullVAELib.core.errors import SkullVAEError
-from SkullVAELib.training.distributed import Group, joined
-from SkullVAELib.training.run import Plan, run
+from SkullVAELib.training.distributed import Group, process_group
+from SkullVAELib.training.run import TrainingPlan, run_training
 from SkullVAELib.vae.checkpoint import load_any_model, load_model
 
 # Sums come in another order in two processes. Where a gradient is 0 but for rounding, Adam makes steps of it that are
@@ -41,7 +41,7 @@ def one_and_two(canonical_run, tmp_path_factory):
         for prepared in ("population.safetensors", "held_out.safetensors"):
             if (canonical_run.folder / prepared).exists():
                 shutil.copy(canonical_run.folder / prepared, place / name)
-    run(Plan(canonical_run.data, tiny.TINY, OPTIONS, ("out",)), place / "one")
+    run_training(TrainingPlan(canonical_run.data, tiny.TINY, OPTIONS, ("out",)), place / "one")
     config = tiny.write_config(place / "config.json", tiny.TINY, OPTIONS)
     where = ("--data", canonical_run.data, "--output", place / "two", "--config", config, "--holdout", "out")
     process = torchrun("all", *where)
@@ -109,7 +109,7 @@ def test_the_parts_of_a_batch_are_the_whole_in_order():
 def test_one_process_is_a_group_of_its_own(monkeypatch):
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
-    with joined("cpu") as group:
+    with process_group("cpu") as group:
         network = torch.nn.Linear(1, 1)
         assert group.leads and group.world == 1
         assert group.wrap(network) is network
@@ -121,5 +121,5 @@ def test_one_process_is_a_group_of_its_own(monkeypatch):
 def test_more_processes_than_graphics_cards_is_an_error(monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     monkeypatch.setenv("LOCAL_RANK", "1")
-    with pytest.raises(SkullVAEError, match="Start at most 1 processes"), joined():
+    with pytest.raises(SkullVAEError, match="Start at most 1 processes"), process_group():
         pass

@@ -11,14 +11,14 @@ from benchmark.cases import PLACES, cut_place
 from benchmark.contest import load_whole
 
 from SkullVAELib.cli.main import main
-from SkullVAELib.completion.face import ERROR_MM
+from SkullVAELib.completion.face import FACE_ERROR_MM
 from SkullVAELib.completion.result import Completion
 from SkullVAELib.data.generated_skull import generated_skull
 from SkullVAELib.evaluation.metrics import dice
 from SkullVAELib.geometry.affines import apply_affine
 from SkullVAELib.geometry.volume import Volume
-from SkullVAELib.implant.implant import make_part
-from SkullVAELib.implant.options import PartOptions
+from SkullVAELib.implant.implant import make_implant
+from SkullVAELib.implant.options import ImplantOptions
 from SkullVAELib.io.images import write_volume
 
 SEED = 3
@@ -126,7 +126,7 @@ def test_each_shape_tells_its_own_defect(completed_twice, twice):
 
 
 def test_the_part_of_vault_and_face_is_closed(completed_twice):
-    part = make_part(completed_twice, PartOptions())
+    part = make_implant(completed_twice, ImplantOptions())
     assert part.pieces
     for piece in part.pieces:
         assert trimesh.Trimesh(piece.mesh.points, piece.mesh.faces, process=False).is_watertight
@@ -154,10 +154,10 @@ def test_a_face_alone_has_one_proposal_and_no_band(halved, tmp_path, capsys):
 
 
 def test_where_the_face_is_told_the_band_is_what_was_measured_for_it(completed_twice, sample_outcome):
-    outcome = sample_outcome(completed_twice).with_part(PartOptions())
-    of_face = completed_twice.proposal.of_face(outcome.made_part.mesh.points)
+    outcome = sample_outcome(completed_twice).with_implant(ImplantOptions())
+    of_face = completed_twice.proposal.of_face(outcome.printable.mesh.points)
     assert of_face.any() and not of_face.all()
-    assert (outcome.band_mm[of_face] == ERROR_MM).all()
+    assert (outcome.band_mm[of_face] == FACE_ERROR_MM).all()
     assert len(np.unique(outcome.band_mm[~of_face])) > 100
 
 
@@ -170,9 +170,11 @@ def test_a_facial_defect_is_one_of_the_face(halved, tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def sample_outcome():
-    from SkullVAELib.report.result_files import Outcome
+    from SkullVAELib.report.result_files import RunResult
 
-    return lambda completion: Outcome.of(completion, completion.bone, PartOptions(), ("stl",), "head.nrrd", "model")
+    return lambda completion: RunResult.of(
+        completion, completion.bone, ImplantOptions(), ("stl",), "head.nrrd", "model"
+    )
 
 
 def test_half_of_a_real_face_comes_back(completed, real_skulls):

@@ -14,28 +14,30 @@ import numpy as np
 import pytest
 import trimesh
 
-from SkullVAELib.implant.options import PartOptions
+from SkullVAELib.implant.options import ImplantOptions
 from SkullVAELib.io.images import read_volume, write_volume
 from SkullVAELib.mesh.files import write_stl
-from SkullVAELib.report.result_files import Outcome
-from SkullVAELib.session.cleanup import remove_answers
+from SkullVAELib.report.result_files import RunResult
+from SkullVAELib.session.cleanup import remove_responses
 from SkullVAELib.session.protocol import Request, Requests
-from SkullVAELib.session.server import Session
+from SkullVAELib.session.server import InteractiveSession
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
-def outcome(completion, sample) -> Outcome:
-    return Outcome.of(completion, sample.bone, PartOptions(), ("stl",), "head.nrrd", "m.safetensors").with_part()
+def outcome(completion, sample) -> RunResult:
+    return RunResult.of(
+        completion, sample.bone, ImplantOptions(), ("stl",), "head.nrrd", "m.safetensors"
+    ).with_implant()
 
 
 class Talk:
     """A session and what it says."""
 
-    def __init__(self, outcome: Outcome, folder: Path):
+    def __init__(self, outcome: RunResult, folder: Path):
         self.folder, self.said = folder, []
-        self._session = Session(outcome, folder, self.said.append)
+        self._session = InteractiveSession(outcome, folder, self.said.append)
 
     def ask(self, shape_waits: bool = False, **request: object) -> list[dict]:
         """The lines that answer a request, each as it would be read from JSON."""
@@ -116,7 +118,7 @@ def test_a_part_is_made_anew_of_the_current_shape(talk):
 
 def test_host_and_report_come_as_files(talk):
     (host,) = talk.ask(request=1, host=True)
-    assert host["files"] == ["host.stl"]
+    assert host["files"] == ["skull.stl"]
     (report,) = talk.ask(request=2, report=True)
     assert report["files"] == ["report.html"]
     assert files(talk.folder / "answers" / "2") == {"report.html"}
@@ -161,12 +163,12 @@ def test_a_request_that_cannot_be_written_leaves_no_half_and_the_next_is_answere
 
 
 def test_only_an_earlier_sessions_answers_are_removed(tmp_path):
-    for name in ("7/implant.nrrd", "8/host.stl", "9/notes.txt", "mine/implant.nrrd"):
+    for name in ("7/implant.nrrd", "8/skull.stl", "9/notes.txt", "mine/implant.nrrd"):
         (tmp_path / "answers" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "answers" / name).write_text("x")
-    remove_answers(tmp_path)
+    remove_responses(tmp_path)
     assert files(tmp_path / "answers") == {"9", "mine"}
-    remove_answers(tmp_path / "9")
+    remove_responses(tmp_path / "9")
 
 
 @pytest.fixture

@@ -14,14 +14,14 @@ from monai.networks.nets import VarAutoEncoder
 from torch import nn
 
 from SkullVAELib.core.errors import SkullVAEError
-from SkullVAELib.data.datasets import Case, find_cases, split
+from SkullVAELib.data.datasets import SkullCase, find_cases, split_by_individual
 from SkullVAELib.training.config import PaperOptions
 from SkullVAELib.training.distributed import Group
-from SkullVAELib.training.losses import dice_loss
+from SkullVAELib.training.losses import paper_dice_loss
 from SkullVAELib.training.paper import PaperTask, Volumes, bone_dice, check_classes, load_volumes
 from SkullVAELib.vae.checkpoint import load_any_model, load_model, read_tensors
 from SkullVAELib.vae.latent import Z_KINDS, latent_code
-from SkullVAELib.vae.paper_networks import PaperArchitecture, PaperDecoder, PaperVAE, resize
+from SkullVAELib.vae.paper_networks import PaperArchitecture, PaperDecoder, PaperVAE, resize_mask
 
 SMALL = tiny.TINY_PAPER
 PAPER = PaperArchitecture()
@@ -164,7 +164,7 @@ def test_dice_loss_and_its_gradient_are_monais(empty):
         bone[0] = 0
     sums, gradients = [], []
     for loss in (
-        lambda x: dice_loss(x, bone).sum(),
+        lambda x: paper_dice_loss(x, bone).sum(),
         lambda x: DiceLoss(to_onehot_y=True, softmax=True, reduction="sum")(x, bone[:, None]),
     ):
         here = logits.clone().requires_grad_(True)
@@ -175,7 +175,7 @@ def test_dice_loss_and_its_gradient_are_monais(empty):
     assert sums[0] == pytest.approx(sums[1], rel=1e-5)
     assert torch.allclose(*gradients, atol=1e-7)
     each = DiceLoss(to_onehot_y=True, softmax=True, reduction="none")(logits, bone[:, None]).flatten(1)
-    assert torch.allclose(dice_loss(logits, bone), each, atol=1e-6)
+    assert torch.allclose(paper_dice_loss(logits, bone), each, atol=1e-6)
 
 
 def test_the_losses_of_a_batch_are_the_originals(task):
@@ -313,12 +313,12 @@ def test_a_model_of_the_papers_method_completes_no_patient_and_says_so(paper_run
 
 def test_resizing_takes_the_nearest_voxel_whatever_the_spacing():
     bone = np.arange(4 * 6 * 2).reshape(4, 6, 2) % 3 == 0
-    assert torch.equal(resize(bone, (2, 3, 2)), torch.tensor(bone[::2, ::2]).byte())
-    assert torch.equal(resize(bone, (8, 6, 2)), torch.tensor(bone.repeat(2, axis=0)).byte())
+    assert torch.equal(resize_mask(bone, (2, 3, 2)), torch.tensor(bone[::2, ::2]).byte())
+    assert torch.equal(resize_mask(bone, (8, 6, 2)), torch.tensor(bone.repeat(2, axis=0)).byte())
 
 
 def test_prepared_volumes_are_those_of_the_files_and_come_back(paper_run, tmp_path):
-    training, held = split(find_cases(paper_run.data))
+    training, held = split_by_individual(find_cases(paper_run.data))
     first = load_volumes(tmp_path, training, held, SMALL.grid_shape)
     again = load_volumes(tmp_path, training, held, SMALL.grid_shape)
     assert torch.equal(first.bone, again.bone)
@@ -335,7 +335,7 @@ def test_prepared_volumes_are_those_of_the_files_and_come_back(paper_run, tmp_pa
 
 def test_prepared_volumes_may_be_larger_than_any_model(paper_run, tmp_path, monkeypatch):
     monkeypatch.setattr(read_tensors, "__defaults__", (10,))
-    training, held = split(find_cases(paper_run.data))
+    training, held = split_by_individual(find_cases(paper_run.data))
     assert len(load_volumes(tmp_path, training, held, SMALL.grid_shape).bone) == 12
     with pytest.raises(SkullVAEError, match="larger than any"):
         read_tensors(tmp_path / "volumes.safetensors")
@@ -354,6 +354,8 @@ def test_prepared_volumes_may_be_larger_than_any_model(paper_run, tmp_path, monk
     ],
 )
 def test_cases_that_the_method_cannot_use_are_errors(tmp_path, cases, message):
-    made = [Case("x", tmp_path / whole, defective and tmp_path / defective, kind) for whole, defective, kind in cases]
+    made = [
+        SkullCase("x", tmp_path / whole, defective and tmp_path / defective, kind) for whole, defective, kind in cases
+    ]
     with pytest.raises(SkullVAEError, match=message):
         check_classes(made, [])

@@ -7,22 +7,24 @@ import json
 import numpy as np
 import pytest
 
-from SkullVAELib.completion.proposals import Draws, difference_mm
+from SkullVAELib.completion.proposals import ProposalSampler, mean_difference_mm
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.geometry.volume import Volume
-from SkullVAELib.implant.options import PartOptions
+from SkullVAELib.implant.options import ImplantOptions
 from SkullVAELib.io.images import read_volume
 from SkullVAELib.mesh.isosurface import mask_surface
-from SkullVAELib.report.result_files import Outcome, write_proposals
+from SkullVAELib.report.result_files import RunResult, write_proposals
 
 
 @pytest.fixture(scope="module")
 def written(completion, sample, tmp_path_factory):
     """Three proposals: their folder and what the report says of them."""
     folder = tmp_path_factory.mktemp("proposals")
-    options = PartOptions.parse(thickness_map=True)
-    outcome = Outcome.of(completion, sample.bone, options, ("stl", "ply"), "head.nrrd", "m.safetensors").with_part()
-    outcome.write_part(folder)
+    options = ImplantOptions.parse(thickness_map=True)
+    outcome = RunResult.of(
+        completion, sample.bone, options, ("stl", "ply"), "head.nrrd", "m.safetensors"
+    ).with_implant()
+    outcome.write_implant(folder)
     return folder, write_proposals(outcome, 3, folder)
 
 
@@ -76,7 +78,7 @@ def test_every_file_a_proposal_names_is_there_on_the_inputs_grid(written, comple
 
 
 def test_draws_are_the_same_again_and_the_first_is_the_runs_own(completion):
-    first, second = Draws(completion.patient), Draws(completion.patient)
+    first, second = ProposalSampler(completion.patient), ProposalSampler(completion.patient)
     made = [first.completion(number, None).implant.array for number in (1, 2, 3)]
     assert np.array_equal(made[0], completion.implant.array)
     assert np.array_equal(made[1], second.completion(2, None).implant.array)
@@ -85,14 +87,14 @@ def test_draws_are_the_same_again_and_the_first_is_the_runs_own(completion):
 
 def test_of_a_prior_without_a_latent_only_the_tables_are_drawn(completed, sample):
     found = completed(sample.bone, prior="mean")
-    assert 0.7 < dice(found.implant.array, Draws(found.patient).completion(2, None).implant.array) < 0.99
+    assert 0.7 < dice(found.implant.array, ProposalSampler(found.patient).completion(2, None).implant.array) < 0.99
     bare = completed(sample.bone, prior="mean", rim=None)
     with pytest.raises(SkullVAEError, match="one shape only"):
-        Draws(bare.patient).completion(2, None)
+        ProposalSampler(bare.patient).completion(2, None)
 
 
 def test_the_difference_of_two_balls_is_that_of_their_radii():
     away = np.linalg.norm(np.indices((60, 60, 60)) - 30.0, axis=0)
     small, large = (mask_surface(Volume(away < radius, np.eye(4))) for radius in (18, 20.5))
-    assert difference_mm(small, large) == pytest.approx(2.5, abs=0.15)
-    assert difference_mm(small, small) == 0
+    assert mean_difference_mm(small, large) == pytest.approx(2.5, abs=0.15)
+    assert mean_difference_mm(small, small) == 0

@@ -10,19 +10,19 @@ import tiny
 
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.core.parsing import numbers, words
-from SkullVAELib.training.config import DECODERS, PaperOptions, TrainingOptions, decoder_options, read_settings
+from SkullVAELib.training.config import DECODERS, PaperOptions, TrainingOptions, decoder_options, read_configuration
 from SkullVAELib.vae.checkpoint import read_tensors
 from SkullVAELib.vae.networks import Architecture
 from SkullVAELib.vae.paper_networks import PaperArchitecture
 
 
 def test_the_presets_are_our_method_and_the_papers():
-    assert read_settings() == read_settings("canonical") == (Architecture(), TrainingOptions())
-    assert read_settings("paper") == (PaperArchitecture(), PaperOptions())
+    assert read_configuration() == read_configuration("canonical") == (Architecture(), TrainingOptions())
+    assert read_configuration("paper") == (PaperArchitecture(), PaperOptions())
 
 
 def test_the_papers_preset_is_what_its_code_has():
-    architecture, options = read_settings("paper")
+    architecture, options = read_configuration("paper")
     assert architecture.grid_shape == (256, 256, 128)
     assert architecture.latent_size == 32
     assert (options.beta, options.batch, options.learning_rate, options.schedule) == (100, 4, 1e-4, "constant")
@@ -32,17 +32,17 @@ def test_the_papers_preset_is_what_its_code_has():
 
 def test_changes_are_stronger_than_the_file_and_the_file_than_the_preset(tmp_path):
     (tmp_path / "c.json").write_text('{"method": "paper", "beta": 2, "batch": 8, "grid_shape": [64, 64, 32]}')
-    architecture, options = read_settings(tmp_path / "c.json", {"beta": 3.0})
+    architecture, options = read_configuration(tmp_path / "c.json", {"beta": 3.0})
     assert architecture == PaperArchitecture((64, 64, 32))
     assert options == PaperOptions(beta=3.0, batch=8)
 
 
 @pytest.mark.parametrize("preset", ["canonical", "paper"])
 def test_options_written_to_a_file_come_back(tmp_path, preset):
-    architecture, options = read_settings(preset, {"seed": 5})
+    architecture, options = read_configuration(preset, {"seed": 5})
     told = dataclasses.asdict(architecture) | dataclasses.asdict(options) | {"method": preset}
     (tmp_path / "c.json").write_text(json.dumps(told))
-    assert read_settings(tmp_path / "c.json") == (architecture, options)
+    assert read_configuration(tmp_path / "c.json") == (architecture, options)
 
 
 def test_the_cosine_warms_up_and_ends_at_a_fiftieth():

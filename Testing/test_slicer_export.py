@@ -112,7 +112,7 @@ def test_files_lie_in_world_coordinates(tmp_path, transformed, isCT):
     out = tmp_path / "out"
     assert [path.name for path in done.files] == [
         f"{stem}_{name}"
-        for name in ("implant.stl", "implant.ply", "host.stl", "host.ply", "completed.nrrd", "implant.nrrd")
+        for name in ("implant.stl", "implant.ply", "skull.stl", "host.ply", "completed.nrrd", "implant.nrrd")
     ]
     assert names(out) == sorted(path.name for path in done.files)
     part = moved(tetrahedron(7).points, world)
@@ -241,14 +241,14 @@ def test_report_and_host_come_from_the_live_session(tmp_path):
     done = logic.exportResult(tmp_path / "out")
     assert (tmp_path / "out" / "Head_report.html").read_text() == "<p>newer report</p>"
     expected = np.array([[0, 0, 0], [10, 0, 0], [0, 20, 0], [0, 0, 77]], float)
-    assertSamePoints(readStl(tmp_path / "out" / "Head_host.stl").points, moved(expected, MOVED))
+    assertSamePoints(readStl(tmp_path / "out" / "Head_skull.stl").points, moved(expected, MOVED))
     assert done.notes == ()
     # The session goes on.
     assert logic.requestGamma(1)
     logic.closeSession()
     done = logic.exportResult(tmp_path / "out")
     assert [path.name for path in done.files] == [
-        f"Head-2_{name}" for name in ("implant.stl", "host.stl", "completed.nrrd", "implant.nrrd")
+        f"Head-2_{name}" for name in ("implant.stl", "skull.stl", "completed.nrrd", "implant.nrrd")
     ]
     assert any("no report" in note for note in done.notes)
 

@@ -293,7 +293,7 @@ def test_generated_skull_is_completed_by_the_real_command_line(tmp_path):
     done = logic.exportResult(tmp_path / "out", formats=("stl", "ply"))
     assert done.notes == ()
     assert {path.name.partition("_")[2] for path in done.files} == {
-        "implant.stl", "implant.ply", "host.stl", "host.ply", "completed.nrrd", "implant.nrrd", "report.html"
+        "implant.stl", "implant.ply", "skull.stl", "host.ply", "completed.nrrd", "implant.nrrd", "report.html"
     }  # fmt: skip
     exportedImplant = read_volume(next(path for path in done.files if path.name.endswith("implant.nrrd")))
     assert np.array_equal(exportedImplant.array, other)

@@ -120,7 +120,7 @@ def test_part_request_changes_the_mesh_alone(session):
     assert fingerprint(node) == before
     mesh = meshData(logic.added.implantModelNode.GetPolyData())
     assert mesh.points[3, 2] == 0.5
-    assert logic.report["part"]["thickness"] == "constant:4"
+    assert logic.report["printable_implant"]["thickness"] == "constant:4"
 
 
 def test_superseded_request_changes_nothing(session):

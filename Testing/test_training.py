@@ -14,13 +14,13 @@ from tiny import OPTIONS, TINY, rows
 
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.data.augmentation import draw_skull
-from SkullVAELib.data.datasets import find_cases, split
+from SkullVAELib.data.datasets import find_cases, split_by_individual
 from SkullVAELib.registration.mean_skull import Population
 from SkullVAELib.registration.skull import CLAMP_MM
 from SkullVAELib.training.canonical import SkullPool, implant_scores, make_defective
 from SkullVAELib.training.config import TrainingOptions
 from SkullVAELib.training.losses import distance_loss, soft_dice_loss
-from SkullVAELib.training.run import STAGES, Plan, load_population, run
+from SkullVAELib.training.run import STAGES, TrainingPlan, load_population, run_training
 from SkullVAELib.vae.checkpoint import load_model, read_tensors
 from SkullVAELib.vae.networks import IndependentDecoder
 
@@ -28,7 +28,7 @@ HOLDOUT = ("out",)
 
 
 def train(data: Path, folder: Path, stages=STAGES, options: TrainingOptions = OPTIONS, **more) -> Path:
-    return run(Plan(data, TINY, options, HOLDOUT), folder, stages, **more)
+    return run_training(TrainingPlan(data, TINY, options, HOLDOUT), folder, stages, **more)
 
 
 @pytest.fixture(scope="module")
@@ -157,13 +157,13 @@ def test_a_later_stage_asks_for_the_one_before(data, finished, tmp_path):
 
 
 def test_the_split_goes_by_individual(data):
-    training, held = split(find_cases(data), ("out",))
+    training, held = split_by_individual(find_cases(data), ("out",))
     assert {case.individual for case in training} == {"ada", "ben", "cyd"}
     assert {case.individual for case in held} == {"out"}
     with pytest.raises(SkullVAEError, match="no individual 'eve'"):
-        split(find_cases(data), ("eve",))
+        split_by_individual(find_cases(data), ("eve",))
     with pytest.raises(SkullVAEError, match="Every individual"):
-        split(find_cases(data), ("ada", "ben", "cyd", "out"))
+        split_by_individual(find_cases(data), ("ada", "ben", "cyd", "out"))
 
 
 def test_skulls_laid_on_the_mean_differ_little_on_the_vault(population):

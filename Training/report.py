@@ -25,9 +25,11 @@ def main(argv):
     parser.add_argument("-o", "--output", type=Path, help="folder for the report (default: RUN/report)")
     arguments = parser.parse_args(argv)
     try:
-        from SkullVAELib.analysis.html_report import write_report
+        from SkullVAELib.analysis.html_report import write_training_report
 
-        written = write_report(arguments.run, arguments.output, lambda line: print(line, file=sys.stderr, flush=True))
+        written = write_training_report(
+            arguments.run, arguments.output, lambda line: print(line, file=sys.stderr, flush=True)
+        )
         print(f"written: {written}", file=sys.stderr)
         return 0
     except KeyboardInterrupt:

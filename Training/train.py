@@ -62,24 +62,26 @@ def train(argv):
     parser.add_argument("--resume", action="store_true", help="continue the run in the output folder")
     arguments = parser.parse_args(argv)
     from SkullVAELib.core.parsing import numbers, words
-    from SkullVAELib.training.config import decoders
-    from SkullVAELib.training.distributed import joined
-    from SkullVAELib.training.run import STAGES, Plan, run
+    from SkullVAELib.training.config import parse_decoders
+    from SkullVAELib.training.distributed import process_group
+    from SkullVAELib.training.run import STAGES, TrainingPlan, run_training
 
     architecture, options = settings(arguments)
-    plan = Plan(
+    plan = TrainingPlan(
         arguments.data,
         architecture,
         options,
         words(arguments.holdout),
-        decoders(arguments.decoders),
+        parse_decoders(arguments.decoders),
         arguments.start_from,
     )
     stages = STAGES if arguments.stage == "all" else (arguments.stage,)
     betas = numbers(arguments.betas, float, "--betas")
-    with joined(arguments.device) as group:
+    with process_group(arguments.device) as group:
         speaks = (say, show) if group.leads else (lambda line: None, lambda row: None)
-        written = run(plan, arguments.output, stages, betas, arguments.resume, group, report=speaks[1], log=speaks[0])
+        written = run_training(
+            plan, arguments.output, stages, betas, arguments.resume, group, report=speaks[1], log=speaks[0]
+        )
         speaks[0](f"written: {written}")
     return 0
 
@@ -97,7 +99,7 @@ def settings(arguments):
     """Architecture and options of the preset or file, with what the command line says on top."""
     from SkullVAELib.core.errors import SkullVAEError
     from SkullVAELib.core.parsing import numbers
-    from SkullVAELib.training.config import read_settings
+    from SkullVAELib.training.config import read_configuration
 
     changes = {name: getattr(arguments, name) for name in ("beta", "seed", "threads")}
     changes = {name: value for name, value in changes.items() if value is not None}
@@ -112,7 +114,7 @@ def settings(arguments):
                 f"--epochs '{arguments.epochs}' are not two numbers", "Give one for each stage: 200,1200"
             )
         changes.update(vae_epochs=epochs[0], decoder_epochs=epochs[1])
-    return read_settings(arguments.config, changes)
+    return read_configuration(arguments.config, changes)
 
 
 def say(line):

@@ -66,7 +66,7 @@ class ExportRun:
     added, inputNode, segmentID: the result and what it was made from; formats: of the meshes, "stl", "obj", "ply";
     host, labelmaps, report: what else; sessionFiles: where host and report come from; command: the library's.
 
-    Files are named after the input: NAME_implant.stl, NAME_host.stl, NAME_completed.nrrd, NAME_implant.nrrd,
+    Files are named after the input: NAME_implant.stl, NAME_skull.stl, NAME_completed.nrrd, NAME_implant.nrrd,
     NAME_report.html. Nothing is ever overwritten: where one of the names is taken, all get a number, NAME-2_...
     The meshes are in world coordinates under any transform. The labelmaps are on the input's whole grid, moved with
     the transform; under one that is not rigid they stay in the input's own coordinates, and notes say so.

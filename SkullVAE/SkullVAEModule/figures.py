@@ -6,7 +6,7 @@ import html
 
 from slicer.i18n import tr as _
 
-from SkullVAELib.report.rating import rim_light
+from SkullVAELib.report.rating import rate_rim_gap
 
 GREEN, AMBER, RED, GREY = "#2e8b57", "#d98e04", "#c0392b", "#808080"
 
@@ -22,7 +22,7 @@ def trafficLight(rimGap: float | None) -> tuple[str, str]:
         "usable": (AMBER, _("usable, look at the rim")),
         "poor": (RED, _("poor, check the rim")),
         "unknown": (GREY, _("not measured")),
-    }[rim_light(rimGap)[0]]
+    }[rate_rim_gap(rimGap)[0]]
 
 
 def figuresTable(report: dict) -> str:
@@ -30,7 +30,7 @@ def figuresTable(report: dict) -> str:
     implant = report.get("implant")
     if not implant:
         return ""
-    pieces = (report.get("part") or {}).get("pieces") or []
+    pieces = (report.get("printable_implant") or {}).get("pieces") or []
     rows = [(_("Missing bone"), _quantity(implant.get("volume_ml"), "ml"))]
     if pieces:
         size = _("{volume:.1f} ml, surface {area:.1f} cm\u00b2")

@@ -90,14 +90,14 @@ def writeMesh(mesh: MeshData, path: str | os.PathLike) -> None:
 
     A file that is there is replaced once the new one is whole. Raises SkullVAEError when it cannot be written.
     """
-    from SkullVAELib.mesh.files import shades_of, write_mesh
+    from SkullVAELib.mesh.files import vertex_scalars, write_mesh
     from SkullVAELib.mesh.mesh import Mesh
 
     path = Path(path)
     # What mirrors has turned the faces over.
     whole = Mesh.outward(np.asarray(mesh.points, np.float64), np.asarray(mesh.faces, np.int64))
     try:
-        write_mesh(whole, path, *shades_of(mesh.thickness, mesh.uncertainty))
+        write_mesh(whole, path, *vertex_scalars(mesh.thickness, mesh.uncertainty))
     except OSError as error:
         raise SkullVAEError(
             f"'{path.name}' cannot be written: {error.strerror}", "Check the free space and the permissions"

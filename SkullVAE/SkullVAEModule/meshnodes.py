@@ -10,7 +10,7 @@ import vtk
 from slicer.i18n import tr as _
 from vtk.util.numpy_support import numpy_to_vtk, numpy_to_vtkIdTypeArray, vtk_to_numpy
 
-from SkullVAELib.mesh.colours import THICK_MM, UNSURE_MM, thickness_colours
+from SkullVAELib.mesh.colours import THICKNESS_SCALE_MM, UNCERTAINTY_SCALE_MM, length_colours
 
 from .meshfiles import MeshData
 from .segments import looks, removeNode
@@ -29,8 +29,8 @@ class _Scale:
 
 
 _SCALES = {
-    THICKNESS: _Scale(THICK_MM, 6, "SkullVAE thickness", "SkullVAEThickness"),
-    UNCERTAINTY: _Scale(UNSURE_MM, 4, "SkullVAE uncertainty", "SkullVAEUncertainty"),
+    THICKNESS: _Scale(THICKNESS_SCALE_MM, 6, "SkullVAE thickness", "SkullVAEThickness"),
+    UNCERTAINTY: _Scale(UNCERTAINTY_SCALE_MM, 4, "SkullVAE uncertainty", "SkullVAEUncertainty"),
 }
 
 
@@ -150,7 +150,7 @@ def _colors(scale: _Scale):
         colors.SetName(scale.name)
         colors.SetTypeToUser()
         colors.SetNumberOfColors(256)
-        for index, color in enumerate((thickness_colours(np.linspace(0, 1, 256), 1) / 255).tolist()):
+        for index, color in enumerate((length_colours(np.linspace(0, 1, 256), 1) / 255).tolist()):
             colors.SetColor(index, *color, 1)
         colors.GetLookupTable().SetRange(0, scale.most_mm)
         colors = scene.AddNode(colors)

@@ -18,7 +18,7 @@ from PIL import Image
 from SkullVAELib import NOTICE
 from SkullVAELib.analysis.figures import FIGURES, best_decoder, draw_all
 from SkullVAELib.analysis.run_analysis import ALL_KINDS, TARGET, RunAnalysis
-from SkullVAELib.core.atomic_output import publishing
+from SkullVAELib.core.atomic_output import publish_files
 
 _STYLE = """
 body { font: 16px/1.55 system-ui, sans-serif; color: #1c2126; background: #fff; max-width: 62rem; margin: 2.5rem auto;
@@ -34,7 +34,9 @@ code { background: #f1f3f5; padding: .1em .3em; border-radius: 3px; }
 """
 
 
-def write_report(folder: Path, output: Path | None = None, log: Callable[[str], None] = lambda line: None) -> Path:
+def write_training_report(
+    folder: Path, output: Path | None = None, log: Callable[[str], None] = lambda line: None
+) -> Path:
     """Analyse the run in a folder and write report.html, its figures and report.json into `output` (folder/report).
 
     Returns the path of the HTML file. Raises SkullVAEError when the folder holds no trained run.
@@ -47,7 +49,7 @@ def write_report(folder: Path, output: Path | None = None, log: Callable[[str], 
     files = {f"{name}.png": picture for name, picture in pictures.items()}
     files["report.json"] = (json.dumps(_rounded(results), indent=1) + "\n").encode()
     files["report.html"] = _page(analysis, pictures).encode()
-    with publishing(output, [*(f"{name}.png" for name in FIGURES), "report.json", "report.html"]) as staging:
+    with publish_files(output, [*(f"{name}.png" for name in FIGURES), "report.json", "report.html"]) as staging:
         for name, content in files.items():
             (staging / name).write_bytes(content)
     return output / "report.html"

@@ -28,8 +28,8 @@ from SkullVAELib.analysis.diagnostics import (
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.data.datasets import CLASSES, COMPLETE
 from SkullVAELib.training.config import DECODERS, METHODS
-from SkullVAELib.training.losses import dice
-from SkullVAELib.training.run import Plan, Run, make_task, runner_input
+from SkullVAELib.training.losses import dice_score
+from SkullVAELib.training.run import TrainingPlan, TrainingRun, make_task, runner_input
 from SkullVAELib.training.trainer import Specimens
 from SkullVAELib.vae.latent import Z_KINDS, deviation, inference_kind, latent_code, neighbour_deviations
 
@@ -79,7 +79,7 @@ class Epochs:
 class BetaRun:
     """The encoder of one beta and all its decoders, with the latents of every specimen."""
 
-    def __init__(self, run: Run, beta: float, specimens: Specimens, decoder_lengths: dict[str, int | None]):
+    def __init__(self, run: TrainingRun, beta: float, specimens: Specimens, decoder_lengths: dict[str, int | None]):
         self.run, self.beta, self.specimens, self.task = run, beta, specimens, run.task
         self.decoder_lengths = decoder_lengths
         self.log = read_log(run.folder / "log.csv", run.task.paper_scale)
@@ -187,7 +187,7 @@ class RunAnalysis:
             if task is None:
                 task = make_task(plan, self.folder, [], [], log=log)
                 self.specimens = task.specimens()
-            run = Run(plan, place, task.with_options(plan.options))
+            run = TrainingRun(plan, place, task.with_options(plan.options))
             if run.vae.step < run.vae.steps:
                 log(f"{place.name}: the VAE is not trained to its end, left out")
                 continue
@@ -220,12 +220,12 @@ class RunAnalysis:
 
     def implant_dice(self, completed: torch.Tensor, chosen: np.ndarray | slice = slice(None)) -> torch.Tensor:
         """(N,) Dice of what is added to the chosen specimens' bone, within two voxels of what they lack."""
-        return dice(completed & ~self.specimens.bone[chosen] & self.near_gap[chosen], self.gap[chosen])
+        return dice_score(completed & ~self.specimens.bone[chosen] & self.near_gap[chosen], self.gap[chosen])
 
     def score(self, run: BetaRun, decoder: Decoder) -> dict:
         """Reconstruction and completion of all specimens by one decoder."""
         z = run.inference_latents(decoder)
-        result = {"reconstruction": self._summary(dice(run.bone(decoder, z), self.target), ALL_KINDS)}
+        result = {"reconstruction": self._summary(dice_score(run.bone(decoder, z), self.target), ALL_KINDS)}
         for name, gamma, neighbours in (("gamma 0", 0, 0), ("DEV", 1, 0), ("DEV of 5 neighbours", 1, 5)):
             values = torch.zeros(len(self.kinds))
             for kind in CLASSES:
@@ -243,7 +243,7 @@ class RunAnalysis:
         everywhere = mean[None].expand(len(self.kinds), -1, -1, -1)
         result = {
             "mean skull": {
-                "reconstruction": self._summary(dice(everywhere, self.target), ALL_KINDS),
+                "reconstruction": self._summary(dice_score(everywhere, self.target), ALL_KINDS),
                 "implant": self._summary(self.implant_dice(everywhere), CLASSES),
             }
         }
@@ -252,7 +252,7 @@ class RunAnalysis:
         all_classes = principal_components(self.target[training].flatten(1).float(), components)
         projected = _projected(all_classes, s.bone)
         result[f"PCA-{components}"] = {
-            "reconstruction": self._summary(dice(projected, self.target), ALL_KINDS),
+            "reconstruction": self._summary(dice_score(projected, self.target), ALL_KINDS),
             "implant": self._summary(self.implant_dice(_projected(shapes, s.bone)), CLASSES),
         }
         return result
@@ -297,7 +297,9 @@ class RunAnalysis:
             "spread_of_mean": float(mu.std(0).mean()),
             "spread_of_mean_plus_sigma": float(latent_code(mu, logvar, "mean+sigma").std(0).mean()),
             "own_decoder_given": {
-                kind: self._summary(dice(run.bone(run.decoders["own"], run.latents(kind)), self.target), ALL_KINDS)
+                kind: self._summary(
+                    dice_score(run.bone(run.decoders["own"], run.latents(kind)), self.target), ALL_KINDS
+                )
                 for kind in Z_KINDS
             },
             "decoders": {},
@@ -322,10 +324,10 @@ def _projected(shapes: ShapeModel, bone: torch.Tensor) -> torch.Tensor:
     return torch.cat(parts).reshape(bone.shape)
 
 
-def _plan(record: dict) -> Plan:
+def _plan(record: dict) -> TrainingPlan:
     shape, options = METHODS[record["method"]]
     told = {k: tuple(v) if isinstance(v, list) else v for k, v in record["architecture"].items()}
     made = options(**record["options"])
     if record["method"] == "canonical":
         made = dataclasses.replace(made, pool=24)  # enough to look at
-    return Plan(Path(), shape(**told), made)
+    return TrainingPlan(Path(), shape(**told), made)

@@ -13,13 +13,13 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from SkullVAELib.batch.summary import BAD_INPUT, CRASHED, DONE, NO_DEFECT, Row
+from SkullVAELib.batch.summary import STATUS_BAD_INPUT, STATUS_CRASHED, STATUS_DONE, STATUS_NO_DEFECT, CaseRow
 from SkullVAELib.core import exit_codes
 from SkullVAELib.core.parent_process import ENDS_WITH_PARENT, GRACE_SECONDS
 
 
 @dataclass(frozen=True)
-class Job:
+class CaseJob:
     """A case to complete.
 
     run: which run of the command it belongs to; name: the case's; path, output: input file and folder of results,
@@ -44,7 +44,7 @@ class _Running:
         self._children: dict[subprocess.Popen, str] = {}
         self._ended: set[str] = set()
 
-    def start(self, job: Job, said) -> subprocess.Popen | None:
+    def start(self, job: CaseJob, said) -> subprocess.Popen | None:
         """The process of a case; None where its run has been ended."""
         with self._lock:
             if job.run in self._ended:
@@ -77,7 +77,7 @@ def end_cases(run: str) -> None:
     _running.end(run)
 
 
-def complete_case(job: Job) -> Row | None:
+def complete_case(job: CaseJob) -> CaseRow | None:
     """Complete a case in a process of its own; None where the run was ended meanwhile. Raises nothing of the case's."""
     begun = time.monotonic()
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
@@ -104,31 +104,31 @@ def complete_case(job: Job) -> Row | None:
         # Of what a library wrote there the last line is told; a path may name a person, the file's name is known.
         lines = said.read().replace(str(job.path), job.path.name).split("\n")
     last = next((" ".join(line.split()) for line in reversed(lines) if line.strip()), "")
-    row = Row(job.name, seconds=round(time.monotonic() - begun, 2), peak_mib=peak_mib)
+    row = CaseRow(job.name, seconds=round(time.monotonic() - begun, 2), peak_mib=peak_mib)
     return _told(row, job, child.returncode, last, late.is_set())
 
 
-def _told(row: Row, job: Job, code: int, last: str, late: bool) -> Row:
+def _told(row: CaseRow, job: CaseJob, code: int, last: str, late: bool) -> CaseRow:
     """The row with what an exit code and a last line say."""
     if code in (exit_codes.DONE, exit_codes.NO_DEFECT):
-        status, sentence = (DONE, "") if code == exit_codes.DONE else (NO_DEFECT, "No defect was found.")
+        status, sentence = (STATUS_DONE, "") if code == exit_codes.DONE else (STATUS_NO_DEFECT, "No defect was found.")
         try:
             return replace(row.with_report(job.output), status=status, sentence=sentence)
         except (OSError, ValueError, KeyError) as error:
-            return replace(row, status=CRASHED, sentence=f"Its report cannot be read: {type(error).__name__}.")
+            return replace(row, status=STATUS_CRASHED, sentence=f"Its report cannot be read: {type(error).__name__}.")
     if late:
         minutes = f"{job.limit_seconds / 60:g} minutes"
         sentence = f"It was not done after {minutes} and was ended. Look at it by itself, or raise --case-timeout."
-        return replace(row, status=CRASHED, sentence=sentence)
+        return replace(row, status=STATUS_CRASHED, sentence=sentence)
     if code == exit_codes.BAD_INPUT:
-        return replace(row, status=BAD_INPUT, sentence=last)
+        return replace(row, status=STATUS_BAD_INPUT, sentence=last)
     if code == -getattr(signal, "SIGKILL", 9):
         sentence = "Its process was killed, as happens where memory runs out. Use fewer --workers or crop the volume."
     elif code < 0:
         sentence = f"Its process crashed ({_signal_name(-code)}). Run it by itself with SKULLVAE_DEBUG=1."
     else:
         sentence = f"Its process ended with code {code}: {last}"
-    return replace(row, status=CRASHED, sentence=sentence)
+    return replace(row, status=STATUS_CRASHED, sentence=sentence)
 
 
 def _signal_name(number: int) -> str:
@@ -138,7 +138,7 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _start(job: Job, said) -> subprocess.Popen:
+def _start(job: CaseJob, said) -> subprocess.Popen:
     # The library may be on this process's path alone, as in Slicer.
     places = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, places)), ENDS_WITH_PARENT: "1"}

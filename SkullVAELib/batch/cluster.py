@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from SkullVAELib import __version__
-from SkullVAELib.batch.case_process import Job, complete_case, end_cases
-from SkullVAELib.batch.summary import CRASHED, Row
+from SkullVAELib.batch.case_process import CaseJob, complete_case, end_cases
+from SkullVAELib.batch.summary import STATUS_CRASHED, CaseRow
 from SkullVAELib.core.errors import SkullVAEError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ _DASK = {
 
 
 @dataclass(frozen=True)
-class Crew:
+class WorkerPool:
     """Workers to complete cases.
 
     client: Dask's; threads: of torch for each case, None for what the workers' environment says; machine_cores: how
@@ -78,7 +78,7 @@ def new_run() -> str:
 
 
 @contextmanager
-def local_crew(workers: int | None, cases: int) -> Iterator[Crew]:
+def local_pool(workers: int | None, cases: int) -> Iterator[WorkerPool]:
     """Workers on this machine, one case each at a time, that listen to this machine alone; ended with the body.
 
     workers: how many; None for one a core, but no more than memory and the number of cases suggest.
@@ -93,7 +93,7 @@ def local_crew(workers: int | None, cases: int) -> Iterator[Crew]:
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     with ExitStack() as stack:
         stack.enter_context(dask.config.set(_DASK))
-        with _deaf_to_the_terminal():
+        with _block_terminal_signals():
             cluster = stack.enter_context(
                 LocalCluster(
                     n_workers=workers,
@@ -108,11 +108,11 @@ def local_crew(workers: int | None, cases: int) -> Iterator[Crew]:
                 )
             )
             client = stack.enter_context(Client(cluster))
-        yield Crew(client, max(1, CPU_COUNT // workers), CPU_COUNT)
+        yield WorkerPool(client, max(1, CPU_COUNT // workers), CPU_COUNT)
 
 
 @contextmanager
-def scheduler_crew(address: str) -> Iterator[Crew]:
+def scheduler_pool(address: str) -> Iterator[WorkerPool]:
     """The workers of the Dask scheduler at an address, such as tcp://HOST:8786.
 
     Raises SkullVAEError where none answers, or where a worker has no SkullVAE or another version of it.
@@ -134,14 +134,14 @@ def scheduler_crew(address: str) -> Iterator[Crew]:
                 if isinstance(version, Exception):
                     cause = f"The worker {worker} cannot use SkullVAE ({version})"
                 raise SkullVAEError(cause, f"Install SkullVAE {__version__} on every worker")
-        yield Crew(client)
+        yield WorkerPool(client)
 
 
 def _version() -> str:
     return __version__
 
 
-def complete_cases(crew: Crew, jobs: Iterable[Job], run: str) -> Generator[Row, None, None]:
+def complete_cases(crew: WorkerPool, jobs: Iterable[CaseJob], run: str) -> Generator[CaseRow, None, None]:
     """The row of each job, as each ends. Closing the iterator ends the cases that run.
 
     run: what the jobs are said to belong to. Raises SkullVAEError when the scheduler is gone.
@@ -150,7 +150,7 @@ def complete_cases(crew: Crew, jobs: Iterable[Job], run: str) -> Generator[Row, 
     from distributed.client import FuturesCancelledError
 
     waiting = list(enumerate(jobs))[::-1]
-    running: dict[Future, Job] = {}
+    running: dict[Future, CaseJob] = {}
     try:
         while waiting or running:
             try:
@@ -172,7 +172,7 @@ def complete_cases(crew: Crew, jobs: Iterable[Job], run: str) -> Generator[Row, 
                 crew.client.run(end_cases, run, on_error="ignore")
 
 
-def _row(future: Future, job: Job) -> Row:
+def _row(future: Future, job: CaseJob) -> CaseRow:
     from distributed import KilledWorker
 
     error = future.exception()
@@ -182,11 +182,11 @@ def _row(future: Future, job: Job) -> Row:
         sentence = "Each of the workers that had it was killed. Run it by itself, or give the workers more memory."
     else:
         sentence = f"Its worker failed: {type(error).__name__}: {error}"
-    return Row(job.name, CRASHED, " ".join(sentence.split()))
+    return CaseRow(job.name, STATUS_CRASHED, " ".join(sentence.split()))
 
 
 @contextmanager
-def _deaf_to_the_terminal() -> Iterator[None]:
+def _block_terminal_signals() -> Iterator[None]:
     """What is started in the body does not hear Ctrl-C or the terminal closing, and neither does what that starts; we
     hear it after the body, and end them in order.
 

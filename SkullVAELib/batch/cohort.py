@@ -17,7 +17,7 @@ SUMMARIES = ("summary.json", "summary.csv")
 
 
 @dataclass(frozen=True)
-class Case:
+class CohortCase:
     """One skull of a cohort.
 
     name: of its folder of results; path: the image file; arguments: options of `complete` for this case alone.
@@ -28,12 +28,13 @@ class Case:
     arguments: tuple[str, ...] = ()
 
 
-def list_cases(source: Path) -> list[Case]:
+def list_cases(source: Path) -> list[CohortCase]:
     """The cases of a folder, a text file or a CSV file, in the order of running.
 
-    A folder: every image file right in it that is not hidden, by name. A text file: one path a line, blank lines and
-    lines that begin with # aside. A CSV file: the column `path`, and where they are there `name`, `threshold` (HU) and
-    `box` (as --box takes it). Paths are relative to the list's folder. A case is named by its file without the suffix.
+    A folder: every image file directly in it that is not hidden, by name. A text file: one path a line; blank lines and
+    lines that begin with # are skipped. A CSV file: the column `path`, and optionally `name`, `threshold` (HU) and `roi`
+    (as --roi takes it; version 0.1 called it `box`). Paths are relative to the list's folder. A case is named by its
+    file without the suffix.
 
     Whether the files can be read is not looked at: that is each case's own affair. Raises SkullVAEError for a source
     that cannot be read or holds nothing, for a name that no folder can have, and for two cases of the same name.
@@ -63,15 +64,15 @@ def _is_image(path: Path) -> bool:
     return path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".") and path.is_file()
 
 
-def _case(path: Path, name: str | None = None, arguments: tuple[str, ...] = ()) -> Case:
+def _case(path: Path, name: str | None = None, arguments: tuple[str, ...] = ()) -> CohortCase:
     if not name:
         from SkullVAELib.io.images import volume_suffix
 
         name = path.name[: -len(volume_suffix(path))]
-    return Case(name, path.absolute(), arguments)
+    return CohortCase(name, path.absolute(), arguments)
 
 
-def _from_text(source: Path) -> Iterator[Case]:
+def _from_text(source: Path) -> Iterator[CohortCase]:
     for place, line in _lines(source):
         text = line.strip()
         if text and not text.startswith("#"):
@@ -79,20 +80,22 @@ def _from_text(source: Path) -> Iterator[Case]:
                 yield _case(source.parent / text)
 
 
-def _from_csv(source: Path) -> Iterator[Case]:
+def _from_csv(source: Path) -> Iterator[CohortCase]:
     lines = [line for _, line in _lines(source)]
     reader = csv.DictReader(lines, skipinitialspace=True)
     if "path" not in (reader.fieldnames or ()):
         raise SkullVAEError(f"'{source}' has no column 'path'", "Name the columns in its first line: path,name")
     for row in reader:
-        told = {key: (row.get(key) or "").strip() for key in ("path", "name", "threshold", "box")}
+        told = {key: (row.get(key) or "").strip() for key in ("path", "name", "threshold", "roi", "box")}
         with _told_where(source, reader.line_num):
             if not told["path"]:
                 raise SkullVAEError("It names no path", "Fill it in or remove the line")
-            yield _case(source.parent / told["path"], told["name"], _arguments(told["threshold"], told["box"]))
+            yield _case(
+                source.parent / told["path"], told["name"], _arguments(told["threshold"], told["roi"] or told["box"])
+            )
 
 
-def _arguments(threshold: str, box: str) -> tuple[str, ...]:
+def _arguments(threshold: str, roi: str) -> tuple[str, ...]:
     """The options of a case that a CSV file tells; raises SkullVAEError where they make no sense."""
     made = []
     if threshold:
@@ -101,11 +104,11 @@ def _arguments(threshold: str, box: str) -> tuple[str, ...]:
         except ValueError:
             raise SkullVAEError(f"The threshold '{threshold}' is not a number", "Write it in HU, such as 300") from None
         made.append(f"--threshold={threshold}")
-    if box:
-        from SkullVAELib.geometry.roi import Box
+    if roi:
+        from SkullVAELib.geometry.roi import ROI
 
-        Box.parse(box)
-        made.append(f"--box={box}")
+        ROI.parse(roi)
+        made.append(f"--roi={roi}")
     return tuple(made)
 
 
@@ -127,8 +130,8 @@ def _told_where(source: Path, line: int) -> Iterator[None]:
         raise SkullVAEError(f"'{source}', line {line}: {error.cause}", error.remedy) from error
 
 
-def _check_names(cases: list[Case]) -> None:
-    taken: dict[str, Case] = {}
+def _check_names(cases: list[CohortCase]) -> None:
+    taken: dict[str, CohortCase] = {}
     for case in cases:
         if not _may_be_a_folder(case.name):
             remedy = "Rename the file, or give another name in a CSV list"
@@ -145,7 +148,7 @@ def _may_be_a_folder(name: str) -> bool:
     return name.isprintable() and not name.startswith(".") and not set(name) & set("/\\") and name not in SUMMARIES
 
 
-def made_from(case: Case, arguments: Sequence[str], model_sha256: str) -> dict | None:
+def made_from(case: CohortCase, arguments: Sequence[str], model_sha256: str) -> dict | None:
     """What decides on a case's result, to know later whether it is still the one: plain values; None where the input
     is not there or damaged.
 

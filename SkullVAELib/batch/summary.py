@@ -10,15 +10,21 @@ from pathlib import Path
 
 from SkullVAELib import NOTICE, __version__
 from SkullVAELib.batch.cohort import SUMMARIES
-from SkullVAELib.core.atomic_output import whole_file
+from SkullVAELib.core.atomic_output import atomic_file
 from SkullVAELib.core.files import as_json_text, file_sha256
 from SkullVAELib.report.result_names import RESULTS
 
-WAITING, DONE, NO_DEFECT, BAD_INPUT, CRASHED = STATUSES = ("waiting", "done", "no defect", "bad input", "crashed")
+STATUS_WAITING, STATUS_DONE, STATUS_NO_DEFECT, STATUS_BAD_INPUT, STATUS_CRASHED = STATUSES = (
+    "waiting",
+    "done",
+    "no defect",
+    "bad input",
+    "crashed",
+)
 
 
 @dataclass(frozen=True)
-class Row:
+class CaseRow:
     """What became of a case.
 
     status: one of STATUSES; sentence: why, one line, empty for a case that is done; defects, volume_ml, thickness_mm
@@ -27,7 +33,7 @@ class Row:
     """
 
     case: str
-    status: str = WAITING
+    status: str = STATUS_WAITING
     sentence: str = ""
     defects: int | None = None
     volume_ml: float | None = None
@@ -42,14 +48,14 @@ class Row:
     @property
     def finished(self) -> bool:
         """Whether the case has its results."""
-        return self.status in (DONE, NO_DEFECT)
+        return self.status in (STATUS_DONE, STATUS_NO_DEFECT)
 
     @property
     def failed(self) -> bool:
         """Whether the case has ended without results."""
-        return self.status in (BAD_INPUT, CRASHED)
+        return self.status in (STATUS_BAD_INPUT, STATUS_CRASHED)
 
-    def with_report(self, folder: Path) -> Row:
+    def with_report(self, folder: Path) -> CaseRow:
         """The row with the figures of the report in a case's folder. Raises OSError or ValueError without one."""
         path = folder / RESULTS[-1]
         report = json.loads(path.read_text(encoding="utf-8"))
@@ -79,10 +85,10 @@ class Row:
 
 
 # The last two are for the next run, not for a spreadsheet.
-_COLUMNS = tuple(field.name for field in fields(Row))[:-2]
+_COLUMNS = tuple(field.name for field in fields(CaseRow))[:-2]
 
 
-class Table:
+class CohortTable:
     """The rows of the cases in an output folder, in order, written whole at each change.
 
     Rows of an earlier run's other cases stay while their results do.
@@ -91,10 +97,10 @@ class Table:
     def __init__(self, output: Path, names: Iterable[str]):
         self._output = output
         earlier = _read(output / SUMMARIES[0])
-        self.rows = {name: earlier.pop(name, Row(name)) for name in names}
+        self.rows = {name: earlier.pop(name, CaseRow(name)) for name in names}
         self._others = [row for row in earlier.values() if row.finished and row.tells_of(output / row.case)]
 
-    def put(self, *rows: Row) -> None:
+    def put(self, *rows: CaseRow) -> None:
         """Take in rows and write the table."""
         self.rows.update({row.case: row for row in rows})
         everything = [*self.rows.values(), *self._others]
@@ -103,10 +109,10 @@ class Table:
             "disclaimer": NOTICE,
             "cases": [asdict(row) for row in everything],
         }
-        with whole_file(self._output / SUMMARIES[0]) as temporary:
+        with atomic_file(self._output / SUMMARIES[0]) as temporary:
             temporary.write_text(as_json_text(told), encoding="utf-8")
         with (
-            whole_file(self._output / SUMMARIES[1]) as temporary,
+            atomic_file(self._output / SUMMARIES[1]) as temporary,
             temporary.open("w", encoding="utf-8", newline="") as file,
         ):
             writer = csv.writer(file)
@@ -116,11 +122,11 @@ class Table:
                 writer.writerow([cells[column] for column in _COLUMNS])
 
 
-def _read(path: Path) -> dict[str, Row]:
+def _read(path: Path) -> dict[str, CaseRow]:
     """The rows of an earlier run by name; none where there is no table, or one that is not ours."""
     try:
         cases = json.loads(path.read_text(encoding="utf-8"))["cases"]
-        rows = [Row(**{**case, "warnings": tuple(case["warnings"])}) for case in cases]
+        rows = [CaseRow(**{**case, "warnings": tuple(case["warnings"])}) for case in cases]
     except (OSError, ValueError, KeyError, TypeError):
         return {}
     return {row.case: row for row in rows}

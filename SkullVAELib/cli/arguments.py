@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from SkullVAELib.core.console import on_terminal
+from SkullVAELib.core.console import default_progress
 from SkullVAELib.core.errors import SkullVAEError
 
 
@@ -15,7 +15,7 @@ def add_progress_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--progress",
         choices=("json", "bar", "none"),
-        default=on_terminal(),
+        default=default_progress(),
         help="json: one object a line on stdout; default: a bar on a terminal, else none",
     )
 
@@ -27,16 +27,16 @@ def existing_model(path: Path) -> Path:
     return path
 
 
-def joined(arguments: Sequence[str], option: str) -> list[str]:
-    """The arguments with an option and its value made one, which argparse needs where a list begins with a minus.
+def join_option_value(arguments: Sequence[str], *options: str) -> list[str]:
+    """Join each of these options with its value, as argparse needs where a list begins with a minus.
 
-    >>> joined(["--box", "-1,2"], "--box")
-    ['--box=-1,2']
+    >>> join_option_value(["--roi", "-1,2"], "--roi", "--box")
+    ['--roi=-1,2']
     """
     made: list[str] = []
     for argument in arguments:
-        if made and made[-1] == option:
-            made[-1] = f"{option}={argument}"
+        if made and made[-1] in options:
+            made[-1] = f"{made[-1]}={argument}"
         else:
             made.append(argument)
     return made

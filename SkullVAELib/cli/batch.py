@@ -13,12 +13,12 @@ from pathlib import Path
 from statistics import median
 
 from SkullVAELib import NOTICE
-from SkullVAELib.batch.cohort import SUMMARIES, Case, list_cases, made_from
-from SkullVAELib.batch.summary import STATUSES, Row, Table
+from SkullVAELib.batch.cohort import SUMMARIES, CohortCase, list_cases, made_from
+from SkullVAELib.batch.summary import STATUSES, CaseRow, CohortTable
 from SkullVAELib.cli.arguments import add_progress_option, existing_model
 from SkullVAELib.cli.case_options import add_case_options, as_arguments, parse_case_options
-from SkullVAELib.core.atomic_output import check_not_input, held_folder
-from SkullVAELib.core.console import progress, say
+from SkullVAELib.core.atomic_output import check_not_input, locked_folder
+from SkullVAELib.core.console import print_message, progress
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.core.exit_codes import BAD_INPUT, DONE
 from SkullVAELib.core.files import file_sha256
@@ -48,7 +48,7 @@ def add_parser(commands) -> None:
         metavar="COHORT",
         type=Path,
         help="a folder of images; a text file with one path a line; or a CSV file with the column path and, if wanted,"
-        " name, threshold and box",
+        " name, threshold and roi",
     )
     batch.add_argument("-o", "--output", metavar="DIR", type=Path, required=True, help="folder for the cases' folders")
     batch.add_argument("--again", action="store_true", help="complete finished cases, too")
@@ -106,31 +106,33 @@ def run_batch(shared: Sequence[argparse.Action], options: argparse.Namespace) ->
     for name in SUMMARIES:
         check_not_input(options.output / name, [options.cohort], "Choose another output folder")
     require_dask()
-    with held_folder(options.output.absolute()) as output, progress(options.progress) as report:
+    with locked_folder(options.output.absolute()) as output, progress(options.progress) as report:
         rows, told = _complete(cases, output, as_arguments(options, shared), options, report)
         report("done", 1.0)
     # With --progress json stdout is a program's.
     stream = sys.stderr if options.progress == "json" else sys.stdout
     print("\n".join([*_by_status(rows), *_failures(rows), told]), file=stream, flush=True)
     if failed := sum(row.failed for row in rows):
-        say(f"{failed} of {_many(len(rows), 'case')} failed; '{options.output / SUMMARIES[1]}' says why each did.")
+        print_message(
+            f"{failed} of {_many(len(rows), 'case')} failed; '{options.output / SUMMARIES[1]}' says why each did."
+        )
         return BAD_INPUT
-    say(f"The results are in '{options.output}'. {NOTICE}")
+    print_message(f"The results are in '{options.output}'. {NOTICE}")
     return DONE
 
 
 def _complete(
-    cases: Sequence[Case], output: Path, arguments: tuple[str, ...], options: argparse.Namespace, report: Report
-) -> tuple[list[Row], str]:
+    cases: Sequence[CohortCase], output: Path, arguments: tuple[str, ...], options: argparse.Namespace, report: Report
+) -> tuple[list[CaseRow], str]:
     """Complete those cases that have no standing result; the rows of all, and a line on what it took.
 
     arguments: options of `complete` for every case.
     """
-    from SkullVAELib.batch.case_process import Job
-    from SkullVAELib.batch.cluster import complete_cases, local_crew, new_run, scheduler_crew
+    from SkullVAELib.batch.case_process import CaseJob
+    from SkullVAELib.batch.cluster import complete_cases, local_pool, new_run, scheduler_pool
 
     model_sha256 = file_sha256(options.model or default_model_path())
-    table = Table(output, [case.name for case in cases])
+    table = CohortTable(output, [case.name for case in cases])
     made = {case.name: made_from(case, arguments, model_sha256) for case in cases}
     due = [
         case for case in cases if options.again or not table.rows[case.name].stands(output / case.name, made[case.name])
@@ -142,11 +144,11 @@ def _complete(
 
     run, begun = new_run(), time.monotonic()
     report("start workers", 0.0)
-    with scheduler_crew(options.scheduler) if options.scheduler else local_crew(options.workers, len(due)) as crew:
+    with scheduler_pool(options.scheduler) if options.scheduler else local_pool(options.workers, len(due)) as crew:
         # From here on nothing is known of these, whatever becomes of this run.
-        table.put(*(Row(case.name) for case in due))
+        table.put(*(CaseRow(case.name) for case in due))
         jobs = [
-            Job(
+            CaseJob(
                 run=run,
                 name=case.name,
                 path=case.path,
@@ -169,7 +171,7 @@ def _complete(
     return list(table.rows.values()), kept + told
 
 
-def _with_origin(row: Row, folder: Path, made_from: dict | None) -> Row:
+def _with_origin(row: CaseRow, folder: Path, made_from: dict | None) -> CaseRow:
     """A row as the table has it: what its result is made from, or that there is an older one."""
     if row.finished:
         return replace(row, made_from=made_from)
@@ -182,7 +184,7 @@ def _many(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
-def _by_status(rows: Sequence[Row]) -> list[str]:
+def _by_status(rows: Sequence[CaseRow]) -> list[str]:
     """How many cases have which status, and what they took: lines of text."""
     lines = [f"{'status':<10}{'cases':>7}{'seconds':>9}{'MiB':>7}   (median, most)"]
     for status in STATUSES:
@@ -194,7 +196,7 @@ def _by_status(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def _failures(rows: Sequence[Row]) -> list[str]:
+def _failures(rows: Sequence[CaseRow]) -> list[str]:
     """What failed and why: lines of text."""
     failed = [f"{row.case}: {row.status}. {row.sentence}" for row in rows if row.failed]
     more = len(failed) - _TOLD_FAILURES

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from SkullVAELib.completion.options import MOST_PROPOSALS
 from SkullVAELib.core.parsing import number
-from SkullVAELib.implant.options import MESH_FORMATS, PartOptions
+from SkullVAELib.implant.options import MESH_FORMATS, ImplantOptions
 
 if TYPE_CHECKING:
-    from SkullVAELib.geometry.roi import Box
+    from SkullVAELib.geometry.roi import ROI
 
 
 def add_case_options(parser: argparse.ArgumentParser) -> tuple[argparse.Action, ...]:
@@ -24,7 +24,8 @@ def add_case_options(parser: argparse.ArgumentParser) -> tuple[argparse.Action, 
 
     add("--threshold", metavar="HU", type=number, help="bone begins here; a CT is recognised and cut at 300 without it")
     add(
-        "--box",
+        "--roi",
+        "--box",  # its name in version 0.1
         metavar="CX,CY,CZ,SX,SY,SZ",
         help="nothing outside this box is bone, such as table, headrest and neck: centre and full side lengths in the"
         " file's own coordinates, RAS mm; nine more numbers are the three axes of an oblique box",
@@ -92,7 +93,7 @@ def add_case_options(parser: argparse.ArgumentParser) -> tuple[argparse.Action, 
         default=("stl",),
         help="stl, obj, ply (with the thickness as colours), comma-separated; STL is always written",
     )
-    add("--host", to=part, action="store_true", help="write the skull's surface as host.stl, too")
+    add("--skull", "--host", to=part, action="store_true", help="write the skull's surface as skull.stl, too")
     add("--report", action="store_true", help="write report.html, too: one file, with pictures")
     add("--display", action="store_true", help="write skull_display.ply, too: the bone at about 1 mm, quick to show")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where torch computes")
@@ -104,8 +105,8 @@ def as_arguments(options: argparse.Namespace, actions: Iterable[argparse.Action]
 
     >>> parser = argparse.ArgumentParser()
     >>> actions = add_case_options(parser)
-    >>> as_arguments(parser.parse_args(["--host", "--box=-1,2,3,4,5,6", "--format", "obj,ply"]), actions)
-    ('--box=-1,2,3,4,5,6', '--format=obj,ply', '--host')
+    >>> as_arguments(parser.parse_args(["--skull", "--roi=-1,2,3,4,5,6", "--format", "obj,ply"]), actions)
+    ('--roi=-1,2,3,4,5,6', '--format=obj,ply', '--skull')
     """
     made = []
     for action in actions:
@@ -118,9 +119,9 @@ def as_arguments(options: argparse.Namespace, actions: Iterable[argparse.Action]
     return tuple(made)
 
 
-def parse_case_options(options: argparse.Namespace) -> tuple[PartOptions, Box | None]:
+def parse_case_options(options: argparse.Namespace) -> tuple[ImplantOptions, ROI | None]:
     """What shall be made and where bone may be; raises SkullVAEError for values that make no sense."""
-    part = PartOptions.parse(
+    part = ImplantOptions.parse(
         options.clearance,
         options.thickness,
         options.under_contour,
@@ -129,11 +130,11 @@ def parse_case_options(options: argparse.Namespace) -> tuple[PartOptions, Box | 
         options.split,
         thickness_map="ply" in options.format,
     )
-    if options.box is None:
+    if options.roi is None:
         return part, None
-    from SkullVAELib.geometry.roi import Box
+    from SkullVAELib.geometry.roi import ROI
 
-    return part, Box.parse(options.box)
+    return part, ROI.parse(options.roi)
 
 
 def _formats(text: str) -> tuple[str, ...]:

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 from SkullVAELib import NOTICE
 from SkullVAELib.cli.arguments import add_progress_option, existing_model
 from SkullVAELib.cli.case_options import add_case_options, parse_case_options
-from SkullVAELib.core.console import progress_on, say, stdout_kept
+from SkullVAELib.core.console import print_message, progress_on, reserved_stdout
 from SkullVAELib.core.exit_codes import DONE, NO_DEFECT
 from SkullVAELib.core.files import as_json_text
 from SkullVAELib.core.progress import Report, Stages
 from SkullVAELib.report.result_names import EXTRAS, RESULTS
 
 if TYPE_CHECKING:
-    from SkullVAELib.geometry.roi import Box
-    from SkullVAELib.implant.options import PartOptions
-    from SkullVAELib.report.result_files import Outcome
+    from SkullVAELib.geometry.roi import ROI
+    from SkullVAELib.implant.options import ImplantOptions
+    from SkullVAELib.report.result_files import RunResult
 
 
 # Expected seconds after the completion's own stages, for the progress bar.
@@ -54,7 +54,7 @@ def add_parser(commands) -> None:
         help="afterwards stay and answer requests, one JSON object a line on stdin, until stdin closes:"
         ' {"request": 7, "gamma": 0.5} another shape, "proposal": 3 that proposal, "part": {"clearance": 0.5,'
         ' "thickness": "constant:4", "under_contour": 0, "smooth": 0.5, "holes": "2,10,3", "split": null} another part'
-        ' of the shape, "host": true, "report": true; files come into DIR/answers/7, and a line {"answer": 7, ...} on'
+        ' of the shape, "skull": true, "report": true; files come into DIR/answers/7, and a line {"answer": 7, ...} on'
         " stdout (two, the second with the mesh, where the first says that there is more); where no defect is found"
         " the process ends",
     )
@@ -63,35 +63,37 @@ def add_parser(commands) -> None:
 
 def run_complete(options: argparse.Namespace) -> int:
     """`complete`: read, complete, write; see the contract in cli.py's docstring."""
-    from SkullVAELib.core.atomic_output import publishing
+    from SkullVAELib.core.atomic_output import publish_files
     from SkullVAELib.io.images import check_readable
-    from SkullVAELib.session.cleanup import remove_answers
+    from SkullVAELib.session.cleanup import remove_responses
 
-    part_options, box = parse_case_options(options)
+    implant_options, roi = parse_case_options(options)
     path = check_readable(options.input)
     inputs = [path]
     if options.model is not None:
         inputs.append(existing_model(options.model))
     with ExitStack() as stack:
         keeps_stdout = options.interactive or options.progress == "json"
-        stream = stack.enter_context(stdout_kept()) if keeps_stdout else None
+        stream = stack.enter_context(reserved_stdout()) if keeps_stdout else None
         requests = None
         if options.interactive:
             from SkullVAELib.session.protocol import Requests
 
             requests = stack.enter_context(Requests.from_stdin())
         report = stack.enter_context(progress_on(stream, options.progress))
-        with publishing(options.output, (*RESULTS[:-1], *EXTRAS, RESULTS[-1]), inputs) as staging:
-            outcome = _complete_into(staging, path, options, part_options, box, report)
-            remove_answers(options.output)  # before the new results come: an answer belongs to the earlier ones
+        with publish_files(options.output, (*RESULTS[:-1], *EXTRAS, RESULTS[-1]), inputs) as staging:
+            outcome = _complete_into(staging, path, options, implant_options, roi, report)
+            remove_responses(options.output)  # before the new results come: an answer belongs to the earlier ones
         # Only now is everything in its place.
         report("done", 1.0)
         for warning in outcome.result["warnings"]:
-            say(f"Warning: {warning}")
+            print_message(f"Warning: {warning}")
         if not outcome.result["found"]:
-            say(f"No defect was found in '{path.name}', so the results in '{options.output}' hold no implant.")
+            print_message(
+                f"No defect was found in '{path.name}', so the results in '{options.output}' hold no implant."
+            )
             return NO_DEFECT
-        say(f"The results are in '{options.output}'. {NOTICE}")
+        print_message(f"The results are in '{options.output}'. {NOTICE}")
         if requests is not None and stream is not None:
             from SkullVAELib.session.server import serve
 
@@ -103,10 +105,10 @@ def _complete_into(
     staging: Path,
     path: Path,
     options: argparse.Namespace,
-    part_options: PartOptions,
-    box: Box | None,
+    implant_options: ImplantOptions,
+    roi: ROI | None,
     report: Report,
-) -> Outcome:
+) -> RunResult:
     """Complete the skull in the file `path`, prepare every result in `staging` and return what was made."""
     from SkullVAELib.io.images import read_volume, write_volume
 
@@ -121,7 +123,7 @@ def _complete_into(
         from SkullVAELib.completion.pipeline import STAGE_WEIGHTS, complete
         from SkullVAELib.core.threads import claim_buffers
         from SkullVAELib.registration.options import REFUSE_BELOW
-        from SkullVAELib.report.result_files import Outcome
+        from SkullVAELib.report.result_files import RunResult
         from SkullVAELib.vae.checkpoint import load_model
         from SkullVAELib.vae.default_model import default_model_path
         from SkullVAELib.vae.device import resolve_device
@@ -141,7 +143,7 @@ def _complete_into(
         model = load_model(model_path, device)
     wishes = CompletionOptions(
         threshold_hu=options.threshold,
-        box=box,
+        roi=roi,
         gamma=options.gamma,
         prior=options.prior,
         defect_class=options.defect,
@@ -150,21 +152,21 @@ def _complete_into(
         least_quality=0.0 if options.force else REFUSE_BELOW,
     )
     completion = complete(volume, model, wishes, stages)
-    outcome = Outcome.of(completion, volume, part_options, options.format, path.name, model_path.name)
+    outcome = RunResult.of(completion, volume, implant_options, options.format, path.name, model_path.name)
     outcome = dataclasses.replace(outcome, uncertain=options.uncertainty)
     result = outcome.result
     with stages.stage("mesh"):
         if completion.found:
-            outcome = outcome.with_part()
+            outcome = outcome.with_implant()
             result = outcome.result
-            outcome.write_part(staging)
+            outcome.write_implant(staging)
             if options.uncertainty:
                 outcome.write_uncertainty(staging)
             if options.uncertainty or options.report or options.proposals > 1:
                 outcome = outcome.with_uncertainty()
                 result = outcome.result
-            if options.host:
-                outcome.write_host(staging)
+            if options.skull:
+                outcome.write_skull(staging)
         else:
             result["warnings"].append(
                 "completed.nrrd is the input's bone, implant.nrrd is empty, and there is no implant.stl,"

@@ -33,20 +33,20 @@ def add_parser(commands) -> None:
 
 def run_evaluate(options: argparse.Namespace) -> int:
     """`evaluate`: the table on stdout, and JSON where asked."""
-    from SkullVAELib.evaluation.folders import as_json, evaluate_folders, table
+    from SkullVAELib.evaluation.folders import evaluate_folders, score_table, scores_as_json
 
     with progress_bar() as report:
         scores = evaluate_folders(options.truth, options.prediction, report)
         report("evaluated", 1.0)
     if options.json is not None and str(options.json) != "-":
-        _write_text(options.json, as_json_text(as_json(scores)))
-    print(as_json_text(as_json(scores)) if str(options.json) == "-" else table(scores))
+        _write_text(options.json, as_json_text(scores_as_json(scores)))
+    print(as_json_text(scores_as_json(scores)) if str(options.json) == "-" else score_table(scores))
     return DONE
 
 
 def _write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
-    from SkullVAELib.core.atomic_output import whole_file
+    from SkullVAELib.core.atomic_output import atomic_file
 
-    with whole_file(path) as temporary:
+    with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

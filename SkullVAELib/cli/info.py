@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from SkullVAELib import NOTICE, __version__
-from SkullVAELib.core.console import say
+from SkullVAELib.core.console import print_message
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.core.exit_codes import BAD_INPUT, DONE
 from SkullVAELib.core.files import as_json_text, file_sha256
@@ -51,7 +51,7 @@ def run_info(options: argparse.Namespace) -> int:
     print(as_json_text(told) if options.json else as_text(told), end="" if options.json else "\n")
     if options.model is None or told["model"]["loads"] is not False:
         return DONE
-    say(told["model"]["error"])
+    print_message(told["model"]["error"])
     return BAD_INPUT
 
 

@@ -74,7 +74,7 @@ def _space(options: argparse.Namespace):
 
 def run_encode(options: argparse.Namespace) -> int:
     """One row a file: whose skull, its class and split, the KL, the posterior's means and sigmas."""
-    from SkullVAELib.core.atomic_output import check_not_input, whole_file
+    from SkullVAELib.core.atomic_output import atomic_file, check_not_input
     from SkullVAELib.core.console import progress_bar
     from SkullVAELib.data.datasets import find_cases
     from SkullVAELib.io.images import read_volume
@@ -88,7 +88,7 @@ def run_encode(options: argparse.Namespace) -> int:
     head = ["file", "individual", "kind", "split", "kl_nats"]
     head += [f"mu_{n}" for n in range(size)] + [f"sigma_{n}" for n in range(size)]
     root = options.input if options.input.is_dir() else options.input.parent
-    with progress_bar() as report, whole_file(options.output) as temporary:
+    with progress_bar() as report, atomic_file(options.output) as temporary:
         with temporary.open("w", newline="", encoding="utf-8") as file:
             table = csv.writer(file)
             table.writerow(head)
@@ -121,7 +121,7 @@ def run_complete(options: argparse.Namespace) -> int:
 
 def run_interpolate(options: argparse.Namespace) -> int:
     """N images 00.nrrd, 01.nrrd ... whose latents go from A's to B's in equal steps."""
-    from SkullVAELib.core.atomic_output import publishing
+    from SkullVAELib.core.atomic_output import publish_files
     from SkullVAELib.io.images import read_volume, write_volume
 
     if options.steps < 2:
@@ -130,7 +130,7 @@ def run_interpolate(options: argparse.Namespace) -> int:
     space = _space(options)
     first, second = (space.encode(volume) for volume in volumes)
     names = [f"{number:02d}.nrrd" for number in range(options.steps)]
-    with publishing(options.output, names, [options.first, options.second]) as staging:
+    with publish_files(options.output, names, [options.first, options.second]) as staging:
         for number, name in enumerate(names):
             share = number / (options.steps - 1)
             z = (1 - share) * space.code(first) + share * space.code(second)
@@ -140,14 +140,14 @@ def run_interpolate(options: argparse.Namespace) -> int:
 
 def run_sample(options: argparse.Namespace) -> int:
     """N images 00.nrrd, 01.nrrd ... of latents drawn at random."""
-    from SkullVAELib.core.atomic_output import publishing
+    from SkullVAELib.core.atomic_output import publish_files
     from SkullVAELib.io.images import write_volume
 
     if options.count < 1:
         raise SkullVAEError(f"--count is {options.count}", "Take 1 or more")
     space = _space(options)
     names = [f"{number:02d}.nrrd" for number in range(options.count)]
-    with publishing(options.output, names) as staging:
+    with publish_files(options.output, names) as staging:
         for number, name in enumerate(names):
             write_volume(space.sample(options.seed + number, options.prior), staging / name)
     return 0

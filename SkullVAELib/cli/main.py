@@ -21,8 +21,8 @@ from typing import NoReturn
 
 from SkullVAELib import NOTICE, __version__
 from SkullVAELib.cli import batch, complete, evaluate, info, latent, mesh, population, sample
-from SkullVAELib.cli.arguments import joined
-from SkullVAELib.core.console import say
+from SkullVAELib.cli.arguments import join_option_value
+from SkullVAELib.core.console import print_message
 from SkullVAELib.core.errors import SkullVAEError, explain
 from SkullVAELib.core.exit_codes import BAD_INPUT
 from SkullVAELib.core.parent_process import end_with_parent_if_asked
@@ -45,15 +45,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             warnings.simplefilter("ignore")
         stack.enter_context(_signals_end_the_run())
         try:
-            options = _parser().parse_args(joined(sys.argv[1:] if arguments is None else arguments, "--box"))
+            options = _parser().parse_args(
+                join_option_value(sys.argv[1:] if arguments is None else arguments, "--roi", "--box")
+            )
             return options.run(options)
         except KeyboardInterrupt:
-            say("Interrupted.")
+            print_message("Interrupted.")
             return 128 + signal.SIGINT
         except Exception as error:
             if debug:
                 traceback.print_exc()
-            say(str(explain(error)))
+            print_message(str(explain(error)))
             return BAD_INPUT
 
 

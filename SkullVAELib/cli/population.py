@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from SkullVAELib import NOTICE
-from SkullVAELib.core.console import progress_bar, say
+from SkullVAELib.core.console import print_message, progress_bar
 from SkullVAELib.core.exit_codes import DONE
 from SkullVAELib.core.parsing import count, number, words
 
@@ -57,6 +57,8 @@ def run_population(options: argparse.Namespace) -> int:
         result = write_set(options.source, options.output, wishes, report)
         report("done", 1.0)
     for split, names in result["split"].items():
-        say(f"{result['skulls'][split]} {split} skulls, each complete and with two defects, from {', '.join(names)}.")
-    say(f"The set is in '{options.output}'. {NOTICE}")
+        print_message(
+            f"{result['skulls'][split]} {split} skulls, each complete and with two defects, from {', '.join(names)}."
+        )
+    print_message(f"The set is in '{options.output}'. {NOTICE}")
     return DONE

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from SkullVAELib import NOTICE
 from SkullVAELib.cli.arguments import existing_model
-from SkullVAELib.core.console import say
+from SkullVAELib.core.console import print_message
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.core.exit_codes import DONE
 from SkullVAELib.core.parsing import count
@@ -64,5 +64,5 @@ def run_sample(options: argparse.Namespace) -> int:
         if options.truth is not None:
             write_volume(skull.with_array(truth), options.truth)
     write_volume(skull, options.output)
-    say(f"'{options.output}' is {what}, drawn from the model with seed {options.seed}: no patient. {NOTICE}")
+    print_message(f"'{options.output}' is {what}, drawn from the model with seed {options.seed}: no patient. {NOTICE}")
     return DONE

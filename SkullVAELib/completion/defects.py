@@ -11,17 +11,17 @@ import torch
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from SkullVAELib.completion.options import GapOptions
+from SkullVAELib.completion.options import DefectOptions
 from SkullVAELib.geometry.affines import apply_affine
 from SkullVAELib.geometry.grid import Grid
-from SkullVAELib.geometry.masks import bounding_box, largest_piece
+from SkullVAELib.geometry.masks import bounding_box, largest_component
 from SkullVAELib.geometry.volume import Volume
-from SkullVAELib.shape.warped import ConformedPrior
+from SkullVAELib.shape.warped import WarpedShape
 
-ON_BOTH_SIDES = "lacking on both sides"
+MISSING_ON_BOTH_SIDES = "lacking on both sides"
 
 
-AT_BASE = "at the skull base"
+AT_SKULL_BASE = "at the skull base"
 
 
 _ROOM_MM = 8.0
@@ -46,18 +46,18 @@ def _on_voxels(
 
 
 @dataclass(frozen=True)
-class Gap:
+class Defects:
     """Missing bone on the reduced grid.
 
     pieces: bool masks, one defect each, largest first; field: the conformed prior there, canonical mm; cavity: bool,
-    air between two tables of sound bone, or just over sound bone; passed_over: what was measured of other gaps, and why
+    air between two tables of sound bone, or just over sound bone; rejected: what was measured of other gaps, and why
     they are no defects; spacing_mm: the grid's least spacing.
     """
 
     pieces: list[np.ndarray]
     field: np.ndarray
     cavity: np.ndarray
-    passed_over: list[dict]
+    rejected: list[dict]
     spacing_mm: float
 
     @cached_property
@@ -66,7 +66,7 @@ class Gap:
         return bounding_box(np.logical_or.reduce(self.pieces), margin=int(np.ceil(_ROOM_MM / self.spacing_mm)))
 
 
-def lack_of(field: np.ndarray, bone: np.ndarray, spacing: np.ndarray, spread_mm: float = 2.5) -> np.ndarray:
+def missing_fraction(field: np.ndarray, bone: np.ndarray, spacing: np.ndarray, spread_mm: float = 2.5) -> np.ndarray:
     """How much of the prior's shell within about spread_mm is not filled by bone, 0..1.
 
     The prior never meets intact bone to the last tenth of a voxel, so "inside but not bone" also holds for a skin over
@@ -106,7 +106,7 @@ def _open_on_both_sides(
     distance: np.ndarray,
     closed: Volume,
     to_canonical: np.ndarray,
-    options: GapOptions,
+    options: DefectOptions,
 ) -> np.ndarray:
     """Which voxels of missing bone lie low where bone lacks at their mirror image, too.
 
@@ -115,7 +115,7 @@ def _open_on_both_sides(
 
     distance: from bone, mm; closed: the bone, its cavities filled.
     """
-    lack = lack_of(field, closed.array, closed.spacing)
+    lack = missing_fraction(field, closed.array, closed.spacing)
     index = np.argwhere(missing)
     at = apply_affine(to_canonical, index)
     low = (at[:, 2] < options.thin_elevation * np.linalg.norm(at, axis=1)) & (np.abs(at[:, 0]) > options.mirror_mm)
@@ -131,53 +131,53 @@ def _open_on_both_sides(
     return found
 
 
-def find_gaps(
-    conformed: ConformedPrior,
+def find_defects(
+    conformed: WarpedShape,
     spread: torch.Tensor,
     alignment: np.ndarray,
     fraction: Volume,
     distance: np.ndarray,
-    options: GapOptions = GapOptions(),
-) -> Gap:
+    options: DefectOptions = DefectOptions(),
+) -> Defects:
     """Where the conformed prior has bone and the patient has none.
 
     spread: (X, Y, Z) mm by which skulls differ; fraction, distance: the patient's reduced bone and its signed distance
     in mm; alignment: (4, 4) patient RAS mm -> canonical mm.
     """
-    lacking = _Lacking.of(conformed, spread, alignment @ fraction.affine, fraction, distance, options)
+    lacking = _MissingBone.of(conformed, spread, alignment @ fraction.affine, fraction, distance, options)
     candidates, passed = [], []
     for box, seed in lacking.cores():
         grown = lacking.grown(box, seed)
         if not (seed & grown).any():
-            passed.append(lacking.measure(box, seed, seed) | {"because": ON_BOTH_SIDES})
+            passed.append(lacking.measure(box, seed, seed) | {"reason": MISSING_ON_BOTH_SIDES})
             continue
         note = lacking.measure(box, seed & grown, grown)
-        if reason := _no_defect(note, options):
-            passed.append(note | {"because": reason})
+        if reason := _rejection_reason(note, options):
+            passed.append(note | {"reason": reason})
         else:
             full = np.zeros(fraction.array.shape, bool)
             full[box] = grown
             candidates.append((note, full))
     both_sides = _on_both_sides([note for note, _ in candidates], options)
     judged = list(zip(candidates, both_sides, strict=True))
-    passed += [note | {"because": ON_BOTH_SIDES} for (note, _), both in judged if both]
+    passed += [note | {"reason": MISSING_ON_BOTH_SIDES} for (note, _), both in judged if both]
     candidates = sorted((found for found, both in judged if not both), key=lambda c: -c[0]["ml"])
     pieces: list[np.ndarray] = []
     for note, full in candidates:
         if note["ml"] < options.share * candidates[0][0]["ml"]:
-            passed.append(note | {"because": "much smaller than the largest"})
+            passed.append(note | {"reason": "much smaller than the largest"})
         elif pieces and note["elevation"] < options.beside_elevation and note["ml"] < options.thin_ml:
-            passed.append(note | {"because": "small, where bone is thin"})
+            passed.append(note | {"reason": "small, where bone is thin"})
         else:
             pieces.append(full)
     cavity = lacking.cavity | lacking.both
     for full in pieces:
         cavity &= ~full
-    return Gap(pieces, lacking.field, cavity, passed, float(fraction.spacing.min()))
+    return Defects(pieces, lacking.field, cavity, passed, float(fraction.spacing.min()))
 
 
 @dataclass(frozen=True)
-class _Lacking:
+class _MissingBone:
     """Bone that the prior has and the patient has not, voxel by voxel on the reduced grid; gaps grow in it.
 
     field, differ: the prior and the spread there, mm; inside: bool, of the prior; missing: bool, what a gap may be
@@ -197,18 +197,18 @@ class _Lacking:
     bevel: np.ndarray
     displaced: np.ndarray
     beyond: np.ndarray
-    options: GapOptions
+    options: DefectOptions
 
     @classmethod
     def of(
         cls,
-        conformed: ConformedPrior,
+        conformed: WarpedShape,
         spread: torch.Tensor,
         to_canonical: np.ndarray,
         fraction: Volume,
         distance: np.ndarray,
-        options: GapOptions,
-    ) -> _Lacking:
+        options: DefectOptions,
+    ) -> _MissingBone:
         grid: Grid = conformed.grid
         fields = torch.stack([conformed.on_grid(), spread])
         (field, differ), beyond = _on_voxels(fields, grid, to_canonical, fraction.array.shape)
@@ -272,15 +272,15 @@ class _Lacking:
         field, bone, spacing = self.field[box], self.fraction.array[box], self.fraction.spacing
         near = ndimage.distance_transform_edt(~seed, sampling=spacing)
         # A hole's narrow end has no voxel far from bone: it is followed further, where it is no skin over sound bone.
-        narrow = (near < 15.0) & (lack_of(field, bone, spacing) > 0.4)
+        narrow = (near < 15.0) & (missing_fraction(field, bone, spacing) > 0.4)
         # A slanted edge lies over bone as a skin does, but is no skin: bone lacks in some depth, and the hole is near.
-        slanted = self.bevel[box] & (lack_of(field, bone, spacing, 1.5) > BEVEL) & (near < 8.0)
+        slanted = self.bevel[box] & (missing_fraction(field, bone, spacing, 1.5) > BEVEL) & (near < 8.0)
         grown = ndimage.binary_propagation(seed, mask=(self.missing[box] & ((near < 6.0) | narrow)) | slanted)
         both = grown & self.both[box]
         if not both.any() or self._reaches_its_mirror_image(box, grown, both):
             return grown
         left = grown & ~both
-        return largest_piece(left) if left.any() else left
+        return largest_component(left) if left.any() else left
 
     def _reaches_its_mirror_image(self, box: tuple[slice, ...], grown: np.ndarray, part: np.ndarray) -> bool:
         """Whether a gap holds most of the mirror image of a part of it, as one does that crosses the middle."""
@@ -321,7 +321,7 @@ def _share_of_circle(points: np.ndarray, sectors: int = 36) -> float:
     return len(np.unique(np.floor(angle / (2 * np.pi) * sectors) % sectors)) / sectors
 
 
-def _no_defect(note: dict, options: GapOptions) -> str | None:
+def _rejection_reason(note: dict, options: DefectOptions) -> str | None:
     """Why a gap, as measured, is no defect; None when it may be one. Reasons are in words that a report can show."""
     x, y, _ = np.abs(note["centre_mm"])
     low = note["elevation"] < options.thin_elevation
@@ -330,7 +330,7 @@ def _no_defect(note: dict, options: GapOptions) -> str | None:
         "narrower than a burr hole": note["radius_mm"] < options.radius_mm,
         "at the end of the image": note["open_edge"] > options.open_edge,
         "bone that ends all around, not a hole": note["around"] > options.around,
-        AT_BASE: note["elevation"] < (options.temple_elevation if x > y else options.base_elevation),
+        AT_SKULL_BASE: note["elevation"] < (options.temple_elevation if x > y else options.base_elevation),
         "small, where bone is thin": low and note["ml"] < options.thin_ml,
         "bone that ends, not a hole": note["closed"] < options.closed,
         "a cavity in bone": note["air"] < options.air,
@@ -340,7 +340,7 @@ def _no_defect(note: dict, options: GapOptions) -> str | None:
     return next((reason for reason, applies in reasons.items() if applies), None)
 
 
-def _on_both_sides(notes: list[dict], options: GapOptions) -> list[bool]:
+def _on_both_sides(notes: list[dict], options: DefectOptions) -> list[bool]:
     """Which gaps lie low and have a like one at their mirror image: there this head, or its segmentation, ends sooner
     than the prior. A surgeon's defect is on one side, or crosses the middle higher up."""
 

@@ -14,20 +14,20 @@ import torch
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from SkullVAELib.completion.defects import Gap
-from SkullVAELib.completion.fill import Allowance, allowance, fill
+from SkullVAELib.completion.defects import Defects
+from SkullVAELib.completion.fill import AllowedRegion, allowed_region, fill_defects
 from SkullVAELib.completion.options import FaceOptions
 from SkullVAELib.geometry.affines import apply_affine, scale_of
 from SkullVAELib.geometry.grid import Grid
 from SkullVAELib.geometry.masks import bounding_box
-from SkullVAELib.geometry.volume import Volume, crop, sample
+from SkullVAELib.geometry.volume import Volume, crop, sample_volume
 from SkullVAELib.registration.free_form import fit_warp
-from SkullVAELib.registration.patient import Placement
+from SkullVAELib.registration.patient import RegisteredPatient
 from SkullVAELib.registration.skull import canonical_field
-from SkullVAELib.shape.two_table import Shape
-from SkullVAELib.shape.warped import LaidShape
+from SkullVAELib.shape.two_table import TwoTableShape
+from SkullVAELib.shape.warped import PatientShape
 
-ERROR_MM = 2.0
+FACE_ERROR_MM = 2.0
 """So near to the mirror image's surface the true one lies nine times of ten: 1.8, 2.0 and 1.0 mm on three faces."""
 
 
@@ -61,14 +61,14 @@ class MirrorImage:
     fit_mm: float
 
     @classmethod
-    def of(cls, place: Placement, options: FaceOptions = FaceOptions()) -> MirrorImage:
+    def of(cls, place: RegisteredPatient, options: FaceOptions = FaceOptions()) -> MirrorImage:
         """The mirror image at the plane in the middle of the canonical frame, laid on the bone of the face."""
         fraction, matrix = place.skull.fraction, place.alignment
         head, _ = canonical_field(fraction, place.skull.distance, matrix, _GRID)
         mirrored = head.flip(0).clamp(-10.0, 10.0)
         nowhere = torch.zeros_like(mirrored)
         # Walls of orbit and sinus are no plate between two tables: the field alone tells them.
-        shape = Shape(_GRID, mirrored, mirrored, mirrored, nowhere, nowhere)
+        shape = TwoTableShape(_GRID, mirrored, mirrored, mirrored, nowhere, nowhere)
         points, normals = place.aligned.points, place.aligned.normals
         face = _of_face(points, options)
         warp = fit_warp(shape, points[face], normals[face], options.warp)
@@ -83,7 +83,7 @@ class MirrorImage:
         """Signed distance (N,), float32, in canonical mm at points (N, 3); negative in what should be bone."""
         at = torch.tensor(points).float()
         at = (at + _GRID.sample(self.warp, at)) * torch.tensor([-1.0, 1, 1])
-        return sample(self.skull, at.numpy().astype(float), _OUTSIDE_MM)
+        return sample_volume(self.skull, at.numpy().astype(float), _OUTSIDE_MM)
 
     def at_voxels(self, to_canonical: np.ndarray, index: np.ndarray) -> np.ndarray:
         """See LaidShape."""
@@ -91,7 +91,7 @@ class MirrorImage:
 
 
 @dataclass(frozen=True)
-class Face:
+class FaceCompletion:
     """What a face lacks and its mirror image has.
 
     gap: its pieces, on the reduced grid; implant: bool, on the input's grid; where: the score of missing bone, see
@@ -99,34 +99,36 @@ class Face:
     """
 
     image: MirrorImage
-    gap: Gap
+    defects: Defects
     implant: np.ndarray
-    where: Allowance
+    where: AllowedRegion
 
     @classmethod
-    def of(cls, place: Placement, others: list[np.ndarray], options: FaceOptions = FaceOptions()) -> Face | None:
+    def of(
+        cls, place: RegisteredPatient, others: list[np.ndarray], options: FaceOptions = FaceOptions()
+    ) -> FaceCompletion | None:
         """What a placed skull's face lacks, None for nothing; others: gaps of the vault, which are filled already."""
         if _of_face(place.aligned.points, options).sum() < FEWEST:
             return None
         image = MirrorImage.of(place, options)
-        gap = find_face_gaps(image, place, others, options)
+        gap = find_facial_defects(image, place, others, options)
         if not gap.pieces:
             return None
-        where = allowance(place.skull.fraction, gap)
-        implant = fill(image, place.alignment, place.bone, gap, where, options.smallest_ml)
+        where = allowed_region(place.skull.fraction, gap)
+        implant = fill_defects(image, place.alignment, place.bone, gap, where, options.smallest_ml)
         return cls(image, gap, implant, where) if implant.any() else None
 
     def nearer(self, others: list[np.ndarray], spacing: np.ndarray) -> Volume:
         """How much nearer a place is to the face's gaps than to others, mm: on the reduced grid, of that spacing in mm,
         around all of them, index -> canonical mm."""
-        both = [np.logical_or.reduce(gaps) for gaps in (others, self.gap.pieces)]
+        both = [np.logical_or.reduce(gaps) for gaps in (others, self.defects.pieces)]
         box = bounding_box(both[0] | both[1], margin=np.ceil(_AROUND_MM / spacing).astype(int))
         to_others, to_face = (ndimage.distance_transform_edt(~gaps[box], sampling=spacing) for gaps in both)
         return crop(self.image.skull, box).with_array((to_others - to_face).astype(np.float32))
 
     def outside(self, notes: list[dict]) -> list[dict]:
-        """Those notes of gaps, see Gap.passed_over, whose centre lies neither in a gap of the face nor within 8 mm."""
-        at = np.concatenate([np.argwhere(piece) for piece in self.gap.pieces])
+        """Those notes of gaps, see Gap.rejected, whose centre lies neither in a gap of the face nor within 8 mm."""
+        at = np.concatenate([np.argwhere(piece) for piece in self.defects.pieces])
         gaps = cKDTree(apply_affine(self.image.skull.affine, at))
         return [note for note in notes if gaps.query(note["centre_mm"])[0] >= 8.0]
 
@@ -134,7 +136,7 @@ class Face:
         """What the report says."""
         return {
             "volume_ml": round(float(self.implant.sum() * bone.voxel_ml), 3),
-            "defects": len(self.gap.pieces),
+            "defects": len(self.defects.pieces),
             "mirror_fit_mm": round(self.image.fit_mm, 2),
         }
 
@@ -145,7 +147,9 @@ def _of_face(points: torch.Tensor, options: FaceOptions) -> torch.Tensor:
     return inside & (points[:, 2] < options.top_mm) & (points[:, 1] > options.back_mm - 10.0)
 
 
-def find_face_gaps(image: MirrorImage, place: Placement, others: list[np.ndarray], options: FaceOptions) -> Gap:
+def find_facial_defects(
+    image: MirrorImage, place: RegisteredPatient, others: list[np.ndarray], options: FaceOptions
+) -> Defects:
     """Where the mirror image has bone and the face has none, largest first."""
     fraction = place.skull.fraction
     shape = fraction.array.shape
@@ -179,7 +183,7 @@ def find_face_gaps(image: MirrorImage, place: Placement, others: list[np.ndarray
             pieces.append(piece)
     pieces.sort(key=lambda piece: -int(piece.sum()))
     pieces = [piece for piece in pieces if piece.sum() >= options.share * pieces[0].sum()]
-    return Gap(pieces, field, np.zeros(shape, bool), [], float(fraction.spacing.min()))
+    return Defects(pieces, field, np.zeros(shape, bool), [], float(fraction.spacing.min()))
 
 
 def _face_box(skull: Volume, options: FaceOptions) -> tuple[slice, ...]:
@@ -193,19 +197,19 @@ def _face_box(skull: Volume, options: FaceOptions) -> tuple[slice, ...]:
 
 
 @dataclass(frozen=True)
-class JoinedShape:
+class CombinedShape:
     """The complete shape of a head whose vault and whose face are both filled: each tells what is nearer to its gap.
 
     nearer: see Face.nearer.
     """
 
-    vault: LaidShape
+    vault: PatientShape
     face: MirrorImage
     nearer: Volume
 
     def of_face(self, points: np.ndarray) -> np.ndarray:
         """Which points (N, 3) in canonical mm the face tells, (N,) bool."""
-        return sample(self.nearer, points, -1.0) > 0
+        return sample_volume(self.nearer, points, -1.0) > 0
 
     def at_voxels(self, to_canonical: np.ndarray, index: np.ndarray) -> np.ndarray:
         """See LaidShape."""
@@ -217,7 +221,7 @@ class JoinedShape:
         return out
 
 
-def joined_score(first: Volume, second: Volume, whole: Volume) -> Volume:
+def combined_score(first: Volume, second: Volume, whole: Volume) -> Volume:
     """Two scores on pieces of the reduced grid as one on the whole of it; -1 where neither says anything."""
     out = np.full(whole.array.shape, -1.0, np.float32)
     for score in (first, second):

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from SkullVAELib.completion.defects import BEVEL, Gap, lack_of
+from SkullVAELib.completion.defects import BEVEL, Defects, missing_fraction
 from SkullVAELib.geometry.affines import apply_affine
 from SkullVAELib.geometry.volume import Volume, crop
-from SkullVAELib.shape.warped import LaidShape
+from SkullVAELib.shape.warped import PatientShape
 
 
 @dataclass(frozen=True)
-class Allowance:
+class AllowedRegion:
     """Where the implant may be: a smooth score, positive where a voxel may be implant: bone is lacking here, and a
     found gap is near.
 
@@ -25,7 +25,9 @@ class Allowance:
     box: tuple[slice, ...]
 
 
-def allowance(fraction: Volume, gap: Gap, field: np.ndarray | None = None, full: float = 0.62) -> Allowance:
+def allowed_region(
+    fraction: Volume, gap: Defects, field: np.ndarray | None = None, full: float = 0.62
+) -> AllowedRegion:
     """The score of where bone really is missing: bone fills less than `full` of the prior's shell nearby.
 
     field: of another shape than the one whose gaps were found, canonical mm, on the gap's box.
@@ -33,20 +35,20 @@ def allowance(fraction: Volume, gap: Gap, field: np.ndarray | None = None, full:
     box = gap.box
     region, bone_here = np.logical_or.reduce(gap.pieces)[box], fraction.array[box]
     field = gap.field[box] if field is None else field
-    lack = lack_of(field, bone_here, fraction.spacing)
+    lack = missing_fraction(field, bone_here, fraction.spacing)
     near = ndimage.distance_transform_edt(~region, sampling=fraction.spacing)
-    close = lack_of(field, bone_here, fraction.spacing, 1.5)
+    close = missing_fraction(field, bone_here, fraction.spacing, 1.5)
     allowed = np.minimum(np.maximum(lack - (1 - full), close - BEVEL), (4.0 - near) / 4.0).astype(np.float32)
     allowed[gap.cavity[box]] = -1.0
-    return Allowance(crop(fraction, box).with_array(allowed), box)
+    return AllowedRegion(crop(fraction, box).with_array(allowed), box)
 
 
-def fill(
-    shape: LaidShape,
+def fill_defects(
+    shape: PatientShape,
     alignment: np.ndarray,
     bone: Volume,
-    gap: Gap,
-    where: Allowance,
+    gap: Defects,
+    where: AllowedRegion,
     smallest_ml: float = 0.5,
 ) -> np.ndarray:
     """Implant voxels on the patient's own grid: inside the shape, not bone, and where bone really is missing.
@@ -77,7 +79,7 @@ def fill(
     return implant
 
 
-def _tidy(part: np.ndarray, local: Volume, here: Volume, gap: Gap, box: tuple, smallest_ml: float) -> np.ndarray:
+def _tidy(part: np.ndarray, local: Volume, here: Volume, gap: Defects, box: tuple, smallest_ml: float) -> np.ndarray:
     """One connected piece per gap, without crumbs: threads thinner than a voxel's opening are cut, then regrown.
 
     A piece that ends up smaller than smallest_ml was no defect.

@@ -15,10 +15,10 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
-from SkullVAELib.completion.options import RimOptions
+from SkullVAELib.completion.options import GaussianProcessOptions
 from SkullVAELib.geometry.grid import Grid
-from SkullVAELib.shape.two_table import outwards, pick_side
-from SkullVAELib.shape.warped import ConformedPrior
+from SkullVAELib.shape.two_table import outward_directions, pick_side
+from SkullVAELib.shape.warped import WarpedShape
 
 VAULT_RADIUS_MM = 80.0
 
@@ -28,7 +28,7 @@ def along_vault(points: np.ndarray) -> np.ndarray:
     return points / np.linalg.norm(points, axis=1, keepdims=True).clip(1.0) * VAULT_RADIUS_MM
 
 
-def _kernel(a: np.ndarray, b: np.ndarray, options: RimOptions) -> np.ndarray:
+def _kernel(a: np.ndarray, b: np.ndarray, options: GaussianProcessOptions) -> np.ndarray:
     """Covariance of residuals at points (N, 3) and (M, 3), mm, by their distance along the vault.
 
     Matern 3/2 of two lengths, and the same again, weaker, for each point's mirror image: heads are nearly symmetric.
@@ -51,19 +51,19 @@ def _kernel(a: np.ndarray, b: np.ndarray, options: RimOptions) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Known:
+class Observations:
     """Points of one table that tell the correction: numbers (K,) of the site's points, their covariance (K, K), and
     that of the places to be told with them (M, K). The two are the dear part of the regression."""
 
     points: np.ndarray
     covariance: np.ndarray
-    carry: np.ndarray
+    cross_covariance: np.ndarray
 
-    def only(self, some: np.ndarray) -> Known:
+    def only(self, some: np.ndarray) -> Observations:
         """Those of the points for which `some` (K,) is True."""
         if some.all():
             return self
-        return Known(self.points[some], self.covariance[np.ix_(some, some)], self.carry[:, some])
+        return Observations(self.points[some], self.covariance[np.ix_(some, some)], self.cross_covariance[:, some])
 
 
 @dataclass(frozen=True)
@@ -74,18 +74,20 @@ class Regression:
     residual; factor: Cholesky's, of covariance and noise; weights: (K,) of the points.
     """
 
-    known: Known
+    observations: Observations
     mean: float
     noise: np.ndarray
     factor: tuple
     weights: np.ndarray
 
-    def told(self, options: RimOptions) -> np.ndarray:
+    def predict(self, options: GaussianProcessOptions) -> np.ndarray:
         """(M,) residual in mm at the places to be told."""
-        return np.clip(self.mean + self.known.carry @ self.weights, -options.limit_mm, options.limit_mm)
+        return np.clip(
+            self.mean + self.observations.cross_covariance @ self.weights, -options.limit_mm, options.limit_mm
+        )
 
 
-def regress(known: Known, value: np.ndarray, away: np.ndarray, options: RimOptions) -> Regression:
+def regress(known: Observations, value: np.ndarray, away: np.ndarray, options: GaussianProcessOptions) -> Regression:
     """Gaussian-process regression of values (mm) at known points, `away` mm from the hole's edge.
 
     Robust twice. What disagrees with the rest counts less and less. And an edge that has healed is rounded off: where
@@ -128,7 +130,7 @@ FEWEST = 30
 
 
 @dataclass(frozen=True)
-class RimSite:
+class DefectRim:
     """The bone around a gap that tells how the tables go on, made once for all shapes that are laid in the gap.
 
     points, normals: (N, 3) bone surface in canonical mm; moved: the same laid on the mean skull; facing: (N,) how much
@@ -143,19 +145,19 @@ class RimSite:
     facing: torch.Tensor
     away: np.ndarray
     near: torch.Tensor
-    known: tuple[Known | None, ...]
-    options: RimOptions
+    known: tuple[Observations | None, ...]
+    options: GaussianProcessOptions
 
     @classmethod
     def of(
         cls,
-        conformed: ConformedPrior,
+        conformed: WarpedShape,
         points: torch.Tensor,
         normals: torch.Tensor,
         bone: torch.Tensor,
         gap: np.ndarray,
-        options: RimOptions = RimOptions(),
-    ) -> RimSite:
+        options: GaussianProcessOptions = GaussianProcessOptions(),
+    ) -> DefectRim:
         """The site of a gap, by the first shape; see correct_rim."""
         grid = conformed.grid
         hull = cKDTree(gap[:: max(1, len(gap) // 4000)])
@@ -180,11 +182,11 @@ class RimSite:
         nodes = Grid(tuple(int(np.ceil(2 * h / 5.0)) + 1 for h in grid.half_mm), 1.0)
         at = nodes.coordinates().numpy() / nodes.half_mm * grid.half_mm
         near = (hull.query(at.reshape(-1, 3), distance_upper_bound=15.0)[0] < 15.0).reshape(nodes.shape)
-        moved, facing = points + grid.sample(conformed.warp, points), (normals * outwards(points)).sum(1)
+        moved, facing = points + grid.sample(conformed.warp, points), (normals * outward_directions(points)).sum(1)
         site = cls(points, normals, moved, facing, away, torch.tensor(near), (), options)
         usable, _ = site._heard(conformed)
         rng = np.random.default_rng(0)
-        known: list[Known | None] = []
+        known: list[Observations | None] = []
         for side in (facing > 0.3, facing < -0.3):
             chosen = np.flatnonzero((usable & side).numpy())
             if len(chosen) < FEWEST:
@@ -194,17 +196,17 @@ class RimSite:
             share = weights[chosen]
             chosen = rng.choice(chosen, min(options.count, len(chosen)), replace=False, p=share / share.sum())
             place = points[chosen].numpy().astype(float)
-            known.append(Known(chosen, _kernel(place, place, options), _kernel(at[near], place, options)))
+            known.append(Observations(chosen, _kernel(place, place, options), _kernel(at[near], place, options)))
         return replace(site, known=tuple(known))
 
-    def _heard(self, conformed: ConformedPrior) -> tuple[torch.Tensor, torch.Tensor]:
+    def _heard(self, conformed: WarpedShape) -> tuple[torch.Tensor, torch.Tensor]:
         """Which points (N,) fit a shape well enough to tell of it, and their residuals (N,) in mm."""
         residual = pick_side(conformed.grid.sample(conformed.shape.by_side, self.moved), self.facing > 0)[:, 0]
         slope = pick_side(conformed.grid.sample(conformed.shape.slopes_by_side, self.moved), self.facing > 0)
         agree = (slope * self.normals).sum(1) / slope.norm(dim=1).clamp(min=1e-3)
         return (agree > 0.75) & (residual.abs() < self.options.cut_mm), residual
 
-    def regressions(self, conformed: ConformedPrior) -> list[Regression | None]:
+    def regressions(self, conformed: WarpedShape) -> list[Regression | None]:
         """What the known points tell of the outer and of the inner table of a shape, None for a table with too few."""
         usable, residual = self._heard(conformed)
         found: list[Regression | None] = []
@@ -217,37 +219,37 @@ class RimSite:
             found.append(regress(some, value, self.away[some.points], self.options))
         return found
 
-    def correct(self, conformed: ConformedPrior, regressions: list[Regression | None] | None = None) -> ConformedPrior:
+    def correct(self, conformed: WarpedShape, regressions: list[Regression | None] | None = None) -> WarpedShape:
         """Add the rim correction to a shape laid on the patient by the same warp; regressions: its own, if known."""
         tables = []
         for regression in self.regressions(conformed) if regressions is None else regressions:
             correction = torch.zeros(self.near.shape)
             if regression is not None:
-                correction[self.near] = torch.tensor(regression.told(self.options)).float()
+                correction[self.near] = torch.tensor(regression.predict(self.options)).float()
             tables.append(correction)
         return replace(conformed, corrections=torch.stack(tables))
 
-    def gap_mm(self, conformed: ConformedPrior) -> float:
+    def gap_mm(self, conformed: WarpedShape) -> float:
         """The 95th percentile of a shape's distance (mm) to bone within 5 mm of the gap; nan where there is none."""
         close = self._heard(conformed)[0] & torch.tensor(self.away < 5.0)
         left = conformed.field(self.points[close]).abs()
         return float(left.quantile(0.95)) if len(left) else float("nan")
 
 
-def correct_rim(
-    conformed: ConformedPrior,
+def correct_with_gaussian_process(
+    conformed: WarpedShape,
     points: torch.Tensor,
     normals: torch.Tensor,
     bone: torch.Tensor,
     gap: np.ndarray,
-    options: RimOptions = RimOptions(),
-) -> tuple[ConformedPrior, float]:
+    options: GaussianProcessOptions = GaussianProcessOptions(),
+) -> tuple[WarpedShape, float]:
     """Add the rim correction around a gap.
 
     points, normals: (N, 3) the patient's bone surface in canonical mm; bone: (X, Y, Z) its signed distance in mm on the
     canonical grid; gap: (M, 3) canonical mm of voxels to be filled.
     Returns the corrected prior and the 95th percentile of its remaining distance (mm) to bone within 5 mm of the gap.
     """
-    site = RimSite.of(conformed, points, normals, bone, gap, options)
+    site = DefectRim.of(conformed, points, normals, bone, gap, options)
     corrected = site.correct(conformed)
     return corrected, site.gap_mm(corrected)

@@ -20,12 +20,12 @@ from SkullVAELib.geometry.grid import Grid
 from SkullVAELib.geometry.masks import bounding_box
 from SkullVAELib.geometry.volume import Volume, crop, to_nearest_ras
 from SkullVAELib.registration.bone import bone_mask
-from SkullVAELib.registration.patient import Placement, bone_in_place, place
-from SkullVAELib.shape.two_table import Shape
-from SkullVAELib.shape.warped import ConformedPrior
+from SkullVAELib.registration.patient import RegisteredPatient, bone_on_patient_grid, register_patient
+from SkullVAELib.shape.two_table import TwoTableShape
+from SkullVAELib.shape.warped import WarpedShape
 from SkullVAELib.vae.latent import complete_latent, inference_kind, latent_code, neighbour_deviations
 from SkullVAELib.vae.networks import SkullModel
-from SkullVAELib.vae.paper_networks import PaperModel, resize
+from SkullVAELib.vae.paper_networks import PaperModel, resize_mask
 
 _MARGIN_MM = 6.0
 
@@ -36,7 +36,7 @@ _CRUMB_ML = 0.3
 
 @one_thread()
 @torch.no_grad()
-def skull_of_latent(model: SkullModel, z: torch.Tensor, spacing_mm: float = 1.0) -> Volume:
+def skull_from_latent(model: SkullModel, z: torch.Tensor, spacing_mm: float = 1.0) -> Volume:
     """The skull that a latent (L,) decodes to, as complete_skull gives it.
 
     Raises SkullVAEError when the model decodes to no bone.
@@ -44,7 +44,7 @@ def skull_of_latent(model: SkullModel, z: torch.Tensor, spacing_mm: float = 1.0)
     z = z.to(model.latent_mean.device)
     grid = model.architecture.grid
     field = model.decode(z[None])[0].float().cpu()
-    shape = ConformedPrior(Shape.of(field, grid), torch.zeros(3, 2, 2, 2))
+    shape = WarpedShape(TwoTableShape.of(field, grid), torch.zeros(3, 2, 2, 2))
     fine = Grid(tuple(int(n) for n in 2 * grid.half_mm // spacing_mm + 1), spacing_mm)
     values = shape.field(fine.coordinates().reshape(-1, 3))
     inside = (values < 0).reshape(fine.shape).numpy()
@@ -79,7 +79,7 @@ class Encoded:
 
     mu: torch.Tensor
     logvar: torch.Tensor
-    place: Placement | Volume
+    place: RegisteredPatient | Volume
 
 
 class LatentSpace:
@@ -94,10 +94,10 @@ class LatentSpace:
     def encode(self, volume: Volume) -> Encoded:
         """The posterior of a skull, a CT in HU or a mask. Raises SkullVAEError when it is none."""
         if self.is_paper:
-            where: Placement | Volume = volume.with_array(bone_mask(volume)[0])
-            shown = resize(to_nearest_ras(where).array, self.model.architecture.grid_shape)
+            where: RegisteredPatient | Volume = volume.with_array(bone_mask(volume)[0])
+            shown = resize_mask(to_nearest_ras(where).array, self.model.architecture.grid_shape)
         else:
-            where = place(volume, self.model)
+            where = register_patient(volume, self.model)
             shown = where.field
         with torch.no_grad():
             mu, logvar = self.model.encode(shown[None].to(self.device))
@@ -131,12 +131,12 @@ class LatentSpace:
         return complete_latent(z, near[0], gamma)
 
     @one_thread()
-    def decode(self, z: torch.Tensor, place: Placement | Volume) -> Volume:
+    def decode(self, z: torch.Tensor, place: RegisteredPatient | Volume) -> Volume:
         """Bone, bool on the grid of the skull that `place` is of, for a latent (L,)."""
         with torch.no_grad():
             decoded = self.model.decode(z[None].to(self.device))[0].float().cpu()
         if not self.is_paper:
-            return bone_in_place(decoded, place)
+            return bone_on_patient_grid(decoded, place)
         ras = to_nearest_ras(place)
         full = F.interpolate(decoded[None, None], size=ras.array.shape, mode="trilinear")[0, 0] > 0.5
         back = nib.orientations.ornt_transform(nib.io_orientation(ras.affine), nib.io_orientation(place.affine))
@@ -150,7 +150,7 @@ class LatentSpace:
         if prior == "aggregated":
             z = model.latent_mean.cpu() + model.latent_std.cpu() * z
         if not self.is_paper:
-            return skull_of_latent(model, z)
+            return skull_from_latent(model, z)
         shape = model.architecture.grid_shape
         affine = np.diag([*(size / n for size, n in zip(_HEAD_MM, shape, strict=True)), 1.0])
         return Volume((model.decode(z[None].to(self.device))[0] > 0.5).cpu().numpy(), affine)

@@ -11,7 +11,7 @@ from SkullVAELib.geometry.masks import bounding_box
 from SkullVAELib.geometry.volume import Volume, crop
 
 
-def measure(implant: Volume, rim_gap_mm: float) -> dict:
+def measure_implant(implant: Volume, rim_gap_mm: float) -> dict:
     """Volume (ml), thickness (mm), pieces and rim gap (mm) of an implant mask.
 
     Thickness is the distance from a point of the outer surface to the nearest of the inner one, away from the rim.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from SkullVAELib.core.errors import SkullVAEError
-from SkullVAELib.geometry.roi import Box
+from SkullVAELib.geometry.roi import ROI
 from SkullVAELib.registration.options import REFUSE_BELOW, WarpOptions
 
 PRIORS = ("auto", "blend", "encode", "map", "dev", "mean")
@@ -15,7 +15,7 @@ MOST_PROPOSALS = 5
 
 
 @dataclass(frozen=True)
-class GapOptions:
+class DefectOptions:
     """What counts as a defect, and what does not.
 
     core_mm: a voxel of missing bone this far from any bone starts a gap. A gap is no defect when it is
@@ -68,7 +68,7 @@ class GapOptions:
 
 
 @dataclass(frozen=True)
-class RimOptions:
+class GaussianProcessOptions:
     """How residuals are carried across the hole.
 
     length_mm, short_mm: the two distances over which residuals stay alike, the shorter with the share short_share;
@@ -121,7 +121,7 @@ class FaceOptions:
 class CompletionOptions:
     """How a skull is completed.
 
-    threshold_hu: bone threshold for a CT, None to detect; box: outside of it nothing is bone; prior: where the complete
+    threshold_hu: bone threshold for a CT, None to detect; roi: outside of it nothing is bone; prior: where the complete
     shape comes from: "encode" the defective skull's own latent; "dev" that latent moved by gamma * DEV, gamma 1 unless
     told (0 reconstructs); "map" a search for the latent that fits intact bone; "mean" the training skulls' mean shape;
     "blend" the mean of mean and encode, of the head and of its mirror image; "auto" what measured best, blend;
@@ -130,7 +130,7 @@ class CompletionOptions:
     """
 
     threshold_hu: float | None = None
-    box: Box | None = None
+    roi: ROI | None = None
     gamma: float | None = None
     prior: str = "auto"
     defect_class: str = "cranial"
@@ -138,8 +138,8 @@ class CompletionOptions:
     face: bool = False
     least_quality: float = REFUSE_BELOW
     warp: WarpOptions = field(default_factory=WarpOptions)
-    rim: RimOptions | None = field(default_factory=RimOptions)
-    gap: GapOptions = field(default_factory=GapOptions)
+    gaussian_process: GaussianProcessOptions | None = field(default_factory=GaussianProcessOptions)
+    defects: DefectOptions = field(default_factory=DefectOptions)
 
     def __post_init__(self):
         if self.prior not in PRIORS:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from SkullVAELib.completion.options import MOST_PROPOSALS
-from SkullVAELib.completion.result import Completion, Patient
+from SkullVAELib.completion.result import Completion, PreparedPatient
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.core.threads import one_thread
 from SkullVAELib.geometry.affines import apply_affine
@@ -39,10 +39,10 @@ _NEAR_MM = 3.0
 
 
 @dataclass(frozen=True)
-class Draws:
+class ProposalSampler:
     """What makes a patient's proposals, drawn when it is first asked for; the same in every run."""
 
-    patient: Patient
+    patient: PreparedPatient
 
     def completion(self, number: int, gamma: float | None) -> Completion:
         """The completion of a proposal, 1 to MOST_PROPOSALS; the first is the most likely one.
@@ -52,19 +52,19 @@ class Draws:
         """
         if number == 1:
             return self.patient.completion(gamma)
-        if not self.patient.gap.pieces:
+        if not self.patient.defects.pieces:
             raise SkullVAEError("A defect of the face alone has one proposal, its mirror image", "Choose 1")
-        one_shape = self.patient.prior.kind == "mean" and self.patient.site is not None
+        one_shape = self.patient.prior.kind == "mean" and self.patient.rim is not None
         return self.patient.completion(gamma, None if one_shape else self._noises[number - 2], draw=number)
 
     @cached_property
     @one_thread()
     def _noises(self) -> list[torch.Tensor]:
         """The draws of all but the first, each the one that differs most from all before it at the gap's surface."""
-        patient, prior, place = self.patient, self.patient.prior, self.patient.place
+        patient, prior, place = self.patient, self.patient.prior, self.patient.registered
         size = prior.mu.shape[1]
         pool = [torch.randn(size, generator=torch.Generator().manual_seed(seed)) for seed in range(POOL)]
-        index = np.concatenate([np.argwhere(piece) for piece in patient.gap.pieces])
+        index = np.concatenate([np.argwhere(piece) for piece in patient.defects.pieces])
         index = np.random.default_rng(0).permutation(index)[:_POINTS]
         points = torch.tensor(apply_affine(place.alignment @ place.skull.fraction.affine, index)).float()
         points = points + place.grid.sample(place.warp, points)
@@ -91,7 +91,7 @@ class Draws:
         return chosen
 
 
-def difference_mm(first: Mesh, second: Mesh) -> float:
+def mean_difference_mm(first: Mesh, second: Mesh) -> float:
     """Mean distance in mm between two surfaces, each measured to the other's triangles; 0 for the same."""
     if first is second:
         return 0.0

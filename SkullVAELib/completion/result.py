@@ -9,45 +9,45 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from SkullVAELib.completion.defects import Gap
-from SkullVAELib.completion.face import Face, JoinedShape, MirrorImage, joined_score
-from SkullVAELib.completion.fill import allowance, fill
-from SkullVAELib.completion.gaussian_process import RimSite
-from SkullVAELib.completion.measures import measure
+from SkullVAELib.completion.defects import Defects
+from SkullVAELib.completion.face import CombinedShape, FaceCompletion, MirrorImage, combined_score
+from SkullVAELib.completion.fill import allowed_region, fill_defects
+from SkullVAELib.completion.gaussian_process import DefectRim
+from SkullVAELib.completion.measures import measure_implant
 from SkullVAELib.completion.options import CompletionOptions
 from SkullVAELib.completion.prior import Prior
 from SkullVAELib.completion.uncertainty import Uncertainty
 from SkullVAELib.core.threads import one_thread
 from SkullVAELib.geometry.affines import apply_affine
 from SkullVAELib.geometry.volume import Volume, crop
-from SkullVAELib.registration.patient import Placement
+from SkullVAELib.registration.patient import RegisteredPatient
 from SkullVAELib.registration.plausibility import Quality
 from SkullVAELib.registration.skull import canonical_field
-from SkullVAELib.shape.two_table import Shape
-from SkullVAELib.shape.warped import ConformedPrior, LaidShape
+from SkullVAELib.shape.two_table import TwoTableShape
+from SkullVAELib.shape.warped import PatientShape, WarpedShape
 
-_FACE_SAYS = (
+_FACE_WARNING = (
     "Bone of the face is completed by the mirror image of its other side: nothing is added where that lacks it, too,"
     " and thin walls are least certain."
 )
 
 
 @dataclass(frozen=True)
-class Proposal:
+class ImplantShape:
     """The implant below the voxel size: what its voxels were made of.
 
-    conformed: the complete vault laid on the patient; alignment: (4, 4) patient RAS mm -> canonical mm; score: float32
+    warped: the complete vault laid on the patient; alignment: (4, 4) patient RAS mm -> canonical mm; score: float32
     volume, positive where bone is missing; shape: the complete head, of which the vault is all but the face.
     """
 
-    conformed: ConformedPrior
+    warped: WarpedShape
     alignment: np.ndarray
     score: Volume
-    shape: LaidShape
+    shape: PatientShape
 
     def of_face(self, points: np.ndarray) -> np.ndarray:
         """Which points (N, 3) in RAS mm the mirror image tells, (N,) bool."""
-        if isinstance(self.shape, JoinedShape):
+        if isinstance(self.shape, CombinedShape):
             return self.shape.of_face(apply_affine(self.alignment, points))
         return np.full(len(points), isinstance(self.shape, MirrorImage))
 
@@ -64,8 +64,8 @@ class Completion:
     implant: Volume
     report: dict
     found: bool
-    proposal: Proposal | None = None
-    patient: Patient | None = None
+    proposal: ImplantShape | None = None
+    patient: PreparedPatient | None = None
 
     @cached_property
     def uncertainty(self) -> Uncertainty | None:
@@ -76,7 +76,7 @@ class Completion:
 
 
 @dataclass(frozen=True)
-class Patient:
+class PreparedPatient:
     """A patient whose defects are found, ready for another complete shape in them: all that stays as it was is kept.
 
     Where bone is missing is told once, by the first shape. Another one fills the same gaps and may come out of them by
@@ -84,50 +84,50 @@ class Patient:
     rim correction. What the face lacks is the same with every shape.
     """
 
-    place: Placement
+    registered: RegisteredPatient
     quality: Quality
     prior: Prior
-    gap: Gap
-    site: RimSite | None
+    defects: Defects
+    rim: DefectRim | None
     options: CompletionOptions
-    face: Face | None = None
+    face: FaceCompletion | None = None
 
     @property
     def warnings(self) -> list[str]:
         """What a reader must know whatever the shape is."""
-        return self.quality.warnings + ([_FACE_SAYS] if self.face is not None else [])
+        return self.quality.warnings + ([_FACE_WARNING] if self.face is not None else [])
 
     @property
-    def defects(self) -> int:
+    def defect_count(self) -> int:
         """Defects of vault and face."""
-        return len(self.gap.pieces) + (0 if self.face is None else len(self.face.gap.pieces))
+        return len(self.defects.pieces) + (0 if self.face is None else len(self.face.defects.pieces))
 
     @cached_property
     def _nearer_to_face(self) -> Volume:
-        """See Face.nearer; the same for every shape. There must be a gap in both."""
+        """See Face.nearer; the same for every shape. There must be a defect in both."""
         assert self.face is not None
-        return self.face.nearer(self.gap.pieces, self.place.skull.fraction.spacing)
+        return self.face.nearer(self.defects.pieces, self.registered.skull.fraction.spacing)
 
     @classmethod
     def of(
         cls,
-        place: Placement,
+        registered: RegisteredPatient,
         quality: Quality,
         prior: Prior,
-        gap: Gap,
-        first: ConformedPrior,
+        defects: Defects,
+        first: WarpedShape,
         options: CompletionOptions,
-        face: Face | None = None,
-    ) -> Patient:
+        face: FaceCompletion | None = None,
+    ) -> PreparedPatient:
         """The patient whose gaps the first shape found."""
-        site = None
-        if options.rim is not None and gap.pieces:
-            fraction, aligned, grid = place.skull.fraction, place.aligned, place.grid
-            bone, _ = canonical_field(fraction, place.skull.distance, aligned.matrix, grid)
-            at = np.concatenate([np.argwhere(piece) for piece in gap.pieces])
+        rim = None
+        if options.gaussian_process is not None and defects.pieces:
+            fraction, aligned, grid = registered.skull.fraction, registered.aligned, registered.grid
+            bone, _ = canonical_field(fraction, registered.skull.distance, aligned.matrix, grid)
+            at = np.concatenate([np.argwhere(piece) for piece in defects.pieces])
             at = apply_affine(aligned.matrix @ fraction.affine, at)
-            site = RimSite.of(first, aligned.points, aligned.normals, bone, at, options.rim)
-        return cls(place, quality, prior, gap, site, options, face)
+            rim = DefectRim.of(first, aligned.points, aligned.normals, bone, at, options.gaussian_process)
+        return cls(registered, quality, prior, defects, rim, options, face)
 
     @one_thread()
     def completion(
@@ -138,52 +138,54 @@ class Patient:
 
         draw: number of a draw from what bone leaves open, see Uncertainty; None for the most likely tables.
         """
-        place = self.place
-        conformed = ConformedPrior(Shape.of(self.prior.shape(gamma, noise), place.grid), place.warp)
+        registered = self.registered
+        warped = WarpedShape(TwoTableShape.of(self.prior.shape(gamma, noise), registered.grid), registered.warp)
         field = None
-        if self.gap.pieces:
-            around = crop(place.skull.fraction, self.gap.box)
+        if self.defects.pieces:
+            around = crop(registered.skull.fraction, self.defects.box)
             index = np.indices(around.array.shape).reshape(3, -1).T
-            field = conformed.at_voxels(place.alignment @ around.affine, index).reshape(around.array.shape)
-        implant, proposal, rim_gap = self.fill_with(conformed, field, draw)
-        mask = place.bone.with_array(implant)
+            field = warped.at_voxels(registered.alignment @ around.affine, index).reshape(around.array.shape)
+        implant, proposal, rim_gap = self.fill_with(warped, field, draw)
+        mask = registered.bone.with_array(implant)
         found = bool(implant.any())
         report: dict = {"warnings": self.warnings}
         if found:
-            report["implant"] = measure(mask, rim_gap) | {"defects": self.defects}
-        completed = place.bone.with_array(place.bone.array | implant)
-        return Completion(place.bone, completed, mask, report, found, proposal if found else None, self)
+            report["implant"] = measure_implant(mask, rim_gap) | {"defects": self.defect_count}
+        completed = registered.bone.with_array(registered.bone.array | implant)
+        return Completion(registered.bone, completed, mask, report, found, proposal if found else None, self)
 
-    def uncertainty(self, proposal: Proposal) -> Uncertainty | None:
+    def uncertainty(self, proposal: ImplantShape) -> Uncertainty | None:
         """What bone leaves open of a proposal; None where no rim correction was wanted."""
-        if self.site is None:
+        if self.rim is None:
             return None
-        return Uncertainty(self.place.grid, self.site, self.site.regressions(proposal.conformed))
+        return Uncertainty(self.registered.grid, self.rim, self.rim.regressions(proposal.warped))
 
     def fill_with(
-        self, conformed: ConformedPrior, field: np.ndarray | None, draw: int | None = None
-    ) -> tuple[np.ndarray, Proposal, float]:
+        self, warped: WarpedShape, field: np.ndarray | None, draw: int | None = None
+    ) -> tuple[np.ndarray, ImplantShape, float]:
         """The implant's voxels made of a shape, the shape as it was used, and the rim gap in mm.
 
         field: of the shape before the rim correction, canonical mm, on the gap's box of the reduced grid, None where
-        the vault has no gap; draw: see completion.
+        the vault has no defect; draw: see completion.
         """
-        place, face, rim_gap = self.place, self.face, float("nan")
+        registered, face, rim_gap = self.registered, self.face, float("nan")
         if field is None:
             if face is None:
-                raise ValueError("a patient without a gap has no implant")
-            return face.implant, Proposal(conformed, place.alignment, face.where.score, face.image), rim_gap
-        if self.site is not None:
-            regressions = self.site.regressions(conformed)
-            conformed = self.site.correct(conformed, regressions)
-            if draw is not None and conformed.corrections is not None:
-                drawn = Uncertainty(place.grid, self.site, regressions).draws(1, seed=draw)[0]
-                conformed = dataclasses.replace(conformed, corrections=conformed.corrections + drawn)
-            rim_gap = self.site.gap_mm(conformed)
-        where = allowance(place.skull.fraction, self.gap, field)
-        implant = fill(conformed, place.alignment, place.bone, self.gap, where, self.options.gap.smallest_ml)
+                raise ValueError("a patient without a defect has no implant")
+            return face.implant, ImplantShape(warped, registered.alignment, face.where.score, face.image), rim_gap
+        if self.rim is not None:
+            regressions = self.rim.regressions(warped)
+            warped = self.rim.correct(warped, regressions)
+            if draw is not None and warped.corrections is not None:
+                drawn = Uncertainty(registered.grid, self.rim, regressions).draws(1, seed=draw)[0]
+                warped = dataclasses.replace(warped, corrections=warped.corrections + drawn)
+            rim_gap = self.rim.gap_mm(warped)
+        where = allowed_region(registered.skull.fraction, self.defects, field)
+        implant = fill_defects(
+            warped, registered.alignment, registered.bone, self.defects, where, self.options.defects.smallest_ml
+        )
         if face is None:
-            return implant, Proposal(conformed, place.alignment, where.score, conformed), rim_gap
-        shape = JoinedShape(conformed, face.image, self._nearer_to_face)
-        score = joined_score(where.score, face.where.score, place.skull.fraction)
-        return implant | face.implant, Proposal(conformed, place.alignment, score, shape), rim_gap
+            return implant, ImplantShape(warped, registered.alignment, where.score, warped), rim_gap
+        shape = CombinedShape(warped, face.image, self._nearer_to_face)
+        score = combined_score(where.score, face.where.score, registered.skull.fraction)
+        return implant | face.implant, ImplantShape(warped, registered.alignment, score, shape), rim_gap

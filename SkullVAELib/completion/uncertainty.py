@@ -19,10 +19,10 @@ import torch
 from scipy.linalg import cho_solve
 from scipy.spatial import cKDTree
 
-from SkullVAELib.completion.gaussian_process import Regression, RimSite, along_vault
-from SkullVAELib.completion.options import RimOptions
+from SkullVAELib.completion.gaussian_process import DefectRim, Regression, along_vault
+from SkullVAELib.completion.options import GaussianProcessOptions
 from SkullVAELib.geometry.grid import Grid
-from SkullVAELib.shape.two_table import outwards
+from SkullVAELib.shape.two_table import outward_directions
 
 TABLES_MM = (1.1, 1.45)
 """Standard deviation in mm of a residual of the outer and of the inner table, where no bone tells of it."""
@@ -40,7 +40,7 @@ _FEATURES = 400
 _DRAWS = 64
 
 
-class Waves:
+class FourierFeatures:
     """Draws from a Gaussian process with the rim's kernel, as sums of random waves (Rahimi and Recht, 2007).
 
     lengths: of Matern 3/2 in mm with their shares. Symmetric to the degree that options say.
@@ -73,13 +73,13 @@ class Uncertainty:
     """
 
     grid: Grid
-    site: RimSite
+    rim: DefectRim
     regressions: list[Regression | None]
 
     @cached_property
     def _nodes(self) -> np.ndarray:
         """(M, 3) canonical mm of the correction's nodes near the gap."""
-        near = self.site.near
+        near = self.rim.near
         at = Grid(tuple(near.shape), 1.0)
         half = torch.tensor(self.grid.half_mm)
         return (at.coordinates().double() / torch.tensor(at.half_mm) * half)[near].numpy()
@@ -88,24 +88,28 @@ class Uncertainty:
         """(count, 2, X'', Y'', Z'') mm by which draws move the outer and the inner table, outwards from bone, on the
         corrections' nodes; 0 away from the gap. The same for the same seed."""
         rng = np.random.default_rng(seed)
-        options: RimOptions = self.site.options
+        options: GaussianProcessOptions = self.rim.options
         nodes = along_vault(self._nodes)
-        bone = along_vault(self.site.points.numpy().astype(float)[np.isfinite(self.site.away)])
+        bone = along_vault(self.rim.points.numpy().astype(float)[np.isfinite(self.rim.away)])
         far = cKDTree(bone).query(nodes)[0] if len(bone) else np.zeros(len(nodes))
         lengths = ((options.length_mm, 1 - options.short_share), (options.short_mm, options.short_share))
-        shift = Waves(((options.length_mm, 1.0),), 0.0, rng).at(nodes) @ rng.standard_normal((_FEATURES, count))
+        shift = FourierFeatures(((options.length_mm, 1.0),), 0.0, rng).at(nodes) @ rng.standard_normal(
+            (_FEATURES, count)
+        )
         shift *= SHIFT * far[:, None]
-        made = torch.zeros(count, 2, *self.site.near.shape)
+        made = torch.zeros(count, 2, *self.rim.near.shape)
         for table, regression in enumerate(self.regressions):
-            waves = Waves(lengths, options.symmetry, rng)
+            waves = FourierFeatures(lengths, options.symmetry, rng)
             amplitude = rng.standard_normal((_FEATURES, count))
             moved = waves.at(nodes) @ amplitude
             if regression is not None:
-                place = along_vault(self.site.points[regression.known.points].numpy().astype(float))
+                place = along_vault(self.rim.points[regression.observations.points].numpy().astype(float))
                 noise = np.sqrt(regression.noise)[:, None] * rng.standard_normal((len(place), count))
-                moved -= regression.known.carry @ cho_solve(regression.factor, waves.at(place) @ amplitude + noise)
+                moved -= regression.observations.cross_covariance @ cho_solve(
+                    regression.factor, waves.at(place) @ amplitude + noise
+                )
             moved = TABLES_MM[table] * moved + (shift if table == 0 else -shift)
-            made[:, table, self.site.near] = torch.tensor(moved.T).float()
+            made[:, table, self.rim.near] = torch.tensor(moved.T).float()
         return made
 
     @cached_property
@@ -120,5 +124,5 @@ class Uncertainty:
         points, normals: (N, 3) canonical mm; normals away from bone. Between the tables, at the cut, their mean.
         """
         both = self.grid.sample(self.deviation, points)
-        outer = (0.5 + (normals * outwards(points)).sum(1)).clamp(0, 1)
+        outer = (0.5 + (normals * outward_directions(points)).sum(1)).clamp(0, 1)
         return (BAND * (outer * both[:, 0] + (1 - outer) * both[:, 1])).numpy()

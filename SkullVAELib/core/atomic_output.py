@@ -31,7 +31,7 @@ _MAKING_SECONDS = 60.0
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def atomic_file(path: Path) -> Iterator[Path]:
     """A place for a file that becomes `path` when the body ends well; it has the same name, in a private folder.
 
     What is written there is on the disk before it takes its place. A killed process leaves at most its private folder
@@ -53,7 +53,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def publishing(directory: Path, names: Iterable[str], inputs: Iterable[Path] = ()) -> Iterator[Path]:
+def publish_files(directory: Path, names: Iterable[str], inputs: Iterable[Path] = ()) -> Iterator[Path]:
     """A private folder to prepare files in; when the body ends well they appear in `directory`.
 
     names: every file a run may publish, in the order of publishing; the last one is the seal of the set (the
@@ -89,7 +89,7 @@ def publishing(directory: Path, names: Iterable[str], inputs: Iterable[Path] = (
 
 
 @contextmanager
-def publishing_folder(directory: Path, is_ours: Callable[[Path], bool], inputs: Iterable[Path] = ()) -> Iterator[Path]:
+def publish_folder(directory: Path, is_ours: Callable[[Path], bool], inputs: Iterable[Path] = ()) -> Iterator[Path]:
     """A private folder to prepare a whole tree in; when the body ends well it becomes `directory`.
 
     The private folder lies beside `directory`, so that renaming is atomic. An empty `directory` is replaced, and so is
@@ -124,7 +124,7 @@ def publishing_folder(directory: Path, is_ours: Callable[[Path], bool], inputs: 
 
 
 @contextmanager
-def held_folder(directory: Path) -> Iterator[Path]:
+def locked_folder(directory: Path) -> Iterator[Path]:
     """A folder, made where it is missing, that only one process at a time holds; other files in it may be anyone's.
 
     When the body raises before anything was put into it, a folder made here goes again. Raises SkullVAEError when it

@@ -11,21 +11,21 @@ from typing import TextIO
 from SkullVAELib.core.progress import Report, json_lines, silent, terminal_bar
 
 
-def on_terminal() -> str:
+def default_progress() -> str:
     """The kind of progress to show unless told: a bar on a terminal, else none."""
     return "bar" if sys.stderr is not None and sys.stderr.isatty() else "none"
 
 
 def progress_bar():
     """A reporter that draws a bar on a terminal and is silent elsewhere, for a with statement."""
-    return progress(on_terminal())
+    return progress(default_progress())
 
 
 @contextmanager
 def progress(kind: str) -> Iterator[Report]:
     """The progress reporter of a kind. With "json" stdout carries nothing else: what libraries print goes to stderr."""
     if kind == "json":
-        with stdout_kept() as stream, progress_on(stream, kind) as report:
+        with reserved_stdout() as stream, progress_on(stream, kind) as report:
             yield report
     else:
         with progress_on(None, kind) as report:
@@ -67,7 +67,7 @@ def _bar() -> Iterator[Report]:
 
 
 @contextmanager
-def stdout_kept() -> Iterator[TextIO]:
+def reserved_stdout() -> Iterator[TextIO]:
     """A stream to the real stdout, while descriptor 1 and sys.stdout lead to stderr for everybody else."""
     sys.stdout.flush()
     try:
@@ -87,7 +87,7 @@ def stdout_kept() -> Iterator[TextIO]:
         os.close(kept)
 
 
-def say(text: str) -> None:
+def print_message(text: str) -> None:
     """One line on stderr, which may be absent (a windowed program) or closed."""
     if sys.stderr is not None:
         with suppress(OSError):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from SkullVAELib.geometry.grid import Grid
 from SkullVAELib.registration.mean_skull import Population
 from SkullVAELib.registration.skull import CLAMP_MM
-from SkullVAELib.shape.two_table import facing_outwards, gradient
+from SkullVAELib.shape.two_table import gradient, outer_side_weight
 
 
 def _smooth_noise(rng: np.random.Generator, channels: int, knots: int) -> torch.Tensor:
@@ -37,13 +37,13 @@ def draw_skull(population: Population, rng: np.random.Generator) -> tuple[torch.
             torch.stack([population.known[k] for k in used]).amin(0),
         ]
     )
-    field, known = vary(source, grid, rng)
+    field, known = vary_skull(source, grid, rng)
     if rng.uniform() < 0.5:
         field, known = field.flip(0), known.flip(0)
     return field.clamp(-CLAMP_MM, CLAMP_MM), known
 
 
-def vary(
+def vary_skull(
     source: torch.Tensor, grid: Grid, rng: np.random.Generator, least_mm: float = 0.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """A field laid on the mean and where it is known, source (2, X, Y, Z), made into those of a head not seen before.
@@ -67,7 +67,7 @@ def vary(
     # Each table has bumps and furrows of its own, which no other skull foretells.
     bumps = _smooth_noise(rng, 2, 10)[None] * rng.uniform(0, 0.5)
     bumps = F.interpolate(bumps, size=grid.shape, mode="trilinear", align_corners=True)[0]
-    side = facing_outwards(gradient(field, grid.spacing_mm), grid)
+    side = outer_side_weight(gradient(field, grid.spacing_mm), grid)
     thicker = thicker + side * bumps[0] + (1 - side) * bumps[1]
     # Thin skulls are thin plates, not plates with holes: no bone loses more than half of itself.
     depth = F.max_pool3d(-field[None, None], 5, stride=1, padding=2)[0, 0].clamp(min=0)

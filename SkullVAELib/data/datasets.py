@@ -34,7 +34,7 @@ COMPLETE, UNKNOWN = "complete", "unknown"
 CLASSES = ("cranial", "facial")
 """SkullFix's two kinds of defect, and the classes that DEV is told for."""
 
-KINDS = (
+CASE_KINDS = (
     # SkullFix; SkullBreak; what this library cuts (defects.KINDS)
     *CLASSES,
     *("bilateral", "frontoorbital", "parietotemporal", "random_1", "random_2"),
@@ -59,7 +59,7 @@ _NOISE = 0.001
 
 
 @dataclass(frozen=True)
-class Case:
+class SkullCase:
     """One complete skull, or one defective skull with its truth.
 
     individual: whose head it is, and by it cases are split; "a+b" is drawn from both a and b. split: "training" or
@@ -83,10 +83,10 @@ class Case:
         return frozenset(self.individual.split("+"))
 
 
-class Cases(list[Case]):
+class SkullCases(list[SkullCase]):
     """The cases of one source. layout says what it was; unpaired: skulls for evaluation only, which have no truth."""
 
-    def __init__(self, cases: Iterable[Case], layout: str = "skulls", unpaired: Iterable[Path] = ()):
+    def __init__(self, cases: Iterable[SkullCase], layout: str = "skulls", unpaired: Iterable[Path] = ()):
         super().__init__(cases)
         self.layout = layout
         self.unpaired = tuple(unpaired)
@@ -104,7 +104,7 @@ def stem(path: Path) -> str:
     return path.stem
 
 
-def find_cases(data: Path) -> Cases:
+def find_cases(data: Path) -> SkullCases:
     """Cases of a folder in any known layout, or of a JSON list of {"complete", "defective", "individual", "kind"}.
 
     A folder's own datalist.json comes first. No voxel is read; see check_cases.
@@ -127,13 +127,13 @@ def find_cases(data: Path) -> Cases:
             return _from_original(root)
     if data.name in _PARTS:
         raise SkullVAEError(f"'{data}' is one part of a set and holds no complete skulls", "Give the folder above it")
-    cases = [Case(stem(p), p) for p in _by_name(data).values()]
+    cases = [SkullCase(stem(p), p) for p in _by_name(data).values()]
     if not cases:
         raise SkullVAEError(f"No skulls were found in '{data}'", f"Give {LAYOUTS}")
-    return Cases(cases, f"a folder of complete skulls, '{data}'")
+    return SkullCases(cases, f"a folder of complete skulls, '{data}'")
 
 
-def describe(cases: list[Case]) -> str:
+def describe(cases: list[SkullCase]) -> str:
     """What was found, in one to three lines: layout, individuals, skulls of each kind, the data's own split.
 
     >>> print(describe([Case("a", Path("a.nrrd")), Case("a", Path("a.nrrd"), Path("b.nrrd"), "facial")]))
@@ -164,9 +164,9 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def split(
-    cases: list[Case], holdout: tuple[str, ...] = (), log: Callable[[str], None] | None = None
-) -> tuple[list[Case], list[Case]]:
+def split_by_individual(
+    cases: list[SkullCase], holdout: tuple[str, ...] = (), log: Callable[[str], None] | None = None
+) -> tuple[list[SkullCase], list[SkullCase]]:
     """Training and held-out cases, split by individual: no skull drawn from a held-out head is trained on.
 
     Held out is whom `holdout` names and whom the cases' own split holds out. A skull drawn from heads on both sides
@@ -195,9 +195,9 @@ def split(
     return training, held_out
 
 
-def check_split(cases: list[Case]) -> None:
+def check_split(cases: list[SkullCase]) -> None:
     """Raise SkullVAEError, naming the files, when the cases' own split has an individual on both sides."""
-    first: dict[str, Case] = {}
+    first: dict[str, SkullCase] = {}
     for case in cases:
         for parent in sorted(case.parents) if case.split is not None else ():
             other = first.setdefault(parent, case)
@@ -209,7 +209,7 @@ def check_split(cases: list[Case]) -> None:
                 )
 
 
-def check_cases(cases: list[Case], report: Report = silent) -> Cases:
+def check_cases(cases: list[SkullCase], report: Report = silent) -> SkullCases:
     """Read every file once and make sure that it is what it is taken for; whoever trains calls this first.
 
     Returns the cases, the kind of a defect that was "unknown" told by comparing it with its complete skull where that
@@ -222,7 +222,7 @@ def check_cases(cases: list[Case], report: Report = silent) -> Cases:
     order: dict[Path, list[int]] = {}
     for number, case in enumerate(cases):
         order.setdefault(case.complete, []).append(number)
-    checked: list[Case] = list(cases)
+    checked: list[SkullCase] = list(cases)
     seen: dict = {}
     for done, (path, numbers) in enumerate(order.items()):
         report("check the data", done / len(order))
@@ -241,7 +241,7 @@ def check_cases(cases: list[Case], report: Report = silent) -> Cases:
                 kind = _check_pair(case, complete)
                 checked[number] = dataclasses.replace(case, kind=kind if case.kind == UNKNOWN else case.kind)
     report("check the data", 1.0)
-    return Cases(checked, getattr(cases, "layout", "skulls"), getattr(cases, "unpaired", ()))
+    return SkullCases(checked, getattr(cases, "layout", "skulls"), getattr(cases, "unpaired", ()))
 
 
 def read_bone(path: Path) -> Volume:
@@ -257,7 +257,7 @@ def read_bone(path: Path) -> Volume:
         raise SkullVAEError(cause, error.remedy) from error
 
 
-def _check_pair(case: Case, complete: Volume) -> str:
+def _check_pair(case: SkullCase, complete: Volume) -> str:
     """Check a defective skull and its implant against the complete one; returns the kind that the comparison tells."""
     if case.defective is None:
         raise ValueError("a pair has a defective skull")
@@ -283,10 +283,10 @@ def _check_pair(case: Case, complete: Volume) -> str:
                 f"'{case.implant}' is not what '{case.defective}' lacks of '{case.complete}'",
                 "Pair each implant with its own skull",
             )
-    return told_kind(complete, missing) if case.kind == UNKNOWN else case.kind
+    return stated_kind(complete, missing) if case.kind == UNKNOWN else case.kind
 
 
-def _read_on_grid(path: Path, complete: Volume, case: Case) -> Volume:
+def _read_on_grid(path: Path, complete: Volume, case: SkullCase) -> Volume:
     volume = read_bone(path)
     if volume.array.shape != complete.array.shape:
         sizes = [" x ".join(map(str, v.array.shape)) for v in (volume, complete)]
@@ -301,7 +301,7 @@ def _read_on_grid(path: Path, complete: Volume, case: Case) -> Volume:
     return volume
 
 
-def told_kind(complete: Volume, missing: np.ndarray) -> str:
+def stated_kind(complete: Volume, missing: np.ndarray) -> str:
     """Which of SkullFix's defects a missing piece is, by its place on the head: "cranial", "facial" or "unknown".
 
     The facial one runs down the front from the top to the bottom of the image, the cranial one lies high at the back.
@@ -344,9 +344,9 @@ def _sites(folder: Path) -> list[tuple[str, Path]]:
     return [("cranial", folder)] + [(sub.name, sub) for sub in sorted(folder.iterdir()) if sub.is_dir()]
 
 
-def _from_challenge(root: Path, prefix: str = "", side: str | None = None) -> Cases:
+def _from_challenge(root: Path, prefix: str = "", side: str | None = None) -> SkullCases:
     complete = _by_name(root / "complete_skull")
-    cases = [Case(prefix + name, path, split=side) for name, path in complete.items()]
+    cases = [SkullCase(prefix + name, path, split=side) for name, path in complete.items()]
     implants: dict[tuple[str, str], Path] = {}
     for part in ("implant", "defective_skull"):
         for kind, folder in _sites(root / part):
@@ -356,28 +356,28 @@ def _from_challenge(root: Path, prefix: str = "", side: str | None = None) -> Ca
                 if part == "implant":
                     implants[kind, name] = path
                 else:
-                    case = Case(prefix + name, complete[name], path, kind, side, implants.get((kind, name)))
+                    case = SkullCase(prefix + name, complete[name], path, kind, side, implants.get((kind, name)))
                     cases.append(case)
     if not cases:
         raise SkullVAEError(f"No skulls were found in '{root}'", f"Give {LAYOUTS}")
     layout = "SkullBreak's" if any(c.kind not in (COMPLETE, *CLASSES) for c in cases) else "SkullFix's"
-    return Cases(cases, f"{layout} layout in '{root}'")
+    return SkullCases(cases, f"{layout} layout in '{root}'")
 
 
-def _with_tests(cases: Cases, data: Path) -> Cases:
+def _with_tests(cases: SkullCases, data: Path) -> SkullCases:
     """Add what the challenge's test folders beside the training set hold, never to be trained on."""
     unpaired: list[Path] = []
     for name in _TEST_FOLDERS:
         folder = data / name
         if (folder / "complete_skull").is_dir():
             # Its 000 is another head than the training set's.
-            cases = Cases([*cases, *_from_challenge(folder, f"{name}/", HELD_OUT)], cases.layout)
+            cases = SkullCases([*cases, *_from_challenge(folder, f"{name}/", HELD_OUT)], cases.layout)
         elif folder.is_dir():
             unpaired += _tree(folder)
-    return Cases(cases, cases.layout, unpaired)
+    return SkullCases(cases, cases.layout, unpaired)
 
 
-def _from_original(root: Path) -> Cases:
+def _from_original(root: Path) -> SkullCases:
     """Input and truth of the same relative path; one head occurs several times and is known by its truth's content."""
     truth, given = ({p.relative_to(root / part): p for p in _tree(root / part)} for part in ("gt", "input"))
     individuals: dict[tuple, str] = {}
@@ -386,7 +386,7 @@ def _from_original(root: Path) -> Cases:
         key = _content(path)
         individual = "/".join((*name.parts[:-1], stem(path)))
         if individuals.setdefault(key, individual) == individual:
-            cases.append(Case(individual, path))
+            cases.append(SkullCase(individual, path))
     for name, path in given.items():
         if name not in truth:
             raise SkullVAEError(f"'{path}' has no file of the same name in gt/", "Add it or remove the file")
@@ -395,10 +395,10 @@ def _from_original(root: Path) -> Cases:
             continue  # a complete skull given as its own truth
         said = [kind for kind in CLASSES if any(kind in part.lower() for part in name.parts)]
         kind = said[0] if len(said) == 1 else UNKNOWN
-        defective.append(Case(individuals[key], truth[name], path, kind))
+        defective.append(SkullCase(individuals[key], truth[name], path, kind))
     if not cases:
         raise SkullVAEError(f"No skulls were found in '{root}'", f"Give {LAYOUTS}")
-    return Cases(cases + defective, f"the original code's layout in '{root}'")
+    return SkullCases(cases + defective, f"the original code's layout in '{root}'")
 
 
 def _tree(folder: Path) -> list[Path]:
@@ -420,7 +420,7 @@ def _content(path: Path) -> tuple:
     return ("", 1, hashlib.sha256(path.read_bytes()).digest())
 
 
-def _from_list(path: Path) -> Cases:
+def _from_list(path: Path) -> SkullCases:
     """Entries in one list, or lists of them under "training" and "held-out"."""
     remedy = 'Write [{"complete": "a.nrrd", "individual": "a"}, ...]; defective, implant, kind and split are optional'
     try:
@@ -438,10 +438,10 @@ def _from_list(path: Path) -> Cases:
     if not cases:
         raise SkullVAEError(f"'{path}' names no skull, which is not there", "Correct the list")
     check_split(cases)
-    return Cases(cases, f"the data list '{path}'")
+    return SkullCases(cases, f"the data list '{path}'")
 
 
-def _entry(path: Path, number: int, entry: dict) -> Case:
+def _entry(path: Path, number: int, entry: dict) -> SkullCase:
     """One entry of a list; raises SkullVAEError when it names a missing file or an unknown kind or split."""
     files = {key: path.parent / entry[key] for key in ("complete", "defective", "implant") if entry.get(key)}
     complete, defective = files["complete"], files.get("defective")
@@ -453,11 +453,13 @@ def _entry(path: Path, number: int, entry: dict) -> Case:
     for file in files.values():
         if not file.is_file():
             raise SkullVAEError(f"'{path}' names '{file}', which is not there", "Correct the list")
-    if kind not in (COMPLETE, UNKNOWN, *KINDS):
-        raise SkullVAEError(f"{where} has the unknown kind '{kind}'", f"Use {COMPLETE}, {UNKNOWN}, {', '.join(KINDS)}")
+    if kind not in (COMPLETE, UNKNOWN, *CASE_KINDS):
+        raise SkullVAEError(
+            f"{where} has the unknown kind '{kind}'", f"Use {COMPLETE}, {UNKNOWN}, {', '.join(CASE_KINDS)}"
+        )
     if (kind == COMPLETE) != (defective is None):
         says = "a defective skull" if defective else "no defective skull"
         raise SkullVAEError(f"{where} is of kind '{kind}' but names {says}", "Correct the kind or the files")
     if entry.get("split") not in (None, TRAINING, HELD_OUT):
         raise SkullVAEError(f"{where} has the unknown split '{entry['split']}'", f"Use {TRAINING} or {HELD_OUT}")
-    return Case(individual, complete, defective, kind, entry.get("split"), files.get("implant"))
+    return SkullCase(individual, complete, defective, kind, entry.get("split"), files.get("implant"))

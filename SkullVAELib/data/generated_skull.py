@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from SkullVAELib.completion.latent_space import skull_of_latent
+from SkullVAELib.completion.latent_space import skull_from_latent
 from SkullVAELib.core.errors import SkullVAEError
-from SkullVAELib.data.synthetic_defects import KINDS, cut
-from SkullVAELib.geometry.distance_field import reduce_bone
+from SkullVAELib.data.synthetic_defects import DEFECT_KINDS, cut_defect
+from SkullVAELib.geometry.distance_field import downsample_mask
 from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.vae.networks import SkullModel
 
@@ -35,7 +35,7 @@ def complete_skull(model: SkullModel, seed: int, spacing_mm: float = 1.0) -> Vol
     """
     noise = torch.randn(model.latent_mean.shape, generator=torch.Generator().manual_seed(seed))
     z = model.latent_mean + _SPREAD * model.latent_std * noise.to(model.latent_mean.device)
-    return skull_of_latent(model, z, spacing_mm)
+    return skull_from_latent(model, z, spacing_mm)
 
 
 def generated_skull(
@@ -48,11 +48,11 @@ def generated_skull(
 
     Raises SkullVAEError when the kind is unknown or meets no bone.
     """
-    if kind not in KINDS:
-        raise SkullVAEError(f"The kind of defect '{kind}' is unknown", f"Use one of {', '.join(KINDS)}")
+    if kind not in DEFECT_KINDS:
+        raise SkullVAEError(f"The kind of defect '{kind}' is unknown", f"Use one of {', '.join(DEFECT_KINDS)}")
     whole = complete_skull(model, seed, spacing_mm)
     where = {"size": _SIZE} if kind == DEFAULT_KIND else {}
-    defective, truth = cut(whole, reduce_bone(whole), kind, seed, **where)
+    defective, truth = cut_defect(whole, downsample_mask(whole), kind, seed, **where)
     if not truth.any():
         raise SkullVAEError(f"A '{kind}' defect meets no bone of this skull", "Choose another kind or seed")
     return whole.with_array(defective), truth

@@ -17,23 +17,23 @@ import torch
 import torch.nn.functional as F
 
 from SkullVAELib import NOTICE, __version__
-from SkullVAELib.core.atomic_output import publishing_folder
+from SkullVAELib.core.atomic_output import publish_folder
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.core.files import file_sha256
 from SkullVAELib.core.progress import Report, silent
-from SkullVAELib.data.augmentation import vary
-from SkullVAELib.data.datasets import CLASSES, HELD_OUT, LIST, TRAINING, Case, check_cases, find_cases, read_bone
+from SkullVAELib.data.augmentation import vary_skull
+from SkullVAELib.data.datasets import CLASSES, HELD_OUT, LIST, TRAINING, SkullCase, check_cases, find_cases, read_bone
 from SkullVAELib.data.synthetic_defects import skullfix_defect
 from SkullVAELib.geometry.affines import apply_affine
 from SkullVAELib.geometry.distance_field import redistance
 from SkullVAELib.geometry.grid import Grid
-from SkullVAELib.geometry.masks import bounding_box, largest_piece
+from SkullVAELib.geometry.masks import bounding_box, largest_component
 from SkullVAELib.geometry.volume import Volume, crop
 from SkullVAELib.io.images import write_volume
-from SkullVAELib.registration.affine import register
-from SkullVAELib.registration.mean_skull import build_with_warps, lay_on_with_warp
+from SkullVAELib.registration.affine import register_affine
+from SkullVAELib.registration.mean_skull import build_population_with_warps, warp_to_mean_with_field
 from SkullVAELib.registration.skull import CLAMP_MM, Skull, prepare_skull
-from SkullVAELib.shape.two_table import facing_outwards, gradient
+from SkullVAELib.shape.two_table import gradient, outer_side_weight
 
 PROVENANCE = "population.json"
 
@@ -81,7 +81,7 @@ class SetOptions:
 
 
 @dataclass(frozen=True)
-class Head:
+class RegisteredHead:
     """One individual laid on the mean.
 
     detail: (X, Y, Z) mm; known: 0..1, smooth; warp: (3, X', Y', Z') mm onto the mean; scales: (3,) canonical mm per mm.
@@ -158,17 +158,17 @@ class Base:
         y, z = grid.coordinates()[..., 1:].unbind(-1)
         plate = torch.where(same & (z > 0), mean + _PLATE_MM, torch.tensor(CLAMP_MM))
         # Between the brows is the frontal sinus: there the outer table alone is whole.
-        outer = facing_outwards(gradient(mean, grid.spacing_mm), grid) > 0.5
+        outer = outer_side_weight(gradient(mean, grid.spacing_mm), grid) > 0.5
         table = torch.where(outer & same & (y > 50) & (z > -25), (mean + 1.5).abs() - 1.0, torch.tensor(CLAMP_MM))
         return cls(grid, mean, alike, torch.minimum(plate, table))
 
 
-def lay_heads(
+def register_heads(
     training: list[Skull], held_out: list[Skull], grid: Grid, report: Report = silent
-) -> tuple[Base, list[Head], list[Head]]:
+) -> tuple[Base, list[RegisteredHead], list[RegisteredHead]]:
     """The mean of the training skulls, and the heads of both sides laid on it."""
     report("build the mean skull", 0.0)
-    population, warps = build_with_warps(training, grid)
+    population, warps = build_population_with_warps(training, grid)
     laid = zip(population.detail, population.known, warps, strict=True)
     heads = [
         _head(skull, *parts, alignment, grid)
@@ -177,19 +177,21 @@ def lay_heads(
     others, target = [], redistance(population.mean, grid)
     for number, skull in enumerate(held_out):
         report("lay held-out skulls on it", 0.8 + 0.2 * number / len(held_out))
-        alignment = register(skull.points, target, grid)
-        others.append(_head(skull, *lay_on_with_warp(population.mean, skull, alignment, grid), alignment, grid))
+        alignment = register_affine(skull.points, target, grid)
+        others.append(_head(skull, *warp_to_mean_with_field(population.mean, skull, alignment, grid), alignment, grid))
     return Base.of(population.mean, population.spread(), grid), heads, others
 
 
 def _head(
     skull: Skull, detail: torch.Tensor, known: torch.Tensor, warp: torch.Tensor, alignment: np.ndarray, grid: Grid
-) -> Head:
+) -> RegisteredHead:
     # Smooth, so that where a segmentation ends there is no step.
-    return Head(skull.name, detail, _smooth(known, grid, 10.0), warp, np.linalg.norm(alignment[:3, :3], axis=0))
+    return RegisteredHead(
+        skull.name, detail, _smooth(known, grid, 10.0), warp, np.linalg.norm(alignment[:3, :3], axis=0)
+    )
 
 
-def draw_head(heads: list[Head], base: Base, rng: np.random.Generator) -> DrawnHead:
+def draw_head(heads: list[RegisteredHead], base: Base, rng: np.random.Generator) -> DrawnHead:
     """A new head: details, shape and size of one individual or a blend of two, varied.
 
     Where no detail is known the mean's stands in. Where heads are built differently (base, face) a blend of two is
@@ -205,7 +207,7 @@ def draw_head(heads: list[Head], base: Base, rng: np.random.Generator) -> DrawnH
         field += weight * head.known * head.detail
     field += (1 - total) * base.mean
     field = torch.minimum(field, base.plate)
-    field, _ = vary(torch.stack([field, torch.ones_like(field)]), base.grid, rng, _LEAST_DEPTH_MM)
+    field, _ = vary_skull(torch.stack([field, torch.ones_like(field)]), base.grid, rng, _LEAST_DEPTH_MM)
     # Shapes and sizes blend more freely than details, and go a little beyond the individuals': the warps are smooth.
     shape, size = rng.uniform(-0.15, 1.15, 2) if two else (1.0, 1.0)
     warp = rng.uniform(0.85, 1.1) * (shape * first.warp + (1 - shape) * second.warp)
@@ -274,7 +276,7 @@ def image_head(
         values = torch.zeros(len(at), dtype=torch.bool)
         values[imaged] = head.signed_distance(at[imaged], grid) < 0
         bone[:, :, layer] = values.reshape(*shape[:2]).numpy()
-    bone = largest_piece(bone)
+    bone = largest_component(bone)
     volume = crop(Volume(bone, affine), bounding_box(bone, margin=int(np.ceil(_MARGIN_MM / spacing.min()))))
     index = np.argwhere(volume.array)
     at = torch.tensor(apply_affine(to_canonical @ volume.affine, index)).float()
@@ -313,14 +315,14 @@ def write_set(source: Path, output: Path, options: SetOptions, report: Report = 
         raise SkullVAEError(f"No complete skulls were found in '{source}'", "Give a folder of complete skulls")
     own = {case.individual for case in cases if case.split == HELD_OUT}
     holdout = choose_holdout([case.individual for case in cases], (*options.holdout, *own), options.seed)
-    with publishing_folder(output, is_set, [case.complete for case in cases]) as folder:
+    with publish_folder(output, is_set, [case.complete for case in cases]) as folder:
         check_cases(cases, lambda stage, fraction: report("check the skulls", 0.05 * fraction))
         skulls = {TRAINING: [], HELD_OUT: []}
         for number, case in enumerate(cases):
             report("read skulls", 0.05 + 0.05 * number / len(cases))
             skull = prepare_skull(case.individual, read_bone(case.complete))
             skulls[HELD_OUT if case.individual in holdout else TRAINING].append(skull)
-        base, *heads = lay_heads(*skulls.values(), grid, lambda stage, f: report(stage, 0.1 + 0.3 * f))
+        base, *heads = register_heads(*skulls.values(), grid, lambda stage, f: report(stage, 0.1 + 0.3 * f))
         entries, counts, done = [], options.counts(), 0
         for side, (split, laid) in enumerate(zip(skulls, heads, strict=True)):
             for number in range(counts[split]):
@@ -359,7 +361,7 @@ def _write_head(
     return entries
 
 
-def _provenance(cases: list[Case], holdout: tuple[str, ...], options: SetOptions) -> dict:
+def _provenance(cases: list[SkullCase], holdout: tuple[str, ...], options: SetOptions) -> dict:
     names = sorted({case.individual for case in cases})
     return {
         "software": f"SkullVAE {__version__}",

@@ -15,10 +15,20 @@ import torch
 from SkullVAELib.geometry.affines import apply_affine
 from SkullVAELib.geometry.distance_field import surface_points
 from SkullVAELib.geometry.volume import Volume
-from SkullVAELib.registration.affine import start_alignment
+from SkullVAELib.registration.affine import initial_alignment
 
-CRANIAL = ("blob", "box", "burr", "hemicraniectomy", "bifrontal", "fronto_orbital", "temporal", "occipital", "vertex")
-KINDS = (*CRANIAL, "facial")
+CRANIAL_KINDS = (
+    "blob",
+    "box",
+    "burr",
+    "hemicraniectomy",
+    "bifrontal",
+    "fronto_orbital",
+    "temporal",
+    "occipital",
+    "vertex",
+)
+DEFECT_KINDS = (*CRANIAL_KINDS, "facial")
 
 # Directions from the vault's centre (R, A, S); a lateral kind is mirrored at random.
 _SITES = {
@@ -32,7 +42,7 @@ _SITES = {
 
 
 @dataclass(frozen=True)
-class Part:
+class Ellipsoid:
     """A rounded solid: half-axes in mm along its own frame's rows; exponent 2 is an ellipsoid, 6 nearly a box."""
 
     centre: np.ndarray
@@ -71,7 +81,7 @@ class Defect:
     """A union of parts whose border waves gently, as a surgeon's or a fracture's does."""
 
     kind: str
-    parts: tuple[Part | Corner, ...]
+    parts: tuple[Ellipsoid | Corner, ...]
     waves: np.ndarray  # (K, 5): wave vector (rad/mm, 3), phase (rad), amplitude (mm)
 
     def signed_distance(self, points: torch.Tensor) -> torch.Tensor:
@@ -119,8 +129,8 @@ def random_defect(
     given; size: 0..1 from the kind's smallest to its largest, drawn when not given.
     Raises ValueError for an unknown kind.
     """
-    if kind not in KINDS:
-        raise ValueError(f"unknown kind of defect {kind!r}; known: {', '.join(KINDS)}")
+    if kind not in DEFECT_KINDS:
+        raise ValueError(f"unknown kind of defect {kind!r}; known: {', '.join(DEFECT_KINDS)}")
     size = rng.uniform() if size is None else size
     if direction is None:
         if kind in _SITES:
@@ -133,28 +143,28 @@ def random_defect(
     turn = rng.uniform(0, np.pi)
     frame = _frame(direction, turn if kind in ("blob", "box", "fronto_orbital", "temporal") else 0.15 * rng.normal())
     if kind == "burr":
-        parts = [Part(centre, frame, np.array([7.0, 7.0, 25.0]) * (0.9 + 0.4 * size), 6)]
+        parts = [Ellipsoid(centre, frame, np.array([7.0, 7.0, 25.0]) * (0.9 + 0.4 * size), 6)]
     elif kind == "box":
         half = np.array([12 + 24 * size, 12 + 24 * size, 28.0]) * [*rng.uniform(0.75, 1.25, 2), 1]
-        parts = [Part(centre, frame, half, 8)]
+        parts = [Ellipsoid(centre, frame, half, 8)]
         if rng.uniform() < 0.5:  # SkullFix's corner pegs
             corners = [half[0] * x * frame[0] + half[1] * y * frame[1] for x in (-0.85, 0.85) for y in (-0.85, 0.85)]
-            parts += [Part(centre + c, frame, np.array([6.0, 6.0, 28.0]), 6) for c in corners]
+            parts += [Ellipsoid(centre + c, frame, np.array([6.0, 6.0, 28.0]), 6) for c in corners]
     elif kind == "hemicraniectomy":
-        parts = [Part(centre, frame, np.array([45 + 18 * size, 35 + 14 * size, 42.0]), 3)]
+        parts = [Ellipsoid(centre, frame, np.array([45 + 18 * size, 35 + 14 * size, 42.0]), 3)]
     elif kind == "bifrontal":
-        parts = [Part(centre, frame, np.array([40 + 20 * size, 22 + 14 * size, 40.0]), 3)]
+        parts = [Ellipsoid(centre, frame, np.array([40 + 20 * size, 22 + 14 * size, 40.0]), 3)]
     elif kind == "facial":
         side = rng.choice([-1, 1])
         low, high = -95.0, rng.uniform(-40, -15)
         middle = np.array([side * (rng.uniform(-4, 6) + 45), rng.uniform(75, 85), (low + high) / 2])
-        parts = [Part(middle, np.eye(3), np.array([45.0, rng.uniform(38, 52), (high - low) / 2]), 8)]
+        parts = [Ellipsoid(middle, np.eye(3), np.array([45.0, rng.uniform(38, 52), (high - low) / 2]), 8)]
     else:
         radius = 12 + 18 * size
-        parts = [Part(centre, frame, radius * rng.uniform(0.85, 1.15, 3))]
+        parts = [Ellipsoid(centre, frame, radius * rng.uniform(0.85, 1.15, 3))]
         for _ in range(rng.integers(0, 5)):
             offset = radius * rng.uniform(-0.9, 0.9, 2)
-            parts.append(Part(centre + offset @ frame[:2], frame, radius * rng.uniform(0.45, 0.75, 3)))
+            parts.append(Ellipsoid(centre + offset @ frame[:2], frame, radius * rng.uniform(0.45, 0.75, 3)))
     count = 0 if kind == "burr" else 5
     lengths = rng.uniform(20, 60, count)
     vectors = rng.normal(size=(count, 3))
@@ -181,18 +191,18 @@ def skullfix_defect(kind: str) -> Defect:
     # At the box's corners the vault has fallen away by 20 mm, and heads differ by 10: so deep must the box be.
     half = np.array([40.0, 35.0, 45.0])
     corners = [half[0] * x * frame[0] + half[1] * y * frame[1] for x in (-1, 1) for y in (-1, 1)]
-    pegs = [Part(centre + corner, frame, np.array([9.0, 9.0, half[2]]), 4.0) for corner in corners]
-    return Defect(kind, (Part(centre, frame, half, 12.0), *pegs), np.zeros((0, 5)))
+    pegs = [Ellipsoid(centre + corner, frame, np.array([9.0, 9.0, half[2]]), 4.0) for corner in corners]
+    return Defect(kind, (Ellipsoid(centre, frame, half, 12.0), *pegs), np.zeros((0, 5)))
 
 
-def cut(bone: Volume, fraction: Volume, kind: str, seed: int, **where) -> tuple[np.ndarray, np.ndarray]:
+def cut_defect(bone: Volume, fraction: Volume, kind: str, seed: int, **where) -> tuple[np.ndarray, np.ndarray]:
     """Cut a defect of a kind out of a complete skull's voxels.
 
     bone: bool mask; fraction: the same as from reduce_bone; where: direction and size as for random_defect.
     Returns the defective mask and the implant's (their union is the input, they share no voxel), both on bone's grid.
     """
     points, _ = surface_points(fraction)
-    alignment = start_alignment(points)
+    alignment = initial_alignment(points)
     defect = random_defect(
         kind, np.random.default_rng(seed), torch.tensor(apply_affine(alignment, points)).float(), **where
     )

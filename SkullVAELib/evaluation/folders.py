@@ -162,7 +162,7 @@ def notes(scores: list[CaseScore]) -> list[str]:
     return said
 
 
-def table(scores: list[CaseScore]) -> str:
+def score_table(scores: list[CaseScore]) -> str:
     """The scores as text: one line a case, then mean and median."""
     rows = [("case", "DSC", "bDSC", "HD95 mm", "true ml", "pred. ml")]
     for score in scores:
@@ -179,7 +179,7 @@ def table(scores: list[CaseScore]) -> str:
     return "\n".join(line.rstrip() for line in (lines[0], rule, *lines[1:-2], rule, *lines[-2:], *notes(scores)))
 
 
-def as_json(scores: list[CaseScore]) -> dict:
+def scores_as_json(scores: list[CaseScore]) -> dict:
     """The scores for json.dumps: {"cases": [...], "mean": {...}, "median": {...}, "notes": [...]}.
 
     JSON knows no infinity, so an infinite HD95 is null there, as is an unknown bDSC; "notes" says which.

@@ -15,7 +15,7 @@ MARGIN_MM = 20.0
 """Room kept around the bone when an image is cropped to it."""
 
 
-def reduce_bone(bone: Volume, target_mm: float = 1.2) -> Volume:
+def downsample_mask(bone: Volume, target_mm: float = 1.2) -> Volume:
     """Block-average a bone mask to about target_mm; fractions 0..1 of bone, axes nearest to RAS, cropped near the bone.
 
     Block sums keep what nearest-neighbour resampling loses: a fraction places the surface below the voxel size.

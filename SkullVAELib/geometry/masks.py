@@ -26,7 +26,7 @@ def bounding_box(mask: np.ndarray, margin: int | np.ndarray = 0) -> tuple[slice,
     return tuple(slice(max(0, s.start - m), min(n, s.stop + m)) for s, m, n in limits)
 
 
-def largest_piece(mask: np.ndarray) -> np.ndarray:
+def largest_component(mask: np.ndarray) -> np.ndarray:
     """The largest 26-connected piece of a mask that is not empty, bool."""
     labels, _ = ndimage.label(mask, structure=np.ones((3, 3, 3)))
     sizes = np.bincount(labels.ravel())

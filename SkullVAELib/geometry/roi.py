@@ -17,7 +17,7 @@ _REMEDY = "Write --box CX,CY,CZ,SX,SY,SZ in mm (RAS), and the three axes of an o
 
 
 @dataclass(frozen=True)
-class Box:
+class ROI:
     """A box in RAS mm. centre_mm: its middle; size_mm: its full side lengths; axes: (3, 3), its own axes as rows.
 
     Raises SkullVAEError for a side that is not longer than 0, and axes that are not perpendicular.
@@ -39,7 +39,7 @@ class Box:
             raise SkullVAEError("The box's axes are not perpendicular and of length 1", _REMEDY)
 
     @classmethod
-    def parse(cls, text: str) -> Box:
+    def parse(cls, text: str) -> ROI:
         """A box from 6 or 15 numbers with commas between them: centre, side lengths, and the axes of an oblique box.
 
         >>> Box.parse("0,10,20,200,220,150").size_mm

@@ -38,7 +38,7 @@ class Volume:
         return Volume(array, self.affine)
 
 
-def sample(volume: Volume, points: np.ndarray, beyond: float) -> np.ndarray:
+def sample_volume(volume: Volume, points: np.ndarray, beyond: float) -> np.ndarray:
     """(N,) float32 trilinear values of a volume at points (N, 3) in RAS mm, `beyond` outside of it."""
     matrix = np.linalg.inv(volume.affine)
     index = points @ matrix[:3, :3].T + matrix[:3, 3]

@@ -18,36 +18,36 @@ from scipy import ndimage
 
 from SkullVAELib.core.threads import one_thread
 from SkullVAELib.geometry.affines import apply_affine, scale_of
-from SkullVAELib.geometry.distance_field import reduce_bone
+from SkullVAELib.geometry.distance_field import downsample_mask
 from SkullVAELib.geometry.masks import bounding_box
-from SkullVAELib.geometry.volume import Volume, crop, sample
+from SkullVAELib.geometry.volume import Volume, crop, sample_volume
 from SkullVAELib.implant.implicit_solid import (
     FAR_MM,
     FineGrid,
     OuterSurface,
     contour,
     fine_grid,
-    one_piece,
+    largest_solid,
+    remove_thin_features,
     rounded_intersection,
-    without_feathers,
 )
-from SkullVAELib.implant.measures import faces_of, figures_of, size_of, thickness_map
-from SkullVAELib.implant.options import PartOptions
+from SkullVAELib.implant.measures import classify_points, measure_piece, size_figures, thickness_map
+from SkullVAELib.implant.options import ImplantOptions
 from SkullVAELib.implant.perforation import HolePattern, perforate
-from SkullVAELib.implant.split import split
+from SkullVAELib.implant.split import split_plate
 from SkullVAELib.mesh.distance import BoneDistance
-from SkullVAELib.mesh.isosurface import Grey, bone_surface, mask_surface
-from SkullVAELib.mesh.mesh import Mesh, joined, largest_shell
+from SkullVAELib.mesh.isosurface import GreyLevels, bone_surface, mask_surface
+from SkullVAELib.mesh.mesh import Mesh, concatenate_meshes, largest_component
 
 if TYPE_CHECKING:
-    from SkullVAELib.completion.result import Completion, Proposal
+    from SkullVAELib.completion.result import Completion, ImplantShape
 
 SMALLEST_ML = 0.05
 """A piece smaller than this is no part."""
 
 
 @dataclass(frozen=True)
-class Piece:
+class ImplantPiece:
     """One piece of the part: a closed mesh, and what was measured of it.
 
     thickness_mm: (N,) at each point of the mesh, None unless asked for; defect: number of its defect, from 1; figures:
@@ -61,16 +61,16 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Part:
+class PrintableImplant:
     """The pieces of the part, largest defect first, and what a reader must know."""
 
-    pieces: list[Piece]
+    pieces: list[ImplantPiece]
     warnings: list[str]
 
     @property
     def mesh(self) -> Mesh:
         """All pieces in one."""
-        return joined([piece.mesh for piece in self.pieces])
+        return concatenate_meshes([piece.mesh for piece in self.pieces])
 
     @property
     def thickness_mm(self) -> np.ndarray | None:
@@ -80,7 +80,7 @@ class Part:
 
 
 @one_thread()
-def make_part(completion: Completion, options: PartOptions, grey: Grey | None = None) -> Part:
+def make_implant(completion: Completion, options: ImplantOptions, grey: GreyLevels | None = None) -> PrintableImplant:
     """The part for every defect of a completion that found one.
 
     grey: the CT that was completed, if it was one: it tells where bone begins between two voxels.
@@ -89,18 +89,18 @@ def make_part(completion: Completion, options: PartOptions, grey: Grey | None = 
     """
     implant, proposal = completion.implant, completion.proposal
     if not implant.array.any():
-        return Part([], [])
+        return PrintableImplant([], [])
     box = bounding_box(implant.array, margin=3)
     local = crop(implant, box)
     labels, count = ndimage.label(local.array)
     sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
     host = local_bone(completion, options, grey)
-    pieces: list[Piece] = []
+    pieces: list[ImplantPiece] = []
     warnings: list[str] = []
     for number, label in enumerate(np.argsort(-sizes, kind="stable") + 1, 1):
         mask = local.with_array(labels == label)
         mask = crop(mask, bounding_box(mask.array, margin=3))
-        made: list[Piece] = []
+        made: list[ImplantPiece] = []
         told: list[str] = []
         if proposal is not None:
             made, told = _of_defect(mask, proposal, host, options, number)
@@ -109,10 +109,10 @@ def make_part(completion: Completion, options: PartOptions, grey: Grey | None = 
         pieces += made
         name = f"Defect {number}: " if count > 1 else ""
         warnings += [name + text for text in told]
-    return Part(pieces, warnings)
+    return PrintableImplant(pieces, warnings)
 
 
-def local_bone(completion: Completion, options: PartOptions, grey: Grey | None) -> BoneDistance | None:
+def local_bone(completion: Completion, options: ImplantOptions, grey: GreyLevels | None) -> BoneDistance | None:
     """Distances to the surface of the bone around the implant; None where there is none."""
     reach = max(6.0, options.clearance_mm + 3.0) + options.depth_mm
     bone, implant = completion.bone, completion.implant
@@ -136,8 +136,8 @@ def _neighbourhood(mask: np.ndarray, spacing: np.ndarray, reach_mm: float) -> np
 
 
 def _of_defect(
-    mask: Volume, proposal: Proposal, host: BoneDistance | None, options: PartOptions, number: int
-) -> tuple[list[Piece], list[str]]:
+    mask: Volume, proposal: ImplantShape, host: BoneDistance | None, options: ImplantOptions, number: int
+) -> tuple[list[ImplantPiece], list[str]]:
     """The pieces for one defect and the warnings about it; mask: its implant voxels."""
     centre = np.linalg.inv(proposal.alignment)[:3, 3]
     middle = mask.affine[:3, :3] @ np.argwhere(mask.array).mean(0) + mask.affine[:3, 3]
@@ -146,8 +146,8 @@ def _of_defect(
     field = _shape(grid, proposal, options.smoothing_mm)
     outer = OuterSurface(field, grid, centre)
     solid = _plate(grid, field, _extent(grid, mask, proposal.score), outer, host, options)
-    solid = without_feathers(solid, grid, options.thinnest_mm)
-    whole, count, share = one_piece(solid)
+    solid = remove_thin_features(solid, grid, options.thinnest_mm)
+    whole, count, share = largest_solid(solid)
     told = []
     if not count:
         return [], ["Nothing is left of the part: the clearance or the thickness leaves no room for it."]
@@ -155,23 +155,23 @@ def _of_defect(
         told.append(f"The part fell into {count} pieces; the largest, {share:.0%} of it, is kept.")
     solids = [whole]
     if options.split_mm is not None:
-        solids = split(whole, grid, options.split_mm, options.clearance_mm, options.edge_mm)
+        solids = split_plate(whole, grid, options.split_mm, options.clearance_mm, options.edge_mm)
     made = []
     for solid in solids:
-        solid, count, share = one_piece(solid)
+        solid, count, share = largest_solid(solid)
         mesh = contour(solid, grid)
         if mesh.volume_ml < SMALLEST_ML:
             told.append(f"A piece of {max(0.0, mesh.volume_ml):.2f} ml is left out: too small to be made.")
             continue
         if share < 0.98:
             told.append(f"A piece fell into {count} islands; the largest, {share:.0%} of it, is kept.")
-        faces = faces_of(mesh, outer)
+        faces = classify_points(mesh, outer)
         holes = 0
         if options.hole_diameter_mm is not None:
             pattern = HolePattern(options.hole_diameter_mm, options.hole_pitch_mm, options.hole_margin_mm)
             solid, holes = perforate(solid, grid, mesh, faces, outer, pattern, options.edge_mm)
-            mesh = contour(one_piece(solid)[0], grid)
-            faces = faces_of(mesh, outer)
+            mesh = contour(largest_solid(solid)[0], grid)
+            faces = classify_points(mesh, outer)
             if not holes:
                 told.append("There is no room for a perfusion hole.")
         tunnels = 1 - (len(mesh.points) - len(mesh.faces) // 2) // 2 - holes
@@ -179,19 +179,19 @@ def _of_defect(
             told.append(f"{-tunnels} of the holes do not go through.")
         if tunnels > 0:
             told.append(f"The plate has {tunnels} openings nobody asked for, where it is too thin.")
-        figures = {"defect": number, "holes": holes, **figures_of(mesh, faces, solid, grid, host, outer, options)}
+        figures = {"defect": number, "holes": holes, **measure_piece(mesh, faces, solid, grid, host, outer, options)}
         thickness = thickness_map(mesh, faces, solid, grid) if options.thickness_map else None
-        made.append(Piece(mesh, thickness, number, figures))
+        made.append(ImplantPiece(mesh, thickness, number, figures))
     return made, told
 
 
-def _of_voxels(mask: Volume, number: int) -> Piece:
+def _of_voxels(mask: Volume, number: int) -> ImplantPiece:
     """The surface of a defect's implant voxels."""
-    mesh = largest_shell(mask_surface(mask))
-    return Piece(mesh, None, number, {"defect": number, "holes": 0, **size_of(mesh)})
+    mesh = largest_component(mask_surface(mask))
+    return ImplantPiece(mesh, None, number, {"defect": number, "holes": 0, **size_figures(mesh)})
 
 
-def _shape(grid: FineGrid, proposal: Proposal, smoothing_mm: float) -> np.ndarray:
+def _shape(grid: FineGrid, proposal: ImplantShape, smoothing_mm: float) -> np.ndarray:
     """The completed shape on the grid, about mm in the patient's space, negative inside; (*shape)."""
     matrix = proposal.alignment @ grid.affine
     values = proposal.shape.at_voxels(matrix, grid.index(grid.active)) / scale_of(proposal.alignment)
@@ -209,11 +209,11 @@ def _extent(grid: FineGrid, mask: Volume, score: Volume) -> np.ndarray:
     """
     points = grid.points(grid.active)
     smooth = score.with_array(ndimage.gaussian_filter(score.array, 0.7))
-    lacking = -4.0 * sample(smooth, points, -1.0)  # the score rises by about a quarter in a millimetre
-    coarse = reduce_bone(mask)
+    lacking = -4.0 * sample_volume(smooth, points, -1.0)  # the score rises by about a quarter in a millimetre
+    coarse = downsample_mask(mask)
     soft = coarse.with_array(ndimage.gaussian_filter(coarse.array, 0.7))
     # Steep, for this is a stop and no wall to be rounded against: on the plate's faces it must be far from zero.
-    beside = (0.15 - sample(soft, points, 0.0)) * 8.0 * float(coarse.spacing.mean())
+    beside = (0.15 - sample_volume(soft, points, 0.0)) * 8.0 * float(coarse.spacing.mean())
     return np.maximum(lacking, beside)
 
 
@@ -223,7 +223,7 @@ def _plate(
     extent: np.ndarray,
     outer: OuterSurface,
     host: BoneDistance | None,
-    options: PartOptions,
+    options: ImplantOptions,
 ) -> np.ndarray:
     """The solid: function on the grid, (*shape), negative inside.
 
@@ -276,7 +276,7 @@ def _depth(grid: FineGrid, outer: OuterSurface) -> tuple[np.ndarray, np.ndarray]
 
 
 def _straight_above(
-    grid: FineGrid, field: np.ndarray, outer: OuterSurface, depth: np.ndarray, options: PartOptions
+    grid: FineGrid, field: np.ndarray, outer: OuterSurface, depth: np.ndarray, options: ImplantOptions
 ) -> tuple[np.ndarray, np.ndarray]:
     """The active nodes deeper than the patient's own inner surface, (N,), and for each the point (N, 3) straight above,
     just within the shape.
@@ -305,7 +305,7 @@ def _own_thickness(grid: FineGrid, field: np.ndarray, outer: OuterSurface, limit
     return np.median(thickness[outer.neighbours(16)], axis=1)
 
 
-def _too_near(grid: FineGrid, host: BoneDistance | None, options: PartOptions, wanted: np.ndarray) -> np.ndarray:
+def _too_near(grid: FineGrid, host: BoneDistance | None, options: ImplantOptions, wanted: np.ndarray) -> np.ndarray:
     """How much nearer to bone than the clearance the active nodes are, (M,) mm, negative where there is room.
 
     wanted: (M,) bool, nodes that may come to lie in the part; the others' values do not count.

@@ -14,9 +14,9 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from SkullVAELib.geometry.affines import apply_affine
-from SkullVAELib.geometry.volume import Volume, sample
+from SkullVAELib.geometry.volume import Volume, sample_volume
 from SkullVAELib.mesh.isosurface import level_surface
-from SkullVAELib.mesh.mesh import Mesh, labelled, largest_shell
+from SkullVAELib.mesh.mesh import Mesh, component_labels, largest_component
 
 FAR_MM = 5.0
 """What the function is where nobody computed it: far outside."""
@@ -28,7 +28,7 @@ OUTWARDS = 0.4
 """Cosine between a surface's normal and the way out of the vault from which on it is an outer surface. The orbit's roof
 is none: a plate of one thickness has to end at the brow."""
 
-SCRAP = 0.1
+SMALL_COMPONENT = 0.1
 """Share of the outer surface's largest piece below which a piece is no outer surface."""
 
 _BLOCK = 4
@@ -68,7 +68,7 @@ class FineGrid:
 
     def sample(self, array: np.ndarray, points: np.ndarray) -> np.ndarray:
         """(N,) trilinear values of an array (*shape) at points (N, 3) in RAS mm; FAR_MM beyond the grid."""
-        return sample(Volume(array, self.affine), points, FAR_MM)
+        return sample_volume(Volume(array, self.affine), points, FAR_MM)
 
     def near(self, points: np.ndarray, reach_mm: float) -> np.ndarray:
         """Bool array (*shape): nodes within reach_mm of a point (N, 3), and some up to two steps further."""
@@ -127,7 +127,7 @@ def rounded_intersection(functions: list[np.ndarray], radius_mm: float) -> np.nd
     return np.minimum(deepest, -radius_mm) + np.sqrt(total)
 
 
-def one_piece(solid: np.ndarray) -> tuple[np.ndarray, int, float]:
+def largest_solid(solid: np.ndarray) -> tuple[np.ndarray, int, float]:
     """A solid with its largest connected piece alone, without voids in it.
 
     solid: function (*shape), negative inside. Returns it, the number of pieces and the share of the nodes kept.
@@ -145,7 +145,7 @@ def one_piece(solid: np.ndarray) -> tuple[np.ndarray, int, float]:
     return solid, count, float(sizes.max() / sizes.sum())
 
 
-def without_feathers(solid: np.ndarray, grid: FineGrid, thinnest_mm: float) -> np.ndarray:
+def remove_thin_features(solid: np.ndarray, grid: FineGrid, thinnest_mm: float) -> np.ndarray:
     """A solid without sheets and threads thinner than thinnest_mm; what is thicker keeps its surface as it was.
 
     An opening: nodes that lie deep enough are kept, and what is near them.
@@ -168,7 +168,7 @@ def without_feathers(solid: np.ndarray, grid: FineGrid, thinnest_mm: float) -> n
 
 def contour(solid: np.ndarray, grid: FineGrid) -> Mesh:
     """The surface of the solid's largest piece, closed and manifold, in RAS mm; empty when nothing is inside."""
-    return largest_shell(all_shells(solid, grid))
+    return largest_component(all_shells(solid, grid))
 
 
 def all_shells(solid: np.ndarray, grid: FineGrid) -> Mesh:
@@ -182,7 +182,9 @@ def all_shells(solid: np.ndarray, grid: FineGrid) -> Mesh:
     return level_surface(Volume(-solid[slices], affine), SNAP * grid.step_mm)
 
 
-def through(solid: np.ndarray, grid: FineGrid, points: np.ndarray, normals: np.ndarray, limit_mm: float) -> np.ndarray:
+def path_through(
+    solid: np.ndarray, grid: FineGrid, points: np.ndarray, normals: np.ndarray, limit_mm: float
+) -> np.ndarray:
     """How far a ray goes from each surface point (N, 3) against its outward normal (N, 3) until it leaves the solid,
     (N,) mm, at most limit_mm."""
     step = grid.step_mm
@@ -216,9 +218,9 @@ class OuterSurface:
         known = grid.sample(grid.spread(np.ones(len(grid.active)), 0.0), mesh.points) > 0.999
         keep = known & (np.einsum("nx,nx->n", normals, away) > OUTWARDS)
         # Scraps, on the orbit's roof or in a sinus, are no outer surface.
-        pieces = labelled(len(mesh.points), mesh.faces[keep[mesh.faces].all(axis=1)])
+        pieces = component_labels(len(mesh.points), mesh.faces[keep[mesh.faces].all(axis=1)])
         sizes = np.bincount(pieces[keep], minlength=len(keep))
-        keep &= sizes[pieces] > SCRAP * sizes.max()
+        keep &= sizes[pieces] > SMALL_COMPONENT * sizes.max()
         if not keep.any():  # far from any vault: the whole surface is its outer one
             keep[:] = True
         self.points, self.normals = mesh.points[keep], normals[keep]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial import cKDTree
 
-from SkullVAELib.implant.implicit_solid import FineGrid, OuterSurface, through
-from SkullVAELib.implant.options import PartOptions
+from SkullVAELib.implant.implicit_solid import FineGrid, OuterSurface, path_through
+from SkullVAELib.implant.options import ImplantOptions
 from SkullVAELib.mesh.distance import BoneDistance
 from SkullVAELib.mesh.mesh import Mesh
 
@@ -17,7 +17,7 @@ SAMPLE = 3000
 """Points of a mesh that its figures are taken from."""
 
 
-def faces_of(mesh: Mesh, outer: OuterSurface) -> np.ndarray:
+def classify_points(mesh: Mesh, outer: OuterSurface) -> np.ndarray:
     """(N,) int8 of a plate's mesh: 1 for a point on the outer face, -1 on the inner one, 0 on the rim or in a hole."""
     cosine = np.einsum("nx,nx->n", mesh.vertex_normals(), outer.normals[outer.roughly_nearest(mesh.points)])
     return np.where(cosine > 0.6, 1, np.where(cosine < -0.6, -1, 0)).astype(np.int8)
@@ -31,12 +31,12 @@ def thickness_map(mesh: Mesh, faces: np.ndarray, solid: np.ndarray, grid: FineGr
     thickness = np.zeros(len(mesh.points))
     face, wall = faces != 0, faces == 0
     if face.any():
-        thickness[face] = through(solid, grid, mesh.points[face], mesh.vertex_normals()[face], THICKEST_MM)
+        thickness[face] = path_through(solid, grid, mesh.points[face], mesh.vertex_normals()[face], THICKEST_MM)
         thickness[wall] = thickness[face][cKDTree(mesh.points[face]).query(mesh.points[wall])[1]]
     return thickness
 
 
-def size_of(mesh: Mesh) -> dict:
+def size_figures(mesh: Mesh) -> dict:
     """A mesh's triangles, volume and area for the report."""
     return {
         "triangles": len(mesh.faces),
@@ -45,20 +45,20 @@ def size_of(mesh: Mesh) -> dict:
     }
 
 
-def figures_of(
+def measure_piece(
     mesh: Mesh,
     faces: np.ndarray,
     solid: np.ndarray,
     grid: FineGrid,
     host: BoneDistance | None,
     outer: OuterSurface,
-    options: PartOptions,
+    options: ImplantOptions,
 ) -> dict:
     """What the report says of one piece."""
-    figures = size_of(mesh)
+    figures = size_figures(mesh)
     top, wall = _some(np.flatnonzero(faces == 1)), np.flatnonzero(faces == 0)
     if len(top):
-        values = through(solid, grid, mesh.points[top], mesh.vertex_normals()[top], THICKEST_MM)
+        values = path_through(solid, grid, mesh.points[top], mesh.vertex_normals()[top], THICKEST_MM)
         if len(wall):
             # A rim is no thickness: what counts is further from it than the plate is thick.
             values = values[cKDTree(mesh.points[wall]).query(mesh.points[top])[0] > values]
@@ -80,7 +80,7 @@ def figures_of(
     return figures
 
 
-def _rim_step(rim: np.ndarray, host: BoneDistance, outer: OuterSurface, options: PartOptions) -> dict:
+def _rim_step(rim: np.ndarray, host: BoneDistance, outer: OuterSurface, options: ImplantOptions) -> dict:
     """The 95th percentile of how far the bone's outer surface lies from the part's, continued, near the rim."""
     near = cKDTree(rim).query(host.mesh.points, distance_upper_bound=options.clearance_mm + 3.0)[0] < np.inf
     near = _some(np.flatnonzero(near))

@@ -10,7 +10,7 @@ from SkullVAELib.core.errors import SkullVAEError
 
 MESH_FORMATS = ("stl", "obj", "ply")
 
-THICKNESSES = ("patient", "constant", "minimum")
+THICKNESS_MODES = ("patient", "constant", "minimum")
 
 _LIMITS = {
     "clearance_mm": (0.0, 5.0),
@@ -26,7 +26,7 @@ _LIMITS = {
 
 
 @dataclass(frozen=True)
-class PartOptions:
+class ImplantOptions:
     """What the part shall be. Lengths in mm.
 
     clearance_mm: least distance to bone; thickness: "patient" as the completed shape has it, "constant" or "minimum"
@@ -52,7 +52,7 @@ class PartOptions:
     thickness_map: bool = False
 
     def __post_init__(self):
-        if self.thickness not in THICKNESSES:
+        if self.thickness not in THICKNESS_MODES:
             raise SkullVAEError(f"The thickness '{self.thickness}' is unknown", self._THICKNESS)
         if (self.thickness == "patient") != (self.thickness_mm is None):
             raise SkullVAEError(
@@ -109,7 +109,7 @@ class PartOptions:
         holes: str | None = None,
         split: float | None = None,
         thickness_map: bool = False,
-    ) -> PartOptions:
+    ) -> ImplantOptions:
         """Options from text as a command line has it; None leaves a default.
 
         >>> PartOptions.parse(thickness="constant:4", holes="2,10,3").thickness_mm

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from SkullVAELib.implant.implicit_solid import FineGrid, one_piece, rounded_intersection
+from SkullVAELib.implant.implicit_solid import FineGrid, largest_solid, rounded_intersection
 
 
-def split(solid: np.ndarray, grid: FineGrid, longest_mm: float, gap_mm: float, edge_mm: float) -> list[np.ndarray]:
+def split_plate(
+    solid: np.ndarray, grid: FineGrid, longest_mm: float, gap_mm: float, edge_mm: float
+) -> list[np.ndarray]:
     """A plate cut across until no piece is longer than longest_mm; gap_mm is left between neighbours.
 
     solid: function (*shape), negative inside. A piece's length is the extent along its own longest axis; edge_mm:
@@ -34,5 +36,5 @@ def split(solid: np.ndarray, grid: FineGrid, longest_mm: float, gap_mm: float, e
             cuts.append(edges[number] + half - where)
         if number < count - 1:
             cuts.append(where - edges[number + 1] + half)
-        pieces += split(one_piece(rounded_intersection(cuts, edge_mm))[0], grid, longest_mm, gap_mm, edge_mm)
+        pieces += split_plate(largest_solid(rounded_intersection(cuts, edge_mm))[0], grid, longest_mm, gap_mm, edge_mm)
     return pieces

@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 
-from SkullVAELib.core.atomic_output import whole_file
+from SkullVAELib.core.atomic_output import atomic_file
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.io.header_checks import check_meta, check_nifti, check_nrrd, cut_short, unreadable
@@ -132,7 +132,7 @@ def write_volume(volume: Volume, path: str | os.PathLike) -> None:
     path = Path(path)
     volume_suffix(path)
     try:
-        with whole_file(path) as temporary, _quiet_stderr():
+        with atomic_file(path) as temporary, _quiet_stderr():
             sitk.WriteImage(to_image(volume), str(temporary), useCompression=True, compressionLevel=1)
     except RuntimeError as error:
         raise SkullVAEError(f"'{path}' cannot be written", "Check the free space and the permissions") from error

@@ -11,7 +11,7 @@ from vtkmodules.vtkFiltersCore import vtkDecimatePro, vtkQuadricClustering
 from SkullVAELib.geometry.affines import apply_affine
 from SkullVAELib.geometry.masks import bounding_box
 from SkullVAELib.geometry.volume import Volume, crop
-from SkullVAELib.mesh.isosurface import Grey, bone_surface, level_surface
+from SkullVAELib.mesh.isosurface import GreyLevels, bone_surface, level_surface
 from SkullVAELib.mesh.mesh import Mesh
 from SkullVAELib.mesh.vtk_conversion import mesh_from_polydata, polydata_from_mesh
 
@@ -67,7 +67,7 @@ AROUND_MM = 6.0
 _NUMBER = "number"
 
 
-def host_surface(bone: Volume, implant: Volume, grey: Grey | None = None) -> Mesh:
+def skull_surface(bone: Volume, implant: Volume, grey: GreyLevels | None = None) -> Mesh:
     """The surface of all bone: near the implant the very one that the part keeps its clearance from, elsewhere with
     fewer triangles.
 

@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 from scipy.spatial import cKDTree
 
-from SkullVAELib.geometry.volume import Volume, sample
+from SkullVAELib.geometry.volume import Volume, sample_volume
 from SkullVAELib.mesh.isosurface import MOST_SHIFT_VOXELS
 from SkullVAELib.mesh.mesh import Mesh
 
@@ -81,7 +81,7 @@ class BoneDistance(SurfaceDistance):
 
     def in_bone(self, points: np.ndarray) -> np.ndarray:
         """(N,) whether each point (N, 3) lies in the voxels' bone, its steps cut off half-way."""
-        return sample(self._bone, points, 0.0) >= 0.5
+        return sample_volume(self._bone, points, 0.0) >= 0.5
 
     def signed(self, points: np.ndarray, chunk: int = 40_000) -> np.ndarray:
         """(N,) signed distances in mm of points (N, 3), negative in bone."""

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from SkullVAELib.core.atomic_output import whole_file
-from SkullVAELib.mesh.colours import THICK_MM, UNSURE_MM, thickness_colours
+from SkullVAELib.core.atomic_output import atomic_file
+from SkullVAELib.mesh.colours import THICKNESS_SCALE_MM, UNCERTAINTY_SCALE_MM, length_colours
 from SkullVAELib.mesh.mesh import Mesh
 
 # Slicer reads the coordinate system from "SPACE=LPS". A header that began with "solid" would read as an ASCII STL.
@@ -28,7 +28,7 @@ def write_stl(mesh: Mesh, path: str | os.PathLike) -> None:
     lps = Mesh(_lps(mesh), mesh.faces)
     facets["corners"] = lps.points[lps.faces]
     facets["normal"] = lps.face_normals()
-    with whole_file(Path(path)) as temporary, open(temporary, "wb") as file:
+    with atomic_file(Path(path)) as temporary, open(temporary, "wb") as file:
         file.write(_STL_HEADER.ljust(80))
         file.write(np.uint32(len(facets)).tobytes())
         file.write(facets.tobytes())
@@ -39,12 +39,12 @@ def write_obj(mesh: Mesh, path: str | os.PathLike) -> None:
     lines = [f"# {remark}" for remark in _REMARKS] + ["o implant"]
     lines += ["v %.4f %.4f %.4f" % tuple(point) for point in _lps(mesh)]  # noqa: UP031  three times as fast
     lines += ["f %d %d %d" % tuple(face) for face in mesh.faces + 1]  # noqa: UP031
-    with whole_file(Path(path)) as temporary:
+    with atomic_file(Path(path)) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="ascii")
 
 
 @dataclass(frozen=True)
-class Shade:
+class VertexScalar:
     """Millimetres at each point of a mesh, which a PLY holds as a property and as colours.
 
     name: of the property; millimetres: (N,); most_mm: from here on it is yellow; meaning: what the file says of it.
@@ -55,28 +55,30 @@ class Shade:
     most_mm: float
     meaning: str
 
-    def of(self, points: slice) -> Shade:
+    def of(self, points: slice) -> VertexScalar:
         """That of some of the points."""
         return replace(self, millimetres=self.millimetres[points])
 
     @classmethod
-    def thickness(cls, millimetres: np.ndarray) -> Shade:
+    def thickness(cls, millimetres: np.ndarray) -> VertexScalar:
         """Of a plate."""
-        return cls("thickness", millimetres, THICK_MM, "mm straight through the plate")
+        return cls("thickness", millimetres, THICKNESS_SCALE_MM, "mm straight through the plate")
 
     @classmethod
-    def uncertainty(cls, millimetres: np.ndarray) -> Shade:
+    def uncertainty(cls, millimetres: np.ndarray) -> VertexScalar:
         """Of a surface, see uncertainty.py."""
-        return cls("uncertainty", millimetres, UNSURE_MM, "mm, nine times of ten the true surface lies this near")
+        return cls(
+            "uncertainty", millimetres, UNCERTAINTY_SCALE_MM, "mm, nine times of ten the true surface lies this near"
+        )
 
 
-def shades_of(thickness_mm: np.ndarray | None, uncertainty_mm: np.ndarray | None) -> list[Shade]:
+def vertex_scalars(thickness_mm: np.ndarray | None, uncertainty_mm: np.ndarray | None) -> list[VertexScalar]:
     """The shades of a part of which one or both are known."""
-    made = [] if thickness_mm is None else [Shade.thickness(thickness_mm)]
-    return made if uncertainty_mm is None else [*made, Shade.uncertainty(uncertainty_mm)]
+    made = [] if thickness_mm is None else [VertexScalar.thickness(thickness_mm)]
+    return made if uncertainty_mm is None else [*made, VertexScalar.uncertainty(uncertainty_mm)]
 
 
-def write_ply(mesh: Mesh, path: str | os.PathLike, *shades: Shade) -> None:
+def write_ply(mesh: Mesh, path: str | os.PathLike, *shades: VertexScalar) -> None:
     """Write a binary PLY in LPS mm, with the unit and the coordinate system as comments, and shades if given, of which
     the first gives the colours."""
     columns = [(axis, "<f4") for axis in "xyz"] + [(shade.name, "<f4") for shade in shades]
@@ -91,7 +93,7 @@ def write_ply(mesh: Mesh, path: str | os.PathLike, *shades: Shade) -> None:
         remarks.append(f"{shade.name}: {shade.meaning}")
     if shades:
         first = shades[0]
-        colours = thickness_colours(first.millimetres, first.most_mm)
+        colours = length_colours(first.millimetres, first.most_mm)
         for name, values in zip(("red", "green", "blue"), colours.T, strict=True):
             points[name] = values
         remarks.append(f"colours: {first.name} from violet, 0, to yellow, {first.most_mm:g}")
@@ -101,13 +103,13 @@ def write_ply(mesh: Mesh, path: str | os.PathLike, *shades: Shade) -> None:
     header = ["ply", "format binary_little_endian 1.0", *(f"comment {remark}" for remark in remarks)]
     header += [f"element vertex {len(points)}", *(f"property {kinds[kind]} {name}" for name, kind in columns)]
     header += [f"element face {len(faces)}", "property list uchar int vertex_indices", "end_header"]
-    with whole_file(Path(path)) as temporary, open(temporary, "wb") as file:
+    with atomic_file(Path(path)) as temporary, open(temporary, "wb") as file:
         file.write(("\n".join(header) + "\n").encode("ascii"))
         file.write(points.tobytes())
         file.write(faces.tobytes())
 
 
-def write_mesh(mesh: Mesh, path: str | os.PathLike, *shades: Shade) -> None:
+def write_mesh(mesh: Mesh, path: str | os.PathLike, *shades: VertexScalar) -> None:
     """Write a mesh as its suffix says, one of MESH_FORMATS; only a PLY holds shades."""
     path = Path(path)
     suffix = path.suffix.lower()

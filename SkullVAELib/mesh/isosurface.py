@@ -73,7 +73,7 @@ def mask_surface(mask: Volume, smoothing_mm: float | None = None) -> Mesh:
 
 
 @dataclass(frozen=True)
-class Grey:
+class GreyLevels:
     """The CT that a bone mask was cut from, whose grey values tell where between two voxels bone begins.
 
     image: HU; threshold_hu: bone begins here; balance: what values above the threshold are multiplied by so that bone
@@ -87,7 +87,7 @@ class Grey:
     balance: float = 1.0
 
     @classmethod
-    def of(cls, image: Volume, bone: Volume, threshold_hu: float) -> Grey:
+    def of(cls, image: Volume, bone: Volume, threshold_hu: float) -> GreyLevels:
         """The grey values around a bone mask on the same grid, balanced over some fifty of its slices."""
         every = max(1, bone.array.shape[2] // 50)
         inside = bone.array[:, :, ::every] != 0
@@ -107,12 +107,12 @@ class Grey:
             low, high = (low, middle) if too_far else (middle, high)
         return cls(image, threshold_hu, float(np.sqrt(low * high)))
 
-    def crop(self, box: tuple[slice, ...]) -> Grey:
+    def crop(self, box: tuple[slice, ...]) -> GreyLevels:
         """A box of it, for the same box of the mask."""
         return replace(self, image=Volume(self.image.array[box], self.image.affine))
 
 
-def bone_surface(bone: Volume, grey: Grey | None = None) -> Mesh:
+def bone_surface(bone: Volume, grey: GreyLevels | None = None) -> Mesh:
     """The surface of a bone mask below the voxel size, in RAS mm; every voxel's centre stays on its side of it.
 
     grey: the CT on the same grid. Without it the steps of the voxels are smoothed away. An edge of the mask counts as a

@@ -64,7 +64,7 @@ class Mesh:
         return np.cross(b - a, c - a)
 
 
-def joined(meshes: Sequence[Mesh]) -> Mesh:
+def concatenate_meshes(meshes: Sequence[Mesh]) -> Mesh:
     """Several meshes as one."""
     meshes = [Mesh.empty(), *meshes]
     starts = np.cumsum([0, *(len(mesh.points) for mesh in meshes)])
@@ -72,15 +72,15 @@ def joined(meshes: Sequence[Mesh]) -> Mesh:
     return Mesh(np.concatenate([mesh.points for mesh in meshes]), np.concatenate(faces))
 
 
-def labelled(count: int, faces: np.ndarray) -> np.ndarray:
+def component_labels(count: int, faces: np.ndarray) -> np.ndarray:
     """(count,) number of the connected piece, from 0, that each point belongs to by triangles (M, 3)."""
     edges = faces[:, [0, 1, 1, 2]].reshape(-1, 2).T
     return connected_components(coo_matrix((np.ones(edges.shape[1], bool), edges), (count, count)), directed=False)[1]
 
 
-def largest_shell(mesh: Mesh) -> Mesh:
+def largest_component(mesh: Mesh) -> Mesh:
     """The connected piece of a mesh that has the most triangles."""
-    label = labelled(len(mesh.points), mesh.faces)
+    label = component_labels(len(mesh.points), mesh.faces)
     if not label.any():
         return mesh
     faces = mesh.faces[label[mesh.faces[:, 0]] == np.bincount(label[mesh.faces[:, 0]]).argmax()]

@@ -33,7 +33,7 @@ def rotation_matrix(w: torch.Tensor) -> torch.Tensor:
     return torch.linalg.matrix_exp(torch.stack([zero, -w[2], w[1], w[2], zero, -w[0], -w[1], w[0], zero]).reshape(3, 3))
 
 
-def start_alignment(points: np.ndarray) -> np.ndarray:
+def initial_alignment(points: np.ndarray) -> np.ndarray:
     """(4, 4) patient RAS mm -> a frame with the same axes and scale, centred on the vault."""
     matrix = np.eye(4)
     matrix[:3, 3] = -_vault(points)[0]
@@ -44,7 +44,9 @@ PITCHES = (-0.6, -0.3, 0.0, 0.3, 0.6)
 """Starts of the registration, radians of nodding: a vault alone looks nearly the same at any of them."""
 
 
-def register(points: np.ndarray, mean: torch.Tensor, grid: Grid, steps: int = 80, count: int = 4000) -> np.ndarray:
+def register_affine(
+    points: np.ndarray, mean: torch.Tensor, grid: Grid, steps: int = 80, count: int = 4000
+) -> np.ndarray:
     """Nine-parameter registration (rotation, translation, three scales) of bone surface to the mean shape.
 
     points: (N, 3) RAS mm on the patient's bone surface; mean: (X, Y, Z) signed distance in mm on the canonical grid.

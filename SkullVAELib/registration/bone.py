@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.geometry.masks import bounding_box
-from SkullVAELib.geometry.roi import Box
+from SkullVAELib.geometry.roi import ROI
 from SkullVAELib.geometry.volume import Volume
 
 BONE_HU = 300.0
@@ -27,7 +27,7 @@ _KEPT_GAP_MM = 30.0
 _MAX_LABELS = 64
 
 
-def bone_mask(volume: Volume, threshold_hu: float | None = None, box: Box | None = None) -> tuple[np.ndarray, dict]:
+def bone_mask(volume: Volume, threshold_hu: float | None = None, box: ROI | None = None) -> tuple[np.ndarray, dict]:
     """The bone voxels of a one-label segmentation or of a CT.
 
     A segmentation gives every voxel that is not 0. A CT gives the voxels of at least `threshold_hu` (300 HU unless
@@ -84,7 +84,7 @@ def bone_mask(volume: Volume, threshold_hu: float | None = None, box: Box | None
     }
 
 
-def _in_box(mask: np.ndarray, grid: Volume, box: Box) -> tuple[np.ndarray, int]:
+def _in_box(mask: np.ndarray, grid: Volume, box: ROI) -> tuple[np.ndarray, int]:
     """What of a mask lies in a box, and how many voxels that is; raises SkullVAEError when it is none."""
     kept = box.keep(mask, grid)
     count = int(np.count_nonzero(kept))

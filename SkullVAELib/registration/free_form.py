@@ -11,7 +11,7 @@ import torch
 
 from SkullVAELib.geometry.grid import Grid
 from SkullVAELib.registration.options import WarpOptions
-from SkullVAELib.shape.two_table import Shape, outwards, pick_side
+from SkullVAELib.shape.two_table import TwoTableShape, outward_directions, pick_side
 
 
 def _spline_matrix(length_mm: float, control: int, nodes: int) -> torch.Tensor:
@@ -36,7 +36,7 @@ def _leaning(control: list[int], spacing_mm: float) -> torch.Tensor:
 
 
 def fit_warp(
-    prior: Shape, points: torch.Tensor, normals: torch.Tensor, options: WarpOptions = WarpOptions()
+    prior: TwoTableShape, points: torch.Tensor, normals: torch.Tensor, options: WarpOptions = WarpOptions()
 ) -> torch.Tensor:
     """Displacements that lay the patient's surface on the prior's: prior(x + u(x)) = 0 for bone surface x.
 
@@ -54,7 +54,7 @@ def fit_warp(
     basis = [_spline_matrix(*v) for v in zip(extent, control, nodes, strict=True)]
     coefficients = torch.zeros(3, *control, requires_grad=True)
     optimiser = torch.optim.Adam([coefficients], lr=0.4)
-    outer = (normals * outwards(points)).sum(1) > 0
+    outer = (normals * outward_directions(points)).sum(1) > 0
     mirror = torch.tensor([-1.0, 1, 1])[:, None, None, None]
     # Half a vault shows where the middle is to a millimetre only. Held to be asymmetry, that error would be carried to
     # the other side with its sign turned, and a plate would lie by twice as much beside its place.

@@ -17,13 +17,13 @@ import torch.nn.functional as F
 from SkullVAELib.geometry.affines import apply_affine
 from SkullVAELib.geometry.distance_field import redistance
 from SkullVAELib.geometry.grid import Grid
-from SkullVAELib.registration.affine import register, start_alignment
+from SkullVAELib.registration.affine import initial_alignment, register_affine
 from SkullVAELib.registration.free_form import fit_warp, inverse_warp
 from SkullVAELib.registration.options import WarpOptions
 from SkullVAELib.registration.skull import CLAMP_MM, Skull, canonical_field, canonical_surface
-from SkullVAELib.shape.two_table import Shape
+from SkullVAELib.shape.two_table import TwoTableShape
 
-LAYING = WarpOptions(spacing_mm=20.0, symmetry=0.3)
+TRAINING_WARP = WarpOptions(spacing_mm=20.0, symmetry=0.3)
 """How a complete skull is laid on the mean for training: more closely than a defective one, which has nothing to tell
 across its hole. The shipped models were trained so."""
 
@@ -38,18 +38,18 @@ def mean_shape(skulls: list[Skull], grid: Grid, passes: int = 2) -> tuple[torch.
     Starts from the skull that shows most bone inside the frame, base and face included; each pass registers all skulls
     to the mean and averages anew. Where a skull's field of view or segmentation ends, it does not vote.
     """
-    starts = [start_alignment(s.points) for s in skulls]
+    starts = [initial_alignment(s.points) for s in skulls]
     area = [
         (apply_affine(start, s.points)[:, 2] > -grid.half_mm[2]).sum() * s.fraction.spacing.mean() ** 2
         for s, start in zip(skulls, starts, strict=True)
     ]
     first = skulls[int(np.argmax(area))]
-    mean = canonical_field(first.fraction, first.distance, start_alignment(first.points), grid)[0]
+    mean = canonical_field(first.fraction, first.distance, initial_alignment(first.points), grid)[0]
     mean = _symmetric(mean.clamp(-2 * CLAMP_MM, 2 * CLAMP_MM))
     alignments: list[np.ndarray] = []
     for _ in range(passes):
         target = redistance(mean, grid)
-        alignments = [register(s.points, target, grid) for s in skulls]
+        alignments = [register_affine(s.points, target, grid) for s in skulls]
         total, weight = torch.zeros(grid.shape), torch.zeros(grid.shape)
         for skull, alignment in zip(skulls, alignments, strict=True):
             field, seen = canonical_field(skull.fraction, skull.distance, alignment, grid)
@@ -101,16 +101,18 @@ class Population:
         return torch.where(count > 1, variance.sqrt(), torch.tensor(CLAMP_MM)).clamp(max=CLAMP_MM)
 
 
-def lay_on(mean: torch.Tensor, skull: Skull, alignment: np.ndarray, grid: Grid) -> tuple[torch.Tensor, torch.Tensor]:
+def warp_to_mean(
+    mean: torch.Tensor, skull: Skull, alignment: np.ndarray, grid: Grid
+) -> tuple[torch.Tensor, torch.Tensor]:
     """A complete skull's field laid on a mean shape by the conforming warp, and where it speaks.
 
     mean: (X, Y, Z) mm; alignment: (4, 4) patient RAS mm -> canonical mm. Returns the clamped field (X, Y, Z) in mm and
     0..1 (X, Y, Z).
     """
-    return lay_on_with_warp(mean, skull, alignment, grid)[:2]
+    return warp_to_mean_with_field(mean, skull, alignment, grid)[:2]
 
 
-def lay_on_with_warp(
+def warp_to_mean_with_field(
     mean: torch.Tensor, skull: Skull, alignment: np.ndarray, grid: Grid
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """As lay_on, and the warp that did it: (3, X', Y', Z') mm, skull(x) = laid(x + warp(x)) at canonical x.
@@ -120,7 +122,7 @@ def lay_on_with_warp(
     target = redistance(mean, grid)
     plain, seen = canonical_field(skull.fraction, skull.distance, alignment, grid)
     valid = known_region(plain, seen, target, grid).float()
-    warp = fit_warp(Shape.of(mean, grid), *canonical_surface(skull, alignment), LAYING)
+    warp = fit_warp(TwoTableShape.of(mean, grid), *canonical_surface(skull, alignment), TRAINING_WARP)
     # Where the skull is silent the fitted warp is arbitrary; it must not bend what is near.
     trust = F.interpolate(valid[None, None], size=warp.shape[1:], mode="trilinear", align_corners=True)[0]
     warp = warp.clamp(-12, 12) * F.avg_pool3d(trust[None], 5, stride=1, padding=2)[0]
@@ -139,17 +141,17 @@ def build_population(
     A mean of skulls that are registered by an affine alone is blurred: thin bone fades in it and thick bone grows. Laid
     on the mean by the warp, skulls differ by half a millimetre, and so sharp is their mean.
     """
-    return build_with_warps(skulls, grid, log, passes)[0]
+    return build_population_with_warps(skulls, grid, log, passes)[0]
 
 
-def build_with_warps(
+def build_population_with_warps(
     skulls: list[Skull], grid: Grid, log: Callable[[str], None] = lambda line: None, passes: int = 2
 ) -> tuple[Population, torch.Tensor]:
     """As build_population, and the skulls' warps onto the mean, (S, 3, X', Y', Z') mm; see lay_on_with_warp."""
     mean, alignments = mean_shape(skulls, grid)
     for number in range(passes):
         pairs = zip(skulls, alignments, strict=True)
-        laid = [lay_on_with_warp(mean, skull, alignment, grid) for skull, alignment in pairs]
+        laid = [warp_to_mean_with_field(mean, skull, alignment, grid) for skull, alignment in pairs]
         detail, known, warps = (torch.stack(tensors) for tensors in zip(*laid, strict=True))
         if number < passes - 1:
             speaks = (known > 0.5).float()

@@ -11,22 +11,22 @@ import torch
 from SkullVAELib.core.progress import Stages
 from SkullVAELib.geometry.distance_field import redistance
 from SkullVAELib.geometry.grid import Grid
-from SkullVAELib.geometry.roi import Box
+from SkullVAELib.geometry.roi import ROI
 from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.io.images import to_image
-from SkullVAELib.registration.affine import register
+from SkullVAELib.registration.affine import register_affine
 from SkullVAELib.registration.bone import bone_mask
 from SkullVAELib.registration.free_form import fit_warp, inverse_warp
 from SkullVAELib.registration.options import WarpOptions
 from SkullVAELib.registration.skull import CLAMP_MM, Skull, canonical_field, canonical_surface, prepare_skull
-from SkullVAELib.registration.symmetry import centre_symmetry
-from SkullVAELib.shape.two_table import Shape
-from SkullVAELib.shape.warped import ConformedPrior
+from SkullVAELib.registration.symmetry import align_midsagittal_plane
+from SkullVAELib.shape.two_table import TwoTableShape
+from SkullVAELib.shape.warped import WarpedShape
 from SkullVAELib.vae.networks import SkullModel
 
 
 @dataclass(frozen=True)
-class Aligned:
+class AlignedSkull:
     """A skull registered to the model's mean skull.
 
     matrix: (4, 4) patient RAS mm -> canonical mm; points, normals: (N, 3) its bone surface in canonical mm; fit_mm:
@@ -39,33 +39,33 @@ class Aligned:
     fit_mm: float
 
 
-def align(skull: Skull, model: SkullModel) -> Aligned:
+def align_to_mean(skull: Skull, model: SkullModel) -> AlignedSkull:
     """Register a skull to the model, its own plane of symmetry in the middle."""
     grid = model.architecture.grid
     mean = redistance(model.mean_shape.cpu(), grid)
-    matrix = register(skull.points, mean, grid)
+    matrix = register_affine(skull.points, mean, grid)
     field, _ = canonical_field(skull.fraction, skull.distance, matrix, grid)
-    matrix = centre_symmetry(canonical_surface(skull, matrix)[0], field, grid) @ matrix
+    matrix = align_midsagittal_plane(canonical_surface(skull, matrix)[0], field, grid) @ matrix
     points, normals = canonical_surface(skull, matrix)
     vault = points[points[:, 2] > 0]
     fit = float(grid.sample(mean[None], vault)[:, 0].abs().median()) if len(vault) else float("inf")
-    return Aligned(matrix, points, normals, fit)
+    return AlignedSkull(matrix, points, normals, fit)
 
 
-def conform(aligned: Aligned, model: SkullModel, options: WarpOptions | None = None) -> torch.Tensor:
+def fit_warp_to_mean(aligned: AlignedSkull, model: SkullModel, options: WarpOptions | None = None) -> torch.Tensor:
     """The warp that lays a skull on the mean skull, see warp.py."""
-    shape = Shape.of(model.mean.cpu(), model.architecture.grid)
+    shape = TwoTableShape.of(model.mean.cpu(), model.architecture.grid)
     return fit_warp(shape, aligned.points, aligned.normals, options or WarpOptions())
 
 
-def laid_field(skull: Skull, aligned: Aligned, warp: torch.Tensor, grid: Grid) -> torch.Tensor:
+def warped_field(skull: Skull, aligned: AlignedSkull, warp: torch.Tensor, grid: Grid) -> torch.Tensor:
     """The skull's own field (X, Y, Z) in mm, clamped, laid on the mean skull: what the network is shown."""
     field, _ = canonical_field(skull.fraction, skull.distance, aligned.matrix, grid, inverse_warp(warp, grid))
     return field.clamp(-CLAMP_MM, CLAMP_MM)
 
 
 @dataclass(frozen=True)
-class Placement:
+class RegisteredPatient:
     """A skull laid on the model's mean skull, and what brings a field from there back to the patient: all of a
     completion that depends on the patient alone and on no complete shape.
 
@@ -77,7 +77,7 @@ class Placement:
     about_bone: dict
     skull: Skull
     grid: Grid
-    aligned: Aligned
+    aligned: AlignedSkull
     warp: torch.Tensor
     field: torch.Tensor
 
@@ -92,14 +92,14 @@ class Placement:
         return self.aligned.points + self.grid.sample(self.warp, self.aligned.points)
 
 
-def place(
+def register_patient(
     volume: Volume,
     model: SkullModel,
     threshold_hu: float | None = None,
-    box: Box | None = None,
+    box: ROI | None = None,
     options: WarpOptions | None = None,
     stages: Stages | None = None,
-) -> Placement:
+) -> RegisteredPatient:
     """Lay a skull (a CT in HU or a mask) on the model's mean skull.
 
     threshold_hu, box: see bone_mask. Raises SkullVAEError when it is no skull.
@@ -110,22 +110,22 @@ def place(
         bone = volume.with_array(mask)
         skull = prepare_skull("patient", bone)
     with stages.stage("register"):
-        aligned = align(skull, model)
+        aligned = align_to_mean(skull, model)
     grid = model.architecture.grid
     with stages.stage("warp"):
-        warp = conform(aligned, model, options)
-        field = laid_field(skull, aligned, warp, grid)
-    return Placement(bone, about_bone, skull, grid, aligned, warp, field)
+        warp = fit_warp_to_mean(aligned, model, options)
+        field = warped_field(skull, aligned, warp, grid)
+    return RegisteredPatient(bone, about_bone, skull, grid, aligned, warp, field)
 
 
-def bone_in_place(field: torch.Tensor, placement: Placement) -> Volume:
+def bone_on_patient_grid(field: torch.Tensor, placement: RegisteredPatient) -> Volume:
     """Bone, bool on the patient's own grid, of a field (X, Y, Z) in mm on the mean skull.
 
     The field is taken at about 1.2 mm, on the reduced grid, and interpolated: it is smooth. Beyond that grid, which the
     patient's bone and a margin fill, there is none.
     """
     fraction = placement.skull.fraction
-    conformed = ConformedPrior(Shape.of(field, placement.grid), placement.warp)
+    conformed = WarpedShape(TwoTableShape.of(field, placement.grid), placement.warp)
     index = np.indices(fraction.array.shape).reshape(3, -1).T
     values = conformed.at_voxels(placement.alignment @ fraction.affine, index).reshape(fraction.array.shape)
     image = sitk.Resample(

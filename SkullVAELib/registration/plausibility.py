@@ -15,8 +15,8 @@ from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.geometry.distance_field import surface_points
 from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.registration.options import WARN_BELOW
-from SkullVAELib.registration.patient import Placement
-from SkullVAELib.shape.two_table import gradient, outwards
+from SkullVAELib.registration.patient import RegisteredPatient
+from SkullVAELib.shape.two_table import gradient, outward_directions
 
 _VAULT = -0.1  # the sine of the angle down to which bone counts as vault, seen from the vault's centre
 
@@ -31,7 +31,7 @@ _LEAST_POINTS = 200
 
 
 @dataclass(frozen=True)
-class Check:
+class QualityCheck:
     """One measure's part in the score: 1 up to `good`, 0 from `bad` on, linear between; what it means when it is bad.
 
     measure: field of Measures; cause, remedy: the sentence, in which {} is the measure.
@@ -61,23 +61,27 @@ _VOXELS = "Check the voxel size in the file's header, and its unit"
 
 # First: where several measures are as bad, the first one's cause is told, and a wrong voxel size spoils all others.
 CHECKS = (
-    Check("length_mm", 1300, 1800, "The bone is {:.0f} mm long", _VOXELS),
-    Check("length_mm", 90, 60, "The bone is {:.0f} mm long", _VOXELS),
-    Check("vault_share", 0.80, 0.40, "Only {:.0%} of a vault is there", "Choose an image that shows the whole vault"),
-    Check("solid_share", 0.02, 0.30, "{:.0%} of the cranial cavity is bone, as in an inverted image", _SKULL),
-    Check("outside_share", 0.15, 0.50, "{:.0%} of the space around the vault is bone", _SKULL),
-    Check("roughness_mm", 0.55, 0.4, "The vault is as smooth as a ball ({:.2f} mm), which no skull is", _SKULL),
-    Check("size", 0.83, 0.55, "The head has {:.0%} of an adult's size", _VOXELS),
-    Check("size", 1.2, 1.65, "The head has {:.0%} of an adult's size", _VOXELS),
-    Check("stretch", 1.3, 1.75, "The head is stretched, {:.2f} times more in one direction than in another", _VOXELS),
-    Check("fit_mm", 1.3, 4.0, "The bone lies {:.1f} mm from the mean skull in the median", _UPRIGHT),
-    Check("warp_mm", 3.2, 10.0, "The mean skull must be bent by {:.1f} mm to lie on the bone", _UPRIGHT),
-    Check("near_share", 0.97, 0.75, "Only {:.0%} of the bone lies where a vault can be", _UPRIGHT),
+    QualityCheck("length_mm", 1300, 1800, "The bone is {:.0f} mm long", _VOXELS),
+    QualityCheck("length_mm", 90, 60, "The bone is {:.0f} mm long", _VOXELS),
+    QualityCheck(
+        "vault_share", 0.80, 0.40, "Only {:.0%} of a vault is there", "Choose an image that shows the whole vault"
+    ),
+    QualityCheck("solid_share", 0.02, 0.30, "{:.0%} of the cranial cavity is bone, as in an inverted image", _SKULL),
+    QualityCheck("outside_share", 0.15, 0.50, "{:.0%} of the space around the vault is bone", _SKULL),
+    QualityCheck("roughness_mm", 0.55, 0.4, "The vault is as smooth as a ball ({:.2f} mm), which no skull is", _SKULL),
+    QualityCheck("size", 0.83, 0.55, "The head has {:.0%} of an adult's size", _VOXELS),
+    QualityCheck("size", 1.2, 1.65, "The head has {:.0%} of an adult's size", _VOXELS),
+    QualityCheck(
+        "stretch", 1.3, 1.75, "The head is stretched, {:.2f} times more in one direction than in another", _VOXELS
+    ),
+    QualityCheck("fit_mm", 1.3, 4.0, "The bone lies {:.1f} mm from the mean skull in the median", _UPRIGHT),
+    QualityCheck("warp_mm", 3.2, 10.0, "The mean skull must be bent by {:.1f} mm to lie on the bone", _UPRIGHT),
+    QualityCheck("near_share", 0.97, 0.75, "Only {:.0%} of the bone lies where a vault can be", _UPRIGHT),
 )
 
 
 @dataclass(frozen=True)
-class Measures:
+class QualityMeasures:
     """What is measured of a skull laid on the mean skull; mm are canonical.
 
     length_mm: the longest side of the bone's bounding box, in the patient's space; a whole body's passes;
@@ -101,7 +105,7 @@ class Measures:
     stretch: float
 
     @classmethod
-    def of(cls, place: Placement, mean: torch.Tensor) -> Measures:
+    def of(cls, place: RegisteredPatient, mean: torch.Tensor) -> QualityMeasures:
         """mean: (X, Y, Z) signed distance of the mean skull, mm, on the placement's grid."""
         grid, bone = place.grid, place.field.reshape(-1)
         points, normals, laid = place.aligned.points, place.aligned.normals, place.points_on_mean
@@ -110,7 +114,7 @@ class Measures:
 
         surface = torch.tensor(surface_points(Volume((-mean).numpy(), grid.affine), level=0.0)[0]).float()
         facing = grid.sample(gradient(mean, grid.spacing_mm), surface)
-        outer = surface[_is_vault(surface) & ((facing * outwards(surface)).sum(1) > 0.5 * facing.norm(dim=1))]
+        outer = surface[_is_vault(surface) & ((facing * outward_directions(surface)).sum(1) > 0.5 * facing.norm(dim=1))]
         there = grid.sample(place.field[None], outer)[:, 0].abs() < _THERE_MM
 
         vault = _is_vault(laid)
@@ -122,7 +126,7 @@ class Measures:
         far = nodes.norm(dim=1)
         cavity = (field > 8) & (far < 50) & (nodes[:, 2] > -15)
         around = (field > 8) & (field < 40) & (far > 80) & (nodes[:, 2] > -_VAULT * far)
-        outer_bone = points[(points[:, 2] > 10) & ((normals * outwards(points)).sum(1) > 0.7)]
+        outer_bone = points[(points[:, 2] > 10) & ((normals * outward_directions(points)).sum(1) > 0.7)]
         return cls(
             length_mm=float(np.ptp(place.skull.points, axis=0).max()),
             fit_mm=place.aligned.fit_mm,
@@ -141,17 +145,17 @@ class Measures:
 class Quality:
     """Measures, and the score 0..1 that they make: the product of the checks."""
 
-    measures: Measures
+    measures: QualityMeasures
     score: float
-    worst: Check
+    worst: QualityCheck
 
     @classmethod
-    def of(cls, place: Placement, mean: torch.Tensor) -> Quality:
+    def of(cls, place: RegisteredPatient, mean: torch.Tensor) -> Quality:
         """Of a skull laid on the mean skull, see Measures.of."""
-        return cls.from_measures(Measures.of(place, mean))
+        return cls.from_measures(QualityMeasures.of(place, mean))
 
     @classmethod
-    def from_measures(cls, measures: Measures) -> Quality:
+    def from_measures(cls, measures: QualityMeasures) -> Quality:
         """Of what was measured before."""
         scores = [check.score(getattr(measures, check.measure)) for check in CHECKS]
         return cls(measures, float(np.prod(scores)), CHECKS[int(np.argmin(scores))])

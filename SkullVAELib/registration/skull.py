@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from SkullVAELib.geometry.affines import apply_affine, scale_of
-from SkullVAELib.geometry.distance_field import reduce_bone, signed_distance, surface_points
+from SkullVAELib.geometry.distance_field import downsample_mask, signed_distance, surface_points
 from SkullVAELib.geometry.grid import Grid
 from SkullVAELib.geometry.volume import Volume
 
@@ -30,7 +30,7 @@ class Skull:
 
 def prepare_skull(name: str, bone: Volume) -> Skull:
     """Reduce a bone mask to about 1.2 mm and find its distance field and surface."""
-    fraction = reduce_bone(bone)
+    fraction = downsample_mask(bone)
     return Skull(name, fraction, signed_distance(fraction), *surface_points(fraction))
 
 

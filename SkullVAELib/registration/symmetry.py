@@ -9,7 +9,7 @@ from SkullVAELib.geometry.grid import Grid
 from SkullVAELib.registration.affine import rotation_matrix
 
 
-def centre_symmetry(points: torch.Tensor, field: torch.Tensor, grid: Grid, steps: int = 60) -> np.ndarray:
+def align_midsagittal_plane(points: torch.Tensor, field: torch.Tensor, grid: Grid, steps: int = 60) -> np.ndarray:
     """(4, 4) small rigid motion in canonical mm that brings the head's own plane of symmetry to the canonical one.
 
     points: (N, 3) bone surface in canonical mm; field: (X, Y, Z) the same bone's signed distance in mm. With half a

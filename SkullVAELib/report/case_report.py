@@ -13,11 +13,11 @@ import numpy as np
 from PIL import Image
 
 from SkullVAELib import NOTICE
-from SkullVAELib.core.atomic_output import whole_file
-from SkullVAELib.mesh.colours import THICK_MM, UNSURE_MM, thickness_colours
+from SkullVAELib.core.atomic_output import atomic_file
+from SkullVAELib.mesh.colours import THICKNESS_SCALE_MM, UNCERTAINTY_SCALE_MM, length_colours
 from SkullVAELib.mesh.mesh import Mesh
-from SkullVAELib.report.mesh_render import draw
-from SkullVAELib.report.rating import GOOD_MM, USABLE_MM, rim_light
+from SkullVAELib.report.mesh_render import render_mesh
+from SkullVAELib.report.rating import GOOD_MM, USABLE_MM, rate_rim_gap
 from SkullVAELib.report.raycast import View
 
 _WIDTH, _HEIGHT = 760, 560
@@ -69,7 +69,7 @@ code { font: 12.5px/1.5 ui-monospace, "Cascadia Mono", Consolas, monospace; }
 
 
 def thickness_pictures(
-    mesh: Mesh, thickness_mm: np.ndarray, centre: np.ndarray, most_mm: float = THICK_MM
+    mesh: Mesh, thickness_mm: np.ndarray, centre: np.ndarray, most_mm: float = THICKNESS_SCALE_MM
 ) -> list[tuple[str, bytes]]:
     """Pictures of a part coloured by its thickness or other millimetres, from outside and from inside the skull:
     captions and PNGs.
@@ -79,7 +79,7 @@ def thickness_pictures(
     middle = (mesh.points.min(0) + mesh.points.max(0)) / 2
     outwards = mesh.points.mean(0) - centre
     outwards /= np.linalg.norm(outwards)
-    colours = thickness_colours(thickness_mm, most_mm) / 255
+    colours = length_colours(thickness_mm, most_mm) / 255
     made = []
     for caption, forward in (("From outside", -outwards), ("From inside", outwards)):
         up = np.array([0.0, 0, 1]) if abs(forward[2]) < 0.85 else np.array([0.0, 1, 0])
@@ -88,7 +88,7 @@ def thickness_pictures(
         up = np.cross(right, forward)
         across = np.ptp(mesh.points @ np.stack([right, up], 1), axis=0)
         view = View(right, up, middle, float((across / [_WIDTH - 70, _HEIGHT - 70]).max()))
-        shown = draw(mesh, colours, view, _WIDTH, _HEIGHT)
+        shown = render_mesh(mesh, colours, view, _WIDTH, _HEIGHT)
         pixels = _CARD * (1 - shown.coverage[..., None]) + shown.rgb
         made.append((caption, _png(np.round(pixels.clip(0, 1) * 255).astype(np.uint8))))
     return made
@@ -109,7 +109,7 @@ def write_case_report(
     named but the input's file name.
     """
     day = day or datetime.now(UTC).strftime("%Y-%m-%d")
-    with whole_file(path) as temporary:
+    with atomic_file(path) as temporary:
         temporary.write_text(_page(result, preview_png, list(pictures), day, list(unsure)), encoding="utf-8")
 
 
@@ -126,11 +126,17 @@ def _page(
         _section("Skull and implant", _image(preview_png, "Bone and implant in four views and three slices")),
     ]
     if pictures:
-        body.append(_section("Thickness", _pair("Thickness", pictures) + _scale(THICK_MM)))
+        body.append(_section("Thickness", _pair("Thickness", pictures) + _scale(THICKNESS_SCALE_MM)))
     if unsure:
-        body.append(_section("Uncertainty", _pair("Uncertainty", unsure) + _scale(UNSURE_MM) + _unsure(result)))
-    if result.get("part"):
-        body.append(_section("Part to be made", _pieces(result["part"]["pieces"]) + _part(result["part"])))
+        body.append(
+            _section("Uncertainty", _pair("Uncertainty", unsure) + _scale(UNCERTAINTY_SCALE_MM) + _unsure(result))
+        )
+    if result.get("printable_implant"):
+        body.append(
+            _section(
+                "Part to be made", _pieces(result["printable_implant"]["pieces"]) + _part(result["printable_implant"])
+            )
+        )
     if len(result.get("proposals", ())) > 1:
         body.append(_section("Proposals", _proposals(result["proposals"])))
     body.append(_section("How it was made", _provenance(result)))
@@ -147,7 +153,7 @@ def _figures(result: dict) -> str:
     implant = result.get("implant", {})
     if not result["found"]:
         return '<p class="figure light unknown"><b>No defect was found</b><span>There is no implant.</span></p>'
-    light, says = rim_light(implant.get("rim_gap_mm"))
+    light, says = rate_rim_gap(implant.get("rim_gap_mm"))
     gap = implant.get("rim_gap_mm")
     thickness = implant.get("thickness_mm", {})
     cards = [
@@ -186,7 +192,7 @@ def _pair(what: str, pictures: list[tuple[str, bytes]]) -> str:
 
 
 def _scale(most_mm: float) -> str:
-    stops = thickness_colours(np.linspace(0, THICK_MM, 9)).astype(int)
+    stops = length_colours(np.linspace(0, THICKNESS_SCALE_MM, 9)).astype(int)
     colours = ", ".join(f"rgb({r}, {g}, {b})" for r, g, b in stops.tolist())
     return (
         f'<div class="scale"><span>0 mm</span><i style="background: linear-gradient(to right, {colours})"></i>'
@@ -277,9 +283,9 @@ def _provenance(result: dict) -> str:
         ("Model", f"{html.escape(result['model_file'])}, trained {html.escape(str(model['trained'] or 'unknown'))}"),
         ("Model's SHA-256", f"<code>{html.escape(str(model['sha256']))}</code>"),
     ]
-    passed = result.get("passed_over", ())
+    passed = result.get("rejected", ())
     if passed:
-        shown = "; ".join(f"{gap['ml']:g} ml, {html.escape(gap['because'])}" for gap in passed[:5])
+        shown = "; ".join(f"{gap['ml']:g} ml, {html.escape(gap['reason'])}" for gap in passed[:5])
         rows.append(("Other gaps in bone, left open", shown))
     return _pairs(rows)
 

@@ -23,14 +23,14 @@ _AMBIENT = 0.42
 
 
 @dataclass(frozen=True)
-class Picture:
+class MeshPicture:
     """What a view shows of a mesh. rgb: (H, W, 3) in 0..1, premultiplied; coverage: (H, W) in 0..1."""
 
     rgb: np.ndarray
     coverage: np.ndarray
 
 
-def draw(mesh: Mesh, colours: np.ndarray, view: View, width: int, height: int) -> Picture:
+def render_mesh(mesh: Mesh, colours: np.ndarray, view: View, width: int, height: int) -> MeshPicture:
     """Draw a mesh whose points have colours (N, 3) in 0..1, lit from above left.
 
     Every triangle is covered with points closer than the pixels, and each pixel keeps the nearest of them.
@@ -68,7 +68,7 @@ def draw(mesh: Mesh, colours: np.ndarray, view: View, width: int, height: int) -
             image[pixel] = np.einsum("nc,ncx->nx", weights[point], shaded[part[triangle]])
     hit = np.isfinite(best).reshape(rows, columns)
     image = image.reshape(height, fine, width, fine, 3).mean(axis=(1, 3))
-    return Picture(image, hit.reshape(height, fine, width, fine).mean(axis=(1, 3)))
+    return MeshPicture(image, hit.reshape(height, fine, width, fine).mean(axis=(1, 3)))
 
 
 def _nearest(at: np.ndarray, depth: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

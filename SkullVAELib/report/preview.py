@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from SkullVAELib.core.atomic_output import whole_file
+from SkullVAELib.core.atomic_output import atomic_file
 from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.report.raycast import Scene, View
 
@@ -42,7 +42,7 @@ def render_preview(bone: Volume, implant: Volume, path: Path, title: str = "", f
     Raises SkullVAEError when there is no bone.
     """
     sheet = _sheet(Scene(bone, implant, np.stack([BONE_RGB, IMPLANT_RGB])), title, footer)
-    with whole_file(Path(path)) as temporary:
+    with atomic_file(Path(path)) as temporary:
         sheet.save(temporary, compress_level=3)
 
 

@@ -8,7 +8,7 @@ GOOD_MM, USABLE_MM = 1.0, 2.0
 """A rim gap up to the first is good, up to the second usable."""
 
 
-def rim_light(rim_gap_mm: float | None) -> tuple[str, str]:
+def rate_rim_gap(rim_gap_mm: float | None) -> tuple[str, str]:
     """The traffic light of a rim gap: its class and what it says.
 
     >>> [rim_light(gap)[0] for gap in (1.0, 2.0, 2.1, None)]

@@ -9,7 +9,7 @@ RESULTS = ("completed.nrrd", "implant.nrrd", "implant.stl", "preview.png", "repo
 
 # What a run writes where it is asked to; other numbers than these no run has ever given.
 EXTRAS = (
-    "host.stl",
+    "skull.stl",
     "skull_display.ply",
     "report.html",
     "implant.obj",

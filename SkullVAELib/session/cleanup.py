@@ -9,12 +9,12 @@ from pathlib import Path
 
 from SkullVAELib.report.result_names import EXTRAS, RESULTS
 
-ANSWERS = "answers"
+RESPONSES = "answers"
 
 
-def remove_answers(folder: Path) -> None:
+def remove_responses(folder: Path) -> None:
     """Remove an earlier session's answers from a folder of results, and nothing else."""
-    answers = folder / ANSWERS
+    answers = folder / RESPONSES
     if not answers.is_dir() or answers.is_symlink():
         return
     for answer in answers.iterdir():

@@ -16,9 +16,9 @@ from typing import Any
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.core.parent_process import end_when_orphaned
 
-KINDS = ("gamma", "proposal", "part", "host", "report")
+REQUEST_KINDS = ("gamma", "proposal", "part", "host", "report")
 
-_REMEDY = f'Send one JSON object a line, such as {{"request": 7, "gamma": 0.5}}; one of {", ".join(KINDS)}'
+_REMEDY = f'Send one JSON object a line, such as {{"request": 7, "gamma": 0.5}}; one of {", ".join(REQUEST_KINDS)}'
 
 # A request is some hundred bytes; a line that does not end is no request.
 _LONGEST_LINE = 1 << 16
@@ -54,7 +54,7 @@ class Request:
         number = told.pop("request", None)
         if not isinstance(number, int) or isinstance(number, bool) or number < 0:
             return cls(None, error=SkullVAEError('The request has no whole number "request"', _REMEDY))
-        if len(told) != 1 or next(iter(told)) not in KINDS:
+        if len(told) != 1 or next(iter(told)) not in REQUEST_KINDS:
             named = ", ".join(map(str, told)) or "nothing"
             return cls(number, error=SkullVAEError(f"The request asks for {named[:100]}", _REMEDY))
         ((kind, value),) = told.items()

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import TextIO
 
 from SkullVAELib.completion.options import MOST_PROPOSALS
-from SkullVAELib.completion.proposals import Draws
+from SkullVAELib.completion.proposals import ProposalSampler
 from SkullVAELib.completion.result import Completion
-from SkullVAELib.core.atomic_output import publishing
+from SkullVAELib.core.atomic_output import publish_files
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.core.files import as_json_text
-from SkullVAELib.implant.options import MESH_FORMATS, PartOptions
+from SkullVAELib.implant.options import MESH_FORMATS, ImplantOptions
 from SkullVAELib.io.images import write_volume
-from SkullVAELib.report.result_files import Outcome
-from SkullVAELib.session.cleanup import ANSWERS
+from SkullVAELib.report.result_files import RunResult
+from SkullVAELib.session.cleanup import RESPONSES
 from SkullVAELib.session.protocol import Request, Requests
 
 _PART_FILES = (
@@ -32,30 +32,32 @@ _OF_PART = (*_OF_SHAPE, "part", "mesh")
 _NUMBERS, _TEXTS = ("clearance", "under_contour", "smooth", "split"), ("thickness", "holes")
 
 
-def serve(outcome: Outcome, requests: Requests, folder: Path, stream: TextIO) -> None:
+def serve(outcome: RunResult, requests: Requests, folder: Path, stream: TextIO) -> None:
     """Answer requests on a stream until no more will come; folder: where the run's results are.
 
     Files come into answers/NUMBER in that folder, whole. A request that cannot be answered is told so, and changes
     nothing.
     """
-    session = Session(outcome, folder, lambda line: print(as_json_text(line, None), end="", file=stream, flush=True))
+    session = InteractiveSession(
+        outcome, folder, lambda line: print(as_json_text(line, None), end="", file=stream, flush=True)
+    )
     while (request := requests.take()) is not None:
         session.answer(request, lambda: requests.waits("gamma", "proposal"))
 
 
-class Session:
+class InteractiveSession:
     """The current shape and part of a completion, and how they are changed by requests.
 
     say: takes each answer as a dict.
     """
 
-    def __init__(self, outcome: Outcome, folder: Path, say: Callable[[dict], None]):
+    def __init__(self, outcome: RunResult, folder: Path, say: Callable[[dict], None]):
         self._first, self._folder, self._say = outcome.completion, folder, say
         if outcome.completion.patient is None:
             raise ValueError("a session is of a completion that found a defect")
         self._patient = outcome.completion.patient
         self._own_gamma = self._patient.prior.gamma_or_own(self._patient.options.gamma)
-        self._draws = Draws(self._patient)
+        self._draws = ProposalSampler(self._patient)
         told = {"proposal": 1, "gamma": self._own_gamma}
         self._outcome = replace(outcome, result=outcome.result | told)
         self._answers = {
@@ -124,11 +126,11 @@ class Session:
         yield self._with_part(request, self._part_options(request.value))
 
     def _answer_host(self, request: Request, shape_waits: Callable[[], bool]) -> Iterator[dict]:
-        yield self._published(request, ["host.stl"], self._outcome.write_host) | {"report": {}}
+        yield self._published(request, ["skull.stl"], self._outcome.write_skull) | {"report": {}}
 
     def _answer_report(self, request: Request, shape_waits: Callable[[], bool]) -> Iterator[dict]:
         if self._outcome.part is None:
-            self._outcome = self._outcome.with_part()
+            self._outcome = self._outcome.with_implant()
 
         def write(staging: Path) -> None:
             self._outcome.write_preview(staging)
@@ -143,7 +145,7 @@ class Session:
             return self._first
         return self._draws.completion(proposal, gamma)
 
-    def _part_options(self, wishes: dict) -> PartOptions:
+    def _part_options(self, wishes: dict) -> ImplantOptions:
         """What a request says of the part; what it leaves out is as without the command line's option."""
         for name, value in wishes.items():
             number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -152,20 +154,20 @@ class Session:
             if value is not None and not (number if name in _NUMBERS else isinstance(value, str)):
                 kind = "number" if name in _NUMBERS else "text"
                 raise SkullVAEError(f"The part's {name} is no {kind}", "Send it as --help says, or null")
-        return PartOptions.parse(**wishes, thickness_map="ply" in self._outcome.formats)
+        return ImplantOptions.parse(**wishes, thickness_map="ply" in self._outcome.formats)
 
-    def _with_part(self, request: Request, options: PartOptions) -> dict:
-        outcome = self._outcome.with_part(options)
-        if not outcome.made_part.pieces:
-            raise SkullVAEError(" ".join(outcome.made_part.warnings) or "Nothing is left of the part", "Ask for less")
-        answer = self._published(request, _PART_FILES, outcome.write_part)
+    def _with_part(self, request: Request, options: ImplantOptions) -> dict:
+        outcome = self._outcome.with_implant(options)
+        if not outcome.printable.pieces:
+            raise SkullVAEError(" ".join(outcome.printable.warnings) or "Nothing is left of the part", "Ask for less")
+        answer = self._published(request, _PART_FILES, outcome.write_implant)
         self._outcome = outcome
         return answer | {"report": _some(outcome.result, _OF_PART)}
 
     def _published(self, request: Request, names: Iterable[str], write: Callable[[Path], None]) -> dict:
         """Write files into the request's own folder, whole; names: what they may be called."""
-        folder = self._folder / ANSWERS / str(request.number)
-        with publishing(folder, names) as staging:
+        folder = self._folder / RESPONSES / str(request.number)
+        with publish_files(folder, names) as staging:
             write(staging)
             made = [path.name for path in staging.iterdir() if path.suffix]
         return {"folder": str(folder), "files": sorted(made, key=lambda name: (name.count("_"), name))}

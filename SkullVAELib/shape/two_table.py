@@ -23,17 +23,17 @@ def gradient(field: torch.Tensor, spacing_mm: float) -> torch.Tensor:
     return torch.stack(torch.gradient(field, spacing=spacing_mm))
 
 
-def outwards(points: torch.Tensor) -> torch.Tensor:
+def outward_directions(points: torch.Tensor) -> torch.Tensor:
     """Unit vectors (N, 3) away from the vault's centre at points (N, 3) in canonical mm."""
     return points / points.norm(dim=1, keepdim=True).clamp(min=1)
 
 
-def facing_outwards(slopes: torch.Tensor, grid: Grid) -> torch.Tensor:
+def outer_side_weight(slopes: torch.Tensor, grid: Grid) -> torch.Tensor:
     """(X, Y, Z): 1 where the nearest surface faces away from the vault's centre, 0 where it faces it, smoothly between.
 
     slopes: (3, X, Y, Z) gradient of a signed distance field in mm.
     """
-    line = outwards(grid.coordinates().reshape(-1, 3))
+    line = outward_directions(grid.coordinates().reshape(-1, 3))
     return (0.5 + (slopes.reshape(3, -1).T * line).sum(1)).clamp(0, 1).reshape(grid.shape)
 
 
@@ -44,7 +44,7 @@ def pick_side(both: torch.Tensor, outer: torch.Tensor) -> torch.Tensor:
 
 
 @dataclass(frozen=True)
-class Shape:
+class TwoTableShape:
     """A complete shape on the canonical grid, each (X, Y, Z), mm, negative in bone.
 
     field: signed distance; outer, inner: signed distance to the outer and the inner table, negative on bone's side of
@@ -60,13 +60,13 @@ class Shape:
     side: torch.Tensor
 
     @classmethod
-    def of(cls, field: torch.Tensor, grid: Grid) -> Shape:
+    def of(cls, field: torch.Tensor, grid: Grid) -> TwoTableShape:
         """Tell a field's tables apart: each is extrapolated along the line through the vault's centre, from beyond it.
 
         A place belongs to a plate when the field rises outwards beyond it and inwards before it.
         """
         nodes = grid.coordinates().reshape(-1, 3)
-        line = outwards(nodes)
+        line = outward_directions(nodes)
         slopes = gradient(field, grid.spacing_mm)
         both = torch.cat([field[None], slopes])
         tables, facing = [], []
@@ -77,7 +77,7 @@ class Shape:
             tables.append((there[:, 0] - REACH_MM * rise).reshape(grid.shape))
             facing.append(rise / slope.norm(dim=1).clamp(min=1e-3))
         plate = ((torch.minimum(*facing) - 0.4) / 0.3).clamp(0, 1).reshape(grid.shape)
-        return cls(grid, field, tables[0], tables[1], plate, facing_outwards(slopes, grid))
+        return cls(grid, field, tables[0], tables[1], plate, outer_side_weight(slopes, grid))
 
     @cached_property
     def channels(self) -> torch.Tensor:

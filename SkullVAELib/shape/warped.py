@@ -9,12 +9,12 @@ import numpy as np
 import torch
 
 from SkullVAELib.geometry.grid import Grid
-from SkullVAELib.shape.two_table import Shape
+from SkullVAELib.shape.two_table import TwoTableShape
 
 _VOXELS_AT_ONCE = 2_000_000
 
 
-class LaidShape(Protocol):
+class PatientShape(Protocol):
     """A complete shape laid on a patient."""
 
     def at_voxels(self, to_canonical: np.ndarray, index: np.ndarray) -> np.ndarray:
@@ -25,14 +25,14 @@ class LaidShape(Protocol):
 
 
 @dataclass(frozen=True)
-class ConformedPrior:
+class WarpedShape:
     """A shape laid on the patient: at x in canonical mm it is the shape at x + u(x), its tables moved by corrections.
 
     warp: u, (3, X', Y', Z') mm; corrections: (2, X'', Y'', Z'') mm that the outer and the inner table are moved by,
     outwards from bone, over the canonical extent, or None before the rim correction.
     """
 
-    shape: Shape
+    shape: TwoTableShape
     warp: torch.Tensor
     corrections: torch.Tensor | None = None
 

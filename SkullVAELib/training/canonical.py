@@ -16,7 +16,7 @@ from torch import nn
 
 from SkullVAELib.data.augmentation import draw_skull
 from SkullVAELib.data.datasets import CLASSES, COMPLETE
-from SkullVAELib.data.synthetic_defects import CRANIAL, random_defect
+from SkullVAELib.data.synthetic_defects import CRANIAL_KINDS, random_defect
 from SkullVAELib.geometry.grid import Grid
 from SkullVAELib.registration.mean_skull import Population
 from SkullVAELib.training.config import TrainingOptions
@@ -77,7 +77,7 @@ def make_defective(
     else:
         facial = draw < options.complete_share + options.facial_share
         bone = at[field.abs() < 1.2]
-        kind = "facial" if facial else str(rng.choice(CRANIAL, p=_KIND_SHARES))
+        kind = "facial" if facial else str(rng.choice(CRANIAL_KINDS, p=_KIND_SHARES))
         defect = random_defect(kind, rng, bone[:: max(1, len(bone) // 20000)].cpu())
         # Defects are smooth: evaluated on every other node they lose nothing, at an eighth of the cost.
         distance = _enlarged(defect.signed_distance(at[::2, ::2, ::2]), grid)

@@ -158,7 +158,7 @@ METHODS = {"canonical": (Architecture, TrainingOptions), "paper": (PaperArchitec
 """Our method and the paper's; without changes, each is its released configuration."""
 
 
-def read_settings(
+def read_configuration(
     config: str | Path = "canonical", changes: dict | None = None
 ) -> tuple[Architecture | PaperArchitecture, StageOptions]:
     """The architecture and options of a preset ("canonical" or "paper") or of a JSON file, with changes on top.
@@ -184,7 +184,7 @@ def read_settings(
         raise SkullVAEError(f"The options cannot be used: {error}", "Correct --config or the option") from error
 
 
-def decoders(text: str) -> tuple[tuple[str, int | None], ...]:
+def parse_decoders(text: str) -> tuple[tuple[str, int | None], ...]:
     """Further decoders as the command line names them, "fast:60,raw": names and, where told, how long to train them.
 
     Raises SkullVAEError for an unknown name or an impossible number.

@@ -65,7 +65,7 @@ class Group:
 
 
 @contextmanager
-def joined(device: str = "auto") -> Iterator[Group]:
+def process_group(device: str = "auto") -> Iterator[Group]:
     """The group that torchrun started this process in, or this process alone.
 
     device: "auto" (a graphics card if there is one), "cpu" or "cuda"; raises SkullVAEError when there is none.

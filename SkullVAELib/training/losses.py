@@ -14,7 +14,7 @@ def kl_divergence(mu: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
     return 0.5 * (mu**2 + logvar.exp() - logvar - 1)
 
 
-def dice(prediction: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+def dice_score(prediction: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     """(N,) Dice of bool volumes (N, ...); 1 where both are empty."""
     prediction, truth = prediction.flatten(1), truth.flatten(1)
     both, total = (prediction & truth).sum(1).float(), (prediction.sum(1) + truth.sum(1)).float()
@@ -25,7 +25,7 @@ CLASS_WEIGHT = 80
 """Weight of the Dice loss of one class of one skull; two classes and a batch of four make the paper's 640."""
 
 
-def dice_loss(logits: torch.Tensor, bone: torch.Tensor) -> torch.Tensor:
+def paper_dice_loss(logits: torch.Tensor, bone: torch.Tensor) -> torch.Tensor:
     """(N, 2) 1 - soft Dice of background and bone, logits (N, 2, X, Y, Z), bone (N, X, Y, Z) 0 or 1.
 
     MONAI's DiceLoss(to_onehot_y=True, softmax=True, reduction="none") without its one-hot copies: two classes share one

@@ -16,16 +16,16 @@ import torch
 from torch import nn
 
 from SkullVAELib.core.errors import SkullVAEError
-from SkullVAELib.data.datasets import CLASSES, COMPLETE, UNKNOWN, Case, read_bone
+from SkullVAELib.data.datasets import CLASSES, COMPLETE, UNKNOWN, SkullCase, read_bone
 from SkullVAELib.geometry.volume import to_nearest_ras
 from SkullVAELib.training.config import PaperOptions
 from SkullVAELib.training.distributed import Group
-from SkullVAELib.training.losses import CLASS_WEIGHT, dice, dice_loss, kl_divergence
+from SkullVAELib.training.losses import CLASS_WEIGHT, dice_score, kl_divergence, paper_dice_loss
 from SkullVAELib.training.trainer import Batch, Specimens
 from SkullVAELib.vae.checkpoint import read_tensors, write_tensors
 from SkullVAELib.vae.latent import deviation, latent_code
 from SkullVAELib.vae.networks import aggregate
-from SkullVAELib.vae.paper_networks import PaperArchitecture, PaperDecoder, PaperModel, PaperVAE, resize
+from SkullVAELib.vae.paper_networks import PaperArchitecture, PaperDecoder, PaperModel, PaperVAE, resize_mask
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Volumes:
 
 
 def load_volumes(
-    folder: Path, training: list[Case], held_out: list[Case], shape: tuple[int, int, int],
+    folder: Path, training: list[SkullCase], held_out: list[SkullCase], shape: tuple[int, int, int],
     log: Callable[[str], None] = lambda line: None,
 ) -> Volumes:  # fmt: skip
     """The volumes of a run, from its cache in the folder or from the cases' files, which takes a while.
@@ -65,7 +65,7 @@ def load_volumes(
     bits = []
     for number, case in enumerate(cases):
         bone = to_nearest_ras(read_bone(case.defective or case.complete))
-        bits.append(np.packbits(resize(bone.array, shape).numpy().ravel()))
+        bits.append(np.packbits(resize_mask(bone.array, shape).numpy().ravel()))
         if (number + 1) % 50 == 0:
             log(f"{number + 1} of {len(cases)} volumes prepared")
     tensors = {
@@ -78,7 +78,7 @@ def load_volumes(
     return load_volumes(folder, training, held_out, shape, log)
 
 
-def check_classes(training: list[Case], held_out: list[Case]) -> None:
+def check_classes(training: list[SkullCase], held_out: list[SkullCase]) -> None:
     """Raise SkullVAEError when there are no complete skulls to train on, or none with a defect of a known class."""
     cases = [*training, *held_out]
     if unknown := [c for c in cases if c.kind == UNKNOWN]:
@@ -146,7 +146,7 @@ class PaperTask:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.bfloat16)
 
     def _loss(self, logits: torch.Tensor, bone: torch.Tensor) -> tuple:
-        dice = dice_loss(logits, bone)
+        dice = paper_dice_loss(logits, bone)
         # The paper sums over the batch; a mean times its size is the same, and may be shared by processes.
         return CLASS_WEIGHT * self.options.batch * dice.sum(1).mean(), {"dice_loss": dice.mean()}
 
@@ -245,4 +245,4 @@ def likelier(logits: torch.Tensor) -> torch.Tensor:
 
 def bone_dice(logits: torch.Tensor, bone: torch.Tensor) -> torch.Tensor:
     """(N,) Dice of the likelier class's bone with the truth (N, X, Y, Z)."""
-    return dice(likelier(logits), bone > 0)
+    return dice_score(likelier(logits), bone > 0)

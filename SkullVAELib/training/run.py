@@ -23,13 +23,13 @@ import torch
 from torch import nn
 
 from SkullVAELib import NOTICE, __version__
-from SkullVAELib.core.atomic_output import remove_abandoned, whole_file
+from SkullVAELib.core.atomic_output import atomic_file, remove_abandoned
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.core.files import file_sha256
-from SkullVAELib.data.datasets import Case, check_cases, describe, find_cases, read_bone, split
+from SkullVAELib.data.datasets import SkullCase, check_cases, describe, find_cases, read_bone, split_by_individual
 from SkullVAELib.geometry.distance_field import redistance
-from SkullVAELib.registration.affine import register
-from SkullVAELib.registration.mean_skull import Population, build_population, lay_on
+from SkullVAELib.registration.affine import register_affine
+from SkullVAELib.registration.mean_skull import Population, build_population, warp_to_mean
 from SkullVAELib.registration.skull import Skull, prepare_skull
 from SkullVAELib.training.canonical import CanonicalTask
 from SkullVAELib.training.config import PaperOptions, StageOptions, decoder_options
@@ -54,7 +54,7 @@ Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """What to run: data, architecture and options, of our method or the paper's, and who is held out.
 
     decoders: further decoders to train on the same latents, see options.DECODERS, with their epochs (with our method:
@@ -75,19 +75,19 @@ class Plan:
 
 def write_json(path: Path, content: dict) -> None:
     """Write JSON whole or not at all."""
-    with whole_file(path) as temporary:
+    with atomic_file(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def _complete_skulls(cases: list[Case]) -> list[Case]:
+def _complete_skulls(cases: list[SkullCase]) -> list[SkullCase]:
     return [c for c in cases if c.defective is None]
 
 
-def _prepare(case: Case) -> Skull:
+def _prepare(case: SkullCase) -> Skull:
     return prepare_skull(case.individual, read_bone(case.complete))
 
 
-def load_population(folder: Path, cases: list[Case], architecture: Architecture, log: Log) -> Population:
+def load_population(folder: Path, cases: list[SkullCase], architecture: Architecture, log: Log) -> Population:
     """The run's population: read back when it is there, else built and written."""
     path = folder / "population.safetensors"
     if path.is_file():
@@ -103,7 +103,7 @@ def load_population(folder: Path, cases: list[Case], architecture: Architecture,
     return load_population(folder, cases, architecture, log)  # what a resumed run will read, to the last bit
 
 
-def load_held_out(folder: Path, cases: list[Case], population: Population) -> tuple[torch.Tensor, torch.Tensor]:
+def load_held_out(folder: Path, cases: list[SkullCase], population: Population) -> tuple[torch.Tensor, torch.Tensor]:
     """The held-out complete skulls laid on the mean (H, X, Y, Z), in mm, and where they are known, 0..1; cached."""
     path = folder / "held_out.safetensors"
     if path.is_file():
@@ -114,15 +114,15 @@ def load_held_out(folder: Path, cases: list[Case], population: Population) -> tu
     target = redistance(population.mean, grid)
     for number, case in enumerate(skulls):
         skull = _prepare(case)
-        alignment = register(skull.points, target, grid)
-        fields[number], known[number] = lay_on(population.mean, skull, alignment, grid)
+        alignment = register_affine(skull.points, target, grid)
+        fields[number], known[number] = warp_to_mean(population.mean, skull, alignment, grid)
     names = [c.individual for c in skulls]
     write_tensors(path, {"fields": fields.half(), "known": known.half()}, {"names": names})
     return load_held_out(folder, cases, population)
 
 
 def make_task(
-    plan: Plan, cache: Path, training: list[Case], held: list[Case], group: Group | None = None,
+    plan: TrainingPlan, cache: Path, training: list[SkullCase], held: list[SkullCase], group: Group | None = None,
     log: Log = lambda line: None,
 ) -> CanonicalTask | PaperTask:  # fmt: skip
     """The data of a plan, prepared once and kept in the folder `cache`, ready for its stages."""
@@ -142,11 +142,11 @@ def make_task(
     return CanonicalTask(plan.architecture, population, plan.options, held_out, group)
 
 
-class Run:
+class TrainingRun:
     """A plan carried out in a folder, stage by stage."""
 
     def __init__(
-        self, plan: Plan, folder: Path, task: CanonicalTask | PaperTask, group: Group | None = None,
+        self, plan: TrainingPlan, folder: Path, task: CanonicalTask | PaperTask, group: Group | None = None,
         report: Callable[[dict], None] = lambda row: None,
     ):  # fmt: skip
         self.plan, self.folder, self.task, self.group, self.report = plan, folder, task, group or Group(), report
@@ -228,9 +228,9 @@ def runner_input(runner: StageRunner, z: torch.Tensor) -> torch.Tensor:
     return (z - runner.constants["latent_mean"]) / runner.constants["latent_std"]
 
 
-def run(
-    plan: Plan, folder: Path, stages: tuple[str, ...] = STAGES, betas: tuple[float, ...] = (), resume: bool = False,
-    group: Group | None = None, report: Callable[[dict], None] = lambda row: None, log: Log = lambda line: None,
+def run_training(
+    plan: TrainingPlan, folder: Path, stages: tuple[str, ...] = STAGES, betas: tuple[float, ...] = (),
+    resume: bool = False, group: Group | None = None, report: Callable[[dict], None] = lambda row: None, log: Log = lambda line: None,
 ) -> Path:  # fmt: skip
     """Run stages of a plan in a folder, once or for several betas. Returns the path of what the last stage wrote.
 
@@ -246,7 +246,7 @@ def run(
     prepared = any((folder / name).is_file() for name in PREPARED)
     if not prepared:
         cases = check_cases(cases)
-    training, held = split(cases, plan.holdout, log)
+    training, held = split_by_individual(cases, plan.holdout, log)
     if plan.is_paper and not prepared:
         check_classes(training, held)
     individuals = sorted(set().union(*(c.parents for c in training)))
@@ -272,11 +272,11 @@ def run(
         task = task.with_options(plans[beta].options)
         if betas:
             log(f"beta {beta:g}")
-        written = _run_stages(Run(plans[beta], place, task, group, report), stages, records[beta])
+        written = _run_stages(TrainingRun(plans[beta], place, task, group, report), stages, records[beta])
     return written
 
 
-def _run_stages(running: Run, stages: tuple[str, ...], record: dict) -> Path:
+def _run_stages(running: TrainingRun, stages: tuple[str, ...], record: dict) -> Path:
     written = running.folder
     if "vae" in stages:
         running.train_vae()
@@ -309,7 +309,7 @@ def _commit() -> str | None:
     return commit + ("+changes" if changed.strip() else "")
 
 
-def _files(cases: list[Case]) -> list[Path]:
+def _files(cases: list[SkullCase]) -> list[Path]:
     """The volumes themselves, each once."""
     return sorted({c.defective or c.complete for c in cases})
 
@@ -326,7 +326,7 @@ def _names(paths: list[Path], root: Path) -> dict[Path, str]:
     return {p: w.relative_to(root if w.is_relative_to(root) else base).as_posix() for p, w in whole.items()}
 
 
-def _record(plan: Plan, data: dict[str, str], held_data: dict[str, str], holdout: list[str]) -> dict:
+def _record(plan: TrainingPlan, data: dict[str, str], held_data: dict[str, str], holdout: list[str]) -> dict:
     """What run.json and the model tell of a run; data: names and SHA-256 of the files trained on and held out."""
     origin = _origin(plan.start_from)
     if origin is not None and (seen := set(origin["data"]) & set(held_data)):

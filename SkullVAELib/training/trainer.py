@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from SkullVAELib.core.atomic_output import whole_file
+from SkullVAELib.core.atomic_output import atomic_file
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.training.config import StageOptions
 from SkullVAELib.training.distributed import Group
@@ -253,7 +253,7 @@ class StageRunner:
         lines = self.log.read_text().splitlines(keepends=True)
         kept = [line for line in lines if line.endswith("\n") and not self._lost(line)]
         if len(kept) < len(lines):
-            with whole_file(self.log) as temporary:
+            with atomic_file(self.log) as temporary:
                 temporary.write_text("".join(kept))
 
     def _lost(self, line: str) -> bool:

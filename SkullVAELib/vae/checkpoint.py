@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from SkullVAELib.core.atomic_output import whole_file
+from SkullVAELib.core.atomic_output import atomic_file
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.vae.latent import Z_KINDS
 from SkullVAELib.vae.networks import Architecture, SkullModel
@@ -31,7 +31,7 @@ def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict) 
     """Write a safetensors file whole or not at all; metadata values are stored as JSON."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     content = save(contiguous, {key: json.dumps(value) for key, value in metadata.items()})
-    with whole_file(path) as temporary:
+    with atomic_file(path) as temporary:
         temporary.write_bytes(content)
 
 

@@ -19,7 +19,7 @@ from SkullVAELib.vae.latent import inference_kind, latent_code
 from SkullVAELib.vae.networks import AggregatedModel, GivenNoiseVAE, LatentDecoder, check_sizes
 
 
-def resize(bone: np.ndarray, shape: tuple[int, int, int]) -> torch.Tensor:
+def resize_mask(bone: np.ndarray, shape: tuple[int, int, int]) -> torch.Tensor:
     """A mask (I, J, K) on a grid of another shape by the nearest voxel, whatever the spacing, as the paper's code."""
     return F.interpolate(torch.tensor(bone[None, None].astype(np.uint8)), size=shape, mode="nearest")[0, 0]
 

@@ -9,12 +9,12 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from SkullVAELib.data.synthetic_defects import Defect, Part, random_defect, skullfix_defect
+from SkullVAELib.data.synthetic_defects import Defect, Ellipsoid, random_defect, skullfix_defect
 from SkullVAELib.geometry.affines import apply_affine
-from SkullVAELib.geometry.distance_field import reduce_bone, surface_points
+from SkullVAELib.geometry.distance_field import downsample_mask, surface_points
 from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.io.images import to_image
-from SkullVAELib.registration.affine import start_alignment
+from SkullVAELib.registration.affine import initial_alignment
 
 FOLDS = (
     ("visible_human", "mgh_angel001", "mgh_dca"),
@@ -79,7 +79,7 @@ def _skullbreak_union(rng: np.random.Generator, bone: torch.Tensor, place: Place
     parts = [dataclasses.replace(middle, half_axes=np.full(3, 28.0))]
     for angle in rng.uniform(0, 2 * np.pi, 4):
         offset = rng.uniform(18, 28) * np.array([np.cos(angle), np.sin(angle)])
-        parts.append(Part(middle.centre + offset @ middle.frame[:2], middle.frame, np.full(3, 16.0)))
+        parts.append(Ellipsoid(middle.centre + offset @ middle.frame[:2], middle.frame, np.full(3, 16.0)))
     return dataclasses.replace(drawn, parts=tuple(parts))
 
 
@@ -118,8 +118,8 @@ def cut_place(whole: Volume, number: int) -> tuple[Volume, np.ndarray, np.ndarra
     place = PLACES[number]
     if place.oblique:
         whole = stored_obliquely(whole)
-    points, _ = surface_points(reduce_bone(whole))
-    alignment = start_alignment(points)
+    points, _ = surface_points(downsample_mask(whole))
+    alignment = initial_alignment(points)
     surface = torch.tensor(apply_affine(alignment, points)).float()
     rng = np.random.default_rng(number)
     if place.kind in SPECIAL:

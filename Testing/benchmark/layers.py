@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from SkullVAELib.geometry.affines import apply_affine
-from SkullVAELib.geometry.distance_field import reduce_bone, surface_points
-from SkullVAELib.registration.affine import start_alignment
+from SkullVAELib.geometry.distance_field import downsample_mask, surface_points
+from SkullVAELib.registration.affine import initial_alignment
 
 from .cases import cut_place
 from .contest import Job, load_mask, load_whole
@@ -62,7 +62,7 @@ def of_job(job: Job, row: str) -> dict[str, float]:
     if not prediction.any():
         return {}
     whole, _, truth = cut_place(load_whole(job.file), job.number)
-    to_vault = start_alignment(surface_points(reduce_bone(whole))[0]) @ whole.affine
+    to_vault = initial_alignment(surface_points(downsample_mask(whole))[0]) @ whole.affine
     return layer_errors(truth, prediction, to_vault)
 
 

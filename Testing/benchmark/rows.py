@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from SkullVAELib.completion.options import PRIORS, CompletionOptions, RimOptions
+from SkullVAELib.completion.options import PRIORS, CompletionOptions, GaussianProcessOptions
 from SkullVAELib.completion.pipeline import complete
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.core.progress import Stages
@@ -92,7 +92,7 @@ def method(row: str) -> Method:
     options = CompletionOptions(
         least_quality=0.0,  # what would be refused is measured all the same
         prior=prior,
-        rim=None if "rim" in changes else RimOptions(),
+        rim=None if "rim" in changes else GaussianProcessOptions(),
         face="face" in changes,
         warp=WarpOptions(steps=0) if "warp" in changes else WarpOptions(),
     )

@@ -17,7 +17,7 @@ from torch import nn
 
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.geometry.grid import Grid
-from SkullVAELib.registration.patient import Aligned
+from SkullVAELib.registration.patient import AlignedSkull
 from SkullVAELib.registration.skull import CLAMP_MM, Skull
 from SkullVAELib.training.canonical import make_defective
 from SkullVAELib.training.config import TrainingOptions
@@ -120,7 +120,7 @@ def load(folder: Path) -> nn.Module:
 
 
 @torch.no_grad()
-def completed(net: nn.Module, skull: Skull, aligned: Aligned, model: SkullModel) -> tuple[torch.Tensor, Grid]:
+def completed(net: nn.Module, skull: Skull, aligned: AlignedSkull, model: SkullModel) -> tuple[torch.Tensor, Grid]:
     """The shape of a defective skull; see shapes.MakeShape."""
     grid = model.architecture.grid
     return complete_field(net, defective_field(skull, aligned, grid)[None])[0].float(), grid
