@@ -230,7 +230,8 @@ def runner_input(runner: StageRunner, z: torch.Tensor) -> torch.Tensor:
 
 def run_training(
     plan: TrainingPlan, folder: Path, stages: tuple[str, ...] = STAGES, betas: tuple[float, ...] = (),
-    resume: bool = False, group: Group | None = None, report: Callable[[dict], None] = lambda row: None, log: Log = lambda line: None,
+    resume: bool = False, group: Group | None = None, report: Callable[[dict], None] = lambda row: None,
+    log: Log = lambda line: None,
 ) -> Path:  # fmt: skip
     """Run stages of a plan in a folder, once or for several betas. Returns the path of what the last stage wrote.
 
