@@ -33,8 +33,8 @@ def list_cases(source: Path) -> list[CohortCase]:
 
     A folder: every image file directly in it that is not hidden, by name. A text file: one path a line; blank lines and
     lines that begin with # are skipped. A CSV file: the column `path`, and optionally `name`, `threshold` (HU) and
-    `roi` (as --roi takes it; version 0.1 called it `box`). Paths are relative to the list's folder. A case is named by its
-    file without the suffix.
+    `roi` (as --roi takes it; version 0.1 called it `box`). Paths are relative to the list's folder. A case is named by
+    its file without the suffix.
 
     Whether the files can be read is not looked at: that is each case's own affair. Raises SkullVAEError for a source
     that cannot be read or holds nothing, for a name that no folder can have, and for two cases of the same name.
