@@ -72,7 +72,7 @@ def test_a_missing_package_is_named_and_is_no_failure(missing, monkeypatch):
             raise ModuleNotFoundError(f"No module named '{missing}'", name=missing)
         return real_module(name, *rest)
 
-    for name in ("checkpoint", "networks", "paper"):
+    for name in ("vae.checkpoint", "vae.networks", "vae.paper_networks"):
         monkeypatch.delitem(sys.modules, f"SkullVAELib.{name}", raising=False)
     monkeypatch.setattr(builtins, "__import__", without)
     monkeypatch.setattr(importlib, "import_module", module)
