@@ -146,7 +146,7 @@ def test_a_table_gives_names_thresholds_and_boxes(tmp_path):
     text = '\ufeffid,path,name,threshold,box\n1,a.nrrd,first,250,\n2,a.nrrd,,,"-1,2,3,4,5,6"\n'
     (tmp_path / "list.csv").write_text(text, encoding="utf-8")
     cases = list_cases(tmp_path / "list.csv")
-    assert [(c.name, c.arguments) for c in cases] == [("first", ("--threshold=250",)), ("a", ("--box=-1,2,3,4,5,6",))]
+    assert [(c.name, c.arguments) for c in cases] == [("first", ("--threshold=250",)), ("a", ("--roi=-1,2,3,4,5,6",))]
 
 
 BAD_LISTS = {
@@ -219,7 +219,7 @@ def test_without_dask_one_line_says_how_to_get_it(tmp_path, capfd, monkeypatch):
 def test_options_go_to_each_case_as_they_were_given():
     parser = argparse.ArgumentParser()
     actions = add_case_options(parser)
-    given = ["--threshold=250.0", "--box=-1,2,3,4,5,6", "--proposals=3", "--uncertainty", "--clearance=0.5"]
+    given = ["--threshold=250.0", "--roi=-1,2,3,4,5,6", "--proposals=3", "--uncertainty", "--clearance=0.5"]
     given += ["--format=obj,ply", "--host"]
     assert as_arguments(parser.parse_args(given), actions) == tuple(given)
     assert as_arguments(parser.parse_args([]), actions) == ()

@@ -100,9 +100,10 @@ def test_a_box_beside_the_bone_is_said():
         bone_mask(Volume(bone, np.eye(4)), box=ROI((100, 100, 100), (9, 9, 9)))
 
 
-def test_a_box_may_begin_with_a_minus_on_the_command_line():
-    arguments = join_option_value(["complete", "a.nrrd", "-o", "out", "--box", "-1.5,2,3,40,50,60"], "--box")
-    box = ROI.parse(_parser().parse_args(arguments).box)
+@pytest.mark.parametrize("option", ["--roi", "--box"])
+def test_a_box_may_begin_with_a_minus_on_the_command_line(option):
+    arguments = join_option_value(["complete", "a.nrrd", "-o", "out", option, "-1.5,2,3,40,50,60"], "--roi", "--box")
+    box = ROI.parse(_parser().parse_args(arguments).roi)
     assert box == ROI((-1.5, 2, 3), (40, 50, 60))
 
 
@@ -115,7 +116,7 @@ def test_the_completed_skull_holds_only_bone_of_the_box(completed, sample):
     low_mm, high_mm = points.min(0), points.max(0)
     low_mm[2] += 8
     box = ROI(tuple((low_mm + high_mm) / 2), tuple(high_mm - low_mm + 0.5))
-    result = completed(sample.bone.with_array(bone), box=box)
+    result = completed(sample.bone.with_array(bone), roi=box)
     inside = box.keep(bone, sample.bone)
     assert result.found
     assert not result.bone.array[:, :, low].any()

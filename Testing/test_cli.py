@@ -102,10 +102,11 @@ def find_nothing(volume, model, options, stages):
 def run(monkeypatch, capfd, tmp_path):
     """Run the command line in this process with a completion of one's own; returns exit code, stdout and stderr."""
     import SkullVAELib.vae.checkpoint
+    import SkullVAELib.vae.default_model
 
     (tmp_path / "m.safetensors").write_bytes(b"")
     monkeypatch.setattr(SkullVAELib.vae.checkpoint, "load_model", lambda path, device: None)
-    monkeypatch.setattr(SkullVAELib.vae.checkpoint, "default_model_path", lambda: tmp_path / "m.safetensors")
+    monkeypatch.setattr(SkullVAELib.vae.default_model, "default_model_path", lambda: tmp_path / "m.safetensors")
 
     def call(*arguments, complete=fill_the_hole):
         monkeypatch.setitem(sys.modules, "SkullVAELib.completion.pipeline", stand_in(complete))
@@ -375,8 +376,10 @@ CHILD = """
     device.resolve_device = lambda name: name  # torch would take seconds to import
     checkpoint = types.ModuleType("SkullVAELib.vae.checkpoint")
     checkpoint.load_model = lambda path, device: None
-    checkpoint.default_model_path = lambda: Path("m")
     sys.modules["SkullVAELib.vae.checkpoint"] = checkpoint
+    default_model = types.ModuleType("SkullVAELib.vae.default_model")
+    default_model.default_model_path = lambda: Path("m")
+    sys.modules["SkullVAELib.vae.default_model"] = default_model
     module = types.ModuleType("SkullVAELib.completion.pipeline")
     module.STAGE_WEIGHTS = {"wait": 1.0}
     module.CompletionOptions = lambda **options: None
