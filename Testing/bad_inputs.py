@@ -1,6 +1,6 @@
 """Every kind of bad input, and the sentence that `skullvae complete` says to it.
 
-    python Testing/bad_inputs.py     # writes Docs/bad_inputs.md, by running them all
+    python Testing/bad_inputs.py     # writes Docs/explanation/bad_inputs.md, by running them all
 
 test_bad_inputs.py runs the same list and holds the page to what is said.
 """
@@ -29,7 +29,7 @@ from SkullVAELib.cli import main as cli
 from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.io.images import read_volume, write_volume
 
-PAGE = Path(__file__).resolve().parents[1] / "Docs" / "bad_inputs.md"
+PAGE = Path(__file__).resolve().parents[1] / "Docs" / "explanation" / "bad_inputs.md"
 GOLDEN = Path(__file__).resolve().parent / "data" / "golden"
 
 
@@ -268,7 +268,7 @@ _TAIL = """Bone that is no head is told by a score of how well it lies on the me
 
 
 def page(sentences: dict[str, tuple[int, str]]) -> str:
-    """Docs/bad_inputs.md."""
+    """Docs/explanation/bad_inputs.md."""
     lines = [_HEAD]
     for title, group in (("Files", FILES), ("Voxels", VOXELS), ("Heads", HEADS)):
         lines += [f"## {title}", "", "| input | exit code | what is said |", "|---|---|---|"]
