@@ -257,16 +257,17 @@ def sentence(said: str, folder: Path) -> str:
 
 _HEAD = """# Bad input
 
-The messages of `skullvae complete` on stderr for every kind of bad input that is tested. Exit code 2: the input is rejected with one
-line, and nothing is written. Exit code 3: no defect was found. Exit code 0: there is a result, and the message is a warning, which is
-also in the report. Each row is a test (`Testing/test_bad_inputs.py`). The page is written by `python Testing/bad_inputs.py`.
+The messages of `skullvae complete` on stderr for every kind of bad input that is tested. Exit code 2:
+the input is rejected with one line, and nothing is written. Exit code 3: no defect was found. Exit code
+0: there is a result, and the message is a warning, which is also in the report. Each row is a test
+(`Testing/test_bad_inputs.py`). The page is written by `python Testing/bad_inputs.py`.
 
 Inputs that give a wrong result *without* a message are listed under [known failures](robustness.md#known-failures).
 """
 
-_TAIL = """Input that is not a head is detected by a score of how well the bone fits the mean skull: see
-[input plausibility](robustness.md#input-plausibility). [Disturbed runs](robustness.md#disturbed-runs) covers full disks, lack of memory, kills and two runs
-at the same time.
+_TAIL = """Input that is not a head is detected by a score of how well the bone fits the mean skull: see [input
+plausibility](robustness.md#input-plausibility). [Disturbed runs](robustness.md#disturbed-runs) covers
+full disks, lack of memory, kills and two runs at the same time.
 """
 
 
