@@ -1,6 +1,7 @@
 # Every target sets up what it needs: Python 3.11 or newer, git and make are enough to start.
 #   make demo    complete a real patient's skull and leave the result in demo/
 #   make test    lint and every test
+#   make docs    the documentation site, into site/
 #   make tutorial   the README's pictures of the panel, by going through it
 #   make bench   seconds and peak memory of each stage, into bench/
 #   make bench-batch   cases per core-hour of skullvae batch, with one worker and with two, into bench/
@@ -28,8 +29,8 @@ ARGS ?=
 bin := $(VENV)/bin
 stamp := $(VENV)/.installed
 
-.PHONY: venv demo test tutorial bench bench-batch bench-scale bench-accuracy bench-quality bench-training fuzz faults golden \
-  lint types coverage lock licences audit clean
+.PHONY: venv demo test docs tutorial bench bench-batch bench-scale bench-accuracy bench-quality bench-training fuzz faults \
+  golden lint types coverage lock licences audit clean
 .DEFAULT_GOAL := test
 
 venv: $(stamp)
@@ -40,7 +41,7 @@ $(stamp): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
 	test -x $(bin)/python || $(PYTHON) -m venv $(VENV)
 	$(bin)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt torch
-	$(bin)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[test,slicer,dev,training,batch]'
+	$(bin)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[test,slicer,dev,training,batch,docs]'
 	touch $@
 
 demo: $(stamp)
@@ -64,6 +65,11 @@ coverage: $(stamp)
 
 test: lint
 	$(bin)/python -X faulthandler -m pytest Testing -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+
+# Pictures of the gallery are made where the library, the model or a script has changed. The variable silences a remark on
+# the future of MkDocs.
+docs: $(stamp)
+	NO_MKDOCS_2_WARNING=1 $(bin)/python -m mkdocs build --strict $(ARGS)
 
 # The README's pictures of the panel; after make demo, which fetches the patient.
 tutorial: $(stamp)
