@@ -137,10 +137,10 @@ FILES: dict[str, BadInput] = {
     ),
     "an empty file": BadInput(lambda d, s: _file(d, "a.nrrd", b""), 2, "is empty"),
     "text": BadInput(lambda d, s: _file(d, "a.nrrd", b"not an image\n" * 99), 2, "cannot be read"),
-    "truncated .nrrd": BadInput(lambda d, s: cut(written(d, "a.nrrd"), 20000), 2, "whole"),
-    "truncated .mha": BadInput(lambda d, s: cut(written(d, "a.mha"), 20000), 2, "cut short"),
-    "truncated .nii": BadInput(lambda d, s: cut(written(d, "a.nii"), -1), 2, "cut short"),
-    "truncated .nii.gz": BadInput(lambda d, s: cut(written(d, "a.nii.gz"), 20000), 2, "cut short"),
+    "truncated .nrrd": BadInput(lambda d, s: cut(written(d, "a.nrrd"), 20000), 2, "complete"),
+    "truncated .mha": BadInput(lambda d, s: cut(written(d, "a.mha"), 20000), 2, "truncated"),
+    "truncated .nii": BadInput(lambda d, s: cut(written(d, "a.nii"), -1), 2, "truncated"),
+    "truncated .nii.gz": BadInput(lambda d, s: cut(written(d, "a.nii.gz"), 20000), 2, "truncated"),
     "gzip with a wrong checksum": BadInput(
         lambda d, s: _file(d, "b.nii.gz", written(d, "a.nii.gz").read_bytes()[:-8] + bytes(8)), 2, "whole"
     ),
@@ -151,7 +151,7 @@ FILES: dict[str, BadInput] = {
     "a header that claims terabytes": BadInput(
         lambda d, s: nrrd(d, "100000 100000 100000", name="a.nrrd"), 2, "too large"
     ),
-    "a gigabyte in a kilobyte": BadInput(lambda d, s: nrrd(d, "1000 1000 1000", name="a.nrrd"), 2, "cut short"),
+    "a gigabyte in a kilobyte": BadInput(lambda d, s: nrrd(d, "1000 1000 1000", name="a.nrrd"), 2, "truncated"),
     "zero spacing": BadInput(
         lambda d, s: nrrd(d, name="a.nrrd", directions="(0,0,0) (0,1,0) (0,0,1)"), 2, "voxel size"
     ),
@@ -167,7 +167,7 @@ FILES: dict[str, BadInput] = {
     "a very long name": BadInput(lambda d, s: d / ("a" * 300 + ".nrrd"), 2, "too long"),
     "output over the input": BadInput(_over_input, 2, "would overwrite the input"),
     "a file instead of the output folder": BadInput(_in_place_of_output, 2, "is not a folder"),
-    "an output folder that cannot be made": BadInput(_no_folder_there, 2, "cannot be made"),
+    "an output folder that cannot be created": BadInput(_no_folder_there, 2, "cannot be created"),
 }
 """Files and folders that are rejected before any voxel is read."""
 

@@ -9,7 +9,7 @@ import trimesh
 from SkullVAELib.implant.options import MESH_FORMATS as FORMATS
 from SkullVAELib.mesh.colours import THICKNESS_SCALE_MM
 from SkullVAELib.mesh.files import VertexScalar, write_obj, write_ply, write_stl
-from SkullVAELib.mesh.mesh import Mesh, concatenate_meshes, largest_component
+from SkullVAELib.mesh.mesh import Mesh, concatenate_meshes, largest_mesh_component
 
 WRITERS = {"stl": write_stl, "obj": write_obj, "ply": write_ply}
 
@@ -79,5 +79,5 @@ def test_meshes_are_joined_and_the_largest_is_found_again():
     both = concatenate_meshes([ball(4.0, (0, 0, 0)), ball(10.0)])
     assert both.volume_ml == pytest.approx(ball(4.0).volume_ml + ball(10.0).volume_ml)
     two = concatenate_meshes([ball(), Mesh(ball(4.0).points, ball(4.0).faces[:40])])
-    assert largest_component(two).volume_ml == pytest.approx(ball().volume_ml)
+    assert largest_mesh_component(two).volume_ml == pytest.approx(ball().volume_ml)
     assert len(concatenate_meshes([]).faces) == 0

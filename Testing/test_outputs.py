@@ -159,7 +159,7 @@ def test_a_file_in_the_place_of_the_folder_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(SkullVAEError, match="not a folder"):
         publish(tmp_path / "file", "1")
-    with pytest.raises(SkullVAEError, match="cannot be made"):
+    with pytest.raises(SkullVAEError, match="cannot be created"):
         publish(tmp_path / "file" / "below", "1")
 
 

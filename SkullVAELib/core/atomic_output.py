@@ -1,4 +1,4 @@
-"""Publishing results: a folder gets the whole set of a run's files or keeps what it had."""
+"""Atomic output: a folder receives all files of a run, or keeps what it had."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ _LOCK_TRIES, _LOCK_SECONDS = 1200, 0.05
 
 _DISK_FAILS = (errno.ENOSPC, errno.EIO, getattr(errno, "EDQUOT", errno.ENOSPC))
 
-# A private folder without a lock file is either being made this moment or was left by a run killed in that moment.
+# A private folder without a lock file is either being created or was left by a run killed while creating it.
 _MAKING_SECONDS = 60.0
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """A place for a file that becomes `path` when the body ends well; it has the same name, in a private folder.
+    """A temporary file that replaces `path` when the body ends without an error; same name, in a private folder.
 
-    What is written there is on the disk before it takes its place. A killed process leaves at most its private folder
-    beside `path`; the next whole_file there removes it. Raises SkullVAEError when the folder cannot be written to.
+    Its content is on disk before it is renamed. A killed process leaves at most its private folder next to `path`; the
+    next atomic_file there removes it. Raises SkullVAEError if the folder is not writable.
     """
     path = Path(path)
     with _staging(path.parent) as staging:
         temporary = staging / path.name
         temporary.touch()
         yield temporary
-        # A header and its detached data: an earlier header goes first, since it must not point at the new data.
+        # A header with detached data: an earlier header is removed first, since it must not refer to the new data.
         parts = [part for part in staging.iterdir() if part.name not in (_LOCK, path.name)]
         if parts:
             path.unlink(missing_ok=True)
@@ -54,20 +54,31 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def publish_files(directory: Path, names: Iterable[str], inputs: Iterable[Path] = ()) -> Iterator[Path]:
-    """A private folder to prepare files in; when the body ends well they appear in `directory`.
+    """A private folder to prepare files in; they are moved to `directory` when the body ends without an error.
 
-    names: every file a run may publish, in the order of publishing; the last one is the seal of the set (the
-    report): it is withdrawn first and put in place last, so that while it exists all files belong to one run.
-    The others may be patterns, such as "implant_[0-9].stl", for files whose number is not known beforehand.
-    A name the body did not prepare is removed from `directory`, where it would be an earlier run's.
-    inputs: files that must not be overwritten.
+    Parameters
+    ----------
+    directory : Path
+        Created if missing.
+    names : iterable of str
+        Every file that a run may publish, in the order of publishing. The last one (the report) completes the set: it
+        is removed first and moved last, so that while it exists all files belong to one run. The others may be
+        patterns, such as "implant_[0-9].stl". A file of this name from an earlier run is removed if the body did not
+        prepare one.
+    inputs : iterable of Path
+        Files that must not be overwritten.
 
-    When the body raises, `directory` keeps what it had, and is removed if it was made here. A killed process leaves
-    at most its private folder, whose name begins with ".skullvae-"; the next run in `directory` removes it. One that
-    is killed just as the files appear leaves some of them without the seal, but never beside an earlier run's. Of two
-    runs that end at once one waits for the other.
+    Raises
+    ------
+    SkullVAEError
+        `directory` cannot be created or written to, or contains an input under one of the names.
 
-    Raises SkullVAEError when `directory` cannot be made or written to, or holds an input under one of the names.
+    Notes
+    -----
+    When the body raises, `directory` keeps what it had, and is removed if it was created here. A killed process leaves
+    at most its private folder, whose name begins with ".skullvae-"; the next run in `directory` removes it. A process
+    that is killed while the files are moved leaves some of them without the last one, but never together with files of
+    an earlier run. Of two runs that end at the same time, one waits for the other.
     """
     directory, names, inputs = Path(directory), list(names), list(inputs)
     for target in _matching(directory, names):
@@ -76,11 +87,11 @@ def publish_files(directory: Path, names: Iterable[str], inputs: Iterable[Path] 
     try:
         with _staging(directory) as staging:
             yield staging
-            with _alone(directory):
+            with _exclusive(directory):
                 _publish(staging, directory, names)
     except BaseException:
         for folder in made:
-            # Only an empty folder goes; whatever somebody else put there meanwhile stays.
+            # Only an empty folder is removed; files that another program put there meanwhile stay.
             try:
                 folder.rmdir()
             except OSError:
@@ -90,13 +101,13 @@ def publish_files(directory: Path, names: Iterable[str], inputs: Iterable[Path] 
 
 @contextmanager
 def publish_folder(directory: Path, is_ours: Callable[[Path], bool], inputs: Iterable[Path] = ()) -> Iterator[Path]:
-    """A private folder to prepare a whole tree in; when the body ends well it becomes `directory`.
+    """A private folder to prepare a folder tree in; it becomes `directory` when the body ends without an error.
 
-    The private folder lies beside `directory`, so that renaming is atomic. An empty `directory` is replaced, and so is
+    The private folder is next to `directory`, so that renaming is atomic. An empty `directory` is replaced, and so is
     one that `is_ours` recognises as an earlier result; any other is an error. When the body raises, `directory` keeps
-    what it had and nothing is left beside it. inputs: files that must not be replaced with it.
+    what it had. inputs: files that must not be replaced.
 
-    Raises SkullVAEError when `directory` is not ours to replace, holds an input, or cannot be written.
+    Raises SkullVAEError if `directory` holds other files or an input, or cannot be written.
     """
     directory = Path(os.path.abspath(directory))
     if held := next((path for path in inputs if path.resolve().is_relative_to(directory.resolve())), None):
@@ -113,7 +124,7 @@ def publish_folder(directory: Path, is_ours: Callable[[Path], bool], inputs: Ite
             yield prepared
             for path in prepared.rglob("*"):
                 _sync(path)
-            with _alone(directory.parent):
+            with _exclusive(directory.parent):
                 withdrawn = [(directory, staging / _OLD)] if directory.exists() else []
                 _move([*withdrawn, (prepared, directory)], directory)
     except BaseException:
@@ -125,10 +136,10 @@ def publish_folder(directory: Path, is_ours: Callable[[Path], bool], inputs: Ite
 
 @contextmanager
 def locked_folder(directory: Path) -> Iterator[Path]:
-    """A folder, made where it is missing, that only one process at a time holds; other files in it may be anyone's.
+    """A folder, created if missing, that one process at a time may lock; it may contain other files.
 
-    When the body raises before anything was put into it, a folder made here goes again. Raises SkullVAEError when it
-    cannot be made, or when another process holds it.
+    When the body raises before anything was put into it, a folder created here is removed. Raises SkullVAEError if it
+    cannot be created, or if another process has locked it.
     """
     made = _make(directory)
     try:
@@ -142,7 +153,7 @@ def locked_folder(directory: Path) -> Iterator[Path]:
 
 
 def _matching(directory: Path, names: Iterable[str]) -> list[Path]:
-    """The files in a folder that names or patterns mean, in their order and then by name."""
+    """The files in a folder that match names or patterns, in their order and then by name."""
     if not directory.is_dir():
         return []
     present = sorted(path.name for path in directory.iterdir())
@@ -151,20 +162,20 @@ def _matching(directory: Path, names: Iterable[str]) -> list[Path]:
 
 
 def check_not_input(target: Path, inputs: Iterable[Path], remedy: str = "Choose another output file") -> None:
-    """Raise SkullVAEError when a file to be written is one of the inputs, under whatever name."""
+    """Raise SkullVAEError if a file to be written is one of the inputs, under any name."""
     if target.exists() and any(target.samefile(path) for path in inputs):
         raise SkullVAEError(f"The result '{target}' would overwrite the input", remedy)
 
 
 def _make(directory: Path) -> list[Path]:
-    """Make the folder and its parents; returns those that were made, innermost first."""
+    """Create the folder and its parents; returns those that were created, innermost first."""
     if directory.exists() and not directory.is_dir():
         raise SkullVAEError(f"The output '{directory}' is not a folder", "Choose another output folder")
     missing = [folder for folder in (directory, *directory.parents) if not folder.exists()]
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        cause = f"The output folder '{directory}' cannot be made: {error.strerror}"
+        cause = f"The output folder '{directory}' cannot be created: {error.strerror}"
         raise SkullVAEError(cause, "Choose another output folder") from error
     return missing
 
@@ -173,19 +184,19 @@ def _make(directory: Path) -> list[Path]:
 def _staging(directory: Path, prefix: str = _PREFIX) -> Iterator[Path]:
     """A folder inside `directory`, on the same file system so that renaming is atomic, locked while in use.
 
-    Those that killed runs left there are removed first. Of prefix _HOLDING there is but one: raises SkullVAEError
-    where another run has made it.
+    Folders left there by killed runs are removed first. There is at most one with the prefix _HOLDING: raises
+    SkullVAEError if another run has created it.
     """
     with ExitStack() as stack:
         try:
-            with _alone(directory) as locked:
+            with _exclusive(directory) as locked:
                 _remove_abandoned(directory, locked)
                 if prefix == _HOLDING and any(directory.glob(f"{prefix}*")):
                     cause = f"Another run is writing into '{directory}'"
-                    raise SkullVAEError(cause, "Wait for its end, or choose another output folder")
+                    raise SkullVAEError(cause, "Wait until it ends, or choose another output folder")
                 staging = Path(tempfile.mkdtemp(prefix=prefix, dir=directory))
                 stack.callback(shutil.rmtree, staging, ignore_errors=True)
-                # The kernel drops the lock of a killed process; a process id could have been given to another by then.
+                # The kernel releases the lock of a killed process; a process id might be reused.
                 lock = stack.enter_context(open(staging / _LOCK, "wb"))
                 if fcntl is not None:
                     with suppress(OSError):  # some network file systems cannot
@@ -197,8 +208,8 @@ def _staging(directory: Path, prefix: str = _PREFIX) -> Iterator[Path]:
 
 
 def remove_abandoned(directory: Path) -> None:
-    """Remove the private folders that killed runs left in a folder; those of runs still going on stay."""
-    with _alone(directory) as locked:
+    """Remove the private folders that killed runs left in a folder; those of running processes stay."""
+    with _exclusive(directory) as locked:
         _remove_abandoned(directory, locked)
 
 
@@ -209,11 +220,11 @@ def _remove_abandoned(directory: Path, locked: bool) -> None:
 
 
 def _is_abandoned(folder: Path, locked: bool) -> bool:
-    """Whether nobody works in a private folder; locked: nobody else can be making one at this moment."""
+    """Whether no process works in a private folder; locked: no other process can be creating one."""
     lock = folder / _LOCK
     try:
         if not lock.exists():
-            # The age, where only that can tell, is a distance: the clock may have been set back since.
+            # The absolute age: the clock may have been set back since.
             return locked or abs(time.time() - folder.stat().st_mtime) > _MAKING_SECONDS
         if fcntl is None:
             lock.unlink()
@@ -226,21 +237,21 @@ def _is_abandoned(folder: Path, locked: bool) -> bool:
 
 
 def _publish(staging: Path, directory: Path, names: list[str]) -> None:
-    """Withdraw the earlier set, its seal first, then put the new one in place, its seal last."""
-    *files, seal = names
+    """Remove the earlier set, its last file first, then move the new one into place, its last file last."""
+    *files, last = names
     old = staging / _OLD
     old.mkdir()
-    made, sealed = _matching(staging, files), _matching(staging, [seal])
-    for path in (*made, *sealed):
+    made, last_made = _matching(staging, files), _matching(staging, [last])
+    for path in (*made, *last_made):
         _sync(path)
-    withdrawn = [(path, old / path.name) for path in _matching(directory, [seal, *files])]
-    _move([*withdrawn, *((path, directory / path.name) for path in (*made, *sealed))], directory)
+    withdrawn = [(path, old / path.name) for path in _matching(directory, [last, *files])]
+    _move([*withdrawn, *((path, directory / path.name) for path in (*made, *last_made))], directory)
 
 
 def _move(moves: list[tuple[Path, Path]], directory: Path) -> None:
-    """Rename from and to, one after the other; all go back when one cannot, or when the run is interrupted meanwhile.
+    """Rename files one after the other; all are moved back if one fails or the run is interrupted.
 
-    The last is the seal's: it is renamed when the disk has all before it. Raises SkullVAEError that names `directory`.
+    The last one is renamed when all others are on disk. Raises SkullVAEError that names `directory`.
     """
     tried: list[tuple[Path, Path]] = []
     try:
@@ -257,16 +268,16 @@ def _move(moves: list[tuple[Path, Path]], directory: Path) -> None:
                     os.replace(target, source)
         if not isinstance(error, OSError):
             raise
-        cause = f"The results cannot be put into '{directory}': {error.strerror}"
+        cause = f"The results cannot be moved to '{directory}': {error.strerror}"
         raise SkullVAEError(cause, "Close programs that use its files, or choose another output folder") from error
 
 
 @contextmanager
-def _alone(directory: Path) -> Iterator[bool]:
-    """Keep other runs from beginning and ending their work in a folder meanwhile; yields whether the system can.
+def _exclusive(directory: Path) -> Iterator[bool]:
+    """Prevent other runs from starting or finishing in a folder; yields whether the system supports it.
 
-    The lock is the folder's own: a lock file would have to stay there for good. Raises SkullVAEError when another run
-    holds it for a minute, where a moment is usual.
+    The folder itself is locked: a lock file would have to stay there. Raises SkullVAEError if another run holds the
+    lock for a minute; milliseconds are usual.
     """
     if fcntl is None:
         yield False
@@ -279,7 +290,7 @@ def _alone(directory: Path) -> Iterator[bool]:
 
 
 def _locks(descriptor: int, directory: Path) -> bool:
-    """Lock an open folder, waiting for others; returns whether its file system can."""
+    """Lock an open folder, waiting for other runs; returns whether its file system supports locks."""
     for _ in range(_LOCK_TRIES):
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -289,13 +300,13 @@ def _locks(descriptor: int, directory: Path) -> bool:
         except OSError:  # some network file systems cannot
             return False
     cause = f"Another run has held the output folder '{directory}' for a minute"
-    raise SkullVAEError(cause, "End it, or choose another output folder")
+    raise SkullVAEError(cause, "Stop that run, or choose another output folder")
 
 
 def _sync(path: Path) -> None:
-    """Wait until the disk has a file, or a folder's names, so that no power failure can undo their order.
+    """Flush a file, or the names in a folder, to disk, so that a power failure cannot change their order.
 
-    What a file system or Windows cannot do, as with folders, is left out; a full disk is told.
+    Unsupported operations, such as syncing a folder on Windows, are skipped; a full disk raises OSError.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)

@@ -1,4 +1,4 @@
-"""What a command says while it works: progress on stdout or as a bar, warnings and errors on stderr."""
+"""Console output of a command: progress on stdout or as a bar, warnings and errors on stderr."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from SkullVAELib.core.progress import Report, json_lines, silent, terminal_bar
 
 
 def default_progress() -> str:
-    """The kind of progress to show unless told: a bar on a terminal, else none."""
+    """The default kind of progress output: "bar" on a terminal, else "none"."""
     return "bar" if sys.stderr is not None and sys.stderr.isatty() else "none"
 
 
@@ -34,7 +34,7 @@ def progress(kind: str) -> Iterator[Report]:
 
 @contextmanager
 def progress_on(stream: TextIO | None, kind: str) -> Iterator[Report]:
-    """The progress reporter of a kind, where stdout is kept already: "json" goes to that stream."""
+    """The progress reporter of a kind where stdout is already reserved: "json" goes to that stream."""
     if kind == "none":
         yield silent
     elif kind == "bar":
@@ -51,7 +51,7 @@ def progress_on(stream: TextIO | None, kind: str) -> Iterator[Report]:
 
 @contextmanager
 def _bar() -> Iterator[Report]:
-    """The bar on stderr, whose line is ended before anything else is said there."""
+    """The bar on stderr; its line is ended before anything else is printed there."""
     unfinished = False
 
     def report(stage: str, fraction: float) -> None:
@@ -68,7 +68,7 @@ def _bar() -> Iterator[Report]:
 
 @contextmanager
 def reserved_stdout() -> Iterator[TextIO]:
-    """A stream to the real stdout, while descriptor 1 and sys.stdout lead to stderr for everybody else."""
+    """A stream to the real stdout; everything else that is printed to stdout goes to stderr meanwhile."""
     sys.stdout.flush()
     try:
         descriptor = sys.stdout.fileno()

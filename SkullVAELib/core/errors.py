@@ -4,11 +4,59 @@ from __future__ import annotations
 
 import errno
 
+
+class SkullVAEError(Exception):
+    """A user-correctable error: its cause and its remedy.
+
+    The command line prints it as one line and exits with code 2; the Slicer module shows it unchanged.
+
+    Parameters
+    ----------
+    cause : str
+        What is wrong.
+    remedy : str
+        What to do.
+
+    >>> print(SkullVAEError("The file 'a.nrrd' does not exist", "Check the path"))
+    The file 'a.nrrd' does not exist. Check the path.
+    """
+
+    def __init__(self, cause: str, remedy: str):
+        self.cause = " ".join(cause.split()).rstrip(".")
+        self.remedy = " ".join(remedy.split()).rstrip(".")
+        super().__init__(f"{self.cause}. {self.remedy}.")
+
+    @classmethod
+    def from_line(cls, line: str, remedy: str = "See the log") -> SkullVAEError:
+        """The error that a command line has printed as one line; `remedy` is used if the line has none.
+
+        >>> SkullVAEError.from_line("The disk is full. Free some space.").remedy
+        'Free some space'
+        """
+        cause, _, given = line.partition(". ")
+        return cls(cause, given or remedy)
+
+    def __reduce__(self):
+        # By default an exception is pickled by its message alone; a process pool waits forever for one it cannot read.
+        return type(self), (self.cause, self.remedy)
+
+
 _DISK_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
 def explain(error: Exception) -> SkullVAEError:
-    """Any exception as what is wrong and what to do about it."""
+    """Convert any exception to a SkullVAEError, with its cause and a remedy.
+
+    Parameters
+    ----------
+    error : Exception
+        Returned as it is if it is a SkullVAEError.
+
+    Returns
+    -------
+    SkullVAEError
+        For an unexpected error the remedy is to report it.
+    """
     if isinstance(error, SkullVAEError):
         return error
     text = str(error)[:400]
@@ -30,34 +78,5 @@ def explain(error: Exception) -> SkullVAEError:
     )
 
 
-# In the words of torch, C++, ITK, and of the loader of shared libraries.
+# Phrases of torch, C++, ITK and the loader of shared libraries.
 _NO_MEMORY = ("allocate memory", "bad_alloc", "failed to map segment")
-
-
-class SkullVAEError(Exception):
-    """Something the user can mend: what is wrong, and what to do about it.
-
-    The command line prints it as one line and exits with code 2; the Slicer module shows it unchanged.
-
-    >>> print(SkullVAEError("The file 'a.nrrd' does not exist", "Check the path"))
-    The file 'a.nrrd' does not exist. Check the path.
-    """
-
-    def __init__(self, cause: str, remedy: str):
-        self.cause = " ".join(cause.split()).rstrip(".")
-        self.remedy = " ".join(remedy.split()).rstrip(".")
-        super().__init__(f"{self.cause}. {self.remedy}.")
-
-    @classmethod
-    def from_line(cls, line: str, remedy: str = "See the log") -> SkullVAEError:
-        """The error that a command line has printed as one line; remedy: what to do where the line tells nothing.
-
-        >>> SkullVAEError.from_line("The disk is full. Free some space.").remedy
-        'Free some space'
-        """
-        cause, _, told = line.partition(". ")
-        return cls(cause, told or remedy)
-
-    def __reduce__(self):
-        # An exception is pickled by its message alone, and a pool of processes waits for ever for one it cannot read.
-        return type(self), (self.cause, self.remedy)

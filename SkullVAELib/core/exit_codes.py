@@ -1,3 +1,3 @@
-"""What a command's exit code says; 130 and 143 are added by the system's signals."""
+"""Exit codes of the commands; an interrupted or terminated process has 130 or 143."""
 
 DONE, BAD_INPUT, NO_DEFECT = 0, 2, 3

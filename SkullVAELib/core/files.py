@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def as_json_text(value: object, indent: int | None = 2) -> str:
-    """Strict JSON text: numpy values as plain ones, paths as text, numbers JSON does not know (NaN, inf) as null."""
+    """Strict JSON text: numpy values as plain ones, paths as text, NaN and infinity as null."""
 
     def plain(item: object) -> object:
         if isinstance(item, dict):
@@ -26,7 +26,7 @@ def as_json_text(value: object, indent: int | None = 2) -> str:
 
 
 CRANIUM_SHA256 = "3b34f11f7c4f557f4c65cd6543c412a2f6ceb0cfecfd9c41184420e02d9b7e2a"
-"""Of Cranium.inv3, the patient's CT of the InVesalius project, wherever it is fetched from."""
+"""SHA-256 of Cranium.inv3, a patient's CT of the InVesalius project."""
 
 
 def file_sha256(path: Path) -> str:

@@ -17,7 +17,7 @@ def words(text: str) -> tuple[str, ...]:
 
 
 def numbers(text: str, kind: type, name: str) -> tuple:
-    """The comma-separated numbers of the command-line option `name`; raises SkullVAEError when they are none.
+    """The comma-separated numbers of the command-line option `name`; raises SkullVAEError if they are not numbers.
 
     >>> numbers("64,64,32", int, "--grid")
     (64, 64, 32)
@@ -44,4 +44,4 @@ def count(text: str) -> int:
     return value
 
 
-count.__name__ = "whole number"  # argparse says "invalid whole number value"
+count.__name__ = "whole number"  # argparse prints "invalid whole number value"

@@ -29,7 +29,7 @@ def terminal_bar(stage: str, fraction: float) -> None:
 
 
 def duration(seconds: float) -> str:
-    """A time span as a person says it.
+    """A time span in words, rounded.
 
     >>> [duration(s) for s in (12, 150, 7380)]
     ['12 s', '2 min', '2 h 3 min']
@@ -41,9 +41,14 @@ def duration(seconds: float) -> str:
 
 
 class Stages:
-    """Names the stage a run is in, reports the fraction done, and keeps the seconds each stage took.
+    """The stages of a run: reports the current stage and the fraction done, and records the seconds of each stage.
 
-    weights: expected share of each stage's time, in order; they are normalised to 1. A stage not named is timed only.
+    Parameters
+    ----------
+    weights : dict
+        Expected time of each stage, in order, relative to the others. A stage that is not named is timed only.
+    report : callable
+        Called with the stage's name and the fraction done, 0 to 1.
     """
 
     def __init__(self, weights: dict[str, float], report: Report = silent):

@@ -1,11 +1,9 @@
 """Threads and buffers of the numerical libraries.
 
-How many threads torch computes with is fixed, so that an answer does not depend on the machine's number of cores.
-
-A sum's last bits depend on how threads share it out, and so do a vectorised loop's where a thread's share ends.
-Registration and warp are optimisers of many small steps, which make much of such bits. So a completion is computed with
-one thread: the same input, model and version give the same bits however many cores a processor has. Its steps are too
-small to gain by more. Only sampling, which does gain, is given all threads back: it computes every point by itself.
+The last bits of a sum depend on how it is divided between threads, and so do those of a vectorised loop. Registration
+and warp are optimisers of many small steps, which amplify such differences. A completion is therefore computed with one
+thread: the same input, model and version give the same bits on any number of cores. Its steps are too small to gain
+from more threads. Interpolation does gain, and computes each point independently, so it uses all threads.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ _held_back: ContextVar[int] = ContextVar("threads outside of one_thread", defaul
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch compute with one thread in the body, for a with statement or as @one_thread() of a function."""
+    """Limit torch to one thread, as a context manager or as the decorator @one_thread()."""
     import torch
 
     before = torch.get_num_threads()
@@ -34,9 +32,9 @@ def one_thread() -> Iterator[None]:
 
 @contextmanager
 def all_threads() -> Iterator[int]:
-    """Give back, in the body, the threads that one_thread holds back; yields how many there are.
+    """Restore, inside one_thread, the number of threads it replaced; yields that number.
 
-    For what computes each of its values by itself and without vectors, in whatever share.
+    Only for code that computes each value independently, so that the result does not depend on the threads.
     """
     import torch
 
@@ -49,14 +47,14 @@ def all_threads() -> Iterator[int]:
         torch.set_num_threads(before)
 
 
-# More than both libraries ask for together.
+# More than both libraries allocate together.
 _BUFFERS_BYTES = 2**28
 
 
 def claim_buffers() -> None:
-    """Let OpenBLAS take its buffers, which it keeps; raises MemoryError where there is no memory for them.
+    """Let OpenBLAS allocate its buffers, which it keeps; raises MemoryError if there is no memory for them.
 
-    It takes them at the first call of a routine, and where it cannot it tries again for ever, deaf to signals.
+    Otherwise it allocates them at the first call of a routine and, without memory, retries forever and ignores signals.
     """
     import mmap
 

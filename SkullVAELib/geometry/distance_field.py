@@ -12,16 +12,20 @@ from SkullVAELib.geometry.masks import bounding_box
 from SkullVAELib.geometry.volume import Volume, crop, to_nearest_ras
 
 MARGIN_MM = 20.0
-"""Room kept around the bone when an image is cropped to it."""
+"""Margin around the bone when an image is cropped to it, mm."""
 
 
 def downsample_mask(bone: Volume, target_mm: float = 1.2) -> Volume:
-    """Block-average a bone mask to about target_mm; fractions 0..1 of bone, axes nearest to RAS, cropped near the bone.
+    """Block-average a bone mask to about `target_mm`, with axes closest to RAS, cropped near the bone.
 
-    Block sums keep what nearest-neighbour resampling loses: a fraction places the surface below the voxel size.
+    Returns
+    -------
+    Volume
+        float32 bone fractions 0..1, which locate the surface below the voxel size; nearest-neighbour resampling would
+        lose that.
     """
     bone = to_nearest_ras(bone)
-    # A missing vertex lies outside the box of the bone that is left: keep room for its dome, where the image has it.
+    # A missing vertex is outside the bounding box of the remaining bone: keep a margin for it, within the image.
     margin = np.ceil(MARGIN_MM / bone.spacing).astype(int)
     box = bounding_box(bone.array)
     limits = zip(box, margin, bone.array.shape, strict=True)
@@ -40,21 +44,34 @@ def downsample_mask(bone: Volume, target_mm: float = 1.2) -> Volume:
 
 
 def signed_distance(fraction: Volume) -> np.ndarray:
-    """Signed distance in mm to the half-bone surface of a fraction volume; negative in bone; float32."""
+    """Signed distance in mm to the surface where the bone fraction is one half; float32, negative in bone."""
     inside = np.ascontiguousarray((fraction.array >= 0.5).transpose(2, 1, 0)).astype(np.uint8)
     image = sitk.GetImageFromArray(inside)
     image.SetSpacing(fraction.spacing.tolist())
     distance = sitk.SignedMaurerDistanceMap(image, insideIsPositive=False, squaredDistance=False, useImageSpacing=True)
-    # ITK measures to the centres of bone's border voxels; the surface lies half a voxel further out.
+    # ITK measures to the centres of the border voxels of bone; the surface is half a voxel further out.
     return sitk.GetArrayFromImage(distance).transpose(2, 1, 0) - np.float32(fraction.spacing.mean() / 2)
 
 
 def surface_points(fraction: Volume, level: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
-    """Where the bone's surface crosses the grid's edges, below the voxel size.
+    """Points where the bone surface crosses the grid's edges, below the voxel size.
 
-    Returns points (N, 3) in RAS mm and outward unit normals (N, 3). Boundary voxel centres lie half a voxel inside the
-    surface; pulling those to distance zero would shrink the skull, so crossings are interpolated instead. The image's
-    own border is no surface: where the field of view ends, nothing is known.
+    Boundary voxel centres are half a voxel inside the surface, and pulling those to distance zero would shrink the
+    skull; crossings are interpolated instead. The border of the image is not a surface: nothing is known beyond it.
+
+    Parameters
+    ----------
+    fraction : Volume
+        Bone fractions 0..1, or another scalar field.
+    level : float
+        Value on the surface.
+
+    Returns
+    -------
+    points : (N, 3) array
+        RAS, mm.
+    normals : (N, 3) array
+        Outward unit normals.
     """
     f = fraction.array
     points, slopes = [], []
@@ -76,7 +93,7 @@ def surface_points(fraction: Volume, level: float = 0.5) -> tuple[np.ndarray, np
 
 
 def redistance(field: torch.Tensor, grid: Grid) -> torch.Tensor:
-    """A true, unclamped distance field (X, Y, Z) in mm with the zero level of a clamped one, near which it is kept."""
+    """Unclamped distance field (X, Y, Z) in mm with the zero level of a clamped one, whose values near it are kept."""
     volume = Volume((field < 0).float().numpy(), grid.affine)
     far = torch.tensor(np.ascontiguousarray(signed_distance(volume)))
     return torch.where(field.abs() < grid.spacing_mm, field, far)

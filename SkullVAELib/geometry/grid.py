@@ -17,7 +17,12 @@ from SkullVAELib.core.threads import all_threads
 class Grid:
     """A regular grid of nodes centred on the canonical origin.
 
-    shape: nodes along R, A, S; spacing_mm: distance between neighbours.
+    Parameters
+    ----------
+    shape : tuple of 3 ints
+        Nodes along R, A, S.
+    spacing_mm : float
+        Distance between neighbouring nodes.
 
     >>> Grid((3, 3, 3), 2.0).coordinates()[0, 1, 2].tolist()
     [-2.0, 0.0, 2.0]
@@ -43,19 +48,27 @@ class Grid:
         return _coordinates(self)
 
     def sample(self, field: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
-        """Trilinear values of a field at points.
+        """Trilinear values of a field at points; outside the extent, those of the border.
 
-        field: (C, X, Y, Z) over this grid's extent, at any resolution; points: (N, 3) canonical mm; returns (N, C).
-        Beyond the extent the border's value holds.
+        Parameters
+        ----------
+        field : (C, X, Y, Z) tensor
+            Over the extent of this grid, at any resolution.
+        points : (N, 3) tensor
+            Canonical mm.
+
+        Returns
+        -------
+        (N, C) tensor
         """
         where = (points / torch.as_tensor(self.half_mm, dtype=points.dtype)).flip(-1)
-        # On a CPU grid_sample shares its work between threads by batch entries only: make as many as there are threads.
+        # On a CPU grid_sample parallelises over batch entries only: use as many as there are threads.
         with all_threads() if len(points) > 50_000 else nullcontext(1) as parts:
             short = -len(points) % parts
             where = F.pad(where, (0, 0, 0, short)).reshape(parts, -1, 1, 1, 3)
             source = field[None].expand(parts, *field.shape)
             value = F.grid_sample(source, where, align_corners=True, padding_mode="border")[..., 0, 0]
-        # In one layout whatever the parts are: how a later sum is made depends on it.
+        # Contiguous for any number of parts: the order of a later sum depends on the layout.
         return value.transpose(1, 2).reshape(-1, len(field))[: len(points)].contiguous()
 
 

@@ -37,7 +37,7 @@ from SkullVAELib.implant.perforation import HolePattern, perforate
 from SkullVAELib.implant.split import split_plate
 from SkullVAELib.mesh.distance import BoneDistance
 from SkullVAELib.mesh.isosurface import GreyLevels, bone_surface, mask_surface
-from SkullVAELib.mesh.mesh import Mesh, concatenate_meshes, largest_component
+from SkullVAELib.mesh.mesh import Mesh, concatenate_meshes, largest_mesh_component
 
 if TYPE_CHECKING:
     from SkullVAELib.completion.result import Completion, ImplantShape
@@ -187,7 +187,7 @@ def _of_defect(
 
 def _of_voxels(mask: Volume, number: int) -> ImplantPiece:
     """The surface of a defect's implant voxels."""
-    mesh = largest_component(mask_surface(mask))
+    mesh = largest_mesh_component(mask_surface(mask))
     return ImplantPiece(mesh, None, number, {"defect": number, "holes": 0, **size_figures(mesh)})
 
 

@@ -16,7 +16,7 @@ from scipy.spatial import cKDTree
 from SkullVAELib.geometry.affines import apply_affine
 from SkullVAELib.geometry.volume import Volume, sample_volume
 from SkullVAELib.mesh.isosurface import level_surface
-from SkullVAELib.mesh.mesh import Mesh, component_labels, largest_component
+from SkullVAELib.mesh.mesh import Mesh, component_labels, largest_mesh_component
 
 FAR_MM = 5.0
 """What the function is where nobody computed it: far outside."""
@@ -168,7 +168,7 @@ def remove_thin_features(solid: np.ndarray, grid: FineGrid, thinnest_mm: float) 
 
 def contour(solid: np.ndarray, grid: FineGrid) -> Mesh:
     """The surface of the solid's largest piece, closed and manifold, in RAS mm; empty when nothing is inside."""
-    return largest_component(all_shells(solid, grid))
+    return largest_mesh_component(all_shells(solid, grid))
 
 
 def all_shells(solid: np.ndarray, grid: FineGrid) -> Mesh:

@@ -25,7 +25,7 @@ SUFFIXES = (".nrrd", ".nhdr", ".nii", ".nii.gz", ".mha")
 MAX_VOXELS = 2**31 - 1
 
 
-# ITK would look at the content to choose a reader, and take a TIFF or HDF5 file by the name of head.nrrd.
+# Otherwise ITK chooses a reader by content, and reads a TIFF or HDF5 file named head.nrrd.
 _READERS = {
     ".nrrd": "NrrdImageIO",
     ".nhdr": "NrrdImageIO",
@@ -39,7 +39,7 @@ _READERS = {
 _MAX_COMPRESSION = 1100
 
 
-# Beyond these, numbers are no sizes and places of anybody, and their products overflow.
+# Beyond these limits sizes and positions are not anatomical, and their products overflow.
 _SMALLEST_MM, _LARGEST_MM = 1e-6, 1e6
 
 
@@ -48,7 +48,7 @@ _LPS_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def volume_suffix(path: str | os.PathLike) -> str:
-    """The image suffix of a file name, lower case; raises SkullVAEError when it is none of SUFFIXES.
+    """The image suffix of a file name, lower case; raises SkullVAEError if it is not one of SUFFIXES.
 
     >>> volume_suffix("head.NII.GZ")
     '.nii.gz'
@@ -69,13 +69,13 @@ def check_readable(path: str | os.PathLike) -> Path:
     if path.is_dir():
         raise SkullVAEError(
             f"'{path}' is a folder",
-            "Name one image file; of a DICOM folder make one first: load it in 3D Slicer and save the volume as .nrrd",
+            "Name one image file; convert a DICOM folder first: load it in 3D Slicer and save the volume as .nrrd",
         )
     if not path.is_file():
         raise SkullVAEError(f"The file '{path}' does not exist", "Check the path")
     volume_suffix(path)
     if not os.access(path, os.R_OK):
-        raise SkullVAEError(f"The file '{path}' may not be read", "Check its permissions")
+        raise SkullVAEError(f"The file '{path}' is not readable", "Check its permissions")
     if path.stat().st_size == 0:
         raise SkullVAEError(f"The file '{path}' is empty", "Export or copy it again")
     return path
@@ -84,9 +84,22 @@ def check_readable(path: str | os.PathLike) -> Path:
 def read_volume(path: str | os.PathLike) -> Volume:
     """Read a 3D image (.nrrd, .nhdr, .nii, .nii.gz, .mha).
 
-    The orientation is the one ITK and thus Slicer read from the file. Nothing is mended in silence: raises
-    SkullVAEError when the file is missing, damaged or cut short, when it is not a 3D image with one value per
-    voxel, and when its grid is not made of rectangular boxes.
+    The orientation is the one that ITK, and thus Slicer, reads from the file.
+
+    Parameters
+    ----------
+    path : str or path
+
+    Returns
+    -------
+    Volume
+        With the name of the file.
+
+    Raises
+    ------
+    SkullVAEError
+        The file is missing, damaged or truncated, is not a 3D image with one value per voxel, or its axes are not
+        perpendicular. Nothing is corrected without notice.
     """
     path = check_readable(path)
     suffix = volume_suffix(path)
@@ -125,10 +138,7 @@ def to_image(volume: Volume) -> sitk.Image:
 
 
 def write_volume(volume: Volume, path: str | os.PathLike) -> None:
-    """Write a volume, compressed; the file appears whole or not at all.
-
-    Raises SkullVAEError when it cannot be written.
-    """
+    """Write a volume, compressed; the file is complete or absent. Raises SkullVAEError if it cannot be written."""
     path = Path(path)
     volume_suffix(path)
     try:
@@ -139,12 +149,12 @@ def write_volume(volume: Volume, path: str | os.PathLike) -> None:
 
 
 def _check_header(path: Path, reader: sitk.ImageFileReader, stored: int) -> None:
-    """Refuse, before any voxel is read, what would be misread; leaves `reader` set to read three dimensions.
+    """Reject, before any voxel is read, files that would be misread; sets `reader` to read three dimensions.
 
     stored: bytes of the file that holds the voxels.
 
-    ITK by itself fills a NIfTI file that was cut short with zeros, turns a negative spacing into a mirrored axis,
-    and lets sheared grids and header sizes of terabytes through.
+    ITK itself fills a truncated NIfTI file with zeros, turns a negative spacing into a mirrored axis, and accepts
+    sheared grids and header sizes of terabytes.
     """
     size = np.array(reader.GetSize())
     if len(size) == 4 and size[3] == 1:
@@ -171,7 +181,7 @@ def _check_header(path: Path, reader: sitk.ImageFileReader, stored: int) -> None
         numbers = ", ".join(f"{s:g}" for s in spacing)
         raise SkullVAEError(f"'{path.name}' has the impossible voxel size {numbers} mm", "Correct its header")
     if not (np.abs(reader.GetOrigin()) < _LARGEST_MM).all():
-        raise SkullVAEError(f"'{path.name}' has an origin that is no place in mm", "Correct its header")
+        raise SkullVAEError(f"'{path.name}' has an origin that is not a valid position in mm", "Correct its header")
     _check_rectangular(path, direction)
 
 
@@ -188,20 +198,20 @@ def _check_rectangular(path: Path, direction: np.ndarray) -> None:
 
 
 def _check_nifti(path: Path, header: nib.Nifti1Header, spacing: np.ndarray) -> None:
-    """Check what ITK leaves unchecked in a NIfTI file: its sform, its voxel size and that all voxels are there."""
+    """Check what ITK does not check in a NIfTI file: its sform, its voxel size and the number of voxels."""
     try:
         columns = header.get_best_affine()[:3, :3]
         voxel_bytes = int(np.prod(header.get_data_shape(), dtype=object)) * header.get_data_dtype().itemsize
-    except (ValueError, nib.spatialimages.HeaderDataError) as error:  # a rotation, or a type of voxels, that is none
+    except (ValueError, nib.spatialimages.HeaderDataError) as error:  # an invalid rotation or voxel type
         raise unreadable(path) from error
     lengths = np.linalg.norm(columns, axis=0)
     zooms = np.asarray(header["pixdim"][1:4], dtype=float)
     if not (np.isfinite(lengths).all() and lengths.min() > 0 and (zooms > 0).all()):
         raise SkullVAEError(f"'{path.name}' has a voxel size of zero or less in its header", "Correct its header")
     _check_rectangular(path, columns / lengths)
-    # Both are compared without their unit: ITK converts metres and micrometres to millimetres, nibabel does not.
+    # Compared without unit: ITK converts metres and micrometres to millimetres, nibabel does not.
     if not np.allclose(spacing / spacing[0], lengths / lengths[0], rtol=0.01):
-        raise SkullVAEError(f"'{path.name}' states two different voxel sizes (pixdim, sform)", "Correct its header")
+        raise SkullVAEError(f"'{path.name}' has two different voxel sizes (pixdim, sform)", "Correct its header")
 
     needed = int(header["vox_offset"]) + voxel_bytes
     if volume_suffix(path) == ".nii":
@@ -213,9 +223,9 @@ def _check_nifti(path: Path, header: nib.Nifti1Header, spacing: np.ndarray) -> N
 
 
 def _inflated_size(path: Path, enough: int) -> int:
-    """Bytes a gzip file holds, counted by reading it to its end and thus checking its CRC; -1 when it is damaged.
+    """Uncompressed bytes of a gzip file, counted by reading it, which checks its CRC; -1 if it is damaged.
 
-    Counting stops some way beyond `enough` bytes, so a bomb does not keep us.
+    Counting stops beyond `enough` bytes, which limits the cost of a decompression bomb.
     """
     count = 0
     try:
@@ -228,7 +238,7 @@ def _inflated_size(path: Path, enough: int) -> int:
 
 
 def _reading_error(path: Path, error: RuntimeError) -> SkullVAEError:
-    """What ITK's error means to the user."""
+    """ITK's error in terms of the user."""
     text = str(error)
     if "orthonormal" in text or "determinant" in text:
         return SkullVAEError(
@@ -244,10 +254,10 @@ def _reading_error(path: Path, error: RuntimeError) -> SkullVAEError:
 
 @contextlib.contextmanager
 def _quiet_stderr() -> Iterator[None]:
-    """Keep what ITK's C libraries print about a bad file off stderr, where one line of ours will say it.
+    """Suppress what ITK's C libraries print to stderr about a bad file, which is reported in one line instead.
 
-    They write to the descriptor itself (MetaIO, niftilib and VNL do not ask ITK's warning switch), so it is the
-    descriptor that is turned away; where there is none, as in a windowed program, nothing needs doing.
+    They write to the file descriptor (MetaIO, niftilib and VNL ignore ITK's warning switch), so the descriptor is
+    redirected; without one, as in a windowed program, nothing is done.
     """
     try:
         saved = os.dup(2)

@@ -14,7 +14,7 @@ import numpy as np
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.geometry.volume import Volume
 
-# An .inv3 file comes from strangers: whatever it claims, no more than this is unpacked.
+# An .inv3 file is untrusted: no more than this is unpacked.
 _MAX_PLIST_BYTES = 1 << 20
 
 
@@ -27,17 +27,25 @@ _MAX_MEMBERS = 1000
 _MAX_ARCHIVE_BYTES = 1 << 33
 
 
-_WHOLE = "Check that the file is a whole InVesalius 3 project"
+_WHOLE = "Check that the file is a complete InVesalius 3 project"
 
 
 def read_inv3(path: str | os.PathLike) -> Volume:
-    """Read the image of an InVesalius 3 project: int16 (I, J, K), HU where the project holds a CT.
+    """Read the image of an InVesalius 3 project.
 
     The project is a gzipped tar; only `main.plist` (shape and spacing) and `matrix.dat` (voxels) are read, in memory.
-    InVesalius stores axial rows bottom-up; they are turned so that the axes run right to left, front to back and
-    upwards. The scan's place in the room is not stored: the centre of the image becomes the origin.
+    InVesalius stores axial rows bottom-up; they are flipped so that the axes run right to left, front to back and
+    upwards. The position of the scan is not stored: the centre of the image becomes the origin.
 
-    Raises SkullVAEError when the file is missing, not such a project, or inconsistent.
+    Returns
+    -------
+    Volume
+        int16 (I, J, K); HU if the project holds a CT.
+
+    Raises
+    ------
+    SkullVAEError
+        The file is missing, not such a project, or inconsistent.
     """
     path = Path(path)
     if not path.is_file():
@@ -51,13 +59,13 @@ def read_inv3(path: str | os.PathLike) -> Volume:
     except (tarfile.TarError, zlib.error, OSError, EOFError, plistlib.InvalidFileException, ExpatError) as error:
         raise SkullVAEError(f"'{path.name}' cannot be read as an InVesalius project", _WHOLE) from error
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise SkullVAEError(f"'{path.name}' lacks an image, its shape or its spacing", _WHOLE) from error
+        raise SkullVAEError(f"'{path.name}' has no image, or its shape or spacing is missing", _WHOLE) from error
     if len(shape) != 3 or min(shape) < 1 or dtype != "int16":
         raise SkullVAEError(f"'{path.name}' holds {dtype} voxels of shape {shape}, not a 3D int16 image", _WHOLE)
     if spacing.shape != (3,) or not np.all(np.isfinite(spacing) & (spacing > 0)):
         raise SkullVAEError(f"'{path.name}' has the impossible spacing {spacing.tolist()} mm", _WHOLE)
     if len(found["matrix.dat"]) != 2 * shape[0] * shape[1] * shape[2]:
-        raise SkullVAEError(f"The image in '{path.name}' does not have the size its header states", _WHOLE)
+        raise SkullVAEError(f"The image in '{path.name}' does not have the size given in its header", _WHOLE)
 
     stored = np.frombuffer(found["matrix.dat"], dtype="<i2").reshape(shape)
     array = stored[:, ::-1, :].transpose(2, 1, 0).astype(np.int16)
@@ -67,11 +75,11 @@ def read_inv3(path: str | os.PathLike) -> Volume:
 
 
 def _members(path: Path, limits: dict[str, int]) -> dict[str, bytes]:
-    """The contents of the named members (in whatever folder of the tar), none larger than its limit in bytes."""
+    """The contents of the named members, in any folder of the tar, none larger than its limit in bytes."""
     found: dict[str, bytes] = {}
     with tarfile.open(path, "r:gz") as archive:
         for number, member in enumerate(archive):
-            # Skipping a member decompresses it, so the sizes claimed so far bound the work as well.
+            # Skipping a member decompresses it, so the claimed sizes also limit the work.
             if number >= _MAX_MEMBERS or member.offset_data + member.size > _MAX_ARCHIVE_BYTES:
                 break
             name = PurePosixPath(member.name).name

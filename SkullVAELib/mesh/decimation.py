@@ -23,13 +23,16 @@ _SMOOTHING_VOXELS = 0.8
 
 
 CELL_MM = 1.8
-"""Points nearer together than about this are made one."""
+"""Size of the cells whose points are merged in the surface for display."""
 
 
 def display_surface(fraction: Volume) -> Mesh:
-    """A surface of bone for the eye, RAS mm, in a few tenths of a second; it may touch itself, so it is not to print.
+    """A coarse surface of bone for display, RAS mm; it may intersect itself, so it is not for printing.
 
-    fraction: fractions 0..1 of bone at about 1 mm, see reduce_bone.
+    Parameters
+    ----------
+    fraction : Volume
+        Bone fractions 0..1 at about 1 mm, see downsample_mask.
     """
     soft = ndimage.gaussian_filter(fraction.array, _SMOOTHING_VOXELS, truncate=3)
     fine = level_surface(fraction.with_array(soft - np.float32(_ISO)), 0.01)
@@ -45,33 +48,42 @@ def display_surface(fraction: Volume) -> Mesh:
 
 
 TOLERANCE_MM = 0.05
-"""What decimation reckons with as its error; measured, the surface moves by up to 0.2 mm."""
+"""Error tolerance of the decimation; measured, the surface moves by up to 0.2 mm."""
 
 
 EXACT_MM = 10.0
-"""Nearer to the implant than this nothing is decimated: there the clearance is measured."""
+"""Within this distance of the implant nothing is decimated, since clearance is measured there."""
 
 
 ATTEMPTS = 3
-"""How often what went wrong is decimated anew; the last time the whole block is left as it is."""
+"""Attempts to decimate a block that became non-manifold; after the last one the block is kept as it is."""
 
 
 BLOCK_MM = 40.0
-"""The surface is decimated in blocks of this size, so that a mishap costs one block and not all."""
+"""The surface is decimated in blocks of this size, so that a failure affects one block only."""
 
 
 AROUND_MM = 6.0
-"""So far around such a place the mesh is kept."""
+"""Radius around a non-manifold edge in which the mesh is kept."""
 
 
 _NUMBER = "number"
 
 
 def skull_surface(bone: Volume, implant: Volume, grey: GreyLevels | None = None) -> Mesh:
-    """The surface of all bone: near the implant the very one that the part keeps its clearance from, elsewhere with
-    fewer triangles.
+    """The surface of the defective skull: near the implant as used for its clearance, elsewhere with fewer triangles.
 
-    bone, implant: masks on one grid; grey: the CT that was completed, None for a labelmap.
+    Parameters
+    ----------
+    bone, implant : Volume
+        Masks on one grid.
+    grey : GreyLevels, optional
+        The CT that was completed; None for a labelmap.
+
+    Returns
+    -------
+    Mesh
+        RAS, mm; closed and manifold.
     """
     box = bounding_box(bone.array)
     mesh = bone_surface(crop(bone, box), None if grey is None else grey.crop(box))
@@ -80,8 +92,8 @@ def skull_surface(bone: Volume, implant: Volume, grey: GreyLevels | None = None)
     if len(voxels):
         reach = cKDTree(voxels).query(mesh.points, distance_upper_bound=EXACT_MM)[0]
         far = np.isinf(reach)[mesh.faces].all(axis=1)
-    # Decimation leaves out points but moves none, and none of a border: all parts fit together again. Now and then it
-    # lets two folds of a surface meet in an edge; there the mesh is kept as it is, and at last the whole block.
+    # Decimation removes points but moves none, and removes none on a border, so the blocks fit together. Occasionally
+    # it lets two folds of a surface meet in an edge; there the mesh is kept as it is, finally the whole block.
     blocks = _blocks(mesh, np.flatnonzero(far))
     kept = [np.zeros(len(block), bool) for block in blocks]
     parts = [_decimated(mesh, block, keep) for block, keep in zip(blocks, kept, strict=True)]
@@ -102,7 +114,7 @@ def skull_surface(bone: Volume, implant: Volume, grey: GreyLevels | None = None)
 
 
 def _blocks(mesh: Mesh, chosen: np.ndarray) -> list[np.ndarray]:
-    """Numbers (N,) of triangles, block by block."""
+    """Indices (N,) of triangles, block by block."""
     cell = np.floor(mesh.points[mesh.faces[chosen, 0]] / BLOCK_MM).astype(int)
     label = np.unique(cell, axis=0, return_inverse=True)[1].ravel()
     order = np.argsort(label, kind="stable")
@@ -110,7 +122,7 @@ def _blocks(mesh: Mesh, chosen: np.ndarray) -> list[np.ndarray]:
 
 
 def _not_manifold(faces: np.ndarray) -> np.ndarray:
-    """(N,) points at the ends of edges that have not exactly two of the triangles (M, 3)."""
+    """Points (N,) at the ends of edges that do not have exactly two of the triangles (M, 3)."""
     edges = np.sort(faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1)
     size = int(faces.max()) + 1
     found, count = np.unique(edges @ [size, 1], return_counts=True)
@@ -118,9 +130,9 @@ def _not_manifold(faces: np.ndarray) -> np.ndarray:
 
 
 def _decimated(mesh: Mesh, block: np.ndarray, keep: np.ndarray) -> np.ndarray:
-    """A block of a mesh with fewer triangles (M, 3) of the same points, its borders as they were and as closed.
+    """A block of a mesh with fewer triangles (M, 3) of the same points; its borders are unchanged.
 
-    block: (N,) numbers of its triangles; keep: (N,) bool, those that stay as they are.
+    block: (N,) indices of its triangles; keep: (N,) bool, those that are not decimated.
     """
     faces = mesh.faces[block[~keep]]
     if not len(faces):

@@ -1,4 +1,4 @@
-"""Distances in millimetres to a triangle mesh, to its triangles and not to its points."""
+"""Distances in millimetres to the triangles of a mesh."""
 
 from __future__ import annotations
 
@@ -12,12 +12,17 @@ from SkullVAELib.mesh.isosurface import MOST_SHIFT_VOXELS
 from SkullVAELib.mesh.mesh import Mesh
 
 NEIGHBOURS = 12
-"""Triangles looked at for each point, those whose middles are nearest. The meshes are fine and even: the nearest
-triangle is among them, or another as near as a hundredth of a millimetre."""
+"""Triangles examined for each point, those with the closest centres. On the fine, even meshes used here the closest
+triangle is among them, or another whose distance differs by at most 0.01 mm."""
 
 
 class SurfaceDistance:
-    """Signed distances to a mesh of small, even triangles.
+    """Signed distances to a mesh of small triangles of similar size.
+
+    Parameters
+    ----------
+    mesh : Mesh
+        RAS, mm.
 
     >>> triangle = Mesh(np.array([[0.0, 0, 0], [1, 0, 0], [0, 1, 0]]), np.array([[0, 1, 2]]))
     >>> SurfaceDistance(triangle).signed(np.array([[0.2, 0.2, 0.5], [0.2, 0.2, -0.5]]))
@@ -34,12 +39,14 @@ class SurfaceDistance:
         return self.mesh.face_normals()
 
     def nearby(self, points: np.ndarray, limit_mm: float = np.inf) -> np.ndarray:
-        """(N,) distances in mm of points (N, 3) to the nearest triangle's middle, infinite beyond the limit: fast, and
-        too large by no more than a triangle's size."""
+        """Distances (N,) in mm of points (N, 3) to the closest triangle's centre, infinite beyond the limit.
+
+        Faster than `signed`, and too large by at most the size of a triangle.
+        """
         return self._tree.query(points, distance_upper_bound=limit_mm)[0]
 
     def signed(self, points: np.ndarray, chunk: int = 40_000) -> np.ndarray:
-        """(N,) signed distances in mm of points (N, 3), positive on the side the triangles face."""
+        """Signed distances (N,) in mm of points (N, 3), positive on the side that the triangles face."""
         out = np.empty(len(points))
         for start in range(0, len(points), chunk):
             part = slice(start, start + chunk)
@@ -53,9 +60,9 @@ class SurfaceDistance:
         at = np.einsum("nkc,nkcx->nkx", weights, self._corners[near])
         squared = ((points[:, None] - at) ** 2).sum(-1)
         least = squared.min(1)
-        # At an edge or a corner several triangles are equally near, and the one that the point faces most tells the
-        # side: J. A. Baerentzen, H. Aanaes, Signed distance computation using the angle weighted pseudonormal (2005),
-        # show that others may not.
+        # At an edge or a corner several triangles are equally close; the side is taken from the one that the point
+        # faces most, since others may give the wrong sign: J. A. Baerentzen, H. Aanaes, Signed distance computation
+        # using the angle weighted pseudonormal (2005).
         side = np.einsum("nkx,nkx->nk", points[:, None] - at, self._normals[near])
         side[squared > least[:, None] * (1 + 1e-6) + 1e-12] = 0
         facing = side[np.arange(len(points)), np.abs(side).argmax(1)]
@@ -63,30 +70,36 @@ class SurfaceDistance:
 
 
 class BoneDistance(SurfaceDistance):
-    """Signed distances to the surface of bone, negative in it.
+    """Signed distances to the surface of bone, negative in bone.
 
-    Next to the surface its triangles tell the side. Further away the voxels do, which is safer: where bone is a voxel
-    thin, smoothing may have folded its surface, and a fold has no side.
+    Close to the surface the sign comes from its triangles. Further away it comes from the voxels, which is safer: where
+    bone is one voxel thin, smoothing may have folded the surface, and the sign is undefined at a fold.
     """
 
     def __init__(self, mesh: Mesh, bone: Volume):
-        """mesh: the surface of the bone, or of a piece of it, RAS mm; bone: bool, the voxels there and around."""
+        """Parameters
+        ----------
+        mesh : Mesh
+            Surface of the bone, or of a region of it, RAS mm.
+        bone : Volume
+            bool voxels of that region and its surroundings.
+        """
         super().__init__(mesh)
         self._bone = bone
 
     @property
     def triangle_mm(self) -> float:
-        """How far a triangle's middle can be from a point of it."""
+        """Largest distance in mm between a triangle's centre and a point of it."""
         return float(self._bone.spacing.max()) * 0.6
 
     def in_bone(self, points: np.ndarray) -> np.ndarray:
-        """(N,) whether each point (N, 3) lies in the voxels' bone, its steps cut off half-way."""
+        """Whether points (N, 3) are in bone, by trilinear interpolation of the voxels; (N,) bool."""
         return sample_volume(self._bone, points, 0.0) >= 0.5
 
     def signed(self, points: np.ndarray, chunk: int = 40_000) -> np.ndarray:
-        """(N,) signed distances in mm of points (N, 3), negative in bone."""
+        """Signed distances (N,) in mm of points (N, 3), negative in bone."""
         distance = super().signed(points, chunk)
-        # Smoothing has moved no point of the surface further than this.
+        # Smoothing moved points of the surface by at most this.
         clear = np.flatnonzero(np.abs(distance) > MOST_SHIFT_VOXELS * np.linalg.norm(self._bone.spacing))
         distance[clear] = np.abs(distance[clear]) * np.where(self.in_bone(points[clear]), -1.0, 1.0)
         return distance
@@ -95,7 +108,7 @@ class BoneDistance(SurfaceDistance):
 def _nearest_on_triangles(points: np.ndarray, corners: np.ndarray) -> np.ndarray:
     """Barycentric weights (..., 3) of the point of each triangle (..., 3, 3) nearest to points (..., 3).
 
-    C. Ericson, Real-Time Collision Detection (2005), section 5.1.5, for whole arrays.
+    C. Ericson, Real-Time Collision Detection (2005), section 5.1.5, vectorised.
     """
     a, b, c = (corners[..., k, :] for k in range(3))
     ab, ac, ap = b - a, c - a, points - a

@@ -1,4 +1,4 @@
-"""Mesh files: STL, OBJ and PLY, each saying its unit, its coordinate system and what it is not for."""
+"""Mesh files: STL, OBJ and PLY, each with its unit, its coordinate system and the notice in the header."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _REMARKS = (
 
 
 def write_stl(mesh: Mesh, path: str | os.PathLike) -> None:
-    """Write a binary STL in LPS mm, triangles facing outwards; the file appears whole or not at all."""
+    """Write a binary STL in LPS mm, triangles facing outwards; the file is complete or absent."""
     facets = np.zeros(len(mesh.faces), _STL_FACET)
     lps = Mesh(_lps(mesh), mesh.faces)
     facets["corners"] = lps.points[lps.faces]
@@ -45,9 +45,17 @@ def write_obj(mesh: Mesh, path: str | os.PathLike) -> None:
 
 @dataclass(frozen=True)
 class VertexScalar:
-    """Millimetres at each point of a mesh, which a PLY holds as a property and as colours.
+    """A length at each vertex of a mesh, which a PLY stores as a property and as colours.
 
-    name: of the property; millimetres: (N,); most_mm: from here on it is yellow; meaning: what the file says of it.
+    Parameters
+    ----------
+    name : str
+        Of the PLY property.
+    millimetres : (N,) array
+    most_mm : float
+        Upper end of the colour scale.
+    meaning : str
+        Comment in the file.
     """
 
     name: str
@@ -56,43 +64,45 @@ class VertexScalar:
     meaning: str
 
     def of(self, points: slice) -> VertexScalar:
-        """That of some of the points."""
+        """The same for some of the vertices."""
         return replace(self, millimetres=self.millimetres[points])
 
     @classmethod
     def thickness(cls, millimetres: np.ndarray) -> VertexScalar:
-        """Of a plate."""
+        """Thickness of an implant, (N,) mm."""
         return cls("thickness", millimetres, THICKNESS_SCALE_MM, "mm straight through the plate")
 
     @classmethod
     def uncertainty(cls, millimetres: np.ndarray) -> VertexScalar:
-        """Of a surface, see uncertainty.py."""
+        """Half-width of the 90 % uncertainty band of a surface, (N,) mm."""
         return cls(
             "uncertainty", millimetres, UNCERTAINTY_SCALE_MM, "mm, nine times of ten the true surface lies this near"
         )
 
 
 def vertex_scalars(thickness_mm: np.ndarray | None, uncertainty_mm: np.ndarray | None) -> list[VertexScalar]:
-    """The shades of a part of which one or both are known."""
+    """The scalars of an implant, of which one or both are given, each (N,) mm or None."""
     made = [] if thickness_mm is None else [VertexScalar.thickness(thickness_mm)]
     return made if uncertainty_mm is None else [*made, VertexScalar.uncertainty(uncertainty_mm)]
 
 
-def write_ply(mesh: Mesh, path: str | os.PathLike, *shades: VertexScalar) -> None:
-    """Write a binary PLY in LPS mm, with the unit and the coordinate system as comments, and shades if given, of which
-    the first gives the colours."""
-    columns = [(axis, "<f4") for axis in "xyz"] + [(shade.name, "<f4") for shade in shades]
-    if shades:
+def write_ply(mesh: Mesh, path: str | os.PathLike, *scalars: VertexScalar) -> None:
+    """Write a binary PLY in LPS mm, with unit and coordinate system as comments.
+
+    The first of the vertex scalars, if any are given, also determines the vertex colours.
+    """
+    columns = [(axis, "<f4") for axis in "xyz"] + [(scalar.name, "<f4") for scalar in scalars]
+    if scalars:
         columns += [("red", "u1"), ("green", "u1"), ("blue", "u1")]
     points = np.zeros(len(mesh.points), columns)
     for axis, values in zip("xyz", _lps(mesh).T, strict=True):
         points[axis] = values
     remarks = list(_REMARKS)
-    for shade in shades:
-        points[shade.name] = shade.millimetres
-        remarks.append(f"{shade.name}: {shade.meaning}")
-    if shades:
-        first = shades[0]
+    for scalar in scalars:
+        points[scalar.name] = scalar.millimetres
+        remarks.append(f"{scalar.name}: {scalar.meaning}")
+    if scalars:
+        first = scalars[0]
         colours = length_colours(first.millimetres, first.most_mm)
         for name, values in zip(("red", "green", "blue"), colours.T, strict=True):
             points[name] = values
@@ -109,16 +119,16 @@ def write_ply(mesh: Mesh, path: str | os.PathLike, *shades: VertexScalar) -> Non
         file.write(faces.tobytes())
 
 
-def write_mesh(mesh: Mesh, path: str | os.PathLike, *shades: VertexScalar) -> None:
-    """Write a mesh as its suffix says, one of MESH_FORMATS; only a PLY holds shades."""
+def write_mesh(mesh: Mesh, path: str | os.PathLike, *scalars: VertexScalar) -> None:
+    """Write a mesh in the format of the path's suffix, one of MESH_FORMATS; only PLY stores vertex scalars."""
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix == ".ply":
-        write_ply(mesh, path, *shades)
+        write_ply(mesh, path, *scalars)
     else:
         {".stl": write_stl, ".obj": write_obj}[suffix](mesh, path)
 
 
 def _lps(mesh: Mesh) -> np.ndarray:
-    """(N, 3) points in LPS mm. Turning RAS to LPS does not mirror, so the order of the corners stays right."""
+    """Points (N, 3) in LPS mm. RAS to LPS is a rotation, so the order of a triangle's corners stays valid."""
     return mesh.points * [-1.0, -1.0, 1.0]

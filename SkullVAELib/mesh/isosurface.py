@@ -1,4 +1,4 @@
-"""The surface of a labelmap or of an image: one closed triangle mesh in millimetres."""
+"""Isosurfaces: the surface of a labelmap or of a scalar image as a closed triangle mesh in millimetres."""
 
 from __future__ import annotations
 
@@ -16,45 +16,58 @@ from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.mesh.mesh import Mesh
 from SkullVAELib.mesh.vtk_conversion import mesh_from_polydata
 
-# Measured on spherical plates 2 and 4 mm thick, voxels from 0.4 to 2 mm, isotropic and not: 16 voxels bring the mesh
-# nearest to the true surface (1 mm voxels: mean distance 0.21 -> 0.12 mm, normals off by 15 -> 3 degrees); 8 leave the
-# steps of the voxels visible, 30 round the rim.
+# Measured on spherical plates 2 and 4 mm thick, voxels of 0.4 to 2 mm, isotropic and anisotropic: 16 voxels bring the
+# mesh closest to the true surface (1 mm voxels: mean distance 0.21 -> 0.12 mm, error of the normals 15 -> 3 degrees);
+# with 8 the steps of the voxels remain visible, 30 round off the rim.
 SMOOTHING_VOXELS = 16
 
 
-# Bone has edges at a hole that a plate has not. Measured on a shell 6 mm thick with a leaning hole, voxels from 0.5 to
-# 1.2 mm, tilted and not: with 12 voxels the wall of the hole lies 0.03 mm too far in the hole and off by 0.05 mm (1 mm
-# voxels: 0.06 mm) in the mean; with 16 it lies 0.09 mm too far in, with 8 the steps of the voxels stay (0.12 mm).
-# Finer voxels bear more of them: with 0.5 mm it is off by 0.02 mm with 16 voxels and with 24.
+# Bone has edges at a hole. Measured on a shell 6 mm thick with an inclined hole, voxels of 0.5 to 1.2 mm, axis-aligned
+# and oblique: with 12 voxels the wall of the hole is 0.03 mm too far inside the hole, with a mean error of 0.05 mm
+# (1 mm voxels: 0.06 mm); with 16 it is 0.09 mm too far inside, with 8 the steps of the voxels remain (0.12 mm). Finer
+# voxels tolerate more: at 0.5 mm the error is 0.02 mm with 16 and with 24 voxels.
 BONE_SMOOTHING_VOXELS = 12
 
 
 BONE_SMOOTHING_MM = 10.0
 
 
-# The points of a mask's surface lie half-way between two voxels: moved by less than half a voxel, the sides of bone one
-# voxel thin cannot pass through each other, and every voxel's centre stays on its side.
+# The points of a mask's surface are half-way between two voxels: moved by less than half a voxel, the two sides of bone
+# that is one voxel thin cannot intersect, and every voxel centre stays on its side.
 MOST_SHIFT_VOXELS = 0.4
 
 
-# Between bone and air a voxel spans about 1000 HU, so this moves a surface by a hundredth of a voxel at most.
+# From bone to air the value changes by about 1000 HU a voxel, so this moves a surface by at most 0.01 voxel.
 GREY_SNAP_HU = 10.0
 
 
 def mask_surface(mask: Volume, smoothing_mm: float | None = None) -> Mesh:
-    """The watertight, manifold, outward-oriented surface of a binary labelmap, in RAS mm.
+    """The surface of a binary labelmap: watertight, manifold, facing outwards, in RAS mm.
 
-    smoothing_mm: ripples of a shorter wavelength than this (the voxels' steps) are smoothed away; 0 keeps them, None
-    takes SMOOTHING_VOXELS times the longest edge of a voxel.
+    Parameters
+    ----------
+    mask : Volume
+        Non-zero voxels are inside. A border of the volume counts as a surface.
+    smoothing_mm : float, optional
+        Ripples of a shorter wavelength (the steps of the voxels) are smoothed; 0 keeps them; by default
+        SMOOTHING_VOXELS times the longest edge of a voxel.
 
-    The mesh is taken from the mask itself and its points are moved afterwards, so smoothing can neither open, split nor
-    dissolve anything: a plate one voxel thin stays a plate. (Smoothing the voxels first would thin it or tear it.)
-    Every edge belongs to exactly two triangles, whatever the mask: vtkFlyingEdges3D parts voxels that touch along an
-    edge or at a corner, so the mesh has one outer shell for each face-connected piece of the mask. The volume is kept:
-    a shift along the normals, a fraction of a voxel at most, makes up what smoothing and the cut corners of the voxels
-    took.
+    Returns
+    -------
+    Mesh
 
-    Raises SkullVAEError when the mask is empty. An edge of the volume counts as a surface.
+    Raises
+    ------
+    SkullVAEError
+        The mask is empty.
+
+    Notes
+    -----
+    The mesh is extracted from the mask and its points are moved afterwards, so smoothing can neither open nor split a
+    plate that is one voxel thin, as smoothing of the voxels would. Every edge belongs to exactly two triangles for any
+    mask: vtkFlyingEdges3D separates voxels that touch at an edge or a corner, so the mesh has one outer shell for each
+    face-connected component of the mask. A shift along the normals, at most a fraction of a voxel, restores the volume
+    that smoothing and the cut corners of the voxels removed.
     """
     if smoothing_mm is None:
         smoothing_mm = SMOOTHING_VOXELS * float(mask.spacing.max())
@@ -74,12 +87,18 @@ def mask_surface(mask: Volume, smoothing_mm: float | None = None) -> Mesh:
 
 @dataclass(frozen=True)
 class GreyLevels:
-    """The CT that a bone mask was cut from, whose grey values tell where between two voxels bone begins.
+    """The CT that a bone mask was thresholded from; its values locate the bone surface between two voxels.
 
-    image: HU; threshold_hu: bone begins here; balance: what values above the threshold are multiplied by so that bone
-    ends half-way between voxels in the mean. It does: a voxel's centre is in bone or not. But from the threshold the
-    grey values rise steeply into bone and fall slowly outside, and a straight line between two voxels meets the
-    threshold too far out, in the demo's CT by 0.15 mm.
+    Parameters
+    ----------
+    image : Volume
+        Hounsfield units.
+    threshold_hu : float
+        Bone has at least this value.
+    balance : float
+        Factor for values above the threshold that puts the surface, on average, half-way between voxels, where it is
+        for a mask. Without it linear interpolation puts the surface too far out, by 0.15 mm in the demo's CT, since values
+        rise steeply into bone and fall slowly outside.
     """
 
     image: Volume
@@ -88,7 +107,7 @@ class GreyLevels:
 
     @classmethod
     def of(cls, image: Volume, bone: Volume, threshold_hu: float) -> GreyLevels:
-        """The grey values around a bone mask on the same grid, balanced over some fifty of its slices."""
+        """The values around a bone mask on the same grid, balanced over about fifty of its slices."""
         every = max(1, bone.array.shape[2] // 50)
         inside = bone.array[:, :, ::every] != 0
         level = image.array[:, :, ::every].astype(np.float32) - np.float32(threshold_hu - 0.5)
@@ -108,22 +127,31 @@ class GreyLevels:
         return cls(image, threshold_hu, float(np.sqrt(low * high)))
 
     def crop(self, box: tuple[slice, ...]) -> GreyLevels:
-        """A box of it, for the same box of the mask."""
+        """A box of it, to use with the same box of the mask."""
         return replace(self, image=Volume(self.image.array[box], self.image.affine))
 
 
 def bone_surface(bone: Volume, grey: GreyLevels | None = None) -> Mesh:
-    """The surface of a bone mask below the voxel size, in RAS mm; every voxel's centre stays on its side of it.
+    """The surface of a bone mask below the voxel size, in RAS mm; every voxel centre stays on its side of it.
 
-    grey: the CT on the same grid. Without it the steps of the voxels are smoothed away. An edge of the mask counts as a
-    surface; empty when the mask is.
+    Parameters
+    ----------
+    bone : Volume
+        Non-zero voxels are bone. A border of the volume counts as a surface.
+    grey : GreyLevels, optional
+        The CT on the same grid. Without it the steps of the voxels are smoothed.
+
+    Returns
+    -------
+    Mesh
+        Empty if the mask is.
     """
     inside = bone.array != 0
     if not inside.any():
         return Mesh.empty()
     if grey is not None:
-        # Half a unit further down: a voxel at the threshold is bone. What is over it and yet no bone, such as a small
-        # component, is held outside.
+        # Half a unit lower: a voxel at the threshold is bone. Voxels above it that are not bone, such as small
+        # components, are forced outside.
         level = grey.image.array.astype(np.float32) - np.float32(grey.threshold_hu - 0.5)
         level = np.where(inside, np.maximum(level * grey.balance, GREY_SNAP_HU), np.minimum(level, -GREY_SNAP_HU))
         return level_surface(Volume(level, bone.affine), GREY_SNAP_HU)
@@ -138,10 +166,20 @@ def bone_surface(bone: Volume, grey: GreyLevels | None = None) -> Mesh:
 
 
 def level_surface(level: Volume, snap: float) -> Mesh:
-    """The surface where an image crosses zero, positive inside, in RAS mm: closed, manifold, outward-oriented.
+    """The surface where an image crosses zero: closed, manifold, facing outwards, in RAS mm.
 
-    snap: values nearer to zero than this are moved to it, so that no two points of the mesh coincide where the surface
-    passes through a voxel's centre. An edge of the image counts as a surface. Empty when nothing is inside.
+    Parameters
+    ----------
+    level : Volume
+        Positive inside. A border of the volume counts as a surface.
+    snap : float
+        Values closer to zero than this are moved to it, so that no two points of the mesh coincide where the surface
+        passes through a voxel centre.
+
+    Returns
+    -------
+    Mesh
+        Empty if no value is positive.
     """
     values = np.asarray(level.array, np.float32)
     values = np.where(values > 0, np.maximum(values, snap), np.minimum(values, -snap))
@@ -154,13 +192,13 @@ def level_surface(level: Volume, snap: float) -> Mesh:
 
 
 def _cropped(inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The mask's box with one empty voxel on each side, and the index of the box (without that margin)."""
+    """The mask cropped to its bounding box, with one empty voxel on each side, and the box's first index."""
     box = bounding_box(inside)
     return np.pad(inside[box], 1), np.array([side.start for side in box], float)
 
 
 def _flying_edges(box: np.ndarray, value: float = 0.5) -> tuple[vtkPolyData, np.ndarray, np.ndarray]:
-    """Surface at a value between voxels: VTK's mesh, its (N, 3) points in voxels, its (M, 3) faces."""
+    """Isosurface of an array: VTK's mesh, its points (N, 3) in voxels, its faces (M, 3)."""
     image = vtkImageData()
     image.SetDimensions(box.shape)
     voxels = box.view(np.uint8) if box.dtype == bool else box
@@ -178,9 +216,9 @@ def _flying_edges(box: np.ndarray, value: float = 0.5) -> tuple[vtkPolyData, np.
 
 
 def _smooth(data: vtkPolyData, points: np.ndarray, wavelength_mm: float, spacing: np.ndarray) -> np.ndarray:
-    """Points moved by a windowed-sinc low-pass filter over the mesh, which hardly shrinks what it smooths."""
+    """Points moved by a windowed-sinc low-pass filter over the mesh, which causes little shrinkage."""
     # A ripple of wavelength L on a mesh of edge length e is an eigenvector of the umbrella Laplacian to about
-    # (pi e / L)^2; the mesh's edges are some 0.75 voxel long.
+    # (pi e / L)^2; the mesh's edges are about 0.75 voxel long.
     edge_mm = 0.75 * float(np.prod(spacing)) ** (1 / 3)
     pass_band = float(np.clip((np.pi * edge_mm / wavelength_mm) ** 2, 1e-3, 1.0))
     moved = vtkPoints()

@@ -12,7 +12,15 @@ from scipy.sparse.csgraph import connected_components
 
 @dataclass(frozen=True)
 class Mesh:
-    """A closed triangle mesh. points: (N, 3) float64 RAS mm; faces: (M, 3) int64, counter-clockwise from outside."""
+    """A closed triangle mesh.
+
+    Parameters
+    ----------
+    points : (N, 3) float64 array
+        RAS, mm.
+    faces : (M, 3) int64 array
+        Indices of points, counter-clockwise seen from outside.
+    """
 
     points: np.ndarray
     faces: np.ndarray
@@ -24,12 +32,12 @@ class Mesh:
 
     @classmethod
     def outward(cls, points: np.ndarray, faces: np.ndarray) -> Mesh:
-        """A mesh from triangles that face outwards in voxels: an affine that mirrors has turned them over."""
+        """A mesh from triangles that face outwards in voxel space; a mirroring affine has inverted them."""
         mesh = cls(points, faces)
         return cls(points, faces[:, ::-1].copy()) if mesh.volume_ml < 0 else mesh
 
     def of_triangles(self, faces: np.ndarray) -> Mesh:
-        """Triangles (M, 3) of the mesh's points as a mesh, without the points that none of them uses."""
+        """A mesh of some triangles (M, 3) of this one's points, without unused points."""
         used, faces = np.unique(faces, return_inverse=True)
         return Mesh(self.points[used], faces.reshape(-1, 3))
 
@@ -40,12 +48,12 @@ class Mesh:
 
     @property
     def volume_ml(self) -> float:
-        """Volume enclosed, in millilitres; an inner shell around a cavity counts negative."""
+        """Enclosed volume in millilitres; the surface of a cavity counts negative."""
         origin = self.points.mean(axis=0) if len(self.points) else 0.0
         return float(np.einsum("ij,ij->", self.points[self.faces[:, 0]] - origin, self._cross()) / 6000)
 
     def vertex_normals(self) -> np.ndarray:
-        """(N, 3) unit normals of the points, outwards: the mean of their triangles', weighted by area."""
+        """Outward unit normals (N, 3) of the points: the mean of their triangles' normals, weighted by area."""
         cross = self._cross()
         normals = np.zeros_like(self.points)
         for corner in range(3):
@@ -54,7 +62,7 @@ class Mesh:
         return normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
 
     def face_normals(self) -> np.ndarray:
-        """(M, 3) unit normals of the triangles, outwards."""
+        """Outward unit normals (M, 3) of the triangles."""
         cross = self._cross()
         return cross / np.maximum(np.linalg.norm(cross, axis=1, keepdims=True), 1e-12)
 
@@ -73,13 +81,13 @@ def concatenate_meshes(meshes: Sequence[Mesh]) -> Mesh:
 
 
 def component_labels(count: int, faces: np.ndarray) -> np.ndarray:
-    """(count,) number of the connected piece, from 0, that each point belongs to by triangles (M, 3)."""
+    """Number (count,), from 0, of the connected component of each point, by triangles (M, 3)."""
     edges = faces[:, [0, 1, 1, 2]].reshape(-1, 2).T
     return connected_components(coo_matrix((np.ones(edges.shape[1], bool), edges), (count, count)), directed=False)[1]
 
 
-def largest_component(mesh: Mesh) -> Mesh:
-    """The connected piece of a mesh that has the most triangles."""
+def largest_mesh_component(mesh: Mesh) -> Mesh:
+    """The connected component of a mesh with the most triangles."""
     label = component_labels(len(mesh.points), mesh.faces)
     if not label.any():
         return mesh
