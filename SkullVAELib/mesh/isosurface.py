@@ -97,8 +97,8 @@ class GreyLevels:
         Bone has at least this value.
     balance : float
         Factor for values above the threshold that puts the surface, on average, half-way between voxels, where it is
-        for a mask. Without it linear interpolation puts the surface too far out, by 0.15 mm in the demo's CT, since values
-        rise steeply into bone and fall slowly outside.
+        for a mask. Without it linear interpolation puts the surface too far out, by 0.15 mm in the demo's CT, since
+        values rise steeply into bone and fall slowly outside.
     """
 
     image: Volume
