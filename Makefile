@@ -9,6 +9,7 @@
 #   make bench-accuracy DATA=FOLDER   implants of every method on complete skulls that no model saw, into bench/
 #   make bench-quality DATA=FOLDER ARGS="--folds FOLDER"   whether the quality score tells what fails, into bench/quality/
 #   make bench-training ARGS="--data SET"   training beside a faithful loop of the original, into bench/
+#   make lint    ruff, mypy and the layers of the packages (import-linter)
 #   make types   mypy, which make lint runs, too
 #   make coverage   every test, and how much of the library they run, into coverage/
 #   make lock    requirements.lock: every runtime package with its hashes, at the versions of constraints.txt
@@ -51,6 +52,7 @@ lint: $(stamp)
 	$(bin)/ruff check .
 	$(bin)/ruff format --check .
 	$(bin)/mypy
+	$(bin)/lint-imports
 
 types: $(stamp)
 	$(bin)/mypy

@@ -142,7 +142,7 @@ FILES: dict[str, BadInput] = {
     "truncated .nii": BadInput(lambda d, s: cut(written(d, "a.nii"), -1), 2, "truncated"),
     "truncated .nii.gz": BadInput(lambda d, s: cut(written(d, "a.nii.gz"), 20000), 2, "truncated"),
     "gzip with a wrong checksum": BadInput(
-        lambda d, s: _file(d, "b.nii.gz", written(d, "a.nii.gz").read_bytes()[:-8] + bytes(8)), 2, "whole"
+        lambda d, s: _file(d, "b.nii.gz", written(d, "a.nii.gz").read_bytes()[:-8] + bytes(8)), 2, "complete"
     ),
     "2D": BadInput(lambda d, s: _nifti(d, s, array=np.zeros((9, 9), np.int16)), 2, "2 dimensions"),
     "an axis of one voxel": BadInput(lambda d, s: _nifti(d, s, array=np.zeros((9, 9, 1), np.int16)), 2, "single slice"),
