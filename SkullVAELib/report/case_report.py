@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +14,7 @@ from SkullVAELib import NOTICE
 from SkullVAELib.core.atomic_output import atomic_file
 from SkullVAELib.mesh.colours import THICKNESS_SCALE_MM, UNCERTAINTY_SCALE_MM, length_colours
 from SkullVAELib.mesh.mesh import Mesh
+from SkullVAELib.report.html import encode_png, format_number, html_figure, html_image, html_page, html_table
 from SkullVAELib.report.mesh_render import render_mesh
 from SkullVAELib.report.rating import GOOD_MM, USABLE_MM, rate_rim_gap
 from SkullVAELib.report.raycast import View
@@ -90,7 +89,7 @@ def thickness_pictures(
         view = View(right, up, middle, float((across / [_WIDTH - 70, _HEIGHT - 70]).max()))
         shown = render_mesh(mesh, colours, view, _WIDTH, _HEIGHT)
         pixels = _CARD * (1 - shown.coverage[..., None]) + shown.rgb
-        made.append((caption, _png(np.round(pixels.clip(0, 1) * 255).astype(np.uint8))))
+        made.append((caption, encode_png(Image.fromarray(np.round(pixels.clip(0, 1) * 255).astype(np.uint8)))))
     return made
 
 
@@ -123,7 +122,7 @@ def _page(
         "</header>",
         f'<div class="notice">{NOTICE}</div>',
         _section("Result", _figures(result) + _warnings(result)),
-        _section("Skull and implant", _image(preview_png, "Bone and implant in four views and three slices")),
+        _section("Skull and implant", html_image(preview_png, "Bone and implant in four views and three slices")),
     ]
     if pictures:
         body.append(_section("Thickness", _pair("Thickness", pictures) + _scale(THICKNESS_SCALE_MM)))
@@ -140,13 +139,8 @@ def _page(
     if len(result.get("proposals", ())) > 1:
         body.append(_section("Proposals", _proposals(result["proposals"])))
     body.append(_section("How it was made", _provenance(result)))
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{title}: cranial implant report</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(body)
-        + "\n</main>\n</body>\n</html>\n"
-    )
+    content = "<main>\n" + "\n".join(body) + "\n</main>"
+    return html_page(f"{result['input']}: cranial implant report", _STYLE, content)
 
 
 def _figures(result: dict) -> str:
@@ -157,14 +151,14 @@ def _figures(result: dict) -> str:
     gap = implant.get("rim_gap_mm")
     thickness = implant.get("thickness_mm", {})
     cards = [
-        f'<div class="figure light {light}"><b>{_number(gap, 2)} <small>mm</small></b><span>Rim gap: <em>{says}</em>'
+        f'<div class="figure light {light}"><b>{format_number(gap, 2)} <small>mm</small></b><span>Rim gap: <em>{says}</em>'
         "</span></div>",
-        _card(_number(implant.get("volume_ml"), 1), "ml", "Volume"),
-        _card(_number(implant.get("area_cm2"), 1), "cm&sup2;", "Area of the surface"),
+        _card(format_number(implant.get("volume_ml"), 1), "ml", "Volume"),
+        _card(format_number(implant.get("area_cm2"), 1), "cm&sup2;", "Area of the surface"),
     ]
     if thickness:
-        spread = f"{_number(thickness['min'], 1)} to {_number(thickness['max'], 1)} mm"
-        cards.append(_card(_number(thickness["mean"], 1), "mm", f"Mean thickness ({spread})"))
+        spread = f"{format_number(thickness['min'], 1)} to {format_number(thickness['max'], 1)} mm"
+        cards.append(_card(format_number(thickness["mean"], 1), "mm", f"Mean thickness ({spread})"))
     cards.append(_card(str(implant.get("pieces", 0)), "", "Piece" if implant.get("pieces") == 1 else "Pieces"))
     note = (
         '<p class="note" style="margin-top:12px">Rim gap: 95th percentile of how far the completed shape lies from'
@@ -184,10 +178,7 @@ def _warnings(result: dict) -> str:
 
 
 def _pair(what: str, pictures: list[tuple[str, bytes]]) -> str:
-    shown = "".join(
-        f"<figure>{_image(png, f'{what}, {caption.lower()}')}<figcaption>{caption}</figcaption></figure>"
-        for caption, png in pictures
-    )
+    shown = "".join(html_figure(png, f"{what}, {caption.lower()}", caption) for caption, png in pictures)
     return f'<div class="pair">{shown}</div>'
 
 
@@ -204,7 +195,7 @@ def _unsure(result: dict) -> str:
     figures = result["uncertainty"]
     return (
         '<p class="note" style="margin-top:12px">Nine times of ten the true surface lies within this of the one shown:'
-        f" {_number(figures['median_mm'], 1)} mm in the median, {_number(figures['most_mm'], 1)} mm where it is least"
+        f" {format_number(figures['median_mm'], 1)} mm in the median, {format_number(figures['most_mm'], 1)} mm where it is least"
         " sure. Set on real skulls that the model had not seen.</p>"
     )
 
@@ -217,15 +208,17 @@ def _pieces(pieces: list[dict]) -> str:
         rows.append(
             (
                 str(number),
-                _number(piece["volume_ml"], 2),
-                _number(piece["area_cm2"], 1),
-                f"{_number(thickness['min'], 1)} to {_number(thickness['max'], 1)}" if thickness else "-",
-                f"{_number(clearance['min'], 2)} least, {_number(clearance['median'], 2)} median" if clearance else "-",
-                _number(piece.get("rim_step_mm"), 2),
+                format_number(piece["volume_ml"], 2),
+                format_number(piece["area_cm2"], 1),
+                f"{format_number(thickness['min'], 1)} to {format_number(thickness['max'], 1)}" if thickness else "-",
+                f"{format_number(clearance['min'], 2)} least, {format_number(clearance['median'], 2)} median"
+                if clearance
+                else "-",
+                format_number(piece.get("rim_step_mm"), 2),
                 str(piece["holes"]),
             )
         )
-    return _table(head, rows)
+    return html_table(head, rows)
 
 
 def _part(part: dict) -> str:
@@ -251,15 +244,15 @@ def _proposals(proposals: list[dict]) -> str:
     rows = [
         (
             str(entry["number"]),
-            _number(entry["volume_ml"], 1),
-            _number(entry["rim_gap_mm"], 2),
-            _number(entry["difference_mm"], 2),
+            format_number(entry["volume_ml"], 1),
+            format_number(entry["rim_gap_mm"], 2),
+            format_number(entry["difference_mm"], 2),
             ", ".join(html.escape(name) for name in entry["files"]),
         )
         for entry in proposals
     ]
     note = "Drawn from what network and bone hold possible for this skull; this report shows one of them."
-    return _table(head, rows) + f'<p class="note">{note}</p>'
+    return html_table(head, rows) + f'<p class="note">{note}</p>'
 
 
 def _provenance(result: dict) -> str:
@@ -276,7 +269,7 @@ def _provenance(result: dict) -> str:
     if "proposal" in result:
         rows.append(("Proposal shown", str(result["proposal"])))
     rows += [
-        ("Distance to the mean skull", f"{_number(result['registration_mm'], 2)} mm in the median"),
+        ("Distance to the mean skull", f"{format_number(result['registration_mm'], 2)} mm in the median"),
         ("Quality of the placement", f"{result['quality']['score']:.2f} of 1" if "quality" in result else "-"),
         ("Computed on", html.escape(str(parameters["device"]))),
         ("Software", html.escape(result["software"])),
@@ -294,31 +287,10 @@ def _section(title: str, content: str) -> str:
     return f"<section><h2>{title}</h2>{content}</section>"
 
 
-def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    cells = "".join(f"<th>{name}</th>" for name in head)
-    lines = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
-    return f"<table><thead><tr>{cells}</tr></thead><tbody>{lines}</tbody></table>"
-
-
 def _pairs(rows: Iterable[tuple[str, str]]) -> str:
     lines = "".join(f"<tr><td>{name}</td><td>{value}</td></tr>" for name, value in rows)
     return f'<table class="pairs"><tbody>{lines}</tbody></table>'
 
 
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None or not np.isfinite(value) else f"{value:.{digits}f}"
-
-
 def _millimetres(sides: Iterable[float]) -> str:
     return " x ".join(f"{side:g}" for side in sides)
-
-
-def _image(png: bytes, alternative: str) -> str:
-    return f'<img alt="{alternative}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    """(H, W, 3) uint8 as PNG."""
-    content = io.BytesIO()
-    Image.fromarray(pixels).save(content, "PNG", optimize=True)
-    return content.getvalue()
