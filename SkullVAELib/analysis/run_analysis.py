@@ -26,7 +26,8 @@ from SkullVAELib.analysis.diagnostics import (
     principal_components,
 )
 from SkullVAELib.core.errors import SkullVAEError
-from SkullVAELib.data.datasets import CLASSES, COMPLETE
+from SkullVAELib.data.datasets import COMPLETE
+from SkullVAELib.data.kinds import CLASSES
 from SkullVAELib.training.config import DECODERS, METHODS
 from SkullVAELib.training.losses import dice_score
 from SkullVAELib.training.run import TrainingPlan, TrainingRun, make_task, runner_input

@@ -17,6 +17,7 @@ import numpy as np
 
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.core.progress import Report, silent
+from SkullVAELib.data.kinds import CASE_KINDS, CLASSES
 from SkullVAELib.geometry.masks import bounding_box
 from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.io.images import SUFFIXES, read_volume
@@ -30,16 +31,6 @@ LIST = "datalist.json"
 TRAINING, HELD_OUT = "training", "held-out"
 
 COMPLETE, UNKNOWN = "complete", "unknown"
-
-CLASSES = ("cranial", "facial")
-"""SkullFix's two kinds of defect, and the classes that DEV is told for."""
-
-CASE_KINDS = (
-    # SkullFix; SkullBreak; what this library cuts (defects.KINDS)
-    *CLASSES,
-    *("bilateral", "frontoorbital", "parietotemporal", "random_1", "random_2"),
-    *("blob", "box", "burr", "hemicraniectomy", "bifrontal", "fronto_orbital", "temporal", "occipital", "vertex"),
-)
 
 # MONAI's own lists call the second and third part so; neither is trained on.
 _LIST_PARTS = {TRAINING: TRAINING, HELD_OUT: HELD_OUT, "validation": HELD_OUT, "testing": HELD_OUT, "test": HELD_OUT}

@@ -7,13 +7,11 @@ import torch
 
 from SkullVAELib.completion.latent_space import skull_from_latent
 from SkullVAELib.core.errors import SkullVAEError
-from SkullVAELib.data.synthetic_defects import DEFECT_KINDS, cut_defect
+from SkullVAELib.data.kinds import DEFAULT_KIND, DEFECT_KINDS
+from SkullVAELib.data.synthetic_defects import cut_defect
 from SkullVAELib.geometry.distance_field import downsample_mask
 from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.vae.networks import SkullModel
-
-DEFAULT_KIND = "hemicraniectomy"
-
 
 # A plain prior sample (1) strays into shapes that no decoder trained on a handful of skulls draws well.
 _SPREAD = 0.5

@@ -12,23 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from SkullVAELib.data.kinds import DEFECT_KINDS
 from SkullVAELib.geometry.affines import apply_affine
 from SkullVAELib.geometry.distance_field import surface_points
 from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.registration.affine import initial_alignment
-
-CRANIAL_KINDS = (
-    "blob",
-    "box",
-    "burr",
-    "hemicraniectomy",
-    "bifrontal",
-    "fronto_orbital",
-    "temporal",
-    "occipital",
-    "vertex",
-)
-DEFECT_KINDS = (*CRANIAL_KINDS, "facial")
 
 # Directions from the vault's centre (R, A, S); a lateral kind is mirrored at random.
 _SITES = {

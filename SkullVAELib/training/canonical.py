@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from SkullVAELib.data.augmentation import draw_skull
-from SkullVAELib.data.datasets import CLASSES, COMPLETE
-from SkullVAELib.data.synthetic_defects import CRANIAL_KINDS, random_defect
+from SkullVAELib.data.datasets import COMPLETE
+from SkullVAELib.data.kinds import CLASSES, CRANIAL_KINDS
+from SkullVAELib.data.synthetic_defects import random_defect
 from SkullVAELib.geometry.grid import Grid
 from SkullVAELib.registration.mean_skull import Population
 from SkullVAELib.training.config import TrainingOptions
