@@ -74,7 +74,7 @@ def test_notice_figures_model_and_input_are_on_it(written, completion):
     assert f"{implant['rim_gap_mm']:.2f} mm" in text
     assert completion.report["model"]["sha256"] in text
     assert f"SkullVAE {__version__}" in text
-    assert "2 mm, every 10 mm, 3 mm from every edge" in text
+    assert "diameter 2 mm, pitch 10 mm, distance from every edge 3 mm" in text
 
 
 def test_the_page_names_no_folder_and_no_user(written, tmp_path):
@@ -83,27 +83,28 @@ def test_the_page_names_no_folder_and_no_user(written, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("gap", "light"),
-    [(0.2, "good"), (1.0, "good"), (1.01, "usable"), (2.0, "usable"), (2.01, "poor"), (None, "unknown")],
+    ("gap", "rating"),
+    [(0.2, "good"), (1.0, "good"), (1.01, "acceptable"), (2.0, "acceptable"), (2.01, "poor"), (None, "unknown")],
 )
-def test_the_light_of_the_rim(gap, light):
-    assert rate_rim_gap(gap)[0] == light
+def test_the_rating_of_the_rim_gap(gap, rating):
+    assert rate_rim_gap(gap)[0] == rating
 
 
 @pytest.mark.parametrize(
-    ("gap", "says"), [(0.4, "good"), (1.5, "usable"), (3.0, "poor"), (float("nan"), "not measured")]
+    ("gap", "text"),
+    [(0.4, "good"), (1.5, "acceptable"), (3.0, "poor: check the rim before use"), (float("nan"), "not measured")],
 )
-def test_the_light_is_on_the_page(outcome, tmp_path, gap, says):
-    result = outcome.with_implant().result
-    result["implant"] = result["implant"] | {"rim_gap_mm": gap}
-    result["warnings"] = ["thin <here>"]
+def test_the_rating_is_on_the_page(outcome, tmp_path, gap, text):
+    report = outcome.with_implant().report
+    report["implant"] = report["implant"] | {"rim_gap_mm": gap}
+    report["warnings"] = ["thin <here>"]
     pixel = io.BytesIO()
     Image.new("L", (1, 1)).save(pixel, "PNG")
-    write_case_report(tmp_path / "r.html", result, pixel.getvalue(), day="2026-01-02")
-    text = Page((tmp_path / "r.html").read_text(encoding="utf-8")).text
-    assert f"Rim gap: {says}" in text
-    assert "thin <here>" in text
-    assert "2026-01-02" in text
+    write_case_report(tmp_path / "r.html", report, pixel.getvalue(), date="2026-01-02")
+    shown = Page((tmp_path / "r.html").read_text(encoding="utf-8")).text
+    assert f"Rim gap: {text}" in shown
+    assert "thin <here>" in shown
+    assert "2026-01-02" in shown
 
 
 def ball(radius: float) -> Mesh:

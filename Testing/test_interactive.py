@@ -80,7 +80,7 @@ def test_gamma_0_is_the_runs_own_result_to_the_byte(talk, outcome, completion):
     talk.ask(True, request=1, gamma=1.5)
     talk.ask(request=2, gamma=0)
     write_volume(completion.implant, talk.folder / "own.nrrd")
-    write_stl(outcome.part.mesh, talk.folder / "own.stl")
+    write_stl(outcome.printable.mesh, talk.folder / "own.stl")
     for kind in ("nrrd", "stl"):
         answer = talk.folder / "answers" / "2" / f"implant.{kind}"
         assert answer.read_bytes() == (talk.folder / f"own.{kind}").read_bytes()

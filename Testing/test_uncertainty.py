@@ -85,7 +85,7 @@ def test_the_part_is_written_with_its_uncertainty(outcome, tmp_path):
     head = (tmp_path / "implant_uncertainty.ply").read_bytes()[:800]
     assert b"property float uncertainty" in head
     assert b"nine times of ten" in head
-    figures = outcome.with_uncertainty().result["uncertainty"]
+    figures = outcome.with_uncertainty().report["uncertainty"]
     json.dumps(figures)
     assert 0.5 < figures["median_mm"] < figures["most_mm"] < 8
 
@@ -96,7 +96,7 @@ def test_the_report_shows_and_tells_it(outcome, tmp_path):
     (tmp_path / "preview.png").write_bytes(preview.getvalue())
     outcome.write_report(tmp_path, tmp_path / "preview.png")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    median = outcome.with_uncertainty().result["uncertainty"]["median_mm"]
+    median = outcome.with_uncertainty().report["uncertainty"]["median_mm"]
     assert f"{median:.1f} mm in the median" in page
     assert len(re.findall('alt="Uncertainty', page)) == 2
 
@@ -106,6 +106,6 @@ def test_without_a_rim_correction_none_is_told(completed, sample, tmp_path):
     bare = RunResult.of(
         plain, sample.bone, ImplantOptions.parse(), ("stl",), "head.nrrd", "m.safetensors"
     ).with_implant()
-    assert "uncertainty" not in bare.with_uncertainty().result
+    assert "uncertainty" not in bare.with_uncertainty().report
     bare.write_uncertainty(tmp_path)
     assert not list(tmp_path.iterdir())

@@ -19,8 +19,8 @@ def trafficLight(rimGap: float | None) -> tuple[str, str]:
     """
     return {
         "good": (GREEN, _("good")),
-        "usable": (AMBER, _("usable, look at the rim")),
-        "poor": (RED, _("poor, check the rim")),
+        "acceptable": (AMBER, _("acceptable: inspect the rim")),
+        "poor": (RED, _("poor: check the rim before use")),
         "unknown": (GREY, _("not measured")),
     }[rate_rim_gap(rimGap)[0]]
 

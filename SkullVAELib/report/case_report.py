@@ -1,4 +1,4 @@
-"""The report of a completed skull for people: one HTML file that needs nothing else, to read, print and hand on."""
+"""The HTML report of a completed skull: one self-contained file with figures and pictures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from SkullVAELib.mesh.colours import THICKNESS_SCALE_MM, UNCERTAINTY_SCALE_MM, l
 from SkullVAELib.mesh.mesh import Mesh
 from SkullVAELib.report.html import encode_png, format_number, html_figure, html_image, html_page, html_table
 from SkullVAELib.report.mesh_render import render_mesh
-from SkullVAELib.report.rating import GOOD_MM, USABLE_MM, rate_rim_gap
+from SkullVAELib.report.rating import ACCEPTABLE_MM, GOOD_MM, rate_rim_gap
 from SkullVAELib.report.raycast import View
 
 _WIDTH, _HEIGHT = 760, 560
@@ -42,8 +42,10 @@ h2 { font-size: 17px; margin: 0 0 12px; }
 .figure b { display: block; font-size: 25px; line-height: 1.2; font-weight: 650; font-variant-numeric: tabular-nums; }
 .figure b small { font-size: 14px; font-weight: 500; color: var(--soft); }
 .figure span { color: var(--soft); font-size: 13px; }
-.light { border-left: 7px solid var(--light); } .light em { font-style: normal; font-weight: 650; color: var(--light); }
-.good { --light: #2b8a3e; } .usable { --light: #b35c00; } .poor { --light: #c92a2a; } .unknown { --light: #6c757d; }
+.rating { border-left: 7px solid var(--rating); }
+.rating em { font-style: normal; font-weight: 650; color: var(--rating); }
+.good { --rating: #2b8a3e; } .acceptable { --rating: #b35c00; } .poor { --rating: #c92a2a; }
+.unknown { --rating: #6c757d; }
 .warnings { margin: 16px 0 0; padding: 11px 16px 11px 34px; background: #fff8e6; border: 1px solid #f0dca8;
             border-radius: 9px; }
 img { display: block; width: 100%; height: auto; border-radius: 9px; }
@@ -70,16 +72,29 @@ code { font: 12.5px/1.5 ui-monospace, "Cascadia Mono", Consolas, monospace; }
 def thickness_pictures(
     mesh: Mesh, thickness_mm: np.ndarray, centre: np.ndarray, most_mm: float = THICKNESS_SCALE_MM
 ) -> list[tuple[str, bytes]]:
-    """Pictures of a part coloured by its thickness or other millimetres, from outside and from inside the skull:
-    captions and PNGs.
+    """Draw an implant coloured by thickness, or by another length, from outside and from inside the skull.
 
-    thickness_mm: (N,) at each point of the mesh; centre: (3,) RAS mm, the middle of the skull; most_mm: yellow.
+    Parameters
+    ----------
+    mesh : Mesh
+        The implant, RAS mm, N points.
+    thickness_mm : numpy.ndarray
+        (N,) length in mm at each point of the mesh.
+    centre : numpy.ndarray
+        (3,) centre of the skull, RAS mm; "outside" is away from it.
+    most_mm : float
+        Length in mm at which the colour scale ends.
+
+    Returns
+    -------
+    list of (str, bytes)
+        Caption and PNG of each picture.
     """
     middle = (mesh.points.min(0) + mesh.points.max(0)) / 2
     outwards = mesh.points.mean(0) - centre
     outwards /= np.linalg.norm(outwards)
     colours = length_colours(thickness_mm, most_mm) / 255
-    made = []
+    pictures = []
     for caption, forward in (("From outside", -outwards), ("From inside", outwards)):
         up = np.array([0.0, 0, 1]) if abs(forward[2]) < 0.85 else np.array([0.0, 1, 0])
         right = np.cross(forward, up)
@@ -89,80 +104,91 @@ def thickness_pictures(
         view = View(right, up, middle, float((across / [_WIDTH - 70, _HEIGHT - 70]).max()))
         shown = render_mesh(mesh, colours, view, _WIDTH, _HEIGHT)
         pixels = _CARD * (1 - shown.coverage[..., None]) + shown.rgb
-        made.append((caption, encode_png(Image.fromarray(np.round(pixels.clip(0, 1) * 255).astype(np.uint8)))))
-    return made
+        pictures.append((caption, encode_png(Image.fromarray(np.round(pixels.clip(0, 1) * 255).astype(np.uint8)))))
+    return pictures
 
 
 def write_case_report(
     path: Path,
-    result: dict,
+    report: dict,
     preview_png: bytes,
-    pictures: Iterable[tuple[str, bytes]] = (),
-    day: str | None = None,
-    unsure: Iterable[tuple[str, bytes]] = (),
+    thickness: Iterable[tuple[str, bytes]] = (),
+    date: str | None = None,
+    uncertainty: Iterable[tuple[str, bytes]] = (),
 ) -> None:
-    """Write the report of a run, whole or not at all.
+    """Write the HTML report of a run; the file appears complete or not at all.
 
-    result: as in report.json; preview_png: the sheet of views and slices; pictures: of the thickness, captions and
-    PNGs; day: of making it, today in UTC unless told; unsure: pictures of the uncertainty. Of the patient nothing is
-    named but the input's file name.
+    The only information on the patient in it is the name of the input file.
+
+    Parameters
+    ----------
+    path : Path
+        File to write.
+    report : dict
+        Content of report.json.
+    preview_png : bytes
+        The picture preview.png.
+    thickness, uncertainty : iterable of (str, bytes), optional
+        Captions and PNGs of the thickness and of the 90 % uncertainty band, see `thickness_pictures`.
+    date : str, optional
+        Date shown in the report, by default today's in UTC.
     """
-    day = day or datetime.now(UTC).strftime("%Y-%m-%d")
+    date = date or datetime.now(UTC).strftime("%Y-%m-%d")
     with atomic_file(path) as temporary:
-        temporary.write_text(_page(result, preview_png, list(pictures), day, list(unsure)), encoding="utf-8")
+        temporary.write_text(_page(report, preview_png, list(thickness), date, list(uncertainty)), encoding="utf-8")
 
 
 def _page(
-    result: dict, preview_png: bytes, pictures: list[tuple[str, bytes]], day: str, unsure: list[tuple[str, bytes]]
+    report: dict,
+    preview_png: bytes,
+    thickness: list[tuple[str, bytes]],
+    date: str,
+    uncertainty: list[tuple[str, bytes]],
 ) -> str:
-    title = html.escape(result["input"])
+    title = html.escape(report["input"])
     body = [
         f'<header><div class="over">Cranial implant report</div><h1>{title}</h1>'
-        f"<p>{html.escape(result['software'])} &middot; model {html.escape(result['model_file'])} &middot; {day}</p>"
+        f"<p>{html.escape(report['software'])} &middot; model {html.escape(report['model_file'])} &middot; {date}</p>"
         "</header>",
         f'<div class="notice">{NOTICE}</div>',
-        _section("Result", _figures(result) + _warnings(result)),
+        _section("Result", _figures(report) + _warnings(report)),
         _section("Skull and implant", html_image(preview_png, "Bone and implant in four views and three slices")),
     ]
-    if pictures:
-        body.append(_section("Thickness", _pair("Thickness", pictures) + _scale(THICKNESS_SCALE_MM)))
-    if unsure:
-        body.append(
-            _section("Uncertainty", _pair("Uncertainty", unsure) + _scale(UNCERTAINTY_SCALE_MM) + _unsure(result))
-        )
-    if result.get("printable_implant"):
-        body.append(
-            _section(
-                "Part to be made", _pieces(result["printable_implant"]["pieces"]) + _part(result["printable_implant"])
-            )
-        )
-    if len(result.get("proposals", ())) > 1:
-        body.append(_section("Proposals", _proposals(result["proposals"])))
-    body.append(_section("How it was made", _provenance(result)))
+    if thickness:
+        body.append(_section("Thickness", _pair("Thickness", thickness) + _scale(THICKNESS_SCALE_MM)))
+    if uncertainty:
+        pictures = _pair("Uncertainty", uncertainty) + _scale(UNCERTAINTY_SCALE_MM)
+        body.append(_section("Uncertainty", pictures + _uncertainty_note(report)))
+    if printable := report.get("printable_implant"):
+        body.append(_section("Printable implant", _pieces(printable["pieces"]) + _implant_options(printable)))
+    if len(report.get("proposals", ())) > 1:
+        body.append(_section("Proposals", _proposals(report["proposals"])))
+    body.append(_section("Method and provenance", _provenance(report)))
     content = "<main>\n" + "\n".join(body) + "\n</main>"
-    return html_page(f"{result['input']}: cranial implant report", _STYLE, content)
+    return html_page(f"{report['input']}: cranial implant report", _STYLE, content)
 
 
-def _figures(result: dict) -> str:
-    implant = result.get("implant", {})
-    if not result["found"]:
-        return '<p class="figure light unknown"><b>No defect was found</b><span>There is no implant.</span></p>'
-    light, says = rate_rim_gap(implant.get("rim_gap_mm"))
+def _figures(report: dict) -> str:
+    implant = report.get("implant", {})
+    if not report["found"]:
+        return '<p class="figure rating unknown"><b>No defect was found</b><span>There is no implant.</span></p>'
+    rating, text = rate_rim_gap(implant.get("rim_gap_mm"))
     gap = implant.get("rim_gap_mm")
     thickness = implant.get("thickness_mm", {})
     cards = [
-        f'<div class="figure light {light}"><b>{format_number(gap, 2)} <small>mm</small></b><span>Rim gap: <em>{says}</em>'
-        "</span></div>",
+        f'<div class="figure rating {rating}"><b>{format_number(gap, 2)} <small>mm</small></b>'
+        f"<span>Rim gap: <em>{text}</em></span></div>",
         _card(format_number(implant.get("volume_ml"), 1), "ml", "Volume"),
-        _card(format_number(implant.get("area_cm2"), 1), "cm&sup2;", "Area of the surface"),
+        _card(format_number(implant.get("area_cm2"), 1), "cm&sup2;", "Surface area"),
     ]
     if thickness:
-        spread = f"{format_number(thickness['min'], 1)} to {format_number(thickness['max'], 1)} mm"
-        cards.append(_card(format_number(thickness["mean"], 1), "mm", f"Mean thickness ({spread})"))
+        span = f"{format_number(thickness['min'], 1)} to {format_number(thickness['max'], 1)} mm"
+        cards.append(_card(format_number(thickness["mean"], 1), "mm", f"Mean thickness ({span})"))
     cards.append(_card(str(implant.get("pieces", 0)), "", "Piece" if implant.get("pieces") == 1 else "Pieces"))
     note = (
-        '<p class="note" style="margin-top:12px">Rim gap: 95th percentile of how far the completed shape lies from'
-        f" bone within 5 mm of the hole; up to {GOOD_MM:g} mm good, up to {USABLE_MM:g} mm usable.</p>"
+        '<p class="note" style="margin-top:12px">Rim gap: 95th percentile of the distance between the completed shape'
+        f" and the bone within 5 mm of the defect. Good: up to {GOOD_MM:g} mm; acceptable: up to {ACCEPTABLE_MM:g} mm;"
+        " poor: above.</p>"
     )
     return f'<div class="figures">{"".join(cards)}</div>{note}'
 
@@ -171,10 +197,10 @@ def _card(value: str, unit: str, name: str) -> str:
     return f'<div class="figure"><b>{value} <small>{unit}</small></b><span>{name}</span></div>'
 
 
-def _warnings(result: dict) -> str:
-    if not result["warnings"]:
+def _warnings(report: dict) -> str:
+    if not report["warnings"]:
         return ""
-    return f'<ul class="warnings">{"".join(f"<li>{html.escape(text)}</li>" for text in result["warnings"])}</ul>'
+    return f'<ul class="warnings">{"".join(f"<li>{html.escape(text)}</li>" for text in report["warnings"])}</ul>'
 
 
 def _pair(what: str, pictures: list[tuple[str, bytes]]) -> str:
@@ -191,12 +217,13 @@ def _scale(most_mm: float) -> str:
     )
 
 
-def _unsure(result: dict) -> str:
-    figures = result["uncertainty"]
+def _uncertainty_note(report: dict) -> str:
+    figures = report["uncertainty"]
+    median, most = format_number(figures["median_mm"], 1), format_number(figures["most_mm"], 1)
     return (
-        '<p class="note" style="margin-top:12px">Nine times of ten the true surface lies within this of the one shown:'
-        f" {format_number(figures['median_mm'], 1)} mm in the median, {format_number(figures['most_mm'], 1)} mm where it is least"
-        " sure. Set on real skulls that the model had not seen.</p>"
+        '<p class="note" style="margin-top:12px">90 % band: the true surface is expected within this distance of the'
+        f" surface shown, {median} mm in the median, {most} mm at most. Calibrated on real skulls that were not used in"
+        " training.</p>"
     )
 
 
@@ -204,16 +231,18 @@ def _pieces(pieces: list[dict]) -> str:
     head = ("Piece", "Volume, ml", "Area, cm&sup2;", "Thickness, mm", "Clearance, mm", "Step at the rim, mm", "Holes")
     rows = []
     for number, piece in enumerate(pieces, 1):
-        thickness, clearance = piece.get("thickness_mm"), piece.get("clearance_mm")
+        thickness, clearance = "-", "-"
+        if limits := piece.get("thickness_mm"):
+            thickness = f"{format_number(limits['min'], 1)} to {format_number(limits['max'], 1)}"
+        if found := piece.get("clearance_mm"):
+            clearance = f"{format_number(found['min'], 2)} minimum, {format_number(found['median'], 2)} median"
         rows.append(
             (
                 str(number),
                 format_number(piece["volume_ml"], 2),
                 format_number(piece["area_cm2"], 1),
-                f"{format_number(thickness['min'], 1)} to {format_number(thickness['max'], 1)}" if thickness else "-",
-                f"{format_number(clearance['min'], 2)} least, {format_number(clearance['median'], 2)} median"
-                if clearance
-                else "-",
+                thickness,
+                clearance,
                 format_number(piece.get("rim_step_mm"), 2),
                 str(piece["holes"]),
             )
@@ -221,21 +250,24 @@ def _pieces(pieces: list[dict]) -> str:
     return html_table(head, rows)
 
 
-def _part(part: dict) -> str:
-    thickness = {"patient": "the patient's own", "constant": "constant", "minimum": "at least"}[part["thickness"]]
-    if part["thickness_mm"] is not None:
-        thickness += f" {part['thickness_mm']:g} mm"
+_THICKNESS_TEXTS = {"patient": "patient-specific", "constant": "constant", "minimum": "at least"}
+
+
+def _implant_options(printable: dict) -> str:
+    thickness = _THICKNESS_TEXTS[printable["thickness"]]
+    if printable["thickness_mm"] is not None:
+        thickness += f" {printable['thickness_mm']:g} mm"
     holes = "none"
-    if part["hole_diameter_mm"] is not None:
-        holes = f"{part['hole_diameter_mm']:g} mm, every {part['hole_pitch_mm']:g} mm, {part['hole_margin_mm']:g} mm"
-        holes += " from every edge"
-    split = "no" if part["split_mm"] is None else f"pieces no longer than {part['split_mm']:g} mm"
+    if printable["hole_diameter_mm"] is not None:
+        diameter, pitch, margin = (printable[f"hole_{name}_mm"] for name in ("diameter", "pitch", "margin"))
+        holes = f"diameter {diameter:g} mm, pitch {pitch:g} mm, distance from every edge {margin:g} mm"
+    split = "no" if printable["split_mm"] is None else f"pieces of at most {printable['split_mm']:g} mm"
     left = [
-        ("Clearance asked for", f"{part['clearance_mm']:g} mm"),
-        ("Thickness asked for", thickness),
-        ("Under-contour", f"{part['under_contour_mm']:g} mm"),
+        ("Requested clearance", f"{printable['clearance_mm']:g} mm"),
+        ("Requested thickness", thickness),
+        ("Under-contour", f"{printable['under_contour_mm']:g} mm"),
     ]
-    right = [("Smoothing", f"{part['smoothing_mm']:g} mm"), ("Perfusion holes", holes), ("Split", split)]
+    right = [("Smoothing", f"{printable['smoothing_mm']:g} mm"), ("Perfusion holes", holes), ("Split", split)]
     return f'<div class="columns">{_pairs(left)}{_pairs(right)}</div>'
 
 
@@ -251,35 +283,37 @@ def _proposals(proposals: list[dict]) -> str:
         )
         for entry in proposals
     ]
-    note = "Drawn from what network and bone hold possible for this skull; this report shows one of them."
+    note = (
+        "Proposals are samples of the shapes that are plausible given the network and the surrounding bone. This report"
+        " shows one of them."
+    )
     return html_table(head, rows) + f'<p class="note">{note}</p>'
 
 
-def _provenance(result: dict) -> str:
-    bone, parameters, model = result["bone"], result["parameters"], result["model"]
-    kind = "a segmentation" if bone["kind"] == "labelmap" else f"a CT, bone from {bone['threshold_hu']:g} HU on"
-    box = parameters.get("box")
-    gamma = result.get("gamma", parameters.get("gamma"))
+def _provenance(report: dict) -> str:
+    bone, parameters, model = report["bone"], report["parameters"], report["model"]
+    kind = "segmentation" if bone["kind"] == "labelmap" else f"CT, bone threshold {bone['threshold_hu']:g} HU"
+    roi = parameters.get("roi")
+    gamma = report.get("gamma", parameters.get("gamma"))
     rows = [
-        ("Input", f"{html.escape(result['input'])}, {kind}"),
-        ("Only the bone in a box", "no" if box is None else f"yes, {_millimetres(box['size_mm'])} mm"),
+        ("Input", f"{html.escape(report['input'])}, {kind}"),
+        ("ROI", "none" if roi is None else f"{_millimetres(roi['size_mm'])} mm"),
         ("Complete shape (prior)", html.escape(str(parameters["prior"]))),
-        ("Moved by gamma x DEV", "as the prior has it" if gamma is None else f"gamma {gamma:g}"),
+        ("Latent shift, gamma x DEV", "default of the prior" if gamma is None else f"gamma {gamma:g}"),
     ]
-    if "proposal" in result:
-        rows.append(("Proposal shown", str(result["proposal"])))
+    if "proposal" in report:
+        rows.append(("Proposal shown", str(report["proposal"])))
     rows += [
-        ("Distance to the mean skull", f"{format_number(result['registration_mm'], 2)} mm in the median"),
-        ("Quality of the placement", f"{result['quality']['score']:.2f} of 1" if "quality" in result else "-"),
-        ("Computed on", html.escape(str(parameters["device"]))),
-        ("Software", html.escape(result["software"])),
-        ("Model", f"{html.escape(result['model_file'])}, trained {html.escape(str(model['trained'] or 'unknown'))}"),
-        ("Model's SHA-256", f"<code>{html.escape(str(model['sha256']))}</code>"),
+        ("Registration residual", f"{format_number(report['registration_mm'], 2)} mm in the median"),
+        ("Plausibility of the input", f"{report['quality']['score']:.2f} of 1" if "quality" in report else "-"),
+        ("Device", html.escape(str(parameters["device"]))),
+        ("Software", html.escape(report["software"])),
+        ("Model", f"{html.escape(report['model_file'])}, trained {html.escape(str(model['trained'] or 'unknown'))}"),
+        ("SHA-256 of the model", f"<code>{html.escape(str(model['sha256']))}</code>"),
     ]
-    passed = result.get("rejected", ())
-    if passed:
-        shown = "; ".join(f"{gap['ml']:g} ml, {html.escape(gap['reason'])}" for gap in passed[:5])
-        rows.append(("Other gaps in bone, left open", shown))
+    if rejected := report.get("rejected", ()):
+        shown = "; ".join(f"{defect['ml']:g} ml, {html.escape(defect['reason'])}" for defect in rejected[:5])
+        rows.append(("Rejected candidate defects", shown))
     return _pairs(rows)
 
 

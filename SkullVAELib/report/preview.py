@@ -1,4 +1,4 @@
-"""The picture of a result: bone and implant from four sides and in three slices, on one sheet."""
+"""The picture preview.png of a result: bone and implant in four views and three slices."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from SkullVAELib.report.raycast import Scene, View
 
 DISCLAIMER = "Research software, not a medical device, not for clinical use"
 
-# Ivory and teal: apart in hue and in lightness, so that they stay apart for colour-blind readers and in grey.
+# Ivory and teal differ in hue and in lightness, so that colour-blind readers and grey prints can tell them apart.
 BONE_RGB = np.array([0.91, 0.85, 0.74])
 IMPLANT_RGB = np.array([0.07, 0.60, 0.68])
 
@@ -25,21 +25,31 @@ _ACCENT = (236, 186, 92)
 _MARGIN, _GAP, _HEADER, _FOOTER, _LARGE, _SMALL = 32, 14, 92, 62, 790, 388
 _CAPTION = 34
 
-# Bone farther than this below the vertex is neck: drawn where it fits, but it does not set the scale.
+# Bone farther than this below the vertex is neck: it is drawn where it fits, but does not determine the scale.
 _HEAD_MM = 240.0
 
 
 def render_preview(bone: Volume, implant: Volume, path: Path, title: str = "", footer: str = "") -> None:
-    """Write a PNG of bone and implant; the file appears whole or not at all (temporary file, then rename).
+    """Write a PNG of bone and implant; the file appears complete or not at all.
 
-    bone, implant: labelmaps on one grid of any orientation and spacing, voxels other than 0 count; an empty implant
-    means that no defect was found, and the sheet says so. title, footer: one line each, cut where too long.
+    On the left is a three-quarter view of the implant's side. At the top right are the views from the front, from the
+    side of the implant and from above; below them the axial, coronal and sagittal slices through the implant in
+    radiological orientation (the patient's right on the viewer's left). R, L, A, P, S, I are the patient's directions.
 
-    Left to right: a three-quarter view turned towards the implant; above, the views from the front, from the side where
-    the implant lies and from the top; below, the axial, coronal and sagittal slices through the implant, seen as
-    radiologists do (the patient's right on the viewer's left). R, L, A, P, S, I name the patient's directions.
+    Parameters
+    ----------
+    bone, implant : Volume
+        Labelmaps on one grid of any orientation and spacing; non-zero voxels are inside. With an empty implant the
+        picture states that no defect was found.
+    path : Path
+        PNG file to write.
+    title, footer : str
+        One line each, truncated where too long.
 
-    Raises SkullVAEError when there is no bone.
+    Raises
+    ------
+    SkullVAEError
+        There is no bone.
     """
     sheet = _sheet(Scene(bone, implant, np.stack([BONE_RGB, IMPLANT_RGB])), title, footer)
     with atomic_file(Path(path)) as temporary:
@@ -58,7 +68,7 @@ def _sheet(scene: Scene, title: str, footer: str) -> Image.Image:
     low, high = head.min(axis=0), head.max(axis=0)
     centre = (low + high) / 2
     plate = scene.implant_points()
-    # The mean of a curved plate lies beside it; the slices need a point inside.
+    # The centroid of a curved plate is outside it; the slices need a point inside.
     focus = plate[np.linalg.norm(plate - plate.mean(axis=0), axis=1).argmin()] if len(plate) else centre
     towards = plate.mean(axis=0) - _vault_centre(head) if len(plate) else np.array([1.0, 1.0, 0.5])
     side = 1.0 if towards[0] >= 0 else -1.0
@@ -85,8 +95,8 @@ def _sheet(scene: Scene, title: str, footer: str) -> Image.Image:
         view = _view(forward, up, np.where(np.arange(3) == axis, focus, centre), small_mm)
         jobs.append((_slice_card, scene, view, _SMALL, name, focus if len(plate) else None))
         places += [(left, _HEADER), (left, _HEADER + _LARGE - _SMALL)]
-    # A card per thread, each on one core: torch's own threads wait for one another at every small step, which on a
-    # machine busy with something else takes twenty times as long.
+    # One card per thread, each on one core: torch's own threads synchronise at every small step, which takes twenty
+    # times as long on a machine that is busy with other work.
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1), initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for place, card in zip(places, pool.map(lambda job: job[0](*job[1:]), jobs), strict=True):
             sheet.paste(card, place, _rounded(card.width))
@@ -127,9 +137,9 @@ def _view_card(scene: Scene, view: View, size: int, name: str) -> Image.Image:
 
 
 def _slice_card(scene: Scene, view: View, size: int, name: str, focus: np.ndarray | None) -> Image.Image:
-    """One slice on its square card, with the lines along which the other two slices cut, where there is an implant."""
+    """One slice on its square card; with an implant, also the lines of the other two slices."""
     union, plate = scene.slice(view, size, size)
-    # A smoothed edge rises over some 2 mm: steepened so that it fades over about a pixel and a half.
+    # A smoothed edge rises over about 2 mm; it is steepened to fade over about 1.5 pixels.
     sharp = 2.2 * max(1.0, 0.9 / view.mm_per_pixel)
     solid = np.clip((union - 0.45) * sharp + 0.5, 0, 1)[..., None]
     inner = np.clip((plate - 0.5 * union) * sharp * 1.5 + 0.5, 0, 1)[..., None] * (plate > 0.02)[..., None]
@@ -174,7 +184,7 @@ def _labelled(pixels: np.ndarray, view: View, name: str) -> Image.Image:
 
 
 def _letter(vector: np.ndarray) -> str:
-    """The patient's direction nearest to a RAS vector.
+    """The letter of the patient's direction nearest to a RAS vector.
 
     >>> _letter(np.array([-1.0, 0.1, 0.0]))
     'L'
@@ -184,7 +194,7 @@ def _letter(vector: np.ndarray) -> str:
 
 
 def _compass(draw: ImageDraw.ImageDraw, view: View, middle: tuple[float, float]) -> None:
-    """The patient's axes as they lie in a turned view; those that point towards the viewer."""
+    """Draw those of the patient's axes that point towards the viewer of an oblique view."""
     for axis in (*np.eye(3), *-np.eye(3)):
         if axis @ view.forward < 0:
             x, y = (46 * float(axis @ v) for v in (view.right, -view.up))
@@ -193,7 +203,7 @@ def _compass(draw: ImageDraw.ImageDraw, view: View, middle: tuple[float, float])
 
 
 def _view(forward, up, centre: np.ndarray, mm_per_pixel: float) -> View:
-    """A view along `forward` (RAS), upright along `up` as far as the direction allows."""
+    """A view along `forward` (RAS) with `up`, projected into the picture, upwards."""
     forward = np.asarray(forward, float) / np.linalg.norm(forward)
     right = np.cross(forward, up)
     right /= np.linalg.norm(right)
@@ -210,15 +220,15 @@ def _fitted(forward: np.ndarray, points: np.ndarray, size: int) -> View:
 
 
 def _vault_centre(head: np.ndarray) -> np.ndarray:
-    """The middle of the vault's box, from surface points (N, 3) RAS mm: what 'towards the implant' starts from."""
+    """Centre (3,) of the vault from surface points (N, 3), RAS mm; the direction of the implant is seen from here."""
     vault = head[head[:, 2] > head[:, 2].max() - 95]
     return (vault.min(axis=0) + vault.max(axis=0)) / 2 + [0, 0, -15]
 
 
 def _three_quarter(towards: np.ndarray) -> np.ndarray:
-    """Direction (3,) in which a viewer looks who stands towards the implant but still sees the head in the round.
+    """Viewing direction (3,) of the three-quarter view, for an implant in the direction `towards` (3,).
 
-    Turned from the implant's own direction towards the face, never quite in line with an axis, a little from above.
+    It is rotated from the implant's direction towards the face, never along an axis, and slightly from above.
     """
     side = 1.0 if towards[0] >= 0 else -1.0
     azimuth = np.degrees(np.arctan2(abs(towards[0]), towards[1]))
@@ -230,12 +240,12 @@ def _three_quarter(towards: np.ndarray) -> np.ndarray:
 
 
 def _three_quarter_name(forward: np.ndarray) -> str:
-    """'Right front', 'left back' and so on: where the viewer of a three-quarter view stands."""
+    """Caption of a three-quarter view: the viewer's position, such as 'From the right front'."""
     return f"From the {'right' if forward[0] < 0 else 'left'} {'front' if forward[1] < 0 else 'back'}"
 
 
 def _lit_card(size: int) -> np.ndarray:
-    """(S, S, 3) in 0..1, a card's background: a little lighter in the middle, so that dark edges of bone stand out."""
+    """(S, S, 3) in 0..1, a card's background: slightly lighter in the middle, so that dark bone edges stand out."""
     y, x = np.mgrid[0:size, 0:size].astype(np.float32) / (size - 1) - 0.5
     glow = np.clip(1.4 - 1.2 * np.hypot(x, y + 0.05), 0.6, 1.4)[..., None]
     return np.array(_CARD, np.float32) / 255 * glow
@@ -249,12 +259,12 @@ def _rounded(size: int, radius: int = 14) -> Image.Image:
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Pillow's own scalable font: the same on every machine."""
+    """Pillow's built-in scalable font, which is the same on every machine."""
     return ImageFont.load_default(size)
 
 
 def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """The text on one line, cut with three dots where it is wider than `width` pixels."""
+    """The text on one line, truncated with three dots where it is wider than `width` pixels."""
     text = " ".join(text.split())
     if font.getlength(text) <= width:
         return text
@@ -264,6 +274,6 @@ def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, wi
 
 
 def _bytes(colour: np.ndarray) -> tuple[int, int, int]:
-    """RGB in 0..1 as Pillow wants it."""
+    """RGB in 0..1 as Pillow takes it: integers in 0..255."""
     red, green, blue = (int(v) for v in (np.clip(colour, 0, 1) * 255).round())
     return red, green, blue

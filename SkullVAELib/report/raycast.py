@@ -1,6 +1,6 @@
-"""Draws bone and implant by casting rays through the volume: no graphics driver, no display, no mesh.
+"""Renders bone and implant by casting rays through the volume, without OpenGL, display or mesh.
 
-A fresh machine, a hospital's server or a child process of Slicer may have no OpenGL; numpy and torch are always there.
+A new machine, a hospital's server or a child process of Slicer may have no OpenGL; numpy and torch are always there.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ import torch
 from scipy import ndimage
 
 from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.geometry.masks import bounding_box
 from SkullVAELib.geometry.volume import Volume
 
 BONE, IMPLANT = 0, 1
 
-# Below a half, so that bone one voxel thin (orbit, squama) survives the smoothing instead of breaking into holes.
+# Below 0.5, so that bone one voxel thick (orbit, squama) survives the smoothing instead of breaking into holes.
 _ISO = 0.42
 _SMOOTHING_VOXELS = 0.8
 _RELIEF_VOXELS = 1.5
-# Voxels finer than this are averaged before anything else: a picture does not show them, and they cost time and memory.
+# Finer voxels are averaged first: the picture does not show them, and they cost time and memory.
 _FINEST_MM = 0.65
 _BLOCK, _PAD = 2, 8
 _FOG_PAD = 4
@@ -28,7 +29,17 @@ _FOG_PAD = 4
 
 @dataclass(frozen=True)
 class View:
-    """An orthographic view. right, up: (3,) RAS unit vectors of the picture; centre: (3,) RAS mm in its middle."""
+    """An orthographic view.
+
+    Attributes
+    ----------
+    right, up : numpy.ndarray
+        (3,) RAS unit vectors along the picture's width and height.
+    centre : numpy.ndarray
+        (3,) point in the middle of the picture, RAS mm.
+    mm_per_pixel : float
+        Side length of a pixel in mm.
+    """
 
     right: np.ndarray
     up: np.ndarray
@@ -43,7 +54,15 @@ class View:
 
 @dataclass(frozen=True)
 class Light:
-    """A lamp. direction: (3,) towards it in right, up, viewer; colour: (3,) its RGB strength."""
+    """A distant light source.
+
+    Attributes
+    ----------
+    direction : tuple of float
+        Direction towards the source: right, up, towards the viewer.
+    colour : tuple of float
+        RGB intensity.
+    """
 
     direction: tuple[float, float, float]
     colour: tuple[float, float, float]
@@ -55,22 +74,40 @@ HEAD = Light((0.0, 0.0, 1.0), (0.13, 0.13, 0.13))
 
 
 class Scene:
-    """Bone and implant, smoothed lightly on the input's own (cropped, perhaps averaged) grid, ready to be drawn.
+    """Bone and implant, lightly smoothed on the input's cropped and, where it is fine, block-averaged grid.
 
-    bone, implant: labelmaps on one grid of any orientation; voxels other than 0 count. The implant may be empty.
-    colours: (2, 3) RGB in 0..1 of bone and implant. Raises SkullVAEError when there is no bone.
+    Parameters
+    ----------
+    bone, implant : Volume
+        Labelmaps on one grid of any orientation; non-zero voxels are inside. The implant may be empty.
+    colours : numpy.ndarray
+        (2, 3) RGB in 0..1 of bone and implant.
+
+    Attributes
+    ----------
+    has_implant : bool
+        Whether the implant has voxels.
+    surface_points : numpy.ndarray
+        (N, 3) RAS mm, centres of the blocks of voxels that may hold a surface.
+
+    Raises
+    ------
+    SkullVAEError
+        The bone is empty.
     """
 
     def __init__(self, bone: Volume, implant: Volume, colours: np.ndarray):
         inside = np.asarray(bone.array, order="K") != 0
         if not inside.any():
-            raise SkullVAEError("There is no bone to draw", "Check the segmentation, or the threshold")
+            raise SkullVAEError(
+                "The picture cannot be drawn: there is no bone", "Check the segmentation or the threshold"
+            )
         plate = np.asarray(implant.array, order="K") != 0
         self.has_implant = bool(plate.any())
         factor = np.maximum(1, np.ceil(_FINEST_MM / bone.spacing - 1e-6).astype(int))
-        box = _box(inside | plate if self.has_implant else inside, margin=3 * factor)
+        box = bounding_box(inside | plate if self.has_implant else inside, margin=3 * factor)
         union = _average(inside[box] | plate[box], factor)
-        # Index i of the averaged grid is the mean place of the `factor` voxels it was made of.
+        # Index i of the averaged grid is the mean position of the `factor` voxels it was made of.
         grid = np.eye(4)
         grid[:3, :3] = np.diag(factor.astype(float))
         grid[:3, 3] = [s.start for s in box] + (factor - 1) / 2
@@ -82,18 +119,18 @@ class Scene:
         self._colours = torch.as_tensor(np.asarray(colours, np.float32))
 
         self._union = torch.from_numpy(ndimage.gaussian_filter(union, _SMOOTHING_VOXELS, truncate=3))
-        # The light falls on a smoother relief than the outline shows: else every voxel's step becomes a contour line.
+        # Normals come from a smoother field than the outline: otherwise every voxel's step becomes a contour line.
         self._relief = torch.from_numpy(ndimage.gaussian_filter(self._union.numpy(), _RELIEF_VOXELS, truncate=2))
         self._plate, self._plate_start = None, np.zeros(3)
         if self.has_implant:
             plate_mean = _average(plate[box], factor)
-            part = _box(plate_mean > 0, margin=4)
-            self._plate_start = np.array([s.start for s in part], float)
-            smooth = ndimage.gaussian_filter(plate_mean[part], _SMOOTHING_VOXELS, truncate=3)
+            plate_box = bounding_box(plate_mean > 0, margin=4)
+            self._plate_start = np.array([s.start for s in plate_box], float)
+            smooth = ndimage.gaussian_filter(plate_mean[plate_box], _SMOOTHING_VOXELS, truncate=3)
             self._plate = torch.from_numpy(smooth)
 
-        # Blocks of voxels that may hold a surface, and how far a point in a block can go (mm) before it may meet one.
-        # A block spans its voxels and the first ones of the next, so that it bounds what is interpolated within it.
+        # Blocks of voxels that may hold a surface, and the distance (mm) that a ray can advance from a block before it
+        # may meet one. A block includes the first voxels of the next, so that it bounds the values interpolated in it.
         blocks = torch.nn.functional.max_pool3d(self._union[None, None], _BLOCK + 1, _BLOCK, ceil_mode=True)[0, 0]
         occupied = blocks.numpy() > _ISO
         self.surface_points = (np.argwhere(occupied) * _BLOCK + 1) @ self._affine[:3, :3].T + self._affine[:3, 3]
@@ -103,13 +140,19 @@ class Scene:
         # Rays start and end a little outside the volume.
         self._free_mm = torch.from_numpy(np.pad(free, _PAD, constant_values=np.float32(_BLOCK * self._voxel_mm)))
 
-        # Bone as fog on a coarse grid: what dims a point by being near it, or between it and the lamp.
+        # Bone density on a coarse grid: it darkens points near bone (ambient occlusion) and points in its shadow.
         self._fog_factor = np.maximum(1, np.round(3.0 / self._spacing).astype(int))
         fog = np.pad(_average(self._union.numpy(), self._fog_factor), _FOG_PAD)
         self._fog = torch.from_numpy(ndimage.gaussian_filter(fog, 0.8, truncate=2.5))
 
     def implant_points(self) -> np.ndarray:
-        """(N, 3) RAS mm of the voxels inside the implant; (0, 3) when there is none."""
+        """Return the centres of the voxels inside the implant.
+
+        Returns
+        -------
+        numpy.ndarray
+            (N, 3) RAS mm; (0, 3) without an implant.
+        """
         if self._plate is None:
             return np.zeros((0, 3))
         index = np.argwhere(self._plate.numpy() > 0.5)
@@ -119,7 +162,20 @@ class Scene:
 
     @torch.inference_mode()
     def slice(self, view: View, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
-        """Densities (height, width) in 0..1 of bone and implant together, and of the implant, in the view's plane."""
+        """Sample the densities in the view's plane.
+
+        Parameters
+        ----------
+        view : View
+            The plane and the scale.
+        width, height : int
+            Size of the picture in pixels.
+
+        Returns
+        -------
+        union, implant : numpy.ndarray
+            (height, width) in 0..1, density of bone and implant together, and of the implant.
+        """
         a, b = _pixels(view, width, height)
         origin, along, up, _ = self._ray(view)
         points = origin + a[:, None] * along + b[:, None] * up
@@ -129,9 +185,24 @@ class Scene:
 
     @torch.inference_mode()
     def draw(self, view: View, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
-        """RGB (height, width, 3) in 0..1, premultiplied, and coverage (height, width) in 0..1, of what the view shows.
+        """Render a view.
 
-        One ray a pixel; where neighbours differ in surface, depth or light, four more: smooth outlines at little cost.
+        One ray is cast for each pixel, and four more where neighbours differ in surface, depth or brightness: smooth
+        outlines at little cost.
+
+        Parameters
+        ----------
+        view : View
+            Direction and scale.
+        width, height : int
+            Size of the picture in pixels.
+
+        Returns
+        -------
+        colour : numpy.ndarray
+            (height, width, 3) RGB in 0..1, premultiplied by the coverage.
+        coverage : numpy.ndarray
+            (height, width) in 0..1.
         """
         a, b = _pixels(view, width, height)
         start = self._start(view, a, b)
@@ -150,7 +221,7 @@ class Scene:
         pick = rough.reshape(-1).nonzero()[:, 0]
         coverage = (kind >= 0).float().reshape(-1)
         if len(pick):
-            # The corners of a turned square see each edge, whatever its direction, in four steps.
+            # A rotated square resolves an edge of any direction in four steps.
             shift = torch.tensor([(-3, -1), (-1, 3), (1, -3), (3, 1)]) * (view.mm_per_pixel / 8)
             right, up = ((axis[pick] + shift[:, c, None]).reshape(-1) for c, axis in enumerate((a, b)))
             colour, _, kind = self._trace(view, right, up, start[pick].repeat(4, 1))
@@ -165,7 +236,7 @@ class Scene:
         return tuple(torch.as_tensor(v, dtype=torch.float32) for v in (origin, *steps))
 
     def _start(self, view: View, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        """(N, 2) mm along each ray before which, and beyond which, nothing lies; an empty stretch where it meets none.
+        """(N, 2) mm along each ray where the occupied blocks start and end; an empty interval where it meets none.
 
         The occupied blocks are projected onto a coarse raster, each grown by more than its own radius.
         """
@@ -199,7 +270,7 @@ class Scene:
         ray = (span[:, 0] < span[:, 1]).nonzero()[:, 0]
         base = origin + a[ray, None] * along + b[ray, None] * up
         t, end = span[ray, 0], span[ray, 1]
-        before = torch.zeros(len(ray))  # density one step earlier, to find the crossing between two samples
+        before = torch.zeros(len(ray))  # density one step earlier, to interpolate the crossing between two samples
         size = torch.tensor(self._union.shape, dtype=torch.float32)
         start, ahead = _normalised(base, size), (2 * forward / (size - 1)).flip(-1)
         to_block, shift = ((size - 1) / (2 * _BLOCK)).flip(-1), ((size - 1) / (2 * _BLOCK)).flip(-1) + _PAD
@@ -227,7 +298,7 @@ class Scene:
         ray, t = (torch.cat(parts) for parts in zip(*hits, strict=True))
         base = origin + a[ray, None] * along + b[ray, None] * up
         points = base + t[:, None] * forward
-        # One Newton step: the crossing was interpolated over a whole step, in which the density is not quite linear.
+        # One Newton step: the crossing was interpolated linearly over a whole step, but the density is not linear.
         slope = (_sample(self._union, points + 0.3 * forward) - _sample(self._union, points - 0.3 * forward)) / 0.6
         t = t + ((_ISO - _sample(self._union, points)) / slope.clamp_min(0.05)).clamp(-0.4, 0.4)
         points = base + t[:, None] * forward
@@ -239,7 +310,7 @@ class Scene:
         return colour, depth, kind
 
     def _stride(self, density: torch.Tensor) -> torch.Tensor:
-        """(N,) mm that a ray may go on from a density below the surface's: further where it is thin."""
+        """(N,) mm that a ray may advance from a density below the surface's: further where the density is low."""
         return self._voxel_mm * (1.3 - density * (0.75 / _ISO)).clamp_min(0.55)
 
     def _shade(self, view: View, points: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
@@ -249,7 +320,7 @@ class Scene:
         for signs in ((1, 1, 1), (1, -1, -1), (-1, 1, -1), (-1, -1, 1)):
             corner = torch.tensor(signs, dtype=torch.float32)
             gradient += corner * _sample(self._relief, points + corner)[:, None]
-        # Normals, like planes, go with the inverse transpose.
+        # Normals transform with the inverse transpose.
         basis = np.stack([view.right, view.up, -view.forward])
         normal = -gradient @ torch.as_tensor(self._inverse[:3, :3] @ basis.T, dtype=torch.float32)
         normal = torch.nn.functional.normalize(normal, dim=1)
@@ -307,7 +378,7 @@ def _sample(field: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
 
 
 def _normalised(points: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
-    """Voxel indices (N, 3) as torch's grid_sample wants them: last axis first, -1..1 from first to last voxel."""
+    """Voxel indices (N, 3) as torch's grid_sample takes them: last axis first, -1..1 from first to last voxel."""
     return (points * (2 / (size - 1).clamp_min(1)) - 1).flip(-1)
 
 
@@ -318,28 +389,18 @@ def _lookup(field: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.grid_sample(field[None, None], points[None, None, None], align_corners=True).reshape(-1)
 
 
-def _box(inside: np.ndarray, margin: int | np.ndarray) -> tuple[slice, ...]:
-    """The box of the True voxels, grown by `margin` voxels (one number, or one per axis) where the grid allows."""
-    margin = np.broadcast_to(margin, 3)
-    spans = []
-    for axis in range(3):
-        filled = np.flatnonzero(inside.any(axis=tuple(a for a in range(3) if a != axis)))
-        spans.append(slice(max(0, int(filled[0] - margin[axis])), int(filled[-1] + 1 + margin[axis])))
-    return tuple(spans)
-
-
 def _average(array: np.ndarray, factor: np.ndarray) -> np.ndarray:
     """Means (float32) over blocks of `factor` voxels per axis, padded by zeros up to whole blocks and one block beyond.
 
-    Sums run over the axis of the largest stride first, in bytes where the array is boolean: a 512^3 labelmap takes a
-    fraction of a second and no copy in floating point.
+    Sums run over the axis of the largest stride first, in bytes where the array is boolean: a 512^3 labelmap then takes
+    a fraction of a second and no floating-point copy.
     """
     result = array.view(np.uint8) if array.dtype == bool else array
     for axis in sorted(range(3), key=lambda k: -array.strides[k]):
         step = int(factor[axis])
         rest = -result.shape[axis] % step
         if rest:
-            # Not np.pad, which turns the memory order round: that costs a second at 512^3.
+            # Not np.pad, which reverses the memory order: that costs a second at 512^3.
             whole = np.zeros_like(result, shape=[n + rest if k == axis else n for k, n in enumerate(result.shape)])
             whole[tuple(slice(0, n) for n in result.shape)] = result
             result = whole

@@ -1,4 +1,4 @@
-"""What a run has made and still holds: a completion, the part of it, and their figures and files."""
+"""The result of a run, completion and printable implant, and the writing of its files."""
 
 from __future__ import annotations
 
@@ -33,18 +33,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunResult:
-    """A completion and its part.
+    """Result of a run: a completion, its printable implant and the report.
 
-    grey: the CT that was completed, if it was one; part: None until with_implant; formats: mesh formats to write beside
-    STL; result: the report so far, which the steps add to; uncertain: whether a PLY tells the uncertainty, too.
+    Attributes
+    ----------
+    completion : Completion
+        The completed skull.
+    grey : GreyLevels or None
+        The CT that was completed; None for a segmentation.
+    options : ImplantOptions
+        Default options of `with_implant`.
+    formats : tuple of str
+        Mesh formats to write in addition to STL, of `MESH_FORMATS`.
+    report : dict
+        Content of report.json so far.
+    printable_implant : PrintableImplant or None
+        The meshes; None until `with_implant`.
+    uncertain : bool
+        Whether PLY files of the implant also hold the uncertainty.
     """
 
     completion: Completion
     grey: GreyLevels | None
     options: ImplantOptions
     formats: tuple[str, ...]
-    result: dict
-    part: PrintableImplant | None = None
+    report: dict
+    printable_implant: PrintableImplant | None = None
     uncertain: bool = False
 
     @classmethod
@@ -57,12 +71,29 @@ class RunResult:
         input_name: str,
         model_name: str,
     ) -> RunResult:
-        """The outcome of completing a volume, its part not made yet; the names are those of input and model file."""
+        """Return the result of completing a volume, without its printable implant.
+
+        Parameters
+        ----------
+        completion : Completion
+            The completed skull.
+        volume : Volume
+            The image that was completed.
+        options, formats
+            As the attributes.
+        input_name, model_name : str
+            Names of the image file and of the model file, for the report.
+
+        Returns
+        -------
+        RunResult
+            The result; its report starts with the figures of the completion.
+        """
         grey = None
         if completion.found:
-            about = completion.report["bone"]
-            grey = GreyLevels.of(volume, completion.bone, about["threshold_hu"]) if about["kind"] == "ct" else None
-        result = {
+            bone = completion.report["bone"]
+            grey = GreyLevels.of(volume, completion.bone, bone["threshold_hu"]) if bone["kind"] == "ct" else None
+        report = {
             "software": f"SkullVAE {__version__}",
             "disclaimer": NOTICE,
             "input": input_name,
@@ -71,53 +102,79 @@ class RunResult:
             "mesh": None,
             **completion.report,
         }
-        result["warnings"] = list(result.get("warnings", []))
-        return cls(completion, grey, options, formats, result)
+        report["warnings"] = list(report.get("warnings", []))
+        return cls(completion, grey, options, formats, report)
 
     @property
     def printable(self) -> PrintableImplant:
-        """The part; raises ValueError before with_implant."""
-        if self.part is None:
-            raise ValueError("the part is not made yet")
-        return self.part
+        """The printable implant; raises ValueError before `with_implant`."""
+        if self.printable_implant is None:
+            raise ValueError("the printable implant has not been made yet")
+        return self.printable_implant
 
     def with_implant(self, options: ImplantOptions | None = None) -> RunResult:
-        """The same with its part made, and the part's figures in its own copy of the report."""
-        options = options or self.options
-        part = make_implant(self.completion, options, self.grey)
-        return replace(self, options=options, part=part, result=self.result | self._figures(part, options))
+        """Return a copy with the printable implant made and its figures in the copy's report.
 
-    def _figures(self, part: PrintableImplant, options: ImplantOptions) -> dict:
-        mesh = part.mesh
+        Parameters
+        ----------
+        options : ImplantOptions, optional
+            Options of the implant, by default `self.options`; the copy keeps them.
+
+        Returns
+        -------
+        RunResult
+            The copy.
+        """
+        options = options or self.options
+        printable = make_implant(self.completion, options, self.grey)
+        report = self.report | self._figures(printable, options)
+        return replace(self, options=options, printable_implant=printable, report=report)
+
+    def _figures(self, printable: PrintableImplant, options: ImplantOptions) -> dict:
+        mesh = printable.mesh
         return {
-            "warnings": [*self.completion.report.get("warnings", []), *part.warnings],
+            "warnings": [*self.completion.report.get("warnings", []), *printable.warnings],
             "mesh": {"triangles": len(mesh.faces), "area_mm2": mesh.area_mm2, "volume_ml": mesh.volume_ml},
-            "printable_implant": {**dataclasses.asdict(options), "pieces": [piece.figures for piece in part.pieces]},
-            "implant": {**self.result.get("implant", {}), "area_cm2": round(mesh.area_mm2 / 100, 2)},
+            "printable_implant": {
+                **dataclasses.asdict(options),
+                "pieces": [piece.figures for piece in printable.pieces],
+            },
+            "implant": {**self.report.get("implant", {}), "area_cm2": round(mesh.area_mm2 / 100, 2)},
         }
 
     def write_implant(self, folder: Path, name: str = "implant", pieces: bool = True) -> None:
-        """The part as NAME.stl and in the other formats; each piece of several as NAME_1 and so on, where wanted."""
-        part = self.part
-        if part is None:
+        """Write the printable implant in all formats; without one nothing is written.
+
+        Parameters
+        ----------
+        folder : Path
+            Existing folder.
+        name : str
+            File name without suffix.
+        pieces : bool
+            Whether several pieces are also written one by one, as NAME_1, NAME_2 and so on.
+        """
+        printable = self.printable_implant
+        if printable is None:
             return
-        shades = vertex_scalars(part.thickness_mm, self.band_mm if self.uncertain and "ply" in self.formats else None)
-        if part.pieces:
-            self._write(part.mesh, shades, folder / name)
-        if pieces and len(part.pieces) > 1:
+        band = self.band_mm if self.uncertain and "ply" in self.formats else None
+        scalars = vertex_scalars(printable.thickness_mm, band)
+        if printable.pieces:
+            self._write(printable.mesh, scalars, folder / name)
+        if pieces and len(printable.pieces) > 1:
             start = 0
-            for number, piece in enumerate(part.pieces, 1):
+            for number, piece in enumerate(printable.pieces, 1):
                 own = slice(start, start := start + len(piece.mesh.points))
-                self._write(piece.mesh, [shade.of(own) for shade in shades], folder / f"{name}_{number}")
+                self._write(piece.mesh, [scalar.of(own) for scalar in scalars], folder / f"{name}_{number}")
 
     def write_skull(self, folder: Path) -> None:
-        """The skull's bone as skull.stl."""
+        """Write the surface of the defective skull as skull.stl into an existing folder."""
         from SkullVAELib.mesh.decimation import skull_surface
 
         write_mesh(skull_surface(self.completion.bone, self.completion.implant, self.grey), folder / "skull.stl")
 
     def write_display(self, folder: Path) -> None:
-        """The skull's bone as skull_display.ply, quick to show."""
+        """Write a simplified surface of the defective skull as skull_display.ply into an existing folder."""
         from SkullVAELib.geometry.distance_field import downsample_mask
         from SkullVAELib.mesh.decimation import display_surface
 
@@ -126,94 +183,133 @@ class RunResult:
         write_mesh(display_surface(fraction), folder / "skull_display.ply")
 
     def with_uncertainty(self) -> RunResult:
-        """The same with "uncertainty" in its report: in mm, how near the true surface lies, nine times of ten. As it is
-        where there is no part, or where no rim correction was wanted."""
+        """Return a copy with "uncertainty" in its report: median and maximum of the 90 % band in mm.
+
+        Without a printable implant, or without GP correction, there is no band and the result itself is returned.
+        """
         band = self.band_mm
         if band is None:
             return self
         figures = {"median_mm": round(float(np.median(band)), 2), "most_mm": round(float(band.max()), 2)}
-        return replace(self, result=self.result | {"uncertainty": figures})
+        return replace(self, report=self.report | {"uncertainty": figures})
 
     @cached_property
     @one_thread()
     def band_mm(self) -> np.ndarray | None:
-        """(N,) at each point of the part's mesh, see Uncertainty.band_mm; None where there is none."""
+        """(N,) half-width in mm of the 90 % uncertainty band at each point of the printable implant's mesh.
+
+        None without a printable implant or without GP correction. Where the face was completed by its mirror image the
+        half-width is `FACE_ERROR_MM`.
+        """
         completion = self.completion
-        uncertainty = completion.uncertainty
-        if self.part is None or not self.part.pieces or completion.proposal is None or uncertainty is None:
+        uncertainty, printable = completion.uncertainty, self.printable_implant
+        if printable is None or not printable.pieces or completion.proposal is None or uncertainty is None:
             return None
-        mesh, matrix = self.part.mesh, completion.proposal.alignment
+        mesh, matrix = printable.mesh, completion.proposal.alignment
         normals = mesh.vertex_normals() @ np.linalg.inv(matrix[:3, :3])
         normals /= np.linalg.norm(normals, axis=1, keepdims=True).clip(1e-6)
-        at = apply_affine(matrix, mesh.points)
-        band = uncertainty.band_mm(torch.tensor(at).float(), torch.tensor(normals).float())
+        points = apply_affine(matrix, mesh.points)
+        band = uncertainty.band_mm(torch.tensor(points).float(), torch.tensor(normals).float())
         return np.where(completion.proposal.of_face(mesh.points), FACE_ERROR_MM, band)
 
     def write_uncertainty(self, folder: Path) -> None:
-        """The part as implant_uncertainty.ply, coloured by how sure its surface is; nothing where there is no part."""
-        if self.part is not None and self.band_mm is not None:
-            write_ply(self.part.mesh, folder / "implant_uncertainty.ply", VertexScalar.uncertainty(self.band_mm))
+        """Write the implant coloured by its uncertainty band as implant_uncertainty.ply, where there is a band."""
+        if self.printable_implant is not None and self.band_mm is not None:
+            scalar = VertexScalar.uncertainty(self.band_mm)
+            write_ply(self.printable_implant.mesh, folder / "implant_uncertainty.ply", scalar)
 
     def write_preview(self, folder: Path) -> None:
-        """The picture preview.png."""
-        result, completion = self.result, self.completion
-        footer = f"{result['software']}, model {result['model_file']}"
-        title = result["input"]
+        """Write the picture preview.png into an existing folder."""
+        report, completion = self.report, self.completion
+        footer = f"{report['software']}, model {report['model_file']}"
+        title = report["input"]
         render_preview(completion.bone, completion.implant, folder / "preview.png", title=title, footer=footer)
 
     def write_report(self, folder: Path, preview: Path) -> None:
-        """The report as report.html, for people; preview: the picture in it.
+        """Write report.html into an existing folder; without an implant the report states that.
 
-        Raises no error where there is no implant: the report says so.
+        Parameters
+        ----------
+        folder : Path
+            Existing folder.
+        preview : Path
+            The file preview.png, which the report embeds.
         """
         from SkullVAELib.report.case_report import thickness_pictures, write_case_report
 
-        part, pictures, unsure, told = self.part, [], [], self
-        if part is not None and part.pieces and self.completion.proposal is not None:
-            if part.thickness_mm is None:
-                part = make_implant(self.completion, replace(self.options, thickness_map=True), self.grey)
-            if part.thickness_mm is not None:
+        printable, thickness, uncertainty, result = self.printable_implant, [], [], self
+        if printable is not None and printable.pieces and self.completion.proposal is not None:
+            if printable.thickness_mm is None:
+                printable = make_implant(self.completion, replace(self.options, thickness_map=True), self.grey)
+            if printable.thickness_mm is not None:
                 centre = np.linalg.inv(self.completion.proposal.alignment)[:3, 3]
-                pictures = thickness_pictures(part.mesh, part.thickness_mm, centre)
-            told = self.with_uncertainty()
-            if self.part is not None and self.band_mm is not None:
-                unsure = thickness_pictures(self.part.mesh, self.band_mm, centre, UNCERTAINTY_SCALE_MM)
-        write_case_report(folder / "report.html", told.result, preview.read_bytes(), pictures, unsure=unsure)
+                thickness = thickness_pictures(printable.mesh, printable.thickness_mm, centre)
+            result = self.with_uncertainty()
+            if self.printable_implant is not None and self.band_mm is not None:
+                uncertainty = thickness_pictures(
+                    self.printable_implant.mesh, self.band_mm, centre, UNCERTAINTY_SCALE_MM
+                )
+        write_case_report(
+            folder / "report.html", result.report, preview.read_bytes(), thickness, uncertainty=uncertainty
+        )
 
-    def _write(self, mesh: Mesh, shades: list[VertexScalar], path: Path) -> None:
+    def _write(self, mesh: Mesh, scalars: list[VertexScalar], path: Path) -> None:
         for kind in MESH_FORMATS:
             if kind == "stl" or kind in self.formats:
-                write_mesh(mesh, path.with_suffix(f".{kind}"), *shades)
+                write_mesh(mesh, path.with_suffix(f".{kind}"), *scalars)
 
 
-def write_proposals(outcome: RunResult, count: int, folder: Path) -> list[dict]:
-    """Make and write the proposals 2 to count as proposal_2.nrrd, proposal_2.stl and so on; returns what the report
-    says of all, the outcome's own, which is the first, included. A defect of the face alone has no other."""
-    patient, first = outcome.completion.patient, outcome.printable.mesh
+def write_proposals(result: RunResult, count: int, folder: Path) -> list[dict]:
+    """Make and write the proposals 2 to `count` as proposal_2.nrrd, proposal_2.stl and so on.
+
+    A defect of the face alone has no further proposals: its mirror image is not sampled.
+
+    Parameters
+    ----------
+    result : RunResult
+        Result with a printable implant, which is the first proposal.
+    count : int
+        Number of proposals including the first, 1 to `MOST_PROPOSALS`.
+    folder : Path
+        Existing folder.
+
+    Returns
+    -------
+    list of dict
+        Entry of each proposal for the report, the first included.
+
+    Raises
+    ------
+    ValueError
+        The completion found no defect.
+    SkullVAEError
+        A proposal has no implant voxels.
+    """
+    patient, first = result.completion.patient, result.printable.mesh
     if patient is None:
-        raise ValueError("proposals are of a completion that found a defect")
-    draws = ProposalSampler(patient)
-    told = [_figures(1, outcome, 0.0, "implant")]
+        raise ValueError("proposals need a completion that found a defect")
+    sampler = ProposalSampler(patient)
+    entries = [_proposal_entry(1, result, 0.0, "implant")]
     for number in range(2, count + 1 if patient.defects.pieces else 2):
         name = f"proposal_{number}"
-        completion = draws.completion(number, patient.options.gamma)
+        completion = sampler.completion(number, patient.options.gamma)
         if not completion.found:
-            raise SkullVAEError(f"Nothing is left of the implant in proposal {number}", "Ask for fewer --proposals")
-        other = replace(outcome, completion=completion, result=outcome.result | completion.report).with_implant()
+            raise SkullVAEError(f"Proposal {number} has no implant", "Request fewer --proposals")
+        other = replace(result, completion=completion, report=result.report | completion.report).with_implant()
         write_volume(completion.implant, folder / f"{name}.nrrd")
         other.write_implant(folder, name, pieces=False)
-        told.append(_figures(number, other, mean_difference_mm(first, other.printable.mesh), name))
-    return told
+        entries.append(_proposal_entry(number, other, mean_difference_mm(first, other.printable.mesh), name))
+    return entries
 
 
-def _figures(number: int, outcome: RunResult, difference: float, name: str) -> dict:
-    implant = outcome.result["implant"]
-    suffixes = ("nrrd", "stl", *(kind for kind in ("obj", "ply") if kind in outcome.formats))
+def _proposal_entry(number: int, result: RunResult, difference: float, name: str) -> dict:
+    implant = result.report["implant"]
+    suffixes = ("nrrd", "stl", *(kind for kind in ("obj", "ply") if kind in result.formats))
     return {
         "number": number,
         "volume_ml": implant["volume_ml"],
         "rim_gap_mm": implant["rim_gap_mm"],
         "difference_mm": round(difference, 3),
-        "warnings": outcome.printable.warnings,
+        "warnings": result.printable.warnings,
         "files": [f"{name}.{suffix}" for suffix in suffixes],
     }

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from SkullVAELib.implant.options import MESH_FORMATS
 
-# In the order of publishing; the report comes last and seals the set.
-RESULTS = ("completed.nrrd", "implant.nrrd", "implant.stl", "preview.png", "report.json")
+RESULT_FILES = ("completed.nrrd", "implant.nrrd", "implant.stl", "preview.png", "report.json")
+"""Files that every completion with a defect writes, in the order of publishing.
 
-# What a run writes where it is asked to; other numbers than these no run has ever given.
-EXTRAS = (
+The report is last: where it is present, the set is complete.
+"""
+
+OPTIONAL_FILES = (
     "skull.stl",
     "skull_display.ply",
     "report.html",
@@ -18,3 +20,4 @@ EXTRAS = (
     *(f"implant_{number}.{kind}" for kind in MESH_FORMATS for number in ("[1-9]", "[1-9][0-9]")),
     *(f"proposal_[2-5].{kind}" for kind in ("nrrd", *MESH_FORMATS)),
 )
+"""Patterns (as in `fnmatch`) of the files that a completion writes where they are requested."""

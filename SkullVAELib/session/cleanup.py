@@ -7,7 +7,7 @@ from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from SkullVAELib.report.result_names import EXTRAS, RESULTS
+from SkullVAELib.report.result_names import OPTIONAL_FILES, RESULT_FILES
 
 RESPONSES = "answers"
 
@@ -25,4 +25,6 @@ def remove_responses(folder: Path) -> None:
 
 
 def _is_ours(path: Path) -> bool:
-    return path.name.startswith(".skullvae-") or any(fnmatchcase(path.name, name) for name in (*RESULTS, *EXTRAS))
+    return path.name.startswith(".skullvae-") or any(
+        fnmatchcase(path.name, name) for name in (*RESULT_FILES, *OPTIONAL_FILES)
+    )

@@ -59,7 +59,7 @@ class InteractiveSession:
         self._own_gamma = self._patient.prior.gamma_or_own(self._patient.options.gamma)
         self._draws = ProposalSampler(self._patient)
         told = {"proposal": 1, "gamma": self._own_gamma}
-        self._outcome = replace(outcome, result=outcome.result | told)
+        self._outcome = replace(outcome, report=outcome.report | told)
         self._answers = {
             "gamma": self._answer_gamma,
             "proposal": self._answer_proposal,
@@ -90,7 +90,7 @@ class InteractiveSession:
     def _answer_gamma(self, request: Request, shape_waits: Callable[[], bool]) -> Iterator[dict]:
         if self._patient.prior.kind == "mean" and request.value:
             raise SkullVAEError("The prior 'mean' has one shape only", "Start again with another --prior")
-        return self._other_shape(request, self._outcome.result["proposal"], float(request.value), shape_waits)
+        return self._other_shape(request, self._outcome.report["proposal"], float(request.value), shape_waits)
 
     def _answer_proposal(self, request: Request, shape_waits: Callable[[], bool]) -> Iterator[dict]:
         if not 1 <= request.value <= MOST_PROPOSALS:
@@ -104,7 +104,7 @@ class InteractiveSession:
         completion = self._shape(proposal, gamma)
         if not completion.found:
             raise SkullVAEError("Nothing is left of the implant with this shape", "Choose another gamma or proposal")
-        result = self._outcome.result
+        result = self._outcome.report
         told = {
             "proposal": proposal,
             "gamma": gamma,
@@ -112,10 +112,10 @@ class InteractiveSession:
             "warnings": list(completion.report["warnings"]),
             "parameters": result["parameters"] | {"gamma": gamma},
         }
-        outcome = replace(self._outcome, completion=completion, part=None, result=result | told)
+        outcome = replace(self._outcome, completion=completion, printable_implant=None, report=result | told)
         yield self._published(
             request, ["implant.nrrd"], lambda staging: write_volume(completion.implant, staging / "implant.nrrd")
-        ) | {"report": _some(outcome.result, _OF_SHAPE), "more": True}
+        ) | {"report": _some(outcome.report, _OF_SHAPE), "more": True}
         self._outcome = outcome
         if shape_waits():
             yield {"files": [], "superseded": True, "more": False}
@@ -129,7 +129,7 @@ class InteractiveSession:
         yield self._published(request, ["skull.stl"], self._outcome.write_skull) | {"report": {}}
 
     def _answer_report(self, request: Request, shape_waits: Callable[[], bool]) -> Iterator[dict]:
-        if self._outcome.part is None:
+        if self._outcome.printable_implant is None:
             self._outcome = self._outcome.with_implant()
 
         def write(staging: Path) -> None:
@@ -162,7 +162,7 @@ class InteractiveSession:
             raise SkullVAEError(" ".join(outcome.printable.warnings) or "Nothing is left of the part", "Ask for less")
         answer = self._published(request, _PART_FILES, outcome.write_implant)
         self._outcome = outcome
-        return answer | {"report": _some(outcome.result, _OF_PART)}
+        return answer | {"report": _some(outcome.report, _OF_PART)}
 
     def _published(self, request: Request, names: Iterable[str], write: Callable[[Path], None]) -> dict:
         """Write files into the request's own folder, whole; names: what they may be called."""
