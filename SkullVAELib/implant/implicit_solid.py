@@ -1,8 +1,8 @@
-"""A solid on a fine grid of its own, told by a function that is negative inside and in millimetres near its surface.
+"""Implicit solids: functions on a fine grid that are negative inside and distances in mm near the surface.
 
-The patient's voxels are too coarse for a clearance of half a millimetre. Here shapes are cut, joined and shelled on
-nodes half a millimetre apart, and since the function is a distance near the surface, the surface lies far more exactly
-than the nodes: a plane exactly where it is, a hole 2 mm wide to a few hundredths.
+The patient's voxels are too coarse for a clearance of 0.5 mm. Solids are cut, joined and shelled on nodes 0.5 mm apart.
+Because the function is a distance near the surface, the surface is far more accurate than the node spacing: a plane is
+exact, and a hole 2 mm wide is accurate to a few hundredths of a millimetre.
 """
 
 from __future__ import annotations
@@ -19,28 +19,36 @@ from SkullVAELib.mesh.isosurface import level_surface
 from SkullVAELib.mesh.mesh import Mesh, component_labels, largest_mesh_component
 
 FAR_MM = 5.0
-"""What the function is where nobody computed it: far outside."""
+"""Value of the function at nodes where it is not computed: far outside."""
 
 SNAP = 0.02
-"""Share of a step that a node keeps from the surface: no two points of the mesh may coincide in single precision."""
+"""Minimum distance of a node from the surface, as a fraction of a step: mesh points must differ in single precision."""
 
 OUTWARDS = 0.4
-"""Cosine between a surface's normal and the way out of the vault from which on it is an outer surface. The orbit's roof
-is none: a plate of one thickness has to end at the brow."""
+"""Minimum cosine between the normal of an outer surface and the direction away from the centre of the vault.
+
+The roof of the orbit is not an outer surface: an implant of constant thickness has to end at the brow.
+"""
 
 SMALL_COMPONENT = 0.1
-"""Share of the outer surface's largest piece below which a piece is no outer surface."""
+"""Components of the outer surface smaller than this fraction of the largest are ignored."""
 
 _BLOCK = 4
-"""Nodes along the edge of the blocks by which the neighbourhood of a defect is chosen."""
+"""Nodes along the edge of the blocks in which the neighbourhood of a defect is selected."""
 
 
 @dataclass(frozen=True)
 class FineGrid:
-    """An isotropic grid laid along a defect, of which only the nodes near the defect are used.
+    """An isotropic grid aligned with a defect, of which only the nodes near the defect are used.
 
-    affine: (4, 4) node index -> RAS mm, right-handed, its third axis outwards; shape: nodes along each axis;
-    active: (M,) int64 flat (C order) indices of the nodes near the defect.
+    Attributes
+    ----------
+    affine : numpy.ndarray
+        (4, 4) node index -> RAS mm, right-handed, third axis outwards.
+    shape : tuple of int
+        Nodes along each axis.
+    active : numpy.ndarray
+        (M,) int64 flat indices (C order) of the nodes near the defect.
     """
 
     affine: np.ndarray
@@ -49,29 +57,30 @@ class FineGrid:
 
     @property
     def step_mm(self) -> float:
-        """Distance between neighbouring nodes."""
+        """Distance between neighbouring nodes in mm."""
         return float(np.linalg.norm(self.affine[:3, 0]))
 
     def index(self, flat: np.ndarray) -> np.ndarray:
-        """(N, 3) indices of nodes given by their flat ones (N,)."""
+        """Return the (N, 3) indices of nodes with flat indices (N,)."""
         return np.stack(np.unravel_index(flat, self.shape), -1)
 
     def points(self, flat: np.ndarray) -> np.ndarray:
-        """(N, 3) RAS mm of nodes given by their flat indices (N,)."""
+        """Return the (N, 3) positions, RAS mm, of nodes with flat indices (N,)."""
         return apply_affine(self.affine, self.index(flat))
 
     def spread(self, values: np.ndarray, outside: float = FAR_MM) -> np.ndarray:
-        """Values (M,) of the active nodes as a whole array (*shape), `outside` elsewhere; float32."""
+        """Return values (M,) of the active nodes as an array (*shape) of float32, with `outside` at the other nodes."""
         out = np.full(self.shape, outside, np.float32)
         out.ravel()[self.active] = values
         return out
 
     def sample(self, array: np.ndarray, points: np.ndarray) -> np.ndarray:
-        """(N,) trilinear values of an array (*shape) at points (N, 3) in RAS mm; FAR_MM beyond the grid."""
+        """Return (N,) trilinear values of an array (*shape) at points (N, 3) in RAS mm; `FAR_MM` outside the grid."""
         return sample_volume(Volume(array, self.affine), points, FAR_MM)
 
     def near(self, points: np.ndarray, reach_mm: float) -> np.ndarray:
-        """Bool array (*shape): nodes within reach_mm of a point (N, 3), and some up to two steps further."""
+        """Return a bool array (*shape) that is True at least within reach_mm, and at most two steps further, of points
+        (N, 3), RAS mm."""
         inverse = np.linalg.inv(self.affine)
         index = np.floor((points @ inverse[:3, :3].T + inverse[:3, 3]) / 2 + 0.25).astype(int)
         shape = -(-np.array(self.shape) // 2)
@@ -86,17 +95,31 @@ class FineGrid:
 
 
 def fine_grid(mask: Volume, outwards: np.ndarray, reach_mm: float, step_mm: float) -> FineGrid:
-    """A grid along the mask's own axes, its nodes active within reach_mm of the mask's voxels.
+    """Return a grid along the principal axes of a mask.
 
-    outwards: (3,) RAS direction that the third axis shall have as far as the mask's shape allows: a plate then lies
-    flat in its grid, however the head lay in the scanner.
+    Parameters
+    ----------
+    mask : Volume
+        Bool mask of the implant of one defect.
+    outwards : numpy.ndarray
+        (3,) RAS direction out of the skull. The principal axis nearest to it becomes the third axis of the grid, so
+        that the result does not depend on the orientation of the head in the scanner.
+    reach_mm : float
+        Nodes within this distance of the mask's voxels are active.
+    step_mm : float
+        Distance between nodes.
+
+    Returns
+    -------
+    FineGrid
+        The grid.
     """
     voxels = apply_affine(mask.affine, np.argwhere(mask.array))
     axes = np.linalg.eigh(np.cov((voxels - voxels.mean(0)).T) + 1e-6 * np.eye(3))[1][:, ::-1].T
     third = axes[np.argmax(np.abs(axes @ outwards))]
     third = third * np.sign(third @ outwards)
     first = next(axis for axis in axes if abs(axis @ third) < 0.5)
-    # An eigenvector has no sign: it is taken the way it points along the head's own axes, so that runs agree.
+    # The sign of an eigenvector is arbitrary: it is fixed by its largest component, so that runs agree.
     first = first * np.sign(first[np.abs(first).argmax()])
     frame = np.stack([first, np.cross(third, first), third], 1) * step_mm
     local = voxels @ np.linalg.inv(frame).T
@@ -115,10 +138,22 @@ def fine_grid(mask: Volume, outwards: np.ndarray, reach_mm: float, step_mm: floa
 
 
 def rounded_intersection(functions: list[np.ndarray], radius_mm: float) -> np.ndarray:
-    """The common part of solids, its edges rounded from within: nothing is added to the sharp intersection.
+    """Return the intersection of solids with edges rounded inwards: nothing is added to the sharp intersection.
 
-    Faces stay where they are: more than radius_mm from an edge the result is the largest of the functions. Exact for
-    faces at right angles.
+    More than radius_mm from an edge the result is the maximum of the functions, so faces do not move. The radius is
+    exact for faces at right angles.
+
+    Parameters
+    ----------
+    functions : list of numpy.ndarray
+        Functions of the solids, arrays of one shape, negative inside.
+    radius_mm : float
+        Radius of the edges.
+
+    Returns
+    -------
+    numpy.ndarray
+        Function of the intersection.
     """
     deepest = functions[0]
     for function in functions[1:]:
@@ -128,9 +163,21 @@ def rounded_intersection(functions: list[np.ndarray], radius_mm: float) -> np.nd
 
 
 def largest_solid(solid: np.ndarray) -> tuple[np.ndarray, int, float]:
-    """A solid with its largest connected piece alone, without voids in it.
+    """Keep the largest connected component of a solid and fill its internal voids.
 
-    solid: function (*shape), negative inside. Returns it, the number of pieces and the share of the nodes kept.
+    Parameters
+    ----------
+    solid : numpy.ndarray
+        Function (*shape), negative inside.
+
+    Returns
+    -------
+    solid : numpy.ndarray
+        Function of the component.
+    count : int
+        Number of components of the given solid.
+    share : float
+        Fraction of the inner nodes in the largest component; 0 for an empty solid.
     """
     labels, count = ndimage.label(solid < 0)
     if not count:
@@ -146,9 +193,23 @@ def largest_solid(solid: np.ndarray) -> tuple[np.ndarray, int, float]:
 
 
 def remove_thin_features(solid: np.ndarray, grid: FineGrid, thinnest_mm: float) -> np.ndarray:
-    """A solid without sheets and threads thinner than thinnest_mm; what is thicker keeps its surface as it was.
+    """Remove sheets and threads thinner than a length; the surface of thicker parts does not change.
 
-    An opening: nodes that lie deep enough are kept, and what is near them.
+    This is a morphological opening: nodes that are deep enough inside are kept, and nodes near them.
+
+    Parameters
+    ----------
+    solid : numpy.ndarray
+        Function (*shape), negative inside.
+    grid : FineGrid
+        The grid.
+    thinnest_mm : float
+        Thickness in mm below which features are removed.
+
+    Returns
+    -------
+    numpy.ndarray
+        Function of the remaining solid.
     """
     box = ndimage.find_objects((solid < 0).astype(np.uint8))
     if not box:
@@ -161,18 +222,31 @@ def remove_thin_features(solid: np.ndarray, grid: FineGrid, thinnest_mm: float) 
         out[slices] = np.abs(local)
         return out
     away = ndimage.distance_transform_edt(~core, sampling=grid.step_mm)
-    # The deepest nodes may lie up to a step below the depth asked for, so no thick place is touched.
+    # The margin of one step ensures that thick parts do not change: the core is only known to the nearest node.
     out[slices] = np.maximum(local, away - radius - grid.step_mm)
     return out
 
 
 def contour(solid: np.ndarray, grid: FineGrid) -> Mesh:
-    """The surface of the solid's largest piece, closed and manifold, in RAS mm; empty when nothing is inside."""
-    return largest_mesh_component(all_shells(solid, grid))
+    """Return the surface of the largest component of a solid.
+
+    Parameters
+    ----------
+    solid : numpy.ndarray
+        Function (*shape), negative inside.
+    grid : FineGrid
+        The grid.
+
+    Returns
+    -------
+    Mesh
+        Closed and manifold, RAS mm; empty for an empty solid.
+    """
+    return largest_component(all_shells(solid, grid))
 
 
 def all_shells(solid: np.ndarray, grid: FineGrid) -> Mesh:
-    """The surface of a solid, of all its pieces and voids."""
+    """Return the surface of a solid, that of all components and voids, in RAS mm; arguments as in `contour`."""
     box = ndimage.find_objects((solid < 0).astype(np.uint8))
     if not box:
         return Mesh.empty()
@@ -185,8 +259,24 @@ def all_shells(solid: np.ndarray, grid: FineGrid) -> Mesh:
 def path_through(
     solid: np.ndarray, grid: FineGrid, points: np.ndarray, normals: np.ndarray, limit_mm: float
 ) -> np.ndarray:
-    """How far a ray goes from each surface point (N, 3) against its outward normal (N, 3) until it leaves the solid,
-    (N,) mm, at most limit_mm."""
+    """Return the length of rays through a solid.
+
+    Parameters
+    ----------
+    solid : numpy.ndarray
+        Function (*shape), negative inside.
+    grid : FineGrid
+        The grid.
+    points, normals : numpy.ndarray
+        (N, 3) surface points, RAS mm, and outward unit normals; the rays run against the normals.
+    limit_mm : float
+        Maximum length.
+
+    Returns
+    -------
+    numpy.ndarray
+        (N,) mm from each point to where its ray leaves the solid, at most limit_mm.
+    """
     step = grid.step_mm
     length = np.full(len(points), limit_mm)
     inside = np.arange(len(points))
@@ -203,25 +293,38 @@ def path_through(
 
 
 class OuterSurface:
-    """The outer surface of a shape on a fine grid: an open sheet that runs on beyond the defect, over the bone.
+    """The outer surface of a shape on a fine grid: an open surface that continues beyond the defect, over the bone.
 
-    points: (N, 3) RAS mm; normals: (N, 3) unit vectors outwards.
+    Parameters
+    ----------
+    field : numpy.ndarray
+        Signed distance (*shape) in mm, negative inside.
+    grid : FineGrid
+        The grid.
+    centre : numpy.ndarray
+        (3,) centre of the vault, RAS mm; outwards is away from it.
+
+    Attributes
+    ----------
+    points : numpy.ndarray
+        (N, 3) RAS mm.
+    normals : numpy.ndarray
+        (N, 3) outward unit normals.
     """
 
     def __init__(self, field: np.ndarray, grid: FineGrid, centre: np.ndarray):
-        """field: (*shape) in mm, negative inside; centre: (3,) RAS mm that outwards is away from."""
         mesh = all_shells(field, grid)
         normals = mesh.vertex_normals()
         away = mesh.points - centre
         away /= np.maximum(np.linalg.norm(away, axis=1, keepdims=True), 1e-9)
-        # Where the nodes end, so does the field, and what closes the mesh there is no surface of the shape.
+        # At the border of the active nodes the mesh is closed by faces that are not a surface of the shape.
         known = grid.sample(grid.spread(np.ones(len(grid.active)), 0.0), mesh.points) > 0.999
         keep = known & (np.einsum("nx,nx->n", normals, away) > OUTWARDS)
-        # Scraps, on the orbit's roof or in a sinus, are no outer surface.
+        # Small components, on the roof of the orbit or in a sinus, are not part of the outer surface.
         pieces = component_labels(len(mesh.points), mesh.faces[keep[mesh.faces].all(axis=1)])
         sizes = np.bincount(pieces[keep], minlength=len(keep))
         keep &= sizes[pieces] > SMALL_COMPONENT * sizes.max()
-        if not keep.any():  # far from any vault: the whole surface is its outer one
+        if not keep.any():  # far from any vault the whole surface is taken as the outer one
             keep[:] = True
         self.points, self.normals = mesh.points[keep], normals[keep]
         self._tree = cKDTree(self.points)
@@ -229,24 +332,36 @@ class OuterSurface:
         self._rough = cKDTree(self.points[:: self._every])
 
     def roughly_nearest(self, points: np.ndarray) -> np.ndarray:
-        """As `nearest`, up to a millimetre or two: far from a sheet many of its points are nearly the nearest, and
-        finding out which one takes long."""
+        """Return (N,) indices as `nearest`, to within 1 to 2 mm.
+
+        Far from the surface many of its points are nearly equally near, which makes the exact query slow.
+        """
         return self._rough.query(points)[1] * self._every
 
     def nearest(self, points: np.ndarray) -> np.ndarray:
-        """(N,) index of the sheet's point nearest to each point (N, 3), or of one beside it.
+        """Return (N,) indices of the surface points nearest to points (N, 3), RAS mm, or next to the nearest.
 
-        Found in two steps, for the same reason: roughly, and then nearest to the foot on the sheet.
+        The search has two steps for speed: `roughly_nearest`, then the point nearest to the foot on the surface.
         """
         rough = self.roughly_nearest(points)
         height = np.einsum("nx,nx->n", points - self.points[rough], self.normals[rough])
         return self._tree.query(points - height[:, None] * self.normals[rough])[1]
 
     def depth(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """How deep points (N, 3) lie below the sheet, and how far beside it: two arrays (N,) in mm.
+        """Return depth below the surface and lateral distance from it.
 
-        The depth is that below the tangent plane at the nearest point: a point of the mesh is at most a quarter of a
-        millimetre from the true foot, which on a skull's curvature is less than a hundredth of a millimetre in depth.
+        The depth is measured from the tangent plane at the nearest point. That point is at most 0.25 mm from the true
+        foot, which at the curvature of a skull is less than 0.01 mm in depth.
+
+        Parameters
+        ----------
+        points : numpy.ndarray
+            (N, 3) RAS mm.
+
+        Returns
+        -------
+        depth, lateral : numpy.ndarray
+            (N,) mm each.
         """
         at = self.nearest(points)
         offset = points - self.points[at]
@@ -254,11 +369,11 @@ class OuterSurface:
         return depth, np.linalg.norm(offset + depth[:, None] * self.normals[at], axis=1)
 
     def neighbours(self, count: int) -> np.ndarray:
-        """(N, count) indices of the sheet's points nearest to each of its own."""
+        """Return (N, count) indices of the surface points nearest to each surface point."""
         return self._tree.query(self.points, k=min(count, len(self.points)))[1].reshape(len(self.points), -1)
 
     def normal(self, points: np.ndarray) -> np.ndarray:
-        """(N, 3) unit normals of the sheet near points (N, 3), each the mean over about three square millimetres."""
+        """Return (N, 3) unit normals of the surface near points (N, 3), RAS mm, averaged over about 3 mm2 each."""
         around = self._tree.query(points, k=min(30, len(self.points)))[1].reshape(len(points), -1)
         mean = self.normals[around].mean(axis=1)
         return mean / np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-9)

@@ -1,4 +1,4 @@
-"""What is measured of a part: its faces, its thickness, its clearance and the step at its rim."""
+"""Measures of the printable implant: faces, thickness, clearance and the step at its rim."""
 
 from __future__ import annotations
 
@@ -11,22 +11,49 @@ from SkullVAELib.mesh.distance import BoneDistance
 from SkullVAELib.mesh.mesh import Mesh
 
 THICKEST_MM = 25.0
-"""A ray through the plate is followed so far."""
+"""Maximum length in mm of the rays that measure the thickness."""
 
 SAMPLE = 3000
-"""Points of a mesh that its figures are taken from."""
+"""Maximum number of points of a mesh that figures are computed from."""
 
 
 def classify_points(mesh: Mesh, outer: OuterSurface) -> np.ndarray:
-    """(N,) int8 of a plate's mesh: 1 for a point on the outer face, -1 on the inner one, 0 on the rim or in a hole."""
+    """Classify the points of an implant's mesh by the face that they are on.
+
+    Parameters
+    ----------
+    mesh : Mesh
+        The implant, N points.
+    outer : OuterSurface
+        Outer surface of the completed shape.
+
+    Returns
+    -------
+    numpy.ndarray
+        (N,) int8: 1 on the outer face, -1 on the inner face, 0 on the rim or in a hole.
+    """
     cosine = np.einsum("nx,nx->n", mesh.vertex_normals(), outer.normals[outer.roughly_nearest(mesh.points)])
     return np.where(cosine > 0.6, 1, np.where(cosine < -0.6, -1, 0)).astype(np.int8)
 
 
 def thickness_map(mesh: Mesh, faces: np.ndarray, solid: np.ndarray, grid: FineGrid) -> np.ndarray:
-    """(N,) mm at each point of the mesh: straight through the plate from its face to the other one.
+    """Return the thickness at each point of a mesh, measured along the normal from one face to the other.
 
-    Rims and the walls of holes take the value of the nearest point of a face; all 0 where there is no face.
+    Parameters
+    ----------
+    mesh : Mesh
+        The implant, N points.
+    faces : numpy.ndarray
+        (N,) as from `classify_points`.
+    solid : numpy.ndarray
+        Function of the implant on the grid, negative inside.
+    grid : FineGrid
+        The grid.
+
+    Returns
+    -------
+    numpy.ndarray
+        (N,) mm. Points on rims and in holes have the value of the nearest point on a face; 0 where there is no face.
     """
     thickness = np.zeros(len(mesh.points))
     face, wall = faces != 0, faces == 0
@@ -37,7 +64,7 @@ def thickness_map(mesh: Mesh, faces: np.ndarray, solid: np.ndarray, grid: FineGr
 
 
 def size_figures(mesh: Mesh) -> dict:
-    """A mesh's triangles, volume and area for the report."""
+    """Return the number of triangles, volume in ml and area in cm2 of a mesh, for the report."""
     return {
         "triangles": len(mesh.faces),
         "volume_ml": round(mesh.volume_ml, 3),
@@ -50,46 +77,65 @@ def measure_piece(
     faces: np.ndarray,
     solid: np.ndarray,
     grid: FineGrid,
-    host: BoneDistance | None,
+    bone: BoneDistance | None,
     outer: OuterSurface,
     options: ImplantOptions,
 ) -> dict:
-    """What the report says of one piece."""
+    """Return the figures of one piece for the report.
+
+    Parameters
+    ----------
+    mesh, faces, solid, grid
+        As in `thickness_map`.
+    bone : BoneDistance or None
+        Distances to the bone around the implant; without it there are no figures of clearance and rim step.
+    outer : OuterSurface
+        Outer surface of the completed shape.
+    options : ImplantOptions
+        Options that the piece was made with.
+
+    Returns
+    -------
+    dict
+        "triangles", "volume_ml", "area_cm2" and, where they can be measured, "thickness_mm" (mean; min and max are the
+        2nd and 98th percentile), "clearance_mm" (min, 5th percentile, median) and "rim_step_mm".
+    """
     figures = size_figures(mesh)
     top, wall = _some(np.flatnonzero(faces == 1)), np.flatnonzero(faces == 0)
     if len(top):
         values = path_through(solid, grid, mesh.points[top], mesh.vertex_normals()[top], THICKEST_MM)
         if len(wall):
-            # A rim is no thickness: what counts is further from it than the plate is thick.
+            # Points nearer to the rim than the plate is thick are excluded: their rays meet the wall.
             values = values[cKDTree(mesh.points[wall]).query(mesh.points[top])[0] > values]
         if len(values):
             low, high = np.percentile(values, [2, 98])
             figures["thickness_mm"] = {
                 "mean": round(float(values.mean()), 2), "min": round(float(low), 2), "max": round(float(high), 2)
             }  # fmt: skip
-    if host is not None:
+    if bone is not None:
         rim = mesh.points[wall]
-        rim = rim[host.nearby(rim, options.clearance_mm + 2.0) < np.inf]
+        rim = rim[bone.nearby(rim, options.clearance_mm + 2.0) < np.inf]
         if len(rim):
-            gap = host.signed(rim)
+            gap = bone.signed(rim)
             low, middle = np.percentile(gap, [5, 50])
             figures["clearance_mm"] = {
                 "min": round(float(gap.min()), 3), "p5": round(float(low), 3), "median": round(float(middle), 3)
             }  # fmt: skip
-            figures |= _rim_step(rim, host, outer, options)
+            figures |= _rim_step(rim, bone, outer, options)
     return figures
 
 
-def _rim_step(rim: np.ndarray, host: BoneDistance, outer: OuterSurface, options: ImplantOptions) -> dict:
-    """The 95th percentile of how far the bone's outer surface lies from the part's, continued, near the rim."""
-    near = cKDTree(rim).query(host.mesh.points, distance_upper_bound=options.clearance_mm + 3.0)[0] < np.inf
+def _rim_step(rim: np.ndarray, bone: BoneDistance, outer: OuterSurface, options: ImplantOptions) -> dict:
+    """95th percentile, mm, of the distance near the rim between the outer surface of the bone and that of the implant,
+    which is continued over the bone."""
+    near = cKDTree(rim).query(bone.mesh.points, distance_upper_bound=options.clearance_mm + 3.0)[0] < np.inf
     near = _some(np.flatnonzero(near))
     if not len(near):
         return {}
-    points, normals = host.mesh.points[near], host.mesh.vertex_normals()[near]
+    points, normals = bone.mesh.points[near], bone.mesh.vertex_normals()[near]
     at = outer.nearest(points)
     depth, beyond = outer.depth(points)
-    # The bone's outer table: it faces as the plate does, and lies no deeper than a misfit could be.
+    # The outer table of the bone: it faces as the implant does, within a depth that a misfit can have.
     table = (np.einsum("nx,nx->n", normals, outer.normals[at]) > 0.8) & (np.abs(depth) < 3.0) & (beyond < 0.5)
     if table.sum() < 20:
         return {}
@@ -97,5 +143,5 @@ def _rim_step(rim: np.ndarray, host: BoneDistance, outer: OuterSurface, options:
 
 
 def _some(index: np.ndarray) -> np.ndarray:
-    """At most SAMPLE of them, drawn alike in every run."""
+    """At most SAMPLE of the indices, drawn with a fixed seed."""
     return index if len(index) <= SAMPLE else np.random.default_rng(0).choice(index, SAMPLE, replace=False)

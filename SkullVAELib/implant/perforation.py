@@ -1,4 +1,4 @@
-"""Perfusion holes through a plate, and its division into pieces that can be put in one after the other."""
+"""Perfusion holes through an implant."""
 
 from __future__ import annotations
 
@@ -12,12 +12,25 @@ from SkullVAELib.implant.implicit_solid import FineGrid, OuterSurface, rounded_i
 from SkullVAELib.mesh.mesh import Mesh
 
 CLOSEST = 0.9
-"""Holes nearer to each other than this share of the pitch are left out: the pattern is flat, the skull is not."""
+"""Minimum distance between holes as a fraction of the pitch; nearer holes are omitted.
+
+Holes get nearer than the pitch where the flat pattern is mapped to the curved skull.
+"""
 
 
 @dataclass(frozen=True)
 class HolePattern:
-    """Round holes: diameter_mm; pitch_mm, between neighbours' middles; margin_mm, from their walls to any edge."""
+    """A hexagonal pattern of round holes.
+
+    Attributes
+    ----------
+    diameter_mm : float
+        Diameter of the holes.
+    pitch_mm : float
+        Distance between the axes of neighbouring holes.
+    margin_mm : float
+        Distance from the wall of a hole to any edge.
+    """
 
     diameter_mm: float
     pitch_mm: float
@@ -33,10 +46,31 @@ def perforate(
     pattern: HolePattern,
     edge_mm: float,
 ) -> tuple[np.ndarray, int]:
-    """A plate with holes along its own normals, and their number.
+    """Cut holes into an implant, along its normals.
 
-    solid: function (*shape), negative inside; mesh: its surface; faces: (N,) 1, -1 or 0 for the points of the outer
-    face, the inner one and the rim; edge_mm: radius of the holes' edges.
+    Parameters
+    ----------
+    solid : numpy.ndarray
+        Function (*shape), negative inside.
+    grid : FineGrid
+        The grid.
+    mesh : Mesh
+        Surface of the solid, N points.
+    faces : numpy.ndarray
+        (N,) as from `SkullVAELib.implant.measures.classify_points`.
+    outer : OuterSurface
+        Outer surface of the completed shape.
+    pattern : HolePattern
+        The holes.
+    edge_mm : float
+        Radius of the holes' edges.
+
+    Returns
+    -------
+    solid : numpy.ndarray
+        Function of the implant with holes.
+    count : int
+        Number of holes.
     """
     radius = pattern.diameter_mm / 2
     middles, axes, lengths = _places(mesh, faces, outer, pattern)
@@ -53,7 +87,7 @@ def perforate(
         offset = apply_affine(grid.affine, index) - middle
         along = offset @ axis
         across = np.linalg.norm(offset - along[..., None] * axis, axis=-1)
-        # A drill as long as the plate is thick here: a little beyond it there may be another part of a curved plate.
+        # The drill is as long as the implant is thick here: beyond it there may be another part of a curved implant.
         drill = np.maximum(across - radius, np.maximum(along - 2.0, -along - reach))
         near = drill < 2 * edge_mm
         cut = rounded_intersection([solid[box], -drill], edge_mm)
@@ -64,7 +98,7 @@ def perforate(
 def _places(
     mesh: Mesh, faces: np.ndarray, outer: OuterSurface, pattern: HolePattern
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Holes' middles (N, 3) on the outer face, RAS mm, their axes (N, 3) outwards, and the plate's thickness there."""
+    """Centres (N, 3) of the holes on the outer face, RAS mm, outward axes (N, 3), and the thickness (N,) there, mm."""
     nothing = np.zeros((0, 3)), np.zeros((0, 3)), np.zeros(0)
     top, wall, bottom = (mesh.points[faces == side] for side in (1, 0, -1))
     if not len(top) or not len(bottom):
@@ -89,7 +123,7 @@ def _places(
 
 
 def _through(bottom: np.ndarray, middle: np.ndarray, axis: np.ndarray) -> float | None:
-    """How far below the outer face the inner one's points (N, 3) lie around an axis; None where there are none."""
+    """Depth in mm of the inner face's points (N, 3) below the outer face around an axis; None where there are none."""
     offset = bottom - middle
     down = -offset @ axis
     across = np.linalg.norm(offset + down[:, None] * axis, axis=1)
@@ -98,7 +132,7 @@ def _through(bottom: np.ndarray, middle: np.ndarray, axis: np.ndarray) -> float 
 
 
 def _free(wall: np.ndarray, middle: np.ndarray, axis: np.ndarray, length: float, room_mm: float) -> bool:
-    """Whether no point of a rim (N, 3) is nearer than room_mm to a drill's axis within the plate."""
+    """Whether no point of a rim (N, 3) is nearer than room_mm to a drill's axis within the implant."""
     offset = wall - middle
     along = offset @ axis
     across = np.linalg.norm(offset - along[:, None] * axis, axis=1)
@@ -106,11 +140,11 @@ def _free(wall: np.ndarray, middle: np.ndarray, axis: np.ndarray, length: float,
 
 
 def _unrolled(points: np.ndarray, normals: np.ndarray) -> np.ndarray:
-    """Points (N, 3) of a domed surface laid flat, (N, 2) in mm, lengths from the middle kept.
+    """Points (N, 3) of a domed surface projected to a plane, (N, 2) in mm.
 
-    The dome is taken for a sphere: the azimuthal equidistant projection of a map.
+    The dome is approximated by a sphere; the azimuthal equidistant projection preserves distances from its middle.
     """
-    # Lines along the normals of a sphere meet in its centre: least squares of their distances to it.
+    # Lines along the normals of a sphere meet in its centre, which is found by least squares.
     across = np.eye(3) - normals[:, :, None] * normals[:, None, :]
     system = across.sum(0) + 1e-3 * len(points) * np.eye(3)
     middle = points.mean(0)
@@ -128,7 +162,7 @@ def _unrolled(points: np.ndarray, normals: np.ndarray) -> np.ndarray:
 
 
 def _hexagons(low: np.ndarray, high: np.ndarray, pitch_mm: float) -> np.ndarray:
-    """(N, 2) points of a hexagonal pattern within a box, one of them in its middle, from the middle outwards."""
+    """(N, 2) points of a hexagonal pattern within a rectangle, one in its middle, sorted from the middle outwards."""
     middle = (low + high) / 2
     rows = np.arange(-np.ceil((high - low)[1] / pitch_mm), np.ceil((high - low)[1] / pitch_mm) + 1)
     columns = np.arange(-np.ceil((high - low)[0] / pitch_mm), np.ceil((high - low)[0] / pitch_mm) + 1)

@@ -1,4 +1,4 @@
-"""Division of a plate into pieces that can be inserted one after the other."""
+"""Splitting of an implant into pieces that can be inserted one after the other."""
 
 from __future__ import annotations
 
@@ -10,10 +10,25 @@ from SkullVAELib.implant.implicit_solid import FineGrid, largest_solid, rounded_
 def split_plate(
     solid: np.ndarray, grid: FineGrid, longest_mm: float, gap_mm: float, edge_mm: float
 ) -> list[np.ndarray]:
-    """A plate cut across until no piece is longer than longest_mm; gap_mm is left between neighbours.
+    """Cut an implant across its longest axis until no piece is longer than a length.
 
-    solid: function (*shape), negative inside. A piece's length is the extent along its own longest axis; edge_mm:
-    radius of the cuts' edges.
+    Parameters
+    ----------
+    solid : numpy.ndarray
+        Function (*shape), negative inside.
+    grid : FineGrid
+        The grid.
+    longest_mm : float
+        Maximum length of a piece, measured along its own longest principal axis.
+    gap_mm : float
+        Distance left between neighbouring pieces, at least 0.2 mm.
+    edge_mm : float
+        Radius of the edges of the cuts.
+
+    Returns
+    -------
+    list of numpy.ndarray
+        Function (*shape) of each piece; empty for an empty solid.
     """
     inside = np.argwhere(solid < 0)
     if not len(inside):
