@@ -132,7 +132,7 @@ def shifted() -> np.ndarray:
 def test_another_grid_is_an_error_that_names_the_file(tmp_path, array, affine):
     truth, prediction, _ = lay_out("flat", tmp_path)
     put(array, prediction / "001.nii.gz", affine)
-    with pytest.raises(SkullVAEError, match=r"001\.nii\.gz.*not on the grid"):
+    with pytest.raises(SkullVAEError, match=r"001\.nii\.gz.*not on the same grid"):
         evaluate_folders(truth, prediction)
 
 
@@ -152,7 +152,7 @@ def test_a_prediction_without_a_truth_does_no_harm(tmp_path):
 def test_two_files_for_one_case_are_an_error(tmp_path):
     _, prediction, _ = lay_out("flat", tmp_path)
     put(box(3), prediction / "001.nrrd")
-    with pytest.raises(SkullVAEError, match="both the case '001'"):
+    with pytest.raises(SkullVAEError, match="the same case name '001'"):
         find_implants(prediction)
 
 

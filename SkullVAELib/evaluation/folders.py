@@ -1,4 +1,4 @@
-"""Evaluation: folders of predicted implants against folders of true ones, as a table and as JSON."""
+"""Scores folders of predicted implants against folders of true implants, as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.io.images import SUFFIXES, read_volume
 from SkullVAELib.registration.bone import bone_mask, labelmap_mask
 
-# Headers of one grid differ by rounding only: NIfTI keeps 32 bits, which can move a far corner by some hundredths of a
-# voxel.
+# Maximum distance of corresponding corners of one grid, in voxels. Headers differ by rounding: NIfTI stores 32 bits,
+# which can move a far corner by a few hundredths of a voxel.
 _SAME_GRID = 0.1
 
 _MEASURES = ("dsc", "bdsc", "hd95_mm")
@@ -32,8 +32,18 @@ _OTHER = ("complete_skull", "complete", "completed")
 class CaseScore:
     """The measures of one case.
 
-    dsc, bdsc: 0 to 1; hd95_mm: mm, infinite for an empty prediction. bdsc is None when the case has no defective
-    skull beside it.
+    Attributes
+    ----------
+    case : str
+        Name of the case.
+    dsc : float
+        Dice similarity coefficient, 0 to 1.
+    bdsc : float or None
+        Boundary Dice, 0 to 1; None without a defective skull.
+    hd95_mm : float
+        95th percentile Hausdorff distance in mm; infinite for an empty prediction.
+    truth_ml, prediction_ml : float
+        Volumes of the implants.
     """
 
     case: str
@@ -47,24 +57,37 @@ class CaseScore:
 def evaluate_folders(
     truth: Path, prediction: Path, report: Callable[[str, float], None] = lambda case, fraction: None
 ) -> list[CaseScore]:
-    """Score every implant in the folder `truth` by the one of the same name in the folder `prediction`.
+    """Score the implants in one folder against those of the same names in another.
 
-    Both may be flat (NNN.nrrd), hold a folder for each case (NNN/implant.nrrd, as `complete` writes), or be laid out
-    as SkullFix and SkullBreak are (implant/[site/]NNN.nrrd); see `find_implants`. The defective skull for bDSC is
-    looked for in `truth`, in defective_skull/[site/]NNN or beside the implant. `report(case, fraction)` is called
-    as each case begins.
+    Nothing is resampled.
 
-    Raises SkullVAEError when a case has no prediction (to drop it would flatter the mean) or when grids differ;
-    nothing is ever resampled.
+    Parameters
+    ----------
+    truth, prediction : Path
+        Folders in any layout of `find_implants`: flat (NNN.nrrd), one folder per case (NNN/implant.nrrd, as `complete`
+        writes), or that of SkullFix and SkullBreak (implant/[site/]NNN.nrrd). The defective skull for bDSC is
+        defective_skull/[site/]NNN in `truth`, or next to the implant there.
+    report : callable, optional
+        Called with the name of each case and the fraction done when the case begins.
+
+    Returns
+    -------
+    list of CaseScore
+        The scores, in the order of `find_implants`.
+
+    Raises
+    ------
+    SkullVAEError
+        There are no implants, a case has no prediction (omitting it would bias the mean), or grids differ.
     """
     truths, predictions = find_implants(truth), find_implants(prediction)
     if not truths:
-        raise SkullVAEError(f"No implant was found in '{truth}'", f"Put {', '.join(SUFFIXES)} files there")
+        raise SkullVAEError(f"No implants were found in '{truth}'", f"Put {', '.join(SUFFIXES)} files there")
     missing = [case for case in truths if case not in predictions]
     if missing:
         raise SkullVAEError(
-            f"{len(missing)} of {len(truths)} cases have no prediction in '{prediction}', the first is '{missing[0]}'",
-            "Predict them, or leave them out of the truth folder",
+            f"{len(missing)} of {len(truths)} cases have no prediction in '{prediction}'; the first is '{missing[0]}'",
+            "Predict them, or remove them from the folder of true implants",
         )
     skulls = _find_skulls(Path(truth))
     scores = []
@@ -75,10 +98,23 @@ def evaluate_folders(
 
 
 def find_implants(folder: Path) -> dict[str, Path]:
-    """The implants in a folder: case name -> file, sorted by name.
+    """Return the implants in a folder; completed and defective skulls in it are ignored.
 
-    The name is the path below the folder (below its `implant` folder, if it has one) without the suffix, and without
-    a file name that only says `implant`; completed and defective skulls that lie beside are passed over.
+    Parameters
+    ----------
+    folder : Path
+        Flat, with a folder per case, or in the layout of SkullFix and SkullBreak.
+
+    Returns
+    -------
+    dict of str to Path
+        File by case name, sorted by name. The name is the path below the folder (below its folder `implant`, if it has
+        one) without the suffix and without a file name `implant`.
+
+    Raises
+    ------
+    SkullVAEError
+        The folder does not exist, or two files are of one case.
     """
     folder = _existing(folder)
     base = folder / _IMPLANT if (folder / _IMPLANT).is_dir() else folder
@@ -97,7 +133,7 @@ def _by_case(base: Path, wanted: Callable[[tuple[str, ...]], bool]) -> dict[str,
     for path in sorted(base.rglob("*")):
         suffix = next((s for s in SUFFIXES if path.name.lower().endswith(s)), None)
         parts = path.relative_to(base).parts
-        # Hidden folders hold what a run has not finished.
+        # Hidden folders contain unfinished results of a run.
         if suffix is None or not path.is_file() or any(part.startswith(".") for part in parts):
             continue
         parts = (*parts[:-1], path.name[: -len(suffix)])
@@ -105,7 +141,9 @@ def _by_case(base: Path, wanted: Callable[[tuple[str, ...]], bool]) -> dict[str,
             continue
         case = "/".join(parts[:-1] if parts[-1] in (_IMPLANT, *_SKULL) else parts) or _IMPLANT
         if case in found:
-            raise SkullVAEError(f"'{found[case]}' and '{path}' are both the case '{case}'", "Keep one of them")
+            raise SkullVAEError(
+                f"'{found[case]}' and '{path}' have the same case name '{case}'", "Keep one of the files"
+            )
         found[case] = path
     return found
 
@@ -131,39 +169,54 @@ def _score(case: str, truth_path: Path, prediction_path: Path, skull_path: Path 
 
 
 def _check_grid(truth: Volume, truth_path: Path, other: Volume, path: Path) -> None:
-    """Raise SkullVAEError unless both volumes have the same voxels in the same places."""
+    """Raise SkullVAEError unless both volumes are on the same grid."""
     corners = np.array(list(product((0, 1), repeat=3))) * truth.array.shape
     apart_mm = np.abs((truth.affine - other.affine) @ np.column_stack((corners, np.ones(8))).T).max()
     if truth.array.shape != other.array.shape or apart_mm > _SAME_GRID * truth.spacing.min():
         raise SkullVAEError(
-            f"'{path}' is not on the grid of '{truth_path}'",
-            "Write the prediction on the input's own grid; nothing is resampled here",
+            f"'{path}' is not on the same grid as '{truth_path}'",
+            "Write the prediction on the grid of the input; nothing is resampled here",
         )
 
 
 def summary(scores: list[CaseScore], statistic: Callable[[list[float]], float]) -> dict[str, float | None]:
-    """`statistic` (fmean, median) of each measure; None for bDSC unless every case has it."""
+    """Return a statistic of each measure.
+
+    Parameters
+    ----------
+    scores : list of CaseScore
+        The scores.
+    statistic : callable
+        Such as `statistics.fmean` or `statistics.median`.
+
+    Returns
+    -------
+    dict of str to float or None
+        By measure; None for bDSC unless every case has it.
+    """
     columns = {measure: [getattr(score, measure) for score in scores] for measure in _MEASURES}
     return {measure: None if None in values else statistic(values) for measure, values in columns.items()}
 
 
 def notes(scores: list[CaseScore]) -> list[str]:
-    """What a reader must know beside the numbers."""
-    said = []
+    """Return remarks on the scores: cases without bDSC, and empty implants."""
+    remarks = []
     without = sum(score.bdsc is None for score in scores)
     if without:
-        said.append(
-            f"bDSC is not given for {without} of {len(scores)} cases: their defective skull is not beside the truth"
-            " (defective_skull/CASE or CASE/defective_skull)."
+        remarks.append(
+            f"bDSC is missing for {without} of {len(scores)} cases: there is no defective skull in the folder of true"
+            " implants (defective_skull/CASE or CASE/defective_skull)."
         )
     empty = sum(math.isinf(score.hd95_mm) for score in scores)
     if empty:
-        said.append(f"{empty} of {len(scores)} predictions or truths are empty: their HD95 is infinite, and its mean.")
-    return said
+        remarks.append(
+            f"{empty} of {len(scores)} cases have an empty prediction or truth: their HD95 and its mean are infinite."
+        )
+    return remarks
 
 
 def score_table(scores: list[CaseScore]) -> str:
-    """The scores as text: one line a case, then mean and median."""
+    """Return the scores as a text table: one line per case, then mean and median."""
     rows = [("case", "DSC", "bDSC", "HD95 mm", "true ml", "pred. ml")]
     for score in scores:
         volumes = (f"{score.truth_ml:.1f}", f"{score.prediction_ml:.1f}")
@@ -180,9 +233,18 @@ def score_table(scores: list[CaseScore]) -> str:
 
 
 def scores_as_json(scores: list[CaseScore]) -> dict:
-    """The scores for json.dumps: {"cases": [...], "mean": {...}, "median": {...}, "notes": [...]}.
+    """Return the scores as plain values.
 
-    JSON knows no infinity, so an infinite HD95 is null there, as is an unknown bDSC; "notes" says which.
+    Parameters
+    ----------
+    scores : list of CaseScore
+        The scores.
+
+    Returns
+    -------
+    dict
+        {"cases": [...], "mean": {...}, "median": {...}, "notes": [...]}. JSON has no infinity, so an infinite HD95 is
+        None, as is a missing bDSC; "notes" states which.
     """
 
     def plain(value: float | str | None) -> float | str | None:
@@ -204,5 +266,5 @@ def _texts(dsc: float | None, bdsc: float | None, hd95_mm: float | None) -> tupl
 def _existing(folder: Path) -> Path:
     folder = Path(folder)
     if not folder.is_dir():
-        raise SkullVAEError(f"'{folder}' is not a folder", "Name a folder with implants")
+        raise SkullVAEError(f"'{folder}' is not a folder", "Give a folder with implants")
     return folder
