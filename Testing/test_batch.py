@@ -30,7 +30,7 @@ from SkullVAELib.report import result_names
 psutil = pytest.importorskip("psutil")
 pytest.importorskip("distributed")
 
-RESULTS = set(result_names.RESULTS)
+RESULTS = set(result_names.RESULT_FILES)
 
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
 
@@ -158,8 +158,8 @@ BAD_LISTS = {
     "no image": ("list.txt", "a.nrrd\nnotes.doc\n", "line 2: 'notes.doc' has no known image suffix"),
     "no number": ("list.csv", "path,threshold\na.nrrd,bone\n", "threshold 'bone'"),
     "no box": ("list.csv", 'path,box\na.nrrd,"1,2"\n', "line 2"),
-    "the same name": ("list.txt", "x/a.nrrd\ny/a.nii.gz\n", "both the case 'a'"),
-    "almost the same name": ("list.txt", "a.nrrd\nA.nrrd\n", "both the case 'A'"),
+    "the same name": ("list.txt", "x/a.nrrd\ny/a.nii.gz\n", "the same case name 'a'"),
+    "almost the same name": ("list.txt", "a.nrrd\nA.nrrd\n", "the same case name 'A'"),
     "a name elsewhere": ("list.csv", "path,name\na.nrrd,../b\n", "cannot be the name"),
     "a hidden name": ("list.csv", "path,name\na.nrrd,.b\n", "cannot be the name"),
     "not text": ("list.txt", b"\xff\xfe\x00a", "UTF-8"),
@@ -191,7 +191,7 @@ BAD_CALLS = {
     "workers": (["--workers", "0"], "--workers"),
     "time": (["--case-timeout", "0"], "--case-timeout"),
     "model": (["--model", "none.safetensors"], "none.safetensors"),
-    "both": (["--workers", "2", "--scheduler", "tcp://127.0.0.1:1"], "Leave out one"),
+    "both": (["--workers", "2", "--scheduler", "tcp://127.0.0.1:1"], "Omit one"),
     "no scheduler": (["--scheduler", "nonsense://127.0.0.1:1"], "No Dask scheduler answers"),
 }
 
@@ -345,10 +345,10 @@ def test_running_again_leaves_what_is_finished_and_tries_what_failed(cohort):
     assert code == 0
     assert statuses(output) == {"a_defect": "done", "b_killed": "no defect", "d_whole": "no defect"}
     assert before == {name: (output / name / "report.json").stat().st_mtime_ns for name in before}
-    assert "Left as they were: 2 of 3 cases" in out
+    assert "Up to date: 2 of 3 cases" in out
     code, out, _ = batch(source, "-o", output)
     assert code == 0
-    assert "Left as they were: 3 of 3 cases" in out
+    assert "Up to date: 3 of 3 cases" in out
 
 
 @posix

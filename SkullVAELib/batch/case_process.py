@@ -1,4 +1,4 @@
-"""A case in a process of its own, `python -m SkullVAELib complete`: a crash costs that case alone."""
+"""Completes a case in its own process, `python -m SkullVAELib complete`, so that a crash affects that case alone."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO
 
 from SkullVAELib.batch.summary import STATUS_BAD_INPUT, STATUS_CRASHED, STATUS_DONE, STATUS_NO_DEFECT, CaseRow
 from SkullVAELib.core import exit_codes
@@ -22,9 +23,20 @@ from SkullVAELib.core.parent_process import ENDS_WITH_PARENT, GRACE_SECONDS
 class CaseJob:
     """A case to complete.
 
-    run: which run of the command it belongs to; name: the case's; path, output: input file and folder of results,
-    absolute; arguments: options of `complete`; limit_seconds: it is ended after that; threads: of torch, None for what
-    the environment says.
+    Attributes
+    ----------
+    run : str
+        Identifier of the run of the command that the case belongs to.
+    name : str
+        Name of the case.
+    path, output : Path
+        Input file and folder for the results, absolute.
+    arguments : tuple of str
+        Options of `complete`.
+    limit_seconds : float
+        The process is terminated after this time.
+    threads : int or None
+        Threads of torch; None for the setting of the environment.
     """
 
     run: str
@@ -37,28 +49,29 @@ class CaseJob:
 
 
 class _Running:
-    """The case processes of this process, by run."""
+    """The case processes that this process has started, by run."""
 
     def __init__(self):
         self._lock = threading.Lock()
         self._children: dict[subprocess.Popen, str] = {}
         self._ended: set[str] = set()
 
-    def start(self, job: CaseJob, said) -> subprocess.Popen | None:
-        """The process of a case; None where its run has been ended."""
+    def start(self, job: CaseJob, output: IO) -> subprocess.Popen | None:
+        """Start the process of a case; None where its run has been ended."""
         with self._lock:
             if job.run in self._ended:
                 return None
-            child = _start(job, said)
+            child = _start(job, output)
             self._children[child] = job.run
             return child
 
-    def gone(self, child: subprocess.Popen) -> None:
+    def remove(self, child: subprocess.Popen) -> None:
+        """Forget a process that has ended."""
         with self._lock:
             del self._children[child]
 
     def end(self, run: str) -> None:
-        """End a run's processes, and start none of its any more."""
+        """End the processes of a run and start no further ones of it."""
         with self._lock:
             self._ended.add(run)
             children = [child for child, of in self._children.items() if of == run]
@@ -73,15 +86,32 @@ _running = _Running()
 
 
 def end_cases(run: str) -> None:
-    """End the processes of a run's cases in this process, which take no further ones of it."""
+    """End the case processes of a run that this process has started; it starts no further ones of that run.
+
+    Parameters
+    ----------
+    run : str
+        Identifier of the run, see `CaseJob`.
+    """
     _running.end(run)
 
 
 def complete_case(job: CaseJob) -> CaseRow | None:
-    """Complete a case in a process of its own; None where the run was ended meanwhile. Raises nothing of the case's."""
+    """Complete a case in a process of its own.
+
+    Parameters
+    ----------
+    job : CaseJob
+        The case.
+
+    Returns
+    -------
+    CaseRow or None
+        The result, also where the case fails; None where the run has been ended.
+    """
     begun = time.monotonic()
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
-        child = _running.start(job, said)
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
+        child = _running.start(job, output)
         if child is None:
             return None
         late = threading.Event()
@@ -97,37 +127,38 @@ def complete_case(job: CaseJob) -> CaseRow | None:
             peak_mib = _wait(child)
         finally:
             timer.cancel()
-            _running.gone(child)
+            _running.remove(child)
             if child.stdin is not None:
                 child.stdin.close()
-        said.seek(0)
-        # Of what a library wrote there the last line is told; a path may name a person, the file's name is known.
-        lines = said.read().replace(str(job.path), job.path.name).split("\n")
+        output.seek(0)
+        # Only the last line of the output is reported. A folder may name a person; the file's name is known anyway.
+        lines = output.read().replace(str(job.path), job.path.name).split("\n")
     last = next((" ".join(line.split()) for line in reversed(lines) if line.strip()), "")
     row = CaseRow(job.name, seconds=round(time.monotonic() - begun, 2), peak_mib=peak_mib)
-    return _told(row, job, child.returncode, last, late.is_set())
+    return _with_outcome(row, job, child.returncode, last, late.is_set())
 
 
-def _told(row: CaseRow, job: CaseJob, code: int, last: str, late: bool) -> CaseRow:
-    """The row with what an exit code and a last line say."""
+def _with_outcome(row: CaseRow, job: CaseJob, code: int, last: str, late: bool) -> CaseRow:
+    """The row with status and sentence from the exit code and the last line of output."""
     if code in (exit_codes.DONE, exit_codes.NO_DEFECT):
         status, sentence = (STATUS_DONE, "") if code == exit_codes.DONE else (STATUS_NO_DEFECT, "No defect was found.")
         try:
             return replace(row.with_report(job.output), status=status, sentence=sentence)
         except (OSError, ValueError, KeyError) as error:
-            return replace(row, status=STATUS_CRASHED, sentence=f"Its report cannot be read: {type(error).__name__}.")
+            sentence = f"The report of the case cannot be read: {type(error).__name__}."
+            return replace(row, status=STATUS_CRASHED, sentence=sentence)
     if late:
         minutes = f"{job.limit_seconds / 60:g} minutes"
-        sentence = f"It was not done after {minutes} and was ended. Look at it by itself, or raise --case-timeout."
+        sentence = f"The case was not done after {minutes} and was ended. Run it alone, or raise --case-timeout."
         return replace(row, status=STATUS_CRASHED, sentence=sentence)
     if code == exit_codes.BAD_INPUT:
         return replace(row, status=STATUS_BAD_INPUT, sentence=last)
     if code == -getattr(signal, "SIGKILL", 9):
-        sentence = "Its process was killed, as happens where memory runs out. Use fewer --workers or crop the volume."
+        sentence = "The process was killed, probably because memory ran out. Use fewer --workers or crop the volume."
     elif code < 0:
-        sentence = f"Its process crashed ({_signal_name(-code)}). Run it by itself with SKULLVAE_DEBUG=1."
+        sentence = f"The process crashed ({_signal_name(-code)}). Run the case alone with SKULLVAE_DEBUG=1."
     else:
-        sentence = f"Its process ended with code {code}: {last}"
+        sentence = f"The process ended with exit code {code}: {last}"
     return replace(row, status=STATUS_CRASHED, sentence=sentence)
 
 
@@ -138,30 +169,30 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _start(job: CaseJob, said) -> subprocess.Popen:
-    # The library may be on this process's path alone, as in Slicer.
+def _start(job: CaseJob, output: IO) -> subprocess.Popen:
+    # The library may be on the path of this process only, as in Slicer.
     places = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, places)), ENDS_WITH_PARENT: "1"}
     if job.threads is not None:
         environment["OMP_NUM_THREADS"] = str(job.threads)
     arguments = (str(job.path), "-o", str(job.output), *job.arguments, "--progress", "none")
     command = [sys.executable, "-m", "SkullVAELib", "complete", *arguments]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=said, stderr=said, env=environment)
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=output, env=environment)
 
 
 def _wait(child: subprocess.Popen) -> int | None:
-    """Wait for a process and return its peak memory in MiB, where the system tells it of one child."""
+    """Wait for a process and return its peak memory in MiB; None where the system does not report it."""
     if not hasattr(os, "wait4"):
         child.wait()
         return None
     _, status, usage = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
-    # Linux counts in KiB, macOS in bytes.
+    # Linux reports KiB, macOS bytes.
     return round(usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10))
 
 
 def _end(child: subprocess.Popen) -> None:
-    """Ask a process to end, and make it; another thread waits for it."""
+    """Send SIGTERM, and SIGKILL after a grace period; another thread waits for the process."""
     _signal(child, "SIGTERM")
     deadline = time.monotonic() + GRACE_SECONDS
     while child.returncode is None and time.monotonic() < deadline:
@@ -174,7 +205,7 @@ def _signal(child: subprocess.Popen, name: str) -> None:
         return
     with suppress(OSError):
         if os.name == "posix":
-            # Popen.send_signal would look whether the process has ended, and take its usage away from wait4.
+            # Not Popen.send_signal, which polls the process and so takes its resource usage away from wait4.
             os.kill(child.pid, getattr(signal, name))
         else:
             child.terminate()
