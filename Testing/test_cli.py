@@ -26,7 +26,7 @@ from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.io.images import read_volume, write_volume
 from SkullVAELib.report import result_names
 
-RESULTS = set(result_names.RESULTS)
+RESULTS = set(result_names.RESULT_FILES)
 
 
 def skull() -> np.ndarray:

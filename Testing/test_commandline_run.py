@@ -20,10 +20,10 @@ from scipy.spatial import cKDTree
 
 import SkullVAELib
 from SkullVAELib.data.generated_skull import complete_skull, generated_skull
-from SkullVAELib.data.synthetic_defects import DEFECT_KINDS
+from SkullVAELib.data.kinds import DEFECT_KINDS
 from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.io.images import read_volume, write_volume
-from SkullVAELib.report.result_names import RESULTS
+from SkullVAELib.report.result_names import RESULT_FILES
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -70,7 +70,7 @@ def finished(tmp_path_factory, skull, model_path) -> Run:
 
 
 def test_a_run_writes_the_five_files_and_nothing_else(finished):
-    assert sorted(path.name for path in finished.folder.iterdir()) == sorted(RESULTS)
+    assert sorted(path.name for path in finished.folder.iterdir()) == sorted(RESULT_FILES)
 
 
 def test_the_masks_are_uint8_on_exactly_the_grid_of_the_input(finished):
@@ -122,7 +122,7 @@ def test_a_part_is_written_in_every_format_and_piece_by_piece(parted):
     pieces = parted.report["printable_implant"]["pieces"]
     assert len(pieces) > 1
     numbered = {f"implant_{n}.{kind}" for n in range(1, len(pieces) + 1) for kind in ("stl", "obj", "ply")}
-    assert names == set(RESULTS) | numbered | {"implant.obj", "implant.ply", "skull.stl"}
+    assert names == set(RESULT_FILES) | numbered | {"implant.obj", "implant.ply", "skull.stl"}
     assert set(parted.report["files"]) == names
     whole = trimesh.load(parted.folder / "implant.stl")
     assert whole.body_count == len(pieces)
@@ -227,13 +227,13 @@ def killed_in(tmp_path_factory, skull, model_path):
 
 @pytest.mark.parametrize("stage", ["load model", "preview"])
 def test_a_killed_run_leaves_no_result(killed_in, stage):
-    assert not set(RESULTS) & {path.name for path in killed_in(stage).iterdir()}
+    assert not set(RESULT_FILES) & {path.name for path in killed_in(stage).iterdir()}
 
 
 def test_a_killed_run_leaves_an_earlier_runs_results_as_they_were(killed_in, finished):
-    before = {name: (finished.folder / name).read_bytes() for name in RESULTS}
+    before = {name: (finished.folder / name).read_bytes() for name in RESULT_FILES}
     killed_in("write", finished.folder)
-    assert {name: (finished.folder / name).read_bytes() for name in RESULTS} == before
+    assert {name: (finished.folder / name).read_bytes() for name in RESULT_FILES} == before
 
 
 def test_a_complete_skull_is_exit_3_and_comes_back_unchanged(tmp_path, sample, model_path):
@@ -299,7 +299,7 @@ def test_a_sample_is_a_labelmap_with_a_defect_and_its_truth(tmp_path, model, mod
 BAD_SAMPLES = {
     "unknown kind": (["-o", "DIR/a.nrrd", "--kind", "star"], "kind of defect 'star'"),
     "unknown suffix": (["-o", "DIR/a.png"], "no known image suffix"),
-    "truth of a complete skull": (["-o", "DIR/a.nrrd", "--complete", "--truth", "DIR/t.nrrd"], "no implant to write"),
+    "truth of a complete skull": (["-o", "DIR/a.nrrd", "--complete", "--truth", "DIR/t.nrrd"], "there is no defect"),
     "truth over output": (["-o", "DIR/a.nrrd", "--truth", "DIR/a.nrrd"], "the same file"),
     "negative seed": (["-o", "DIR/a.nrrd", "--seed", "-1"], "--seed"),
     "missing folder": (["-o", "DIR/none/a.nrrd"], "does not exist"),

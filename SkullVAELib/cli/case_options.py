@@ -1,127 +1,209 @@
-"""The options of `complete` that may hold for many skulls: how they are completed and what is written."""
+"""Options of `complete` that `batch` shares: how skulls are completed and which files are written."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from SkullVAELib.completion.options import MOST_PROPOSALS
+from SkullVAELib.cli.arguments import add_device_option, add_model_option
+from SkullVAELib.completion.options import MOST_PROPOSALS, PRIORS
 from SkullVAELib.core.parsing import number
-from SkullVAELib.implant.options import MESH_FORMATS, ImplantOptions
+from SkullVAELib.data.kinds import CLASSES
+from SkullVAELib.implant.options import MESH_FORMATS, THICKNESS_FORMS, ImplantOptions
 
 if TYPE_CHECKING:
     from SkullVAELib.geometry.roi import ROI
 
 
 def add_case_options(parser: argparse.ArgumentParser) -> tuple[argparse.Action, ...]:
-    """Declare the options; returns them, for `as_arguments`."""
-    made = []
+    """Declare the options.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+        Parser of a command.
+
+    Returns
+    -------
+    tuple of argparse.Action
+        The declared options, for `as_arguments`.
+    """
+    made: list[argparse.Action] = []
 
     def add(*names: str, to=parser, **about: object) -> None:
         made.append(to.add_argument(*names, **about))
 
-    add("--threshold", metavar="HU", type=number, help="bone begins here; a CT is recognised and cut at 300 without it")
+    add(
+        "--threshold",
+        metavar="HU",
+        type=number,
+        help="bone threshold of a CT in HU; default: 300 for an image that is detected as a CT",
+    )
     add(
         "--roi",
         "--box",  # its name in version 0.1
         metavar="CX,CY,CZ,SX,SY,SZ",
-        help="nothing outside this box is bone, such as table, headrest and neck: centre and full side lengths in the"
-        " file's own coordinates, RAS mm; nine more numbers are the three axes of an oblique box",
+        help="region of interest: bone outside it, such as table, headrest and neck, is ignored; centre and full side"
+        " lengths in the file's own coordinates, RAS mm; nine further numbers are the three axes of an oblique ROI",
     )
-    add("--model", metavar="FILE", type=Path, help="model file instead of the shipped one")
+    made.append(add_model_option(parser))
     add(
         "--gamma",
         metavar="G",
         type=number,
-        help="move the latent by G deviation vectors: 0 reconstructs, 1 completes (default 1 with --prior dev, else 0)",
+        help="add G times the deviation vector (DEV) to the latent: 0 reconstructs, 1 completes (default 1 with"
+        " --prior dev, otherwise 0)",
     )
     add(
         "--defect",
-        choices=("cranial", "facial"),
-        default="cranial",
-        help="whose deviation vector gamma moves along (default cranial); facial implies --face",
+        choices=CLASSES,
+        default=CLASSES[0],
+        help=f"class of the deviation vector that --gamma scales (default {CLASSES[0]}); facial implies --face",
     )
     add(
         "--prior",
-        choices=("auto", "blend", "encode", "map", "dev", "mean"),
-        default="auto",
-        help="where the complete shape comes from (default: the way that measured best)",
+        choices=PRIORS,
+        default=PRIORS[0],
+        help="source of the complete shape: mean = mean skull; encode = reconstruction by the network; dev = that with"
+        " the deviation vector added; map = latent fitted to the intact bone; blend = average of mean and encode, of"
+        f" the head and of its mirror image (default {PRIORS[0]}: blend)",
     )
     add(
         "--face",
         action="store_true",
-        help="complete bone that one side of the face lacks, too, by the mirror image of the other side",
+        help="also complete bone that is missing on one side of the face, by the mirror image of the other side",
     )
     add(
         "--proposals",
         metavar="K",
         type=_proposals,
         default=1,
-        help=f"1 (default) to {MOST_PROPOSALS}: further implants, proposal_2.nrrd, proposal_2.stl and so on, drawn from"
-        " what network and bone hold possible for this skull",
+        help=f"number of proposals, 1 (default) to {MOST_PROPOSALS}: the further ones, proposal_2.nrrd, proposal_2.stl"
+        " and so on, are samples of the shapes that are plausible for this skull",
     )
     add(
         "--uncertainty",
         action="store_true",
-        help="write implant_uncertainty.ply, too: the implant's mesh with the distance in mm within which the true"
-        " surface lies nine times of ten, as numbers and as colours; other PLY files get the numbers",
+        help="also write implant_uncertainty.ply: the implant's mesh with the half-width in mm of the 90 %% uncertainty"
+        " band, as values and colours; other PLY files get the values",
     )
     add(
         "--force",
         action="store_true",
-        help="complete what is refused as no head, too; look closely at what comes out",
+        help="also complete images that are not plausible as a skull; check the result carefully",
     )
-    part = parser.add_argument_group("the part", "what the meshes shall be, in mm; implant.nrrd stays as it is")
-    add("--clearance", to=part, metavar="MM", type=number, help="least distance to bone (default 0; 0.5 to print)")
+    implant = parser.add_argument_group(
+        "printable implant", "options of the meshes, lengths in mm; implant.nrrd does not change"
+    )
+    add(
+        "--clearance",
+        to=implant,
+        metavar="MM",
+        type=number,
+        help="minimum distance between implant and bone (default 0; 0.5 is usual for printing)",
+    )
     add(
         "--thickness",
-        to=part,
+        to=implant,
         metavar="HOW",
-        help="patient (default): as thick as the completed skull; constant:MM; minimum:MM, thicker where that is",
+        help=f"{THICKNESS_FORMS}: as thick as the completed skull (default), constant, or at least",
     )
-    add("--under-contour", to=part, metavar="MM", type=number, help="lower the outer surface by this (default 0)")
-    add("--smooth", to=part, metavar="MM", type=number, help="smooth the shape, not the rim (default 0.5)")
-    add("--holes", to=part, metavar="D,PITCH,MARGIN", help="perfusion holes, such as 2,10,3 (default none)")
-    add("--split", to=part, metavar="MM", type=number, help="divide into pieces no longer than this")
+    add(
+        "--under-contour",
+        to=implant,
+        metavar="MM",
+        type=number,
+        help="recess of the outer surface below the skull contour (default 0)",
+    )
+    add("--smooth", to=implant, metavar="MM", type=number, help="smoothing of the shape, not of the rim (default 0.5)")
+    add(
+        "--holes",
+        to=implant,
+        metavar="D,PITCH,MARGIN",
+        help="perfusion holes: diameter, pitch and distance from every edge, such as 2,10,3 (default none)",
+    )
+    add("--split", to=implant, metavar="MM", type=number, help="split into pieces of at most this length")
     add(
         "--format",
-        to=part,
+        to=implant,
         metavar="LIST",
         type=_formats,
         default=("stl",),
-        help="stl, obj, ply (with the thickness as colours), comma-separated; STL is always written",
+        help=f"mesh formats, comma-separated: {', '.join(MESH_FORMATS)}; PLY includes the thickness as values and"
+        " colours; STL is always written",
     )
-    add("--skull", "--host", to=part, action="store_true", help="write the skull's surface as skull.stl, too")
-    add("--report", action="store_true", help="write report.html, too: one file, with pictures")
-    add("--display", action="store_true", help="write skull_display.ply, too: the bone at about 1 mm, quick to show")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where torch computes")
+    add(
+        "--skull",
+        "--host",  # its name in version 0.1
+        to=implant,
+        action="store_true",
+        help="also write the surface of the defective skull, skull.stl",
+    )
+    add("--report", action="store_true", help="also write report.html, one file with figures and pictures")
+    add(
+        "--display",
+        action="store_true",
+        help="also write skull_display.ply: the surface of the bone at about 1 mm, for fast display",
+    )
+    made.append(add_device_option(parser))
     return tuple(made)
 
 
 def as_arguments(options: argparse.Namespace, actions: Iterable[argparse.Action]) -> tuple[str, ...]:
-    """The options back as a command line has them; those at their default are left out.
+    """Return parsed options as command-line arguments; options at their default are left out.
 
+    Parameters
+    ----------
+    options : argparse.Namespace
+        The parsed options.
+    actions : iterable of argparse.Action
+        The options to return, as `add_case_options` declared them.
+
+    Returns
+    -------
+    tuple of str
+        OPTION=VALUE, or OPTION for flags.
+
+    Examples
+    --------
     >>> parser = argparse.ArgumentParser()
     >>> actions = add_case_options(parser)
     >>> as_arguments(parser.parse_args(["--skull", "--roi=-1,2,3,4,5,6", "--format", "obj,ply"]), actions)
     ('--roi=-1,2,3,4,5,6', '--format=obj,ply', '--skull')
     """
-    made = []
+    arguments = []
     for action in actions:
         name, value = action.option_strings[0], getattr(options, action.dest)
         if value == action.default:
             continue
         if isinstance(value, tuple):
             value = ",".join(value)
-        made.append(name if action.nargs == 0 else f"{name}={value}")
-    return tuple(made)
+        arguments.append(name if action.nargs == 0 else f"{name}={value}")
+    return tuple(arguments)
 
 
 def parse_case_options(options: argparse.Namespace) -> tuple[ImplantOptions, ROI | None]:
-    """What shall be made and where bone may be; raises SkullVAEError for values that make no sense."""
-    part = ImplantOptions.parse(
+    """Return the implant options and the ROI.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+        Parsed options that `add_case_options` declared.
+
+    Returns
+    -------
+    implant_options : ImplantOptions
+        Options of the printable implant.
+    roi : ROI or None
+        The region of interest; None without --roi.
+
+    Raises
+    ------
+    SkullVAEError
+        A value is invalid or out of range.
+    """
+    implant_options = ImplantOptions.parse(
         options.clearance,
         options.thickness,
         options.under_contour,
@@ -131,10 +213,10 @@ def parse_case_options(options: argparse.Namespace) -> tuple[ImplantOptions, ROI
         thickness_map="ply" in options.format,
     )
     if options.roi is None:
-        return part, None
+        return implant_options, None
     from SkullVAELib.geometry.roi import ROI
 
-    return part, ROI.parse(options.roi)
+    return implant_options, ROI.parse(options.roi)
 
 
 def _formats(text: str) -> tuple[str, ...]:
@@ -144,7 +226,8 @@ def _formats(text: str) -> tuple[str, ...]:
     return names
 
 
-_formats.__name__ = "list of stl, obj and ply"  # argparse says "invalid ... value"
+# argparse prints "invalid ... value"
+_formats.__name__ = f"list of {', '.join(MESH_FORMATS[:-1])} and {MESH_FORMATS[-1]}"
 
 
 def _proposals(text: str) -> int:

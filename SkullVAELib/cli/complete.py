@@ -1,4 +1,4 @@
-"""The command `skullvae complete INPUT -o DIR`: complete a skull, design its implant, write both and a report."""
+"""The command `skullvae complete INPUT -o DIR`: completes a skull and writes it with its implant and a report."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from SkullVAELib import NOTICE
-from SkullVAELib.cli.arguments import add_progress_option, existing_model
+from SkullVAELib.cli.arguments import INPUT_SUFFIXES, add_progress_option, existing_model
 from SkullVAELib.cli.case_options import add_case_options, parse_case_options
 from SkullVAELib.core.console import print_message, progress_on, reserved_stdout
 from SkullVAELib.core.exit_codes import DONE, NO_DEFECT
 from SkullVAELib.core.files import as_json_text
 from SkullVAELib.core.progress import Report, Stages
-from SkullVAELib.report.result_names import EXTRAS, RESULTS
+from SkullVAELib.report.result_names import OPTIONAL_FILES, RESULT_FILES
 
 if TYPE_CHECKING:
     from SkullVAELib.geometry.roi import ROI
@@ -23,11 +23,9 @@ if TYPE_CHECKING:
     from SkullVAELib.report.result_files import RunResult
 
 
-# Expected seconds after the completion's own stages, for the progress bar.
+# Expected seconds of the stages after the completion, for the progress bar.
 _LAST_WEIGHTS = {"mesh": 1.0, "write": 2.0, "preview": 2.0}
-
-
-_SECONDS_A_PROPOSAL = 1.5
+_SECONDS_PER_PROPOSAL = 1.5
 
 
 def add_parser(commands) -> None:
@@ -37,13 +35,13 @@ def add_parser(commands) -> None:
         help="complete a skull and design its implant",
         description="Completes the skull in INPUT and writes completed.nrrd, implant.nrrd, implant.stl (mm, LPS),"
         f" preview.png and report.json into DIR. {NOTICE}",
-        epilog="Exit codes: 0 done, 2 bad input (one line says what and how to mend it), 3 no defect found.",
+        epilog="Exit codes: 0 done, 2 user-correctable error (one line states cause and remedy), 3 no defect found.",
     )
     complete.add_argument(
         "input",
         metavar="INPUT",
         type=Path,
-        help=".nrrd, .nhdr, .nii, .nii.gz or .mha: a skull segmentation with one label, or a CT in HU",
+        help=f"{INPUT_SUFFIXES}: a skull segmentation with one label, or a CT in HU",
     )
     complete.add_argument("-o", "--output", metavar="DIR", type=Path, required=True, help="folder for the results")
     add_case_options(complete)
@@ -62,7 +60,7 @@ def add_parser(commands) -> None:
 
 
 def run_complete(options: argparse.Namespace) -> int:
-    """`complete`: read, complete, write; see the contract in cli.py's docstring."""
+    """Run `complete` and return the exit code, see `SkullVAELib.cli.main`."""
     from SkullVAELib.core.atomic_output import publish_files
     from SkullVAELib.io.images import check_readable
     from SkullVAELib.session.cleanup import remove_responses
@@ -81,23 +79,24 @@ def run_complete(options: argparse.Namespace) -> int:
 
             requests = stack.enter_context(Requests.from_stdin())
         report = stack.enter_context(progress_on(stream, options.progress))
-        with publish_files(options.output, (*RESULTS[:-1], *EXTRAS, RESULTS[-1]), inputs) as staging:
-            outcome = _complete_into(staging, path, options, implant_options, roi, report)
-            remove_responses(options.output)  # before the new results come: an answer belongs to the earlier ones
-        # Only now is everything in its place.
+        names = (*RESULT_FILES[:-1], *OPTIONAL_FILES, RESULT_FILES[-1])
+        with publish_files(options.output, names, inputs) as staging:
+            result = _complete_into(staging, path, options, implant_options, roi, report)
+            remove_responses(options.output)  # before the new results appear: responses belong to the earlier ones
+        # The files are in place only now.
         report("done", 1.0)
-        for warning in outcome.result["warnings"]:
+        for warning in result.report["warnings"]:
             print_message(f"Warning: {warning}")
-        if not outcome.result["found"]:
+        if not result.report["found"]:
             print_message(
-                f"No defect was found in '{path.name}', so the results in '{options.output}' hold no implant."
+                f"No defect was found in '{path.name}': the results in '{options.output}' contain no implant."
             )
             return NO_DEFECT
         print_message(f"The results are in '{options.output}'. {NOTICE}")
         if requests is not None and stream is not None:
             from SkullVAELib.session.server import serve
 
-            serve(outcome, requests, options.output, stream)
+            serve(result, requests, options.output, stream)
     return DONE
 
 
@@ -109,15 +108,15 @@ def _complete_into(
     roi: ROI | None,
     report: Report,
 ) -> RunResult:
-    """Complete the skull in the file `path`, prepare every result in `staging` and return what was made."""
+    """Complete the skull in the file `path`, write all files into `staging` and return the result."""
     from SkullVAELib.io.images import read_volume, write_volume
 
-    # torch and MONAI take seconds to import, so a bad file is found before them; the bar stays at its start so long.
+    # torch and MONAI take seconds to import, so the file is read before them; until then the bar stays at its start.
     start = Stages({"read": 1, "load libraries": 1}, lambda stage, fraction: report(stage, 0.0))
     with start.stage("read"):
         volume = read_volume(path)
     with start.stage("load libraries"):
-        import torch._dynamo  # noqa: F401  what the first optimiser would import, a second in the midst of its work
+        import torch._dynamo  # noqa: F401  imported here because the first optimiser would import it during its work, for 1 s
 
         from SkullVAELib.completion.options import CompletionOptions
         from SkullVAELib.completion.pipeline import STAGE_WEIGHTS, complete
@@ -135,13 +134,13 @@ def _complete_into(
     if not face:
         weights.pop("face", None)
     if options.proposals > 1:
-        weights["proposals"] = _SECONDS_A_PROPOSAL * (options.proposals - 1)
+        weights["proposals"] = _SECONDS_PER_PROPOSAL * (options.proposals - 1)
     stages = Stages(weights, report)
     with stages.stage("load model"):
         device = resolve_device(options.device)
         model_path = default_model_path() if options.model is None else options.model
         model = load_model(model_path, device)
-    wishes = CompletionOptions(
+    completion_options = CompletionOptions(
         threshold_hu=options.threshold,
         roi=roi,
         gamma=options.gamma,
@@ -151,44 +150,41 @@ def _complete_into(
         face=face,
         least_quality=0.0 if options.force else REFUSE_BELOW,
     )
-    completion = complete(volume, model, wishes, stages)
-    outcome = RunResult.of(completion, volume, implant_options, options.format, path.name, model_path.name)
-    outcome = dataclasses.replace(outcome, uncertain=options.uncertainty)
-    result = outcome.result
+    completion = complete(volume, model, completion_options, stages)
+    result = RunResult.of(completion, volume, implant_options, options.format, path.name, model_path.name)
+    result = dataclasses.replace(result, uncertain=options.uncertainty)
     with stages.stage("mesh"):
         if completion.found:
-            outcome = outcome.with_implant()
-            result = outcome.result
-            outcome.write_implant(staging)
+            result = result.with_implant()
+            result.write_implant(staging)
             if options.uncertainty:
-                outcome.write_uncertainty(staging)
+                result.write_uncertainty(staging)
             if options.uncertainty or options.report or options.proposals > 1:
-                outcome = outcome.with_uncertainty()
-                result = outcome.result
+                result = result.with_uncertainty()
             if options.skull:
-                outcome.write_skull(staging)
+                result.write_skull(staging)
         else:
-            result["warnings"].append(
-                "completed.nrrd is the input's bone, implant.nrrd is empty, and there is no implant.stl,"
-                " since an empty mesh cannot be watertight."
+            result.report["warnings"].append(
+                "No implant was made: completed.nrrd is the bone of the input and implant.nrrd is empty. implant.stl is"
+                " not written because an empty mesh is not watertight."
             )
         if options.display:
-            outcome.write_display(staging)
+            result.write_display(staging)
     if completion.found and options.proposals > 1:
         from SkullVAELib.report.result_files import write_proposals
 
         with stages.stage("proposals"):
-            result["proposals"] = write_proposals(outcome, options.proposals, staging)
+            result.report["proposals"] = write_proposals(result, options.proposals, staging)
     with stages.stage("write"):
         write_volume(completion.completed, staging / "completed.nrrd")
         write_volume(completion.implant, staging / "implant.nrrd")
     with stages.stage("preview"):
-        outcome.write_preview(staging)
+        result.write_preview(staging)
         if options.report:
-            outcome.write_report(staging, staging / "preview.png")
+            result.write_report(staging, staging / "preview.png")
     made = {file.name for file in staging.iterdir() if file.suffix}
-    result["files"] = sorted(made | {RESULTS[-1]}, key=lambda name: (name == RESULTS[-1], name))
+    result.report["files"] = sorted(made | {RESULT_FILES[-1]}, key=lambda name: (name == RESULT_FILES[-1], name))
     seconds = {**start.seconds, **stages.seconds}
-    result["seconds"] = {**seconds, "total": round(sum(seconds.values()), 3)}
-    (staging / RESULTS[-1]).write_text(as_json_text(result), encoding="utf-8")
-    return outcome
+    result.report["seconds"] = {**seconds, "total": round(sum(seconds.values()), 3)}
+    (staging / RESULT_FILES[-1]).write_text(as_json_text(result.report), encoding="utf-8")
+    return result

@@ -1,4 +1,4 @@
-"""The command `skullvae evaluate`."""
+"""The command `skullvae evaluate`: scores predicted implants."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ def add_parser(commands) -> None:
     evaluate = commands.add_parser(
         "evaluate",
         help="score predicted implants: DSC, bDSC and HD95",
-        description="Scores every implant in the folder --truth by the one of the same name in --prediction. Flat"
-        " folders, a folder for each case (CASE/implant.nrrd) and the layouts of SkullFix and SkullBreak are read.",
+        description="Scores the implants in the folder --prediction against those of the same names in --truth. Flat"
+        " folders, one folder per case (CASE/implant.nrrd) and the layouts of SkullFix and SkullBreak are supported.",
     )
-    evaluate.add_argument("--truth", metavar="DIR", type=Path, required=True)
-    evaluate.add_argument("--prediction", metavar="DIR", type=Path, required=True)
+    evaluate.add_argument("--truth", metavar="DIR", type=Path, required=True, help="folder of true implants")
+    evaluate.add_argument("--prediction", metavar="DIR", type=Path, required=True, help="folder of predicted implants")
     evaluate.add_argument(
         "--json",
         metavar="FILE",
         type=Path,
         nargs="?",
         const=Path("-"),
-        help="write the scores as JSON, too; without FILE on stdout instead of the table",
+        help="also write the scores as JSON to FILE; without FILE, print JSON instead of the table",
     )
     evaluate.set_defaults(run=run_evaluate)
 
 
 def run_evaluate(options: argparse.Namespace) -> int:
-    """`evaluate`: the table on stdout, and JSON where asked."""
+    """Run `evaluate` and return the exit code."""
     from SkullVAELib.evaluation.folders import evaluate_folders, score_table, scores_as_json
 
     with progress_bar() as report:
@@ -45,7 +45,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
 
 
 def _write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
+    """Write a text file; it appears complete or not at all."""
     from SkullVAELib.core.atomic_output import atomic_file
 
     with atomic_file(path) as temporary:

@@ -1,4 +1,4 @@
-"""The command `skullvae info`: what is installed, what the machine has, and whether the model loads."""
+"""The command `skullvae info`: prints software versions, devices, memory, disk space and the state of the model."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ import tempfile
 from pathlib import Path
 
 from SkullVAELib import NOTICE, __version__
+from SkullVAELib.cli.arguments import add_model_option
 from SkullVAELib.core.console import print_message
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.core.exit_codes import BAD_INPUT, DONE
 from SkullVAELib.core.files import as_json_text, file_sha256
 
-# Import name, and name in the package index where it is another.
+# Import name and name of the distribution, which may differ.
 PACKAGES = {
     "numpy": "numpy",
     "scipy": "scipy",
@@ -36,28 +37,39 @@ def add_parser(commands) -> None:
     """Add `info` to the command line."""
     info = commands.add_parser(
         "info",
-        help="what is installed, and whether the model loads",
-        description="Tells versions, devices, memory, disk and the model: what a report of a problem should say. A"
-        " package that is missing is named. Exit code 2 when a model named by --model cannot be used.",
+        help="print versions, devices and the state of the model",
+        description="Prints software versions, missing packages, devices, memory, disk space and whether the model"
+        " loads: include it when you report a problem. Exit code 2 where the file of --model is not a usable model.",
     )
-    info.add_argument("--model", metavar="FILE", type=Path, help="model file instead of the shipped one")
-    info.add_argument("--json", action="store_true", help="as JSON")
+    add_model_option(info)
+    info.add_argument("--json", action="store_true", help="print JSON instead of a table")
     info.set_defaults(run=run_info)
 
 
 def run_info(options: argparse.Namespace) -> int:
-    """`info`: the table on stdout, or JSON."""
-    told = information(options.model)
-    print(as_json_text(told) if options.json else as_text(told), end="" if options.json else "\n")
-    if options.model is None or told["model"]["loads"] is not False:
+    """Run `info` and return the exit code."""
+    found = information(options.model)
+    print(as_json_text(found) if options.json else as_text(found), end="" if options.json else "\n")
+    if options.model is None or found["model"]["loads"] is not False:
         return DONE
-    print_message(told["model"]["error"])
+    print_message(found["model"]["error"])
     return BAD_INPUT
 
 
 def information(model: Path | None = None) -> dict:
-    """What `info` tells, as plain values: "software", "notice", "system", "packages" (version, or None where the
-    package is missing), "missing", "devices", "machine", "temporary_folder" and "model" (None for what is unknown)."""
+    """Collect the content of `info`.
+
+    Parameters
+    ----------
+    model : Path, optional
+        Model file to load instead of the default model.
+
+    Returns
+    -------
+    dict
+        Plain values with the keys "software", "notice", "system", "packages" (version, or None for a missing package),
+        "missing", "devices", "machine", "temporary_folder" and "model"; unknown values are None.
+    """
     packages = {name: _version(module, name) for module, name in PACKAGES.items()}
     return {
         "software": f"SkullVAE {__version__}",
@@ -72,15 +84,15 @@ def information(model: Path | None = None) -> dict:
     }
 
 
-def as_text(told: dict) -> str:
-    """The same for people: one thing a line."""
-    model, machine, temporary = told["model"], told["machine"], told["temporary_folder"]
+def as_text(found: dict) -> str:
+    """Return the result of `information` as a table, one row per line."""
+    model, machine, temporary = found["model"], found["machine"], found["temporary_folder"]
     rows = [
-        ("SkullVAE", told["software"].split()[-1]),
-        ("Python", f"{told['system']['python']} ({told['system']['executable']})"),
-        ("System", told["system"]["platform"]),
-        *((name, version or "missing") for name, version in told["packages"].items()),
-        *(("Device", _device_text(device)) for device in told["devices"]),
+        ("SkullVAE", found["software"].split()[-1]),
+        ("Python", f"{found['system']['python']} ({found['system']['executable']})"),
+        ("System", found["system"]["platform"]),
+        *((name, version or "missing") for name, version in found["packages"].items()),
+        *(("Device", _device_text(device)) for device in found["devices"]),
         ("Cores", str(machine["cores"])),
         ("Memory", _gib(machine["memory_gib"])),
         ("Free disk", f"{_gib(temporary['free_gib'])} in {temporary['path']}"),
@@ -89,7 +101,7 @@ def as_text(told: dict) -> str:
     if model["sha256"]:
         rows += [("Model size", f"{model['bytes'] / 1e6:.1f} MB"), ("Model SHA-256", model["sha256"])]
     loads = {True: "yes", False: f"no: {model['error']}", None: f"not tried: {model['error']}"}[model["loads"]]
-    rows += [("Model loads", loads), ("Note", told["notice"])]
+    rows += [("Model loads", loads), ("Note", found["notice"])]
     return "\n".join(f"{name:<15}{value}" for name, value in rows)
 
 
@@ -97,11 +109,11 @@ def _version(module: str, name: str) -> str | None:
     """A package's version, None where it cannot be imported."""
     try:
         imported = importlib.import_module(module)
-    except Exception:  # a package that is there but broken, as with a missing library, raises what it likes
+    except Exception:  # a broken installation, such as one with a missing shared library, can raise any exception
         return None
     try:
         return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:  # inside Slicer vtk is no package of pip's
+    except importlib.metadata.PackageNotFoundError:  # Slicer's own VTK is not installed by pip
         if module == "vtkmodules":
             from vtkmodules.vtkCommonCore import vtkVersion
 
@@ -110,7 +122,7 @@ def _version(module: str, name: str) -> str | None:
 
 
 def _devices() -> list[dict]:
-    """The devices torch can compute on; none without torch."""
+    """The devices that torch can use; an empty list without torch."""
     try:
         import torch
 
@@ -126,7 +138,7 @@ def _devices() -> list[dict]:
                 }
             )
         return found
-    except Exception:  # no torch, or a driver that does not fit: the table says so by what is not in it
+    except Exception:  # torch is missing or the driver does not match: the list stays empty
         return []
 
 
@@ -137,7 +149,7 @@ def _device_text(device: dict) -> str:
 
 
 def _memory_gib() -> float | None:
-    """The machine's memory, None where the system does not tell."""
+    """The machine's memory in GiB; None where it cannot be determined."""
     try:
         return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
     except (AttributeError, ValueError, OSError):
@@ -172,23 +184,24 @@ def _gib(value: float | None) -> str:
 
 
 def _model(path: Path | None) -> dict:
-    """The model file: path, name, size, SHA-256, whether it loads (None where packages are missing), and why not."""
-    told = {"path": None, "name": None, "bytes": None, "sha256": None, "trained": None, "loads": None, "error": None}
+    """Path, name, size and SHA-256 of the model file, whether it loads (None without packages) and why not."""
+    keys = ("path", "name", "bytes", "sha256", "trained", "loads", "error")
+    model: dict = dict.fromkeys(keys)
     try:
         from SkullVAELib.vae.checkpoint import load_any_model
         from SkullVAELib.vae.default_model import default_model_path
     except ImportError as error:
         if path is not None and path.is_file():
-            told |= _file(path)
-        return told | {"error": f"the package '{error.name}' is missing"}
+            model |= _file(path)
+        return model | {"error": f"the package '{error.name}' is missing"}
     try:
         path = default_model_path() if path is None else path
         if path.is_file():
-            told |= _file(path)
-        model = load_any_model(path)
-        return told | {"loads": True, "trained": model.provenance.get("trained")}
+            model |= _file(path)
+        loaded = load_any_model(path)
+        return model | {"loads": True, "trained": loaded.provenance.get("trained")}
     except SkullVAEError as error:
-        return told | {"path": None if path is None else str(path), "loads": False, "error": str(error)}
+        return model | {"path": None if path is None else str(path), "loads": False, "error": str(error)}
 
 
 def _file(path: Path) -> dict:

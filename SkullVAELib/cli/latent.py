@@ -1,4 +1,4 @@
-"""The command `skullvae latent`: encode skulls to a table, complete, interpolate, draw."""
+"""The command `skullvae latent`: encodes, completes, interpolates and samples in the latent space."""
 
 from __future__ import annotations
 
@@ -7,60 +7,71 @@ import csv
 from pathlib import Path
 
 from SkullVAELib import NOTICE
+from SkullVAELib.cli.arguments import add_device_option, add_model_option
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.core.parsing import count, number
+from SkullVAELib.data.kinds import CLASSES
 
 
 def add_parser(commands) -> None:
     """Add `latent` and its own commands to the command line."""
     latent = commands.add_parser(
         "latent",
-        help="encode skulls, move in the latent space, decode",
-        description=f"Works with a model's latents, our own model's or one of the paper's method. {NOTICE}",
+        help="encode, complete, interpolate and sample skulls in the latent space",
+        description="Works in the latent space of a model of this method or of the paper's (arXiv 2209.14783)."
+        f" {NOTICE}",
     )
     actions = latent.add_subparsers(dest="action", required=True, metavar="ACTION")
 
-    encode = actions.add_parser("encode", help="a table of the latents of a folder's skulls")
-    encode.add_argument("input", metavar="DIR", type=Path, help="skulls in any layout that training reads")
+    encode = actions.add_parser("encode", help="write a table of the latents of a folder of skulls")
+    encode.add_argument("input", metavar="DIR", type=Path, help="skulls in any layout that training supports")
     encode.add_argument("-o", "--output", metavar="FILE", type=Path, required=True, help="CSV file to write")
     encode.set_defaults(run=run_encode)
 
-    complete = actions.add_parser("complete", help="decode z + gamma * DEV onto the skull's own grid")
+    complete = actions.add_parser("complete", help="decode z + gamma * DEV on the grid of the input")
     complete.add_argument("input", metavar="INPUT", type=Path, help="a skull segmentation or a CT in HU")
     complete.add_argument("-o", "--output", metavar="FILE", type=Path, required=True, help="image file to write")
     complete.add_argument(
-        "--gamma", metavar="G", type=number, default=1.0, help="0 reconstructs, 1 completes (default), between: between"
+        "--gamma",
+        metavar="G",
+        type=number,
+        default=1.0,
+        help="factor of DEV: 0 reconstructs, 1 completes (default), values between interpolate",
     )
-    complete.add_argument("--kind", metavar="KIND", default="cranial", help="class of the defect: cranial or facial")
+    complete.add_argument(
+        "--kind", metavar="KIND", default=CLASSES[0], help=f"class of the defect: {' or '.join(CLASSES)}"
+    )
     complete.add_argument(
         "--deviation",
         choices=("class", "neighbours"),
         default="class",
-        help="DEV of the whole class (default), or of the five training skulls nearest in the latent space",
+        help="DEV of the whole class (default), or mean DEV of the five training skulls nearest in the latent space",
     )
     complete.set_defaults(run=run_complete)
 
-    between = actions.add_parser("interpolate", help="decode latents between two skulls onto the first one's grid")
-    between.add_argument("first", metavar="A", type=Path)
-    between.add_argument("second", metavar="B", type=Path)
+    between = actions.add_parser("interpolate", help="decode latents between two skulls on the grid of the first")
+    between.add_argument("first", metavar="A", type=Path, help="image of the first skull")
+    between.add_argument("second", metavar="B", type=Path, help="image of the second skull")
     between.add_argument("-o", "--output", metavar="DIR", type=Path, required=True, help="folder for the images")
-    between.add_argument("--steps", metavar="N", type=count, default=5, help="images from A to B (default 5)")
+    between.add_argument(
+        "--steps", metavar="N", type=count, default=5, help="number of images from A to B, both included (default 5)"
+    )
     between.set_defaults(run=run_interpolate)
 
-    draw = actions.add_parser("sample", help="decode latents drawn at random")
+    draw = actions.add_parser("sample", help="decode random latents")
     draw.add_argument("-o", "--output", metavar="DIR", type=Path, required=True, help="folder for the images")
-    draw.add_argument("--count", metavar="N", type=count, default=5, help="skulls (default 5)")
-    draw.add_argument("--seed", metavar="N", type=count, default=0, help="another number, other skulls")
+    draw.add_argument("--count", metavar="N", type=count, default=5, help="number of skulls (default 5)")
+    draw.add_argument("--seed", metavar="N", type=count, default=0, help="seed of the random numbers (default 0)")
     draw.add_argument(
         "--prior",
         choices=("aggregated", "standard"),
         default="aggregated",
-        help="draw from where the training skulls lie (default), or from N(0, I)",
+        help="distribution of the latents: that of the training skulls (default), or N(0, I)",
     )
     draw.set_defaults(run=run_sample)
     for action in (encode, complete, between, draw):
-        action.add_argument("--model", metavar="FILE", type=Path, help="model file instead of the shipped one")
-        action.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where torch computes")
+        add_model_option(action)
+        add_device_option(action)
 
 
 def _space(options: argparse.Namespace):
@@ -73,7 +84,7 @@ def _space(options: argparse.Namespace):
 
 
 def run_encode(options: argparse.Namespace) -> int:
-    """One row a file: whose skull, its class and split, the KL, the posterior's means and sigmas."""
+    """Run `latent encode`: one row per file with individual, class, split, KL in nats, posterior means and sigmas."""
     from SkullVAELib.core.atomic_output import atomic_file, check_not_input
     from SkullVAELib.core.console import progress_bar
     from SkullVAELib.data.datasets import find_cases
@@ -105,7 +116,7 @@ def run_encode(options: argparse.Namespace) -> int:
 
 
 def run_complete(options: argparse.Namespace) -> int:
-    """The decoded skull, 0 and 1, on the input's own grid."""
+    """Run `latent complete`: write the decoded skull (0 and 1) on the grid of the input."""
     from SkullVAELib.core.atomic_output import check_not_input
     from SkullVAELib.io.images import read_volume, volume_suffix, write_volume
 
@@ -120,12 +131,12 @@ def run_complete(options: argparse.Namespace) -> int:
 
 
 def run_interpolate(options: argparse.Namespace) -> int:
-    """N images 00.nrrd, 01.nrrd ... whose latents go from A's to B's in equal steps."""
+    """Run `latent interpolate`: write N images 00.nrrd, 01.nrrd ... at equal steps between two latents."""
     from SkullVAELib.core.atomic_output import publish_files
     from SkullVAELib.io.images import read_volume, write_volume
 
     if options.steps < 2:
-        raise SkullVAEError(f"--steps is {options.steps}", "Take 2 or more, A and B included")
+        raise SkullVAEError(f"--steps {options.steps} is too small", "Use 2 or more, A and B included")
     volumes = [read_volume(path) for path in (options.first, options.second)]
     space = _space(options)
     first, second = (space.encode(volume) for volume in volumes)
@@ -139,12 +150,12 @@ def run_interpolate(options: argparse.Namespace) -> int:
 
 
 def run_sample(options: argparse.Namespace) -> int:
-    """N images 00.nrrd, 01.nrrd ... of latents drawn at random."""
+    """Run `latent sample`: write N images 00.nrrd, 01.nrrd ... of random latents."""
     from SkullVAELib.core.atomic_output import publish_files
     from SkullVAELib.io.images import write_volume
 
     if options.count < 1:
-        raise SkullVAEError(f"--count is {options.count}", "Take 1 or more")
+        raise SkullVAEError(f"--count {options.count} is too small", "Use 1 or more")
     space = _space(options)
     names = [f"{number:02d}.nrrd" for number in range(options.count)]
     with publish_files(options.output, names) as staging:

@@ -1,9 +1,11 @@
-"""The command line: the commands `evaluate`, `sample` and `population`; the others have rooms of their own.
+"""The command line `skullvae`; each command is in a module of its own in this package.
 
-Exit codes: 0 done; 2 something the user can mend, one line on stderr that says what and how; 3 no defect found;
-130 and 143 when interrupted or terminated. Never a traceback (SKULLVAE_DEBUG=1 shows it) and never half a file.
+Exit codes: 0 done; 2 user-correctable error, with one line on stderr that states cause and remedy; 3 no defect found;
+130 and 143 when interrupted or terminated. No traceback is printed (unless SKULLVAE_DEBUG=1), and files appear complete
+or not at all.
 
-Only what `--help` and a mistyped path need is imported here; torch, MONAI and VTK wait until they are used.
+Only what `--help` and a mistyped path need is imported at the top; torch, MONAI and VTK are imported where they are
+used.
 """
 
 from __future__ import annotations
@@ -29,18 +31,31 @@ from SkullVAELib.core.parent_process import end_with_parent_if_asked
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line on `arguments` (default: the process's) and return the exit code."""
+    """Run the command line.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        The arguments without the program's name; by default those of the process.
+
+    Returns
+    -------
+    int
+        The exit code, see the module's docstring.
+    """
     end_with_parent_if_asked()
     debug = os.environ.get("SKULLVAE_DEBUG", "") not in ("", "0")
-    # Registration and warp are thousands of small parallel steps. Where other work holds a core, threads that spin as
-    # they wait for each other made a second's work take twenty; threads that sleep do not. Read once, as torch loads.
+    # Registration and warp are thousands of small parallel steps. Where other work occupies a core, threads that spin
+    # while they wait for each other made one second of work take twenty; threads that sleep do not. torch reads this
+    # variable once, when it is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # NumPy's and SciPy's own threads spin whatever that says: the rim's ten regressions took 0.13 s with two of them
-    # on free cores, 5 s beside other work, and 0.03 s with one in either case. Read once, as numpy loads.
+    # The threads of NumPy and SciPy spin regardless of that: the ten regressions of the GP correction took 0.13 s with
+    # two threads on free cores, 5 s on busy cores, and 0.03 s with one thread in either case. NumPy reads this variable
+    # once, when it is imported.
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
     with ExitStack() as stack:
         if not debug:
-            # A library's warning is for us; the user's warnings are in the report.
+            # Warnings of other libraries are for developers; warnings for the user are in the report.
             stack.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore")
         stack.enter_context(_signals_end_the_run())
@@ -60,14 +75,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says a mistake in one line, as every other error."""
+    """Raises a mistake in the arguments as SkullVAEError, so that it is one line like every other error."""
 
     def error(self, message: str) -> NoReturn:
         raise SkullVAEError(f"{self.prog}: {message}", f"See {self.prog} --help")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="skullvae", description=f"Completes defective skulls. {NOTICE}")
+    parser = _Parser(
+        prog="skullvae", description=f"Completes defective skulls and designs the cranial implant. {NOTICE}"
+    )
     parser.add_argument("--version", action="version", version=f"SkullVAE {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -78,19 +95,19 @@ def _parser() -> argparse.ArgumentParser:
 
 @contextmanager
 def _signals_end_the_run() -> Iterator[None]:
-    """SIGTERM and SIGHUP unwind the stack, so that temporary files go; exit code 128 + signal."""
+    """SIGTERM and SIGHUP raise SystemExit(128 + signal), so that temporary files are removed."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def end(number: int, frame: object) -> NoReturn:
-        signal.signal(number, signal.SIG_IGN)  # a second one must not disturb the clearing up
+        signal.signal(number, signal.SIG_IGN)  # a second signal must not interrupt the clean-up
         raise SystemExit(128 + number)
 
     before = {}
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
-        # Under nohup SIGHUP is ignored and stays so.
+        # nohup ignores SIGHUP, which must stay so.
         if number is not None and signal.getsignal(number) is signal.SIG_DFL:
             before[number] = signal.signal(number, end)
     try:

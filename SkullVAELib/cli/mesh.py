@@ -1,4 +1,4 @@
-"""The command `skullvae mesh`: the surface of a labelmap, such as an implant edited by hand."""
+"""The command `skullvae mesh`: writes the surface of a labelmap, such as an implant edited by hand."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from SkullVAELib import NOTICE
-from SkullVAELib.cli.arguments import add_progress_option
+from SkullVAELib.cli.arguments import INPUT_SUFFIXES, add_progress_option
 from SkullVAELib.core.console import progress
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.core.progress import Stages
@@ -19,25 +19,27 @@ def add_parser(commands) -> None:
     """Add `mesh` to the command line."""
     mesh = commands.add_parser(
         "mesh",
-        help="the surface of a labelmap as STL, OBJ or PLY",
-        description="Writes the surface of a labelmap (not 0 is inside) as a closed mesh in mm, LPS, smooth below the"
-        f" voxel size: of an implant that was edited by hand, or of a skull. {NOTICE}",
+        help=f"write the surface of a labelmap as {', '.join(MESH_FORMATS).upper()}",
+        description="Writes the surface of a labelmap (non-zero voxels are inside) as a closed mesh in mm, LPS, smooth"
+        f" at the scale of a voxel, for example of an implant that was edited by hand. {NOTICE}",
     )
-    mesh.add_argument("input", metavar="LABELMAP", type=Path, help=".nrrd, .nhdr, .nii, .nii.gz or .mha, one label")
+    mesh.add_argument("input", metavar="LABELMAP", type=Path, help=f"{INPUT_SUFFIXES}, one label")
     mesh.add_argument(
-        "-o", "--output", metavar="FILE", type=Path, required=True, help="mesh file to write: .stl, .obj or .ply"
+        "-o", "--output", metavar="FILE", type=Path, required=True, help=f"mesh file to write: {', '.join(SUFFIXES)}"
     )
     add_progress_option(mesh)
     mesh.set_defaults(run=run_mesh)
 
 
 def run_mesh(options: argparse.Namespace) -> int:
-    """`mesh`: read, make the surface, write it whole or not at all."""
+    """Run `mesh` and return the exit code."""
     suffix = options.output.suffix.lower()
     if suffix not in SUFFIXES:
-        raise SkullVAEError(f"'{options.output.name}' has no known mesh suffix", f"Use one of {', '.join(SUFFIXES)}")
+        raise SkullVAEError(f"The mesh format of '{options.output.name}' is unknown", f"Use {', '.join(SUFFIXES)}")
     if not options.output.parent.is_dir():
-        raise SkullVAEError(f"The folder '{options.output.parent}' does not exist", "Make it first or choose another")
+        raise SkullVAEError(
+            f"The folder '{options.output.parent}' does not exist", "Create it or choose another folder"
+        )
 
     from SkullVAELib.io.images import check_readable, read_volume
     from SkullVAELib.registration.bone import labelmap_mask
