@@ -1,4 +1,4 @@
-"""`python -m SkullVAELib`."""
+"""Entry point of `python -m SkullVAELib`."""
 
 import sys
 

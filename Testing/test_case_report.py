@@ -1,8 +1,9 @@
-"""Claims about the report for people: one file that needs nothing else, true to the figures, silent on the patient."""
+"""Claims about the HTML report: one self-contained file, true to the figures, without data of the patient."""
 
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import re
 from html.parser import HTMLParser
@@ -12,6 +13,8 @@ import pytest
 from PIL import Image
 
 from SkullVAELib import NOTICE, __version__
+from SkullVAELib.completion.options import CompletionOptions
+from SkullVAELib.geometry.roi import ROI
 from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.implant.options import ImplantOptions
 from SkullVAELib.mesh.isosurface import mask_surface
@@ -105,6 +108,15 @@ def test_the_rating_is_on_the_page(outcome, tmp_path, gap, text):
     assert f"Rim gap: {text}" in shown
     assert "thin <here>" in shown
     assert "2026-01-02" in shown
+
+
+def test_the_roi_is_on_the_page(outcome, tmp_path):
+    options = CompletionOptions(roi=ROI((0, 0, 0), (200, 220, 150)))
+    pixel = io.BytesIO()
+    Image.new("L", (1, 1)).save(pixel, "PNG")
+    report = outcome.report | {"parameters": dataclasses.asdict(options)}
+    write_case_report(tmp_path / "r.html", report, pixel.getvalue())
+    assert "200 x 220 x 150 mm" in (tmp_path / "r.html").read_text(encoding="utf-8")
 
 
 def ball(radius: float) -> Mesh:

@@ -10,7 +10,7 @@ from SkullVAELib.cli.arguments import add_device_option, add_model_option
 from SkullVAELib.completion.options import MOST_PROPOSALS, PRIORS
 from SkullVAELib.core.parsing import number
 from SkullVAELib.data.kinds import CLASSES
-from SkullVAELib.implant.options import MESH_FORMATS, THICKNESS_FORMS, ImplantOptions
+from SkullVAELib.implant.options import MESH_FORMATS, THICKNESS_FORMS, THICKNESS_MODES, ImplantOptions
 
 if TYPE_CHECKING:
     from SkullVAELib.geometry.roi import ROI
@@ -101,13 +101,13 @@ def add_case_options(parser: argparse.ArgumentParser) -> tuple[argparse.Action, 
         to=implant,
         metavar="MM",
         type=number,
-        help="minimum distance between implant and bone (default 0; 0.5 is usual for printing)",
+        help="minimum distance between implant and bone (default 0; 0.5 for printing)",
     )
     add(
         "--thickness",
         to=implant,
         metavar="HOW",
-        help=f"{THICKNESS_FORMS}: as thick as the completed skull (default), constant, or at least",
+        help=f"{THICKNESS_FORMS} (default {THICKNESS_MODES[0]}: as thick as the completed skull)",
     )
     add(
         "--under-contour",

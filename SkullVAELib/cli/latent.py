@@ -45,7 +45,7 @@ def add_parser(commands) -> None:
         "--deviation",
         choices=("class", "neighbours"),
         default="class",
-        help="DEV of the whole class (default), or mean DEV of the five training skulls nearest in the latent space",
+        help="DEV of the whole class (default), or of the five training skulls nearest in the latent space",
     )
     complete.set_defaults(run=run_complete)
 

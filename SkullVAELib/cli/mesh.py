@@ -19,7 +19,7 @@ def add_parser(commands) -> None:
     """Add `mesh` to the command line."""
     mesh = commands.add_parser(
         "mesh",
-        help=f"write the surface of a labelmap as {', '.join(MESH_FORMATS).upper()}",
+        help=f"write the surface of a labelmap as {', '.join(MESH_FORMATS[:-1]).upper()} or {MESH_FORMATS[-1].upper()}",
         description="Writes the surface of a labelmap (non-zero voxels are inside) as a closed mesh in mm, LPS, smooth"
         f" at the scale of a voxel, for example of an implant that was edited by hand. {NOTICE}",
     )

@@ -14,7 +14,7 @@ MESH_FORMATS = ("stl", "obj", "ply")
 THICKNESS_MODES = ("patient", "constant", "minimum")
 """How the thickness is determined: by the completed skull, or with a length in mm, see `ImplantOptions.thickness`."""
 
-THICKNESS_FORMS = ", ".join(THICKNESS_MODES[:1] + tuple(f"{mode}:MM" for mode in THICKNESS_MODES[1:]))
+THICKNESS_FORMS = " or ".join((THICKNESS_MODES[0], *(f"{mode}:MM" for mode in THICKNESS_MODES[1:])))
 """The forms of a thickness in the text of an option."""
 
 _LIMITS = {
