@@ -242,7 +242,7 @@ def contour(solid: np.ndarray, grid: FineGrid) -> Mesh:
     Mesh
         Closed and manifold, RAS mm; empty for an empty solid.
     """
-    return largest_component(all_shells(solid, grid))
+    return largest_mesh_component(all_shells(solid, grid))
 
 
 def all_shells(solid: np.ndarray, grid: FineGrid) -> Mesh:
