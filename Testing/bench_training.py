@@ -158,7 +158,7 @@ class Ours:
 
     def __init__(self, plan: TrainingPlan, task: PaperTask, folder: Path, group: Group):
         self.run = TrainingRun(plan, folder, task, group, report=lambda row: self.report(row))
-        self.run._need = lambda runner: None  # what the decoder is trained on does not matter here
+        self.run._require_complete = lambda runner: None  # what the decoder is trained on does not matter here
         self.batch, self.report = plan.options.batch, lambda row: None
 
     def turn(self, stage: str) -> Turn:

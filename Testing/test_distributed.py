@@ -65,7 +65,7 @@ def test_only_the_first_process_writes_and_speaks(one_and_two):
     assert files[0] == files[1]
     for stage in ("vae", "decoder"):
         assert len(list((two / "tensorboard" / stage).iterdir())) == 1
-    for line in ("To train on", "vae 3/6 ", "decoder 4/4 ", "written:"):
+    for line in ("Training data", "vae 3/6 ", "decoder 4/4 ", "written:"):
         assert len(re.findall(line, said)) == 1, said
 
 
@@ -94,7 +94,7 @@ def test_a_batch_that_two_processes_cannot_share_is_one_clear_line(paper_run, tm
     process = torchrun("all", "--data", paper_run.data, "--output", tmp_path / "run", "--config", config)
     assert process.returncode != 0
     said = [line for line in process.stderr.splitlines() if line.startswith("train.py: ")]
-    assert said == ["train.py: A batch of 3 cannot be shared by 2 processes. Change batch."]
+    assert said == ["train.py: A batch of 3 cannot be divided equally among 2 processes. Set batch to a multiple of 2."]
     assert re.search(r"exitcode *: 2 ", process.stderr)
     assert not (tmp_path / "run").exists()
 
@@ -102,7 +102,7 @@ def test_a_batch_that_two_processes_cannot_share_is_one_clear_line(paper_run, tm
 def test_the_parts_of_a_batch_are_the_whole_in_order():
     parts = [Group(rank, 3).share(12) for rank in range(3)]
     assert [n for part in parts for n in range(12)[part]] == list(range(12))
-    with pytest.raises(SkullVAEError, match="A batch of 4 cannot be shared by 3 processes"):
+    with pytest.raises(SkullVAEError, match="A batch of 4 cannot be divided equally among 3 processes"):
         Group(0, 3).share(4)
 
 

@@ -133,13 +133,13 @@ def test_a_run_without_held_out_skulls_is_reported_as_such(data, tmp_path):
 
 
 def test_an_unfinished_run_is_one_clear_line(data, finished, tmp_path):
-    with pytest.raises(SkullVAEError, match="holds no training run"):
+    with pytest.raises(SkullVAEError, match="contains no training run"):
         RunAnalysis(tmp_path)
     run_training(TrainingPlan(data, *read_configuration("paper", SMALL)), tmp_path / "run", ("vae",))
     settings = json.loads((tmp_path / "run" / "run.json").read_text())
     settings["options"]["vae_epochs"] = 9
     (tmp_path / "run" / "run.json").write_text(json.dumps(settings))
-    with pytest.raises(SkullVAEError, match="trained to its end"):
+    with pytest.raises(SkullVAEError, match="is trained to its end"):
         RunAnalysis(tmp_path / "run")
 
 

@@ -72,17 +72,17 @@ WRONG_OPTIONS = [
     ({"z": "median"}, "z 'median'"),
     ({"schedule": "linear"}, "schedule 'linear'"),
     ({"batch": 0}, "batch is 0"),
-    ({"batch": 2.5}, "batch is 2.5, which is no int"),
+    ({"batch": 2.5}, "batch is 2.5, which is not a whole number"),
     ({"pool": -3}, "pool is -3"),
     ({"beta": -1.0}, "beta is -1"),
     ({"beta": float("nan")}, "beta is nan"),
-    ({"beta": "1"}, "beta is '1', which is no float"),
+    ({"beta": "1"}, "beta is '1', which is not a number"),
     ({"learning_rate": 0.0}, "learning_rate is 0"),
     ({"learning_rate": float("inf")}, "learning_rate is inf"),
     ({"seed": -1}, "seed is -1"),
     ({"threads": -1}, "threads is -1"),
-    ({"bfloat16": "no"}, "bfloat16 is 'no', which is no bool"),
-    ({"save_every": True}, "save_every is True, which is no int"),
+    ({"bfloat16": "no"}, "bfloat16 is 'no', which is not true or false"),
+    ({"save_every": True}, "save_every is True, which is not a whole number"),
 ]
 
 
@@ -132,7 +132,7 @@ MISTAKES = {
     "no method 'papre'": ("vae", "--config", "DIR/method.json"),
     "divisible by 16": ("vae", "--config", "DIR/paper.json", "--grid", "64,66,48"),
     "the paper method has no option 'pool'": ("vae", "--config", "DIR/pool.json"),
-    "batch is '4', which is no int": ("vae", "--config", "DIR/text.json"),
+    "batch is '4', which is not a whole number": ("vae", "--config", "DIR/text.json"),
     "No such file": ("vae", "--config", "DIR/none.json"),
     "no individual 'eve'": ("vae", "--holdout", "eve"),
     "beta is -1": ("vae", "--beta", "-1"),
@@ -140,14 +140,14 @@ MISTAKES = {
     "vae_steps is 0": ("vae", "--steps", "0"),
     "--betas '1;2'": ("all", "--betas", "1;2"),
     "There is no decoder 'fst'. Choose from raw": ("all", "--decoders", "fast,fst"),
-    "'fast:x' tells no number of epochs": ("all", "--decoders", "fast:x"),
+    "'x' in 'fast:x' is not a valid number of epochs": ("all", "--decoders", "fast:x"),
     "--epochs '3'": ("all", "--config", "paper", "--epochs", "3"),
     "--epochs '3,x'": ("all", "--config", "paper", "--epochs", "3,x"),
     "the canonical method has no option 'decoder_epochs'": ("all", "--epochs", "3,4"),
     "the paper method has no option 'decoder_steps'": ("all", "--config", "paper", "--steps", "3"),
     "grid_shape (64, 64)": ("all", "--config", "paper", "--grid", "64,64"),
     "The paper's method needs complete skulls and skulls with defects": ("all", "--config", "paper"),
-    "holds no training run": ("all", "--start-from", "DIR/none"),
+    "contains no training run": ("all", "--start-from", "DIR/none"),
     "No graphics card": ("all", "--device", "cuda"),
 }
 
@@ -168,7 +168,7 @@ def test_train_py_says_a_mistake_in_one_line_and_exits_2(train_py, heads, tmp_pa
         call += ["--data", str(heads)]
     assert train_py.main([*call, "--output", str(tmp_path / "run")]) == 2
     out, error = capfd.readouterr()
-    said = [line for line in error.splitlines() if not line.startswith(("Found", "Split by", "To train on"))]
+    said = [line for line in error.splitlines() if not line.startswith(("Found", "Split by", "Training data"))]
     assert len(said) == 1
     assert message in said[0]
     assert out == ""
@@ -246,4 +246,4 @@ def test_further_betas_join_the_prepared_data_and_other_data_do_not(several, tra
     call[call.index("--data") + 1] = str(others)
     call[call.index("1")] = "2"
     assert train_py.main(call) == 2
-    assert "holds runs with other data" in capfd.readouterr().err
+    assert "contains runs with different data" in capfd.readouterr().err

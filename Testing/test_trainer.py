@@ -450,7 +450,7 @@ def test_a_run_may_start_from_anothers_weights_and_says_so(plan, paper_run, tmp_
     origin = json.loads((tmp_path / "run" / "run.json").read_text())["start_from"]
     assert origin["run"] == "run" and len(origin["data"]) == 9
     other = dataclasses.replace(from_there, architecture=dataclasses.replace(tiny.TINY_PAPER, latent_size=5))
-    with pytest.raises(SkullVAEError, match="another architecture"):
+    with pytest.raises(SkullVAEError, match="different architecture"):
         run_training(other, tmp_path / "other", ("vae",))
 
 

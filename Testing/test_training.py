@@ -17,10 +17,10 @@ from SkullVAELib.data.augmentation import draw_skull
 from SkullVAELib.data.datasets import find_cases, split_by_individual
 from SkullVAELib.registration.mean_skull import Population
 from SkullVAELib.registration.skull import CLAMP_MM
-from SkullVAELib.training.canonical import SkullPool, implant_scores, make_defective
+from SkullVAELib.training.canonical import SkullPool, implant_scores, load_population, make_defective
 from SkullVAELib.training.config import TrainingOptions
 from SkullVAELib.training.losses import distance_loss, soft_dice_loss
-from SkullVAELib.training.run import STAGES, TrainingPlan, load_population, run_training
+from SkullVAELib.training.run import STAGES, TrainingPlan, run_training
 from SkullVAELib.vae.checkpoint import load_model, read_tensors
 from SkullVAELib.vae.networks import IndependentDecoder
 
@@ -134,7 +134,7 @@ def test_a_folder_with_a_run_is_not_overwritten(data, finished):
     before = (finished / "log.csv").read_bytes()
     with pytest.raises(SkullVAEError, match="--resume"):
         train(data, finished)
-    with pytest.raises(SkullVAEError, match="other options"):
+    with pytest.raises(SkullVAEError, match="different options"):
         train(data, finished, options=dataclasses.replace(OPTIONS, beta=1.0), resume=True)
     assert (finished / "log.csv").read_bytes() == before
 
@@ -145,14 +145,14 @@ def test_a_run_may_go_on_for_longer_but_not_its_encoder_under_its_decoders(finis
     train(data, tmp_path / "run", ("decoder",), longer, resume=True)
     assert [int(row["step"]) for row in rows(tmp_path / "run", "decoder")] == list(range(1, 8))
     longer = dataclasses.replace(OPTIONS, vae_steps=OPTIONS.vae_steps + 1)
-    with pytest.raises(SkullVAEError, match=r"decoders in .* were trained on its encoder as it is"):
+    with pytest.raises(SkullVAEError, match=r"decoders in .* were trained on its encoder, which must not change"):
         train(data, tmp_path / "run", ("vae",), longer, resume=True)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["options"]["vae_steps"] == OPTIONS.vae_steps
 
 
 def test_a_later_stage_asks_for_the_one_before(data, finished, tmp_path):
     (tmp_path / "population.safetensors").write_bytes((finished / "population.safetensors").read_bytes())
-    with pytest.raises(SkullVAEError, match=r"vae stage has done 0 of 12 steps.*train\.py vae"):
+    with pytest.raises(SkullVAEError, match=r"vae stage has completed 0 of 12 steps.*train\.py vae"):
         train(data, tmp_path, stages=("decoder",))
 
 

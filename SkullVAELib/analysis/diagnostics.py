@@ -1,4 +1,4 @@
-"""What a VAE's latent space really holds: figures that are expected beside every loss curve.
+"""Diagnostics of a VAE's latent space that loss curves do not show, and the linear shape model to compare it with.
 
 Definitions: KL per dimension and active units as in Burda et al. 2016 (variance of mu over the data > 0.01); the
 aggregated posterior as in Hoffman & Johnson 2016, "ELBO surgery".
@@ -14,11 +14,24 @@ import torch
 from SkullVAELib.training.losses import kl_divergence
 
 ACTIVE_VARIANCE = 0.01
+"""Variance of the posterior mean over the data above which a latent is active."""
 
 
 def kl_per_dimension(mu: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
-    """Mean KL (L,) in nats of posteriors (N, L) to N(0, 1), latent by latent.
+    """Mean KL divergence of posteriors to N(0, 1) for each latent.
 
+    Parameters
+    ----------
+    mu, logvar : torch.Tensor
+        (N, L) mean and log variance of the posteriors.
+
+    Returns
+    -------
+    torch.Tensor
+        (L,) in nats.
+
+    Examples
+    --------
     >>> kl_per_dimension(torch.tensor([[0.0, 2.0]]), torch.zeros(1, 2)).tolist()
     [0.0, 2.0]
     """
@@ -26,8 +39,10 @@ def kl_per_dimension(mu: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
 
 
 def active_units(mu: torch.Tensor, threshold: float = ACTIVE_VARIANCE) -> int:
-    """Latents whose posterior mean (N, L) varies over the data by more than the threshold.
+    """Number of latents whose posterior mean (N, L) has a variance over the data above the threshold.
 
+    Examples
+    --------
     >>> active_units(torch.tensor([[0.0, 1.0], [0.01, -1.0]]))
     1
     """
@@ -36,11 +51,18 @@ def active_units(mu: torch.Tensor, threshold: float = ACTIVE_VARIANCE) -> int:
 
 @dataclass(frozen=True)
 class AggregatedPosterior:
-    """How far the posteriors of all skulls together are from N(0, I).
+    """The mixture of the posteriors of all skulls, compared with N(0, I).
 
-    mean, std: (L,) of the mixture of posteriors; kl_nats: of the Gaussian of these moments with full covariance to
-    N(0, I); ks: (L,) Kolmogorov-Smirnov distance of one draw for each skull to N(0, 1); rejected: latents for which
-    that draw is not normal, p < 0.05 after Bonferroni's correction.
+    Attributes
+    ----------
+    mean, std : numpy.ndarray
+        (L,) mean and standard deviation of the mixture.
+    kl_nats : float
+        KL divergence to N(0, I) of the Gaussian with the mixture's mean and full covariance.
+    ks : numpy.ndarray
+        (L,) Kolmogorov-Smirnov distance to N(0, 1) of one draw for each skull.
+    rejected : int
+        Latents whose draws are not standard normal: p < 0.05 after Bonferroni's correction.
     """
 
     mean: np.ndarray
@@ -51,8 +73,16 @@ class AggregatedPosterior:
 
 
 def aggregated_posterior(mu: torch.Tensor, logvar: torch.Tensor, seed: int = 0) -> AggregatedPosterior:
-    """The mixture of posteriors (N, L) beside N(0, I)."""
-    from scipy import stats  # half a second to import, and training has no use for it
+    """Compare the mixture of posteriors with N(0, I).
+
+    Parameters
+    ----------
+    mu, logvar : torch.Tensor
+        (N, L) mean and log variance of the posteriors.
+    seed : int
+        Seed of the draw for each skull.
+    """
+    from scipy import stats  # imported here since it takes half a second and training does not need it
 
     mu, variance = mu.double(), logvar.double().exp()
     count, size = mu.shape
@@ -68,8 +98,18 @@ def aggregated_posterior(mu: torch.Tensor, logvar: torch.Tensor, seed: int = 0) 
 
 
 def principal_plane(points: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Both point sets (N, L), (M, L) in the plane (2) of the first one's two main directions, and the share of its
-    variance (2,) that these carry."""
+    """Project two point sets to the plane of the first set's two principal directions.
+
+    Parameters
+    ----------
+    points, others : numpy.ndarray
+        (N, L) and (M, L).
+
+    Returns
+    -------
+    tuple of numpy.ndarray
+        Coordinates (N, 2) and (M, 2), and the fractions (2,) of the variance of `points` along both directions.
+    """
     centre = points.mean(0)
     _, singular, directions = np.linalg.svd(points - centre, full_matrices=False)
     share = singular**2 / max(float((singular**2).sum()), 1e-30)
@@ -78,21 +118,34 @@ def principal_plane(points: np.ndarray, others: np.ndarray) -> tuple[np.ndarray,
 
 @dataclass(frozen=True)
 class ShapeModel:
-    """Mean and principal components of training volumes: the linear model that a VAE has to beat.
+    """Mean and principal components of training volumes: the linear baseline of a VAE.
 
-    mean: (V,), components: (K, V), orthonormal.
+    Attributes
+    ----------
+    mean : torch.Tensor
+        (V,).
+    components : torch.Tensor
+        (K, V), orthonormal.
     """
 
     mean: torch.Tensor
     components: torch.Tensor
 
     def reconstruct(self, volumes: torch.Tensor) -> torch.Tensor:
-        """The nearest volumes (N, V) that the model can express."""
+        """The nearest volumes (N, V) in the span of mean and components."""
         return self.mean + (volumes - self.mean) @ self.components.T @ self.components
 
 
 def principal_components(volumes: torch.Tensor, count: int = 32) -> ShapeModel:
-    """PCA of volumes (N, V), float; of N - 1 components at most. By way of the N x N products, since V is large."""
+    """Principal component analysis, computed from the N x N products since V is large.
+
+    Parameters
+    ----------
+    volumes : torch.Tensor
+        (N, V) float.
+    count : int
+        Number of components; there are N - 1 at most.
+    """
     mean = volumes.mean(0)
     centred = volumes - mean
     values, vectors = torch.linalg.eigh((centred @ centred.T).double())

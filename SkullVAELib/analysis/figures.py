@@ -1,4 +1,4 @@
-"""The figures of a training run's report: the paper's own, and beside them what it did not show."""
+"""The figures of the report on a training run: those of the paper, and diagnostics that it does not show."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _tidy(axes) -> None:
+    """Remove the upper and right spine and draw a light grid."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25, linewidth=0.6)
 
@@ -35,15 +36,13 @@ def _beta(run: BetaRun) -> str:
 
 
 def _label(decoder: Decoder) -> str:
-    """A decoder in words."""
-    if decoder.name == "own":
-        return "own decoder"
-    told = {"new": "new decoder", "fast": "new, standardised, fast"}
-    return told.get(decoder.name, f"new, {decoder.name}")
+    """Name of a decoder in a legend."""
+    names = {"own": "own decoder", "new": "new decoder", "fast": "new, standardised, fast"}
+    return names.get(decoder.name, f"new, {decoder.name}")
 
 
 def curves(analysis: RunAnalysis) -> Figure:
-    """Dice loss and KL over epochs: every VAE, and the new decoders from where the VAE ends (the paper's figure)."""
+    """Dice loss and KL over epochs: every VAE, and new decoders, which the paper's figure starts at the VAE's end."""
     figure = _figure(10, 4.6)
     left, right = figure.subplots(1, 2, width_ratios=(1.6, 1))
     for number, run in enumerate(analysis.runs):
@@ -55,7 +54,7 @@ def curves(analysis: RunAnalysis) -> Figure:
         for name, decoder in run.decoders.items():
             if name in styles and run in (analysis.runs[0], analysis.runs[-1]):
                 log = run.log[decoder.stage]
-                start = vae.epoch[-1] if analysis.record["method"] == "paper" else 0
+                start = vae.epoch[-1] if analysis.task.decoders_after_vae else 0
                 text = f"{_beta(run)}, {_label(decoder)}"
                 left.plot(start + log.epoch, log.dice_loss, color=colour, linestyle=styles[name], label=text)
     left.axhline(TARGET, color="black", linewidth=0.6, alpha=0.6)
@@ -70,7 +69,10 @@ def curves(analysis: RunAnalysis) -> Figure:
 
 
 def latent_plane(analysis: RunAnalysis) -> Figure:
-    """The latents by class in their main plane, with class means and DEV (the paper's figure); held-out ones hollow."""
+    """Latents by class in the plane of their principal directions, with class means and DEV (a figure of the paper).
+
+    Held-out skulls are hollow markers.
+    """
     shown = _extremes(analysis)
     figure = _figure(5.2 * len(shown), 4.4)
     for axes, run in zip(np.atleast_1d(figure.subplots(1, len(shown))), shown, strict=True):
@@ -99,19 +101,29 @@ def latent_plane(analysis: RunAnalysis) -> Figure:
 
 
 def _extremes(analysis: RunAnalysis) -> list[BetaRun]:
-    """The largest and the smallest beta."""
+    """The runs of the largest and of the smallest beta."""
     return analysis.runs if len(analysis.runs) < 2 else [analysis.runs[0], analysis.runs[-1]]
 
 
 def best_decoder(run: BetaRun) -> Decoder:
-    """The decoder that fits the training skulls best: what a strip of pictures should be made with."""
+    """The decoder with the lowest final Dice loss on the training skulls, which pictures are made with."""
     return min(run.decoders.values(), key=lambda d: run.log[d.stage].dice_loss[-1])
 
 
 def section(bone: torch.Tensor, before: torch.Tensor, where: tuple[int, int]) -> np.ndarray:
-    """A slice (H, W, 3) of a completed skull: bone in grey, what was added to `before` orange, what was lost blue.
+    """Picture of a slice of a completed skull: bone in grey, added bone in orange, lost bone in blue.
 
-    where: axis and index; the head stands upright.
+    Parameters
+    ----------
+    bone, before : torch.Tensor
+        (X, Y, Z) bool, the completed skull and the skull as given.
+    where : tuple of int
+        Axis and index of the slice.
+
+    Returns
+    -------
+    numpy.ndarray
+        (H, W, 3) RGB 0..1, the head upright.
     """
     axis, index = where
     now, then = (volume.select(axis, index).numpy().T[::-1] for volume in (bone, before))
@@ -122,18 +134,16 @@ def section(bone: torch.Tensor, before: torch.Tensor, where: tuple[int, int]) ->
 
 
 def _aspect(analysis: RunAnalysis, axis: int) -> float:
-    """Height of a voxel over its width, as the head's size has it: the paper's grid has flat voxels."""
-    shape = analysis.specimens.bone.shape[1:]
-    extent = np.array([155, 190, 150]) if analysis.record["method"] == "paper" else np.array(shape)
-    voxel = extent / np.array(shape)
+    """Height of a voxel divided by its width in a slice across an axis; the paper's grid has flat voxels."""
+    voxel = analysis.task.voxel_mm
     across = 1 if axis == 0 else 0
     return float(voxel[2] / voxel[across])
 
 
 def gamma_strip(analysis: RunAnalysis, kind: str) -> Figure | None:
-    """z + gamma * DEV for a training and a held-out skull, by the largest and smallest beta (the paper's figure)."""
-    skulls = [(name, analysis.select(kind, held)) for name, held in (("training", False), ("held out", True))]
-    skulls = [(name, int(chosen[0])) for name, chosen in skulls if len(chosen)]
+    """z + gamma * DEV for a training and a held-out skull, at the largest and smallest beta (a figure of the paper)."""
+    sides = [(name, analysis.select(kind, held)) for name, held in (("training", False), ("held out", True))]
+    skulls = [(name, int(chosen[0])) for name, chosen in sides if len(chosen)]
     if not skulls:
         return None
     rows = [(run, best_decoder(run), name, index) for run in _extremes(analysis) for name, index in skulls]
@@ -141,13 +151,13 @@ def gamma_strip(analysis: RunAnalysis, kind: str) -> Figure | None:
     figure = _figure(1.75 * columns, 1.6 * len(rows))
     grid = np.atleast_2d(figure.subplots(len(rows), columns))
     for line, (run, decoder, name, index) in zip(grid, rows, strict=True):
-        before, gap = analysis.specimens.bone[index], analysis.gap[index]
+        before, missing = analysis.specimens.bone[index], analysis.missing[index]
         axis = 0
-        where = axis, int(gap.sum((1, 2)).argmax())
+        where = axis, int(missing.sum((1, 2)).argmax())
         z = run.inference_latents(decoder)
         dev = run.deviations(z, kind)[index]
         line[0].imshow(section(analysis.specimens.complete_bone[index], before, where))
-        line[0].set_title("input, gap orange", fontsize=8)
+        line[0].set_title("input, missing: orange", fontsize=8)
         for axes, gamma in zip(line[1:], GAMMAS, strict=True):
             image = section(run.bone(decoder, (z[index] + gamma * dev)[None])[0], before, where)
             axes.imshow(image)
@@ -159,6 +169,7 @@ def gamma_strip(analysis: RunAnalysis, kind: str) -> Figure | None:
 
 
 def _picture(axes, aspect: float) -> None:
+    """Turn axes into a picture without frame and ticks."""
     axes.set_xticks([])
     axes.set_yticks([])
     axes.set_aspect(aspect)
@@ -167,7 +178,7 @@ def _picture(axes, aspect: float) -> None:
 
 
 def generalisation(analysis: RunAnalysis) -> Figure:
-    """Dice of reconstructions and of implants, training beside held-out, with the baselines as lines."""
+    """Dice of reconstructions and of implants, training and held-out skulls side by side, the baselines as lines."""
     results = analysis.results
     bars = [
         (f"{'β=' + beta}\n{name}", scores)
@@ -201,11 +212,11 @@ def generalisation(analysis: RunAnalysis) -> Figure:
 
 
 def kl_bars(analysis: RunAnalysis) -> Figure:
-    """KL of every latent, largest first, for each beta, with the number of active units."""
+    """KL of every latent for each beta, largest first, with the number of active units."""
     figure = _figure(10, 1.1 + 1.25 * -(-len(analysis.runs) // 3))
     grid = figure.subplots(-(-len(analysis.runs) // 3), min(3, len(analysis.runs)), squeeze=False).ravel()
     for axes, run in zip(grid, analysis.runs, strict=False):
-        of_beta = analysis.of(run)
+        of_beta = analysis.results_of(run)
         kl = sorted(of_beta["kl_per_dimension"], reverse=True)
         axes.bar(np.arange(len(kl)), kl, color=SERIES[0])
         title = f"{_beta(run)}: {of_beta['kl_nats']:.3g} nats, {of_beta['active_units']} of {len(kl)} active"
@@ -241,7 +252,7 @@ def posterior_against_prior(analysis: RunAnalysis) -> Figure:
 
 
 def rate_distortion(analysis: RunAnalysis) -> Figure:
-    """Dice loss over KL for every beta, of training and held-out skulls."""
+    """1 - Dice over KL for every beta, of training and held-out skulls."""
     figure = _figure(5.2, 3.6)
     axes = figure.subplots()
     betas = analysis.results["betas"]
@@ -250,10 +261,10 @@ def rate_distortion(analysis: RunAnalysis) -> Figure:
         distortion = [of_beta["decoders"]["own"]["reconstruction"][part] for of_beta in betas.values()]
         if None not in distortion:
             axes.plot(rate, 1 - np.array(distortion), "o-", color=colour, label=part.replace("_", " "))
-    told: dict[float, list[str]] = {}  # collapsed posteriors all lie at the edge: one label for all
+    labels: dict[float, list[str]] = {}  # collapsed posteriors all have the smallest rate: one label for all
     for name, x in zip(betas, rate, strict=True):
-        told.setdefault(x, []).append(name)
-    for x, names in told.items():
+        labels.setdefault(x, []).append(name)
+    for x, names in labels.items():
         y = 1 - betas[names[0]]["decoders"]["own"]["reconstruction"]["training"]
         axes.annotate(f"β = {', '.join(names)}", (x, y), textcoords="offset points", xytext=(5, -13), fontsize=7.5)
     axes.margins(x=0.18)
@@ -267,7 +278,7 @@ def rate_distortion(analysis: RunAnalysis) -> Figure:
 
 
 def latent_kinds(analysis: RunAnalysis) -> Figure:
-    """The VAE's own decoder given mu, mu + sigma or a sample: Dice of reconstructions for every beta."""
+    """Dice of reconstructions by the VAE's own decoder of mu, mu + sigma or a sample, for every beta."""
     figure = _figure(6.4, 3.2)
     axes = figure.subplots()
     betas = analysis.results["betas"]
@@ -287,7 +298,7 @@ def latent_kinds(analysis: RunAnalysis) -> Figure:
 
 
 def prior_samples(analysis: RunAnalysis, count: int = 6, seed: int = 1) -> Figure:
-    """Skulls decoded from the prior: N(0, I) by each VAE's own decoder, and by the new one, which never saw it."""
+    """Skulls decoded from N(0, I) by each VAE's own decoder and by the best new one, which was not trained on it."""
     rows = []
     for run in analysis.runs:
         rows.append((run, run.decoders["own"]))
@@ -317,10 +328,10 @@ FIGURES: dict[str, Callable[[RunAnalysis], Figure | None]] = {
     "latent_kinds": latent_kinds,
     "prior_samples": prior_samples,
 }
-"""Every figure by its file name."""
+"""Every figure by its file name without ending."""
 
 
 def draw_all(analysis: RunAnalysis) -> dict[str, Figure]:
-    """The figures that can be drawn of a run."""
+    """The figures that a run has skulls for, by file name without ending."""
     figures = {name: draw(analysis) for name, draw in FIGURES.items()}
     return {name: figure for name, figure in figures.items() if figure is not None}

@@ -1,11 +1,10 @@
-"""The report of a training run: one HTML file that needs nothing else, its figures as PNG, its numbers as JSON.
+"""The report on a training run: one self-contained HTML file, its figures as PNG, its numbers as JSON.
 
-The sentences are chosen by the numbers, so that a run in which something else happens is not told the paper's story.
+Sentences are chosen by the numbers, so that each run's own result is described and not that of the paper.
 """
 
 from __future__ import annotations
 
-import base64
 import html
 import io
 import json
@@ -19,6 +18,7 @@ from SkullVAELib import NOTICE
 from SkullVAELib.analysis.figures import FIGURES, best_decoder, draw_all
 from SkullVAELib.analysis.run_analysis import ALL_KINDS, TARGET, RunAnalysis
 from SkullVAELib.core.atomic_output import publish_files
+from SkullVAELib.report.html import encode_png, format_number, html_figure, html_page, html_table
 
 _STYLE = """
 body { font: 16px/1.55 system-ui, sans-serif; color: #1c2126; background: #fff; max-width: 62rem; margin: 2.5rem auto;
@@ -34,17 +34,38 @@ code { background: #f1f3f5; padding: .1em .3em; border-radius: 3px; }
 """
 
 
+_NOTABLE = 0.02
+"""Difference of two mean Dice scores from which the text mentions it."""
+
+
 def write_training_report(
     folder: Path, output: Path | None = None, log: Callable[[str], None] = lambda line: None
 ) -> Path:
-    """Analyse the run in a folder and write report.html, its figures and report.json into `output` (folder/report).
+    """Evaluate a run and write the report on it.
 
-    Returns the path of the HTML file. Raises SkullVAEError when the folder holds no trained run.
+    Parameters
+    ----------
+    folder : Path
+        Folder of a run, of one beta or of several.
+    output : Path, optional
+        Folder for report.html, the figures (PNG) and report.json; default: ``folder/report``.
+    log : callable
+        Called with lines of progress.
+
+    Returns
+    -------
+    Path
+        The HTML file.
+
+    Raises
+    ------
+    SkullVAEError
+        When the folder contains no run, or no VAE trained to its end.
     """
     analysis = RunAnalysis(folder, log)
     output = Path(folder) / "report" if output is None else output
     results = analysis.results
-    log("drawing")
+    log("drawing figures")
     pictures = {name: _png(figure) for name, figure in draw_all(analysis).items()}
     files = {f"{name}.png": picture for name, picture in pictures.items()}
     files["report.json"] = (json.dumps(_rounded(results), indent=1) + "\n").encode()
@@ -56,15 +77,14 @@ def write_training_report(
 
 
 def _png(figure: Figure) -> bytes:
-    """A figure as PNG with 256 colours: a third of the size and no difference to the eye."""
-    drawn, small = io.BytesIO(), io.BytesIO()
+    """A figure as PNG with 256 colours: a third of the size without visible difference."""
+    drawn = io.BytesIO()
     figure.savefig(drawn, format="png")
-    image = Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE)
-    image.save(small, "PNG", optimize=True)
-    return small.getvalue()
+    return encode_png(Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE))
 
 
 def _rounded(value: object) -> object:
+    """A JSON value with its floats to five significant digits."""
     if isinstance(value, dict):
         return {key: _rounded(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -73,66 +93,68 @@ def _rounded(value: object) -> object:
 
 
 def _page(analysis: RunAnalysis, pictures: dict[str, bytes]) -> str:
+    """The HTML document."""
     results, runs = analysis.results, analysis.runs
     skulls, versions = results["skulls"], results["versions"]
     grid = "x".join(map(str, results["grid"]))
-    code = versions["commit"][:10] if versions["commit"] else "no checkout"
+    code = versions["commit"][:10] if versions["commit"] else "unknown"
     parts = [
-        f"<h1>What {_list([f'β = {run.beta:g}' for run in runs])} learned</h1>",
+        f"<h1>Training run with {_list([f'β = {run.beta:g}' for run in runs])}</h1>",
         f'<p class="notice">{NOTICE}</p>',
-        f"<p>{'The method of arXiv 2209.14783' if results['method'] == 'paper' else 'Our method'} at {grid}:"
-        f" {skulls['training']} skulls to train on, {skulls['held_out']} of other individuals"
-        f" ({_list(results['held_out_individuals'])}) held out. SkullVAE {versions['skullvae']}, code {code},"
-        f" torch {versions['torch']}, MONAI {versions['monai']}.</p>",
-        "<p>Dice is of bone, 1 at best. The Dice <em>loss</em> is on the paper's scale, 640 at worst: four skulls, two"
-        " classes, weight 80. <em>Training</em> skulls were seen in training; <em>held-out</em> ones are of other"
-        " individuals. The paper trained and tested on the same skulls, so it has training figures only.</p>",
+        f"<p>{html.escape(analysis.task.title)}, grid {grid}: {skulls['training']} training skulls and"
+        f" {skulls['held_out']} held-out skulls; individuals held out: {_list(results['held_out_individuals'])}."
+        f" SkullVAE {versions['skullvae']}, commit {code}, torch {versions['torch']}, MONAI {versions['monai']}.</p>",
+        "<p>Dice compares bone voxels and is at most 1. The Dice <em>loss</em> is on the paper's scale, whose worst"
+        " value is 640 (four skulls, two classes, weight 80). <em>Held-out</em> skulls are of individuals that were not"
+        " trained on. The paper trained and tested on the same skulls, so its results compare with the training"
+        " skulls only.</p>",
     ]
     sections = (
-        ("curves", "Loss curves", _of_curves, "Dice loss, and KL in nats, by epoch; dashed, dotted: new decoders."),
-        ("generalisation", "Training skulls and others", _of_generalisation, "Bars: decoders. Lines: baselines."),
+        (
+            "curves",
+            "Loss curves",
+            _curves_text,
+            "Dice loss, and KL in nats, by epoch. Dashed and dotted: new decoders.",
+        ),
+        ("generalisation", "Training and held-out skulls", _generalisation_text, "Bars: decoders. Lines: baselines."),
         (None, "Reconstruction", _reconstruction_table, ""),
-        ("gamma_cranial", "z + γ·DEV: cranial defects", _of_gamma, _STRIP),
+        ("gamma_cranial", "z + γ·DEV: cranial defects", _gamma_text, _STRIP),
         ("gamma_facial", "z + γ·DEV: facial defects", lambda a: "", _STRIP),
-        (None, "When DEV helps", _of_deviation, ""),
-        (None, "Own or new decoder, raw or standardised latents", _decoder_table, ""),
-        ("latent_plane", "Latents by class", _of_plane, "Large: class means. Arrows: DEV."),
-        ("latent_kinds", "Posterior mean, mean + sigma, or a sample", _of_kinds, "Each VAE's own decoder."),
-        ("kl_per_dimension", "KL of each latent", _of_kl, "Sorted by KL; scales differ."),
+        (None, "Effect of DEV", _deviation_table, ""),
+        (None, "Own and new decoders, raw and standardised latents", _decoder_table, ""),
+        ("latent_plane", "Latents by class", _plane_text, "Large markers: class means. Arrows: DEV."),
+        ("latent_kinds", "Posterior mean, mean + sigma, or a sample", _kinds_text, "Each VAE's own decoder."),
+        ("kl_per_dimension", "KL of each latent", _kl_text, "Sorted by KL; the scales differ."),
         (
             "aggregated_posterior",
-            "The aggregated posterior and N(0, I)",
-            _of_posterior,
+            "Aggregated posterior and N(0, I)",
+            _posterior_text,
             "Blue: latents. Orange: N(0, 1).",
         ),
-        ("rate_distortion", "Rate and distortion", _of_rate, "Each VAE's own decoder."),
-        ("prior_samples", "Skulls drawn from the prior", _of_samples, "z drawn from N(0, I), one column a draw."),
+        ("rate_distortion", "Rate and distortion", _rate_text, "Each VAE's own decoder."),
+        (
+            "prior_samples",
+            "Skulls sampled from the prior",
+            _samples_text,
+            "z from N(0, I), one column for each sample.",
+        ),
     )
     for name, title, text, caption in sections:
         if name is not None and name not in pictures:
             continue
         parts.append(f"<h2>{title}</h2>")
-        if said := text(analysis):
-            parts.append(said)
+        if paragraph := text(analysis):
+            parts.append(paragraph)
         if name is not None:
-            data = base64.b64encode(pictures[name]).decode()
-            parts.append(
-                f'<figure><img id="{name}" alt="{html.escape(title)}" src="data:image/png;base64,{data}">'
-                f"<figcaption>{caption}</figcaption></figure>"
-            )
-    body = "\n".join(parts)
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>SkullVAE training report</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
-    )
+            parts.append(html_figure(pictures[name], html.escape(title), caption, name))
+    return html_page("SkullVAE training report", _STYLE, "\n".join(parts))
 
 
-_STRIP = "Grey: bone as in the input. Orange: added to it. Blue: lost from it. First column: input, its gap in orange."
+_STRIP = "Grey: bone as in the input. Orange: added bone. Blue: lost bone. First column: input, missing bone in orange."
 
 
 def _list(items: list[str]) -> str:
-    """Items as a sentence has them."""
+    """Items joined by commas and "and", as HTML."""
     items = [html.escape(item) for item in items]
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}" if items else "none"
 
@@ -142,27 +164,28 @@ def _paragraph(*sentences: str) -> str:
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
-    first = "".join(f"<th>{cell}</th>" for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{first}</tr></thead><tbody>{body}</tbody></table></div>'
+    """A table that scrolls sideways where it is wider than the page."""
+    return f'<div class="scroll">{html_table(head, rows)}</div>'
 
 
 def _number(value: float | None, digits: int = 3) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
+    return format_number(value, digits, "–")
 
 
-def _of_curves(analysis: RunAnalysis) -> str:
+def _curves_text(analysis: RunAnalysis) -> str:
     sentences = []
     for run in analysis.runs:
-        of_run = analysis.of(run)
+        of_run = analysis.results_of(run)
         loss, kl = of_run["decoders"]["own"]["final_dice_loss"], of_run["kl_nats"]
-        state = " The posterior has collapsed onto the prior." if kl < 0.1 else ""
-        sentences.append(f"The VAE of β = {run.beta:g} ends at {loss:.0f}, with a KL of {kl:.3g} nats.{state}")
+        state = " Its posterior has collapsed to the prior." if kl < 0.1 else ""
+        sentences.append(
+            f"The VAE of β = {run.beta:g} ends at a Dice loss of {loss:.0f} and a KL of {kl:.3g} nats.{state}"
+        )
     largest = analysis.runs[0]
-    for name, scores in analysis.of(largest)["decoders"].items():
+    for name, scores in analysis.results_of(largest)["decoders"].items():
         if name != "own":
             at = scores["epoch_at_33"]
-            reached = f"reaches {TARGET:.0f} in epoch {at}" if at else f"has not reached {TARGET:.0f}"
+            reached = f"reaches {TARGET:.0f} in epoch {at}" if at else f"does not reach {TARGET:.0f}"
             sentences.append(
                 f"On the latents of β = {largest.beta:g}, the decoder <em>{name}</em> {reached}"
                 f" and ends at {scores['final_dice_loss']:.0f} after {scores['epochs']} epochs."
@@ -170,24 +193,29 @@ def _of_curves(analysis: RunAnalysis) -> str:
     return _paragraph(*sentences)
 
 
-def _of_generalisation(analysis: RunAnalysis) -> str:
+def _generalisation_text(analysis: RunAnalysis) -> str:
     baselines = analysis.results["baselines"]
-    mean, pca = baselines["mean skull"]["reconstruction"]["held_out"], None
+    mean, mean_trained = (baselines["mean skull"]["reconstruction"][side] for side in ("held_out", "training"))
     if mean is None:
-        return _paragraph("No skull is held out, so nothing is known of other heads.")
+        return _paragraph("No skull is held out, so generalisation to other individuals cannot be measured.")
     pca = baselines["PCA-32"]["reconstruction"]["held_out"]
     everything = [
         (scores["reconstruction"]["held_out"], scores["reconstruction"]["training"], f"{name} of β = {run.beta:g}")
         for run in analysis.runs
-        for name, scores in analysis.of(run)["decoders"].items()
+        for name, scores in analysis.results_of(run)["decoders"].items()
     ]
     best, trained, name = max(everything)
-    worse = sum(value < mean for value, *_ in everything)
+    worse = [trained for held, trained, _ in everything if held < mean]
+    memorise = sum(trained > mean_trained for trained in worse)
     return _paragraph(
-        f"On held-out skulls the best decoder, <em>{name}</em>, reconstructs with a Dice of {best:.3f}"
-        f" ({trained:.3f} on training skulls). The mean skull, which is shown nothing, has {mean:.3f},"
-        f" PCA with 32 components {pca:.3f}.",
-        f"{worse} of {len(everything)} decoders are worse than the mean skull there." if worse else "",
+        f"The best decoder on held-out skulls, <em>{name}</em>, reconstructs them with a Dice of {best:.3f}, and"
+        f" training skulls with {trained:.3f}{', so it overfits' if trained > best + _NOTABLE else ''}."
+        f" On held-out skulls the mean skull, which uses no input, has {mean:.3f}, and PCA with 32 components"
+        f" {pca:.3f}.",
+        f"{len(worse)} of {len(everything)} decoders are worse than the mean skull there." if worse else "",
+        f"{memorise} of these {len(worse)} are better than it on training skulls, which they memorise."
+        if memorise
+        else "",
     )
 
 
@@ -198,28 +226,28 @@ def _reconstruction_table(analysis: RunAnalysis) -> str:
     for run in analysis.runs:
         named += [
             (f"β = {run.beta:g}, {name}", scores["reconstruction"])
-            for name, scores in analysis.of(run)["decoders"].items()
+            for name, scores in analysis.results_of(run)["decoders"].items()
         ]
     rows = [[name, *(_number(scores[f"{part}_{kind}"]) for part, kind in columns)] for name, scores in named]
     return _table(head, rows)
 
 
-def _of_gamma(analysis: RunAnalysis) -> str:
-    told = []
+def _gamma_text(analysis: RunAnalysis) -> str:
+    sentences = []
     for run in (analysis.runs[0], analysis.runs[-1])[: len(analysis.runs)]:
         decoder = best_decoder(run)
-        scores = analysis.of(run)["decoders"][decoder.name]
+        scores = analysis.results_of(run)["decoders"][decoder.name]
         for part in ("training", "held_out"):
             before, after = scores["implant, gamma 0"][part], scores["implant, DEV"][part]
             if before is not None:
-                told.append(
+                sentences.append(
                     f"β = {run.beta:g}, <em>{decoder.name}</em>, {part.replace('_', '-')}: {before:.2f} at γ = 0,"
                     f" {after:.2f} at γ = 1."
                 )
-    return _paragraph("Dice of the implant, within two voxels of the gap.", *told)
+    return _paragraph("Dice of the implant, within two voxels of the missing bone.", *sentences)
 
 
-def _of_deviation(analysis: RunAnalysis) -> str:
+def _deviation_table(analysis: RunAnalysis) -> str:
     ways = ("implant, gamma 0", "implant, DEV", "implant, DEV of 5 neighbours")
     head = ["Dice of implants", *(f"{p}, {w[9:]}" for p in ("training", "held-out") for w in ways)]
     rows = [
@@ -228,25 +256,25 @@ def _of_deviation(analysis: RunAnalysis) -> str:
     ]
     helps, count = 0, 0
     for run in analysis.runs:
-        for name, scores in analysis.of(run)["decoders"].items():
+        for name, scores in analysis.results_of(run)["decoders"].items():
             values = [scores[way][part] for part in ("training", "held_out") for way in ways]
             rows.append([f"β = {run.beta:g}, {name}", *map(_number, values)])
             if values[3] is not None:
-                helps, count = helps + (values[4] > values[3] + 0.02), count + 1
-    said = f"DEV of the class helps {helps} of {count} decoders on held-out skulls by more than 0.02. " if count else ""
-    shared = (
-        "All defects of a class have one place and form here, as in the paper, so one vector can stand for them."
-        if analysis.results["method"] == "paper"
-        else "Defects differ in place and form here, and defective skulls are decoded to complete ones already."
+                helps, count = helps + (values[4] > values[3] + _NOTABLE), count + 1
+    effect = (
+        f"DEV of the class raises the Dice on held-out skulls by more than {_NOTABLE} for {helps} of {count} decoders."
+        if count
+        else ""
     )
-    return _paragraph(said + shared, "A baseline's implant stands in its last columns.") + _table(head, rows)
+    remark = "The Dice of a baseline's implants is in its last column of each group."
+    return _paragraph(effect, analysis.task.defects, remark) + _table(head, rows)
 
 
 def _decoder_table(analysis: RunAnalysis) -> str:
     head = ["decoder", "takes", "standardised", "epochs", "final loss", "33 in epoch", "training", "held-out"]
     rows = []
     for run in analysis.runs:
-        for name, s in analysis.of(run)["decoders"].items():
+        for name, s in analysis.results_of(run)["decoders"].items():
             rows.append(
                 [
                     f"β = {run.beta:g}, {name}", s["z"], "yes" if s["standardised"] else "no", str(s["epochs"]),
@@ -254,57 +282,61 @@ def _decoder_table(analysis: RunAnalysis) -> str:
                     _number(s["reconstruction"]["training"]), _number(s["reconstruction"]["held_out"]),
                 ]
             )  # fmt: skip
-    decoders = analysis.of(analysis.runs[0])["decoders"]
+    decoders = analysis.results_of(analysis.runs[0])["decoders"]
     raw, fast = decoders.get("new"), decoders.get("fast")
-    said = ""
+    comparison = ""
     if raw and fast and not raw["standardised"] and fast["epoch_at_33"]:
         slow = raw["epoch_at_33"]
         factor = (slow or raw["epochs"]) / fast["epoch_at_33"]
-        said = (
-            f"With standardised latents and a learning-rate schedule the decoder of β = {analysis.runs[0].beta:g} needs"
-            f" {fast['epoch_at_33']} epochs to {TARGET:.0f}; with raw latents"
+        comparison = (
+            f"On the latents of β = {analysis.runs[0].beta:g}, the decoder with standardised latents and a"
+            f" learning-rate schedule reaches {TARGET:.0f} in {fast['epoch_at_33']} epochs; with raw"
+            " latents a decoder needs"
             + (
                 f" {slow}, {factor:.0f} times as many."
                 if slow
-                else f" more than {raw['epochs']}, over {factor:.0f} times."
+                else f" more than {raw['epochs']}, over {factor:.0f} times as many."
             )
         )
-    return (_paragraph(said) if said else "") + _table(head, rows)
+    return (_paragraph(comparison) if comparison else "") + _table(head, rows)
 
 
-def _of_plane(analysis: RunAnalysis) -> str:
+def _plane_text(analysis: RunAnalysis) -> str:
     return _paragraph(
         *(
-            f"β = {run.beta:g}: μ spreads by {analysis.of(run)['spread_of_mean']:.2g} over the training skulls"
-            f" (μ + σ: {analysis.of(run)['spread_of_mean_plus_sigma']:.2g})."
+            f"β = {run.beta:g}: the standard deviation of μ across training skulls, averaged over latents, is"
+            f" {analysis.results_of(run)['spread_of_mean']:.2g}"
+            f" (of μ + σ: {analysis.results_of(run)['spread_of_mean_plus_sigma']:.2g})."
             for run in analysis.runs
         )
     )
 
 
-def _of_kinds(analysis: RunAnalysis) -> str:
+def _kinds_text(analysis: RunAnalysis) -> str:
     return _paragraph(
-        "MONAI's VarAutoEncoder returns μ + σ outside training unless told otherwise: the paper's decoder was trained"
-        " on it and never saw a sample."
+        "By default MONAI's VarAutoEncoder returns μ + σ outside training. The paper's decoder was trained on this"
+        " latent code and never on a sample."
     )
 
 
-def _of_kl(analysis: RunAnalysis) -> str:
-    return _paragraph("A latent is active when its posterior mean varies over the skulls by more than 0.01 (variance).")
+def _kl_text(analysis: RunAnalysis) -> str:
+    return _paragraph("A latent is active when the variance of its posterior mean over the skulls is above 0.01.")
 
 
-def _of_posterior(analysis: RunAnalysis) -> str:
+def _posterior_text(analysis: RunAnalysis) -> str:
     return _paragraph(
-        "All skulls' posteriors together should be N(0, I) for samples of the prior to be skulls. KL is that of a"
-        " Gaussian of the same mean and covariance; <em>rejected</em> counts latents whose draws, one a skull, are not"
-        " standard normal (Kolmogorov-Smirnov, p &lt; 0.05 after Bonferroni)."
-        " A collapsed posterior fits the prior perfectly and says nothing about a skull."
+        "Samples of the prior can only be skulls if the mixture of all posteriors is close to N(0, I). KL is that of"
+        " the Gaussian with the same mean and covariance; <em>rejected</em> counts latents whose draws, one for each"
+        " skull, are not standard normal (Kolmogorov-Smirnov, p &lt; 0.05 after Bonferroni's correction)."
+        " A collapsed posterior equals the prior and carries no information about a skull."
     )
 
 
-def _of_rate(analysis: RunAnalysis) -> str:
-    return _paragraph(f"{len(analysis.runs)} values of β. What training skulls gain by more rate, others need not.")
+def _rate_text(analysis: RunAnalysis) -> str:
+    return _paragraph(
+        f"{len(analysis.runs)} values of β. A higher rate can lower the distortion of training skulls alone."
+    )
 
 
-def _of_samples(analysis: RunAnalysis) -> str:
-    return _paragraph("A new decoder was trained on the posteriors of skulls alone, so N(0, I) is strange to it.")
+def _samples_text(analysis: RunAnalysis) -> str:
+    return _paragraph("A new decoder was trained on posteriors of skulls only, not on samples of N(0, I).")

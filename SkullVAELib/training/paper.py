@@ -1,15 +1,15 @@
-"""Training as arXiv 2209.14783 does: three classes of skulls, each reconstructed from itself, at one grid.
+"""The method of arXiv 2209.14783: volumes of three classes of skulls on one grid, each reconstructed as it is.
 
-The volumes are read and resized once and kept where they are trained on; the paper's code did it again at every epoch.
+The volumes are read and resized once and kept near the device that trains; the paper's code did so in every epoch.
 """
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -21,20 +21,33 @@ from SkullVAELib.data.kinds import CLASSES
 from SkullVAELib.geometry.volume import to_nearest_ras
 from SkullVAELib.training.config import PaperOptions
 from SkullVAELib.training.distributed import Group
-from SkullVAELib.training.losses import CLASS_WEIGHT, dice_score, kl_divergence, paper_dice_loss
-from SkullVAELib.training.trainer import Batch, Specimens
+from SkullVAELib.training.losses import LossAndTerms, beta_vae_loss, dice_score, kl_loss, paper_reconstruction_loss
+from SkullVAELib.training.task import Batch, Specimens, Task
 from SkullVAELib.vae.checkpoint import read_tensors, write_tensors
 from SkullVAELib.vae.latent import deviation, latent_code
-from SkullVAELib.vae.networks import aggregate
+from SkullVAELib.vae.networks import GivenNoiseVAE, LatentDecoder, aggregate
 from SkullVAELib.vae.paper_networks import PaperArchitecture, PaperDecoder, PaperModel, PaperVAE, resize_mask
+
+_CHUNK = 8
+"""Volumes encoded or decoded at once outside training, which bounds the memory needed."""
 
 
 @dataclass(frozen=True)
 class Volumes:
     """Skulls of all classes on one grid.
 
-    bone: (N, X, Y, Z) uint8, 0 or 1; kinds: "complete", "cranial" or "facial"; complete: (N,) index of the complete
-    skull that each was cut from; held_out: (N,) bool.
+    Attributes
+    ----------
+    bone : torch.Tensor
+        (N, X, Y, Z) uint8, 0 or 1.
+    kinds : tuple of str
+        N classes: "complete", "cranial" or "facial".
+    individuals : tuple of str
+        N names of the individuals.
+    complete : numpy.ndarray
+        (N,) index of the complete skull that each was cut from.
+    held_out : numpy.ndarray
+        (N,) bool, true for skulls that are not trained on.
     """
 
     bone: torch.Tensor
@@ -48,15 +61,29 @@ def load_volumes(
     folder: Path, training: list[SkullCase], held_out: list[SkullCase], shape: tuple[int, int, int],
     log: Callable[[str], None] = lambda line: None,
 ) -> Volumes:  # fmt: skip
-    """The volumes of a run, from its cache in the folder or from the cases' files, which takes a while.
+    """Read the volumes that were prepared in a run's folder, or prepare them from the cases' files.
 
-    Raises SkullVAEError when the cases do not do, see check_classes.
+    Parameters
+    ----------
+    folder : Path
+        Folder of volumes.safetensors.
+    training, held_out : list of SkullCase
+        The cases; used only when nothing is prepared yet.
+    shape : tuple of int
+        Grid (X, Y, Z); every image is resized to it without regard to spacing.
+    log : callable
+        Called with a line of progress now and then.
+
+    Raises
+    ------
+    SkullVAEError
+        When the prepared volumes have a different grid, or the cases cannot be used; see `check_classes`.
     """
     path = folder / "volumes.safetensors"
     if path.is_file():
         tensors, about = read_tensors(path, math.inf)
         if tuple(about["shape"]) != tuple(shape):
-            raise SkullVAEError(f"'{path}' holds volumes of another grid", "Choose another --output")
+            raise SkullVAEError(f"'{path}' was prepared for a different grid", "Choose another --output")
         bone = torch.tensor(np.unpackbits(tensors["bits"].numpy(), axis=1)[:, : np.prod(shape)]).reshape(-1, *shape)
         complete, held = tensors["complete"].numpy(), tensors["held_out"].numpy().astype(bool)
         return Volumes(bone, tuple(about["kinds"]), tuple(about["individuals"]), complete, held)
@@ -65,8 +92,8 @@ def load_volumes(
     place = {c.complete: k for k, c in enumerate(cases) if c.defective is None}
     bits = []
     for number, case in enumerate(cases):
-        bone = to_nearest_ras(read_bone(case.defective or case.complete))
-        bits.append(np.packbits(resize_mask(bone.array, shape).numpy().ravel()))
+        volume = to_nearest_ras(read_bone(case.defective or case.complete))
+        bits.append(np.packbits(resize_mask(volume.array, shape).numpy().ravel()))
         if (number + 1) % 50 == 0:
             log(f"{number + 1} of {len(cases)} volumes prepared")
     tensors = {
@@ -80,49 +107,95 @@ def load_volumes(
 
 
 def check_classes(training: list[SkullCase], held_out: list[SkullCase]) -> None:
-    """Raise SkullVAEError when there are no complete skulls to train on, or none with a defect of a known class."""
+    """Check that the cases have the classes that the method needs.
+
+    Raises
+    ------
+    SkullVAEError
+        When a defect is of unknown class, the training cases have no complete or no defective skull, or the complete
+        skull of a defective one is missing.
+    """
     cases = [*training, *held_out]
     if unknown := [c for c in cases if c.kind == UNKNOWN]:
-        cause = f"Whether the defect of '{unknown[0].defective}' is cranial or facial cannot be told"
-        raise SkullVAEError(cause, "Name its kind in a JSON list")
+        cause = f"The defect of '{unknown[0].defective}' could not be classified as cranial or facial"
+        raise SkullVAEError(cause, "Give its kind in a JSON data list")
     if not any(c.defective for c in training) or all(c.defective for c in training):
-        remedy = "Make such a set with skullvae population"
+        remedy = "Create such a data set with skullvae population"
         raise SkullVAEError("The paper's method needs complete skulls and skulls with defects to train on", remedy)
     whole = {c.complete for c in cases if c.defective is None}
     if orphan := next((c for c in cases if c.complete not in whole), None):
-        raise SkullVAEError(f"'{orphan.defective}' has no complete skull in its part of the data", "Add it to the list")
+        cause = f"The complete skull of '{orphan.defective}' is not among the cases"
+        raise SkullVAEError(cause, "Add it to the data list")
 
 
 def _class(kind: str) -> str:
-    """The paper's class of a kind of defect: wherever on the vault it is, cranial."""
+    """The paper's class of a kind of defect: every defect of the vault is cranial."""
     return kind if kind in (COMPLETE, "facial") else "cranial"
 
 
-class PaperTask:
-    """The paper's stages: every volume once an epoch, its own reconstruction asked for; see trainer.Task."""
+class PaperTask(Task[PaperArchitecture, PaperOptions]):
+    """The stages of arXiv 2209.14783: every volume once an epoch, reconstructed as it is. See `task.Task`.
 
-    paper_scale = 640.0
+    Parameters
+    ----------
+    architecture : PaperArchitecture
+        Grid, latents and channels of the networks.
+    volumes : Volumes
+        Training and held-out skulls on that grid.
+    options : PaperOptions
+        Options of the run.
+    group : Group
+        The processes that train together.
+    """
+
+    method = PaperOptions.method
+    title = "The method of arXiv 2209.14783"
+    defects = "All defects of a class have the same place and shape here, as in the paper, so one vector fits them all."
     reconstructs_complete = False
+    decoders_after_vae = True
+    paper_scale = 640.0
 
     def __init__(self, architecture: PaperArchitecture, volumes: Volumes, options: PaperOptions, group: Group):
-        self.architecture, self.options, self.device, self.volumes = architecture, options, group.device, volumes
-        self.latent_size = architecture.latent_size
-        self.bone = volumes.bone.to(group.home(volumes.bone.nbytes))
+        super().__init__(architecture, options, group.device)
+        self.volumes = volumes
+        self.bone = volumes.bone.to(group.storage(volumes.bone.nbytes))
         self.training = np.flatnonzero(~volumes.held_out)
         self.held = np.flatnonzero(volumes.held_out)
         self.steps_per_epoch = -(-len(self.training) // options.batch)
         self._frozen: tuple[torch.Tensor, torch.Tensor] | None = None
 
-    def networks(self) -> tuple[PaperVAE, PaperDecoder]:
-        """A beta-VAE and a decoder, as the seed starts them."""
+    @classmethod
+    def used_files(cls, cases: list[SkullCase]) -> list[Path]:
+        """Every volume: the defective skulls and the complete ones."""
+        return sorted({c.defective or c.complete for c in cases})
+
+    @classmethod
+    def check_data(cls, training: list[SkullCase], held_out: list[SkullCase]) -> None:
+        """See `check_classes`."""
+        check_classes(training, held_out)
+
+    @classmethod
+    def prepare(
+        cls, architecture: PaperArchitecture, options: PaperOptions, folder: Path, training: list[SkullCase],
+        held_out: list[SkullCase], group: Group, log: Callable[[str], None],
+    ) -> Self:  # fmt: skip
+        """See `load_volumes`."""
+        with group.leader_first():
+            volumes = load_volumes(folder, training, held_out, architecture.grid_shape, log)
+        return cls(architecture, volumes, options, group)
+
+    @property
+    def voxel_mm(self) -> np.ndarray:
+        """Images are resized without regard to spacing: estimated from the size of a head."""
+        return np.array([155, 190, 150]) / np.array(self.architecture.grid_shape)
+
+    def networks(self) -> tuple[GivenNoiseVAE, LatentDecoder]:
         torch.manual_seed(self.options.seed)
         return PaperVAE(self.architecture), PaperDecoder(self.architecture, self.options.plain_output)
 
-    def with_options(self, options: PaperOptions) -> PaperTask:
-        """The same data under other options, such as another beta."""
-        other = copy.copy(self)
-        other.options = options
-        other._frozen = None  # latents of another encoder
+    def with_options(self, options: PaperOptions) -> Self:
+        other = super().with_options(options)
+        other._frozen = None  # these are latents of another encoder
         return other
 
     def steps(self, stage: str) -> int:
@@ -130,7 +203,7 @@ class PaperTask:
         return epochs * self.steps_per_epoch
 
     def batch(self, stage: int, step: int, group: Group) -> Batch:
-        """Bone (N, X, Y, Z) and which volumes they are; the last batch of an epoch is filled up from its beginning."""
+        """Bone (N, X, Y, Z) and indices of the volumes; an epoch's last batch is filled up from its beginning."""
         epoch, place = divmod(step, self.steps_per_epoch)
         order = np.random.default_rng([self.options.seed, stage, epoch]).permutation(self.training)
         order = np.resize(order, self.steps_per_epoch * self.options.batch)
@@ -138,7 +211,7 @@ class PaperTask:
         return self._take(chosen)
 
     def _take(self, chosen: np.ndarray | list[int]) -> Batch:
-        """Volumes by number, on the device that trains."""
+        """Volumes by index, on the device that trains."""
         index = torch.tensor(chosen)
         bone = self.bone[index.to(self.bone.device)].to(self.device)
         return {"bone": bone, "index": index.to(self.device)}
@@ -146,50 +219,47 @@ class PaperTask:
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.bfloat16)
 
-    def _loss(self, logits: torch.Tensor, bone: torch.Tensor) -> tuple:
-        dice = paper_dice_loss(logits, bone)
-        # The paper sums over the batch; a mean times its size is the same, and may be shared by processes.
-        return CLASS_WEIGHT * self.options.batch * dice.sum(1).mean(), {"dice_loss": dice.mean()}
-
-    def vae_loss(self, network: nn.Module, batch: Batch, noise: torch.Tensor) -> tuple:
-        """80 x Dice + beta x KL, both summed over the batch, and the terms as means over skulls."""
+    def vae_loss(self, network: nn.Module, batch: Batch, noise: torch.Tensor) -> LossAndTerms:
+        """80 x Dice loss + beta x KL, both summed over the batch; the terms are means over skulls."""
         with self._autocast():
             logits, mu, logvar, _ = network(batch["bone"][:, None].float(), noise)
-        loss, terms = self._loss(logits, batch["bone"])
-        kl = kl_divergence(mu.float(), logvar.float()).sum(1).mean()
-        return loss + self.options.beta * self.options.batch * kl, terms | {"kl_nats": kl}
+        loss, terms = paper_reconstruction_loss(logits, batch["bone"], self.options.batch)
+        kl = kl_loss(mu, logvar)
+        return beta_vae_loss(loss, kl, self.options.beta, self.options.batch), terms | {"kl_nats": kl}
 
     @torch.no_grad()
-    def encode(self, vae: PaperVAE, bone: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def encode(self, vae: GivenNoiseVAE, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Posterior mean and log variance (N, L) of volumes (N, X, Y, Z)."""
-        parts = [vae.encode_forward(part[:, None].to(self.device).float()) for part in bone.split(8)]
+        parts = [vae.encode_forward(part[:, None].to(self.device).float()) for part in inputs.split(_CHUNK)]
         mu, logvar = (torch.cat(values).float() for values in zip(*parts, strict=True))
         return mu, logvar
 
-    def decoder_input(self, vae: PaperVAE, batch: Batch, options: PaperOptions, noise: torch.Tensor) -> torch.Tensor:
-        """The frozen latents (N, L) of a batch: encoded once, since neither volumes nor encoder change any more."""
+    def decoder_input(
+        self, vae: GivenNoiseVAE, batch: Batch, options: PaperOptions, noise: torch.Tensor
+    ) -> torch.Tensor:
+        """Latents (N, L) of a batch, encoded once, since neither the volumes nor the encoder change any more."""
         if self._frozen is None:
             self._frozen = self.encode(vae, self.bone)
         mu, logvar = self._frozen
         return latent_code(mu[batch["index"]], logvar[batch["index"]], options.z, noise)
 
-    def decoder_loss(self, network: nn.Module, z: torch.Tensor, batch: Batch, options: PaperOptions) -> tuple:
-        """80 x Dice, summed over the batch: the independent decoder's only loss."""
+    def decoder_loss(self, network: nn.Module, z: torch.Tensor, batch: Batch, options: PaperOptions) -> LossAndTerms:
+        """80 x Dice loss, summed over the batch."""
         with self._autocast():
             logits = network(z)
-        return self._loss(logits, batch["bone"])
+        return paper_reconstruction_loss(logits, batch["bone"], self.options.batch)
 
-    def reconstruct_vae(self, vae: PaperVAE, batch: Batch) -> torch.Tensor:
-        """Logits (N, 2, X, Y, Z) by the VAE's own decoder, of the posterior mean."""
+    def reconstruct_vae(self, vae: GivenNoiseVAE, batch: Batch) -> torch.Tensor:
+        """Logits (N, 2, X, Y, Z) of background and bone."""
         return vae.decode_forward(self.encode(vae, batch["bone"])[0], False)
 
     @torch.no_grad()
     def decode(self, decoder: Callable[[torch.Tensor], torch.Tensor], z: torch.Tensor) -> torch.Tensor:
-        """Logits of latents as the decoder takes them."""
+        """Logits (N, 2, X, Y, Z) of background and bone."""
         return decoder(z)
 
     def to_bone(self, output: torch.Tensor) -> torch.Tensor:
-        """Bone, bool (N, X, Y, Z), of what decode gives: the likelier class."""
+        """See `likelier`."""
         return likelier(output)
 
     def specimens(self) -> Specimens:
@@ -200,35 +270,37 @@ class PaperTask:
             inputs, bone, bone[volumes.complete], volumes.kinds, volumes.individuals, volumes.complete, volumes.held_out
         )
 
-    def held_out_figures(self, reconstruct: Callable[[Batch], torch.Tensor], batch: Batch) -> dict[str, float]:
+    def dice_scores(self, reconstruct: Callable[[Batch], torch.Tensor], batch: Batch) -> dict[str, float]:
         """Mean Dice of the reconstructed bone, of a training batch and of the held-out volumes."""
-        figures = {"skull_dice": float(bone_dice(reconstruct(batch), batch["bone"]).mean())}
-        scores = []
-        for part in np.array_split(self.held, -(-len(self.held) // 8)) if len(self.held) else []:
+        scores = {"skull_dice": float(bone_dice(reconstruct(batch), batch["bone"]).mean())}
+        held_out = []
+        for part in np.array_split(self.held, -(-len(self.held) // _CHUNK)) if len(self.held) else []:
             held = self._take(part)
-            scores.append(bone_dice(reconstruct(held), held["bone"]))
-        if scores:
-            figures["held_out_skull_dice"] = float(torch.cat(scores).mean())
-        return figures
+            held_out.append(bone_dice(reconstruct(held), held["bone"]))
+        if held_out:
+            scores["held_out_skull_dice"] = float(torch.cat(held_out).mean())
+        return scores
 
-    def statistics(self, vae: PaperVAE, options: PaperOptions) -> tuple:
-        """Mean and standard deviation (L,) of the training volumes' latents."""
+    def statistics(self, vae: GivenNoiseVAE, options: PaperOptions) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation (L,) of the latents of all training volumes."""
         mu, logvar = self.encode(vae, self.bone[torch.tensor(self.training, device=self.bone.device)])
         noise = torch.randn(mu.shape, generator=torch.Generator().manual_seed(options.seed)).to(mu.device)
         z = latent_code(mu, logvar, options.z, noise)
         return z.mean(0), z.std(0).clamp(min=1e-8)
 
     @torch.no_grad()
-    def aggregate(self, vae: PaperVAE, decoder: PaperDecoder, statistics: tuple) -> PaperModel:
-        """Stage 3: encoder and new decoder as one model, with DEV per class from the training volumes."""
+    def aggregate(
+        self, vae: GivenNoiseVAE, decoder: LatentDecoder, statistics: tuple[torch.Tensor, torch.Tensor]
+    ) -> PaperModel:
+        """Stage 3; the model also holds the latents of all training pairs, for DEV of the nearest neighbours."""
         kinds = np.array(self.volumes.kinds)
-        pairs = [k for k in self.training if kinds[k] != "complete"]
+        pairs = [int(k) for k in self.training if kinds[k] != "complete"]
         model = PaperModel(self.architecture, CLASSES, len(pairs), self.options.z, self.options.plain_output)
         aggregate(model, vae, decoder, statistics, self.options.standardise)
         whole = [k for k in self.training if kinds[k] == "complete"]
         model.mean.copy_(self.bone[torch.tensor(whole, device=self.bone.device)].float().mean(0))
         model.eval().to(self.device)
-        z = torch.cat([model.latent(part.to(self.device)) for part in self.bone.split(8)])
+        z = torch.cat([model.latent(part.to(self.device)) for part in self.bone.split(_CHUNK)])
         for number, name in enumerate(CLASSES):
             of_class = [k for k in pairs if kinds[k] == name]
             if of_class:
@@ -245,5 +317,5 @@ def likelier(logits: torch.Tensor) -> torch.Tensor:
 
 
 def bone_dice(logits: torch.Tensor, bone: torch.Tensor) -> torch.Tensor:
-    """(N,) Dice of the likelier class's bone with the truth (N, X, Y, Z)."""
+    """Dice (N,) of the likelier class's bone in logits (N, 2, X, Y, Z) with the truth (N, X, Y, Z)."""
     return dice_score(likelier(logits), bone > 0)

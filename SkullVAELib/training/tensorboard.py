@@ -1,4 +1,4 @@
-"""TensorBoard's event files, where the package tensorboardX is installed."""
+"""TensorBoard event files, written where the package tensorboardX is installed."""
 
 from __future__ import annotations
 
@@ -8,10 +8,19 @@ from pathlib import Path
 
 
 class EventFile:
-    """Rows of numbers for TensorBoard; does nothing where tensorboardX is missing, or when it is not wanted.
+    """Rows of numbers for TensorBoard; writes nothing where tensorboardX is not installed, or if not wanted.
 
-    Events are written in this thread. tensorboardX's own SummaryWriter hands them to another, which ends without a word
-    when the disk is full, and the training would wait for it for ever.
+    Events are written in this thread. tensorboardX's own SummaryWriter passes them to another thread, which ends
+    without a message when the disk is full, and the training would then wait for it for ever.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of the event files; created if missing.
+    first_step : int
+        First step of this part of the run. TensorBoard hides earlier events of this step and of later ones.
+    wanted : bool
+        False writes nothing.
     """
 
     def __init__(self, folder: Path, first_step: int, wanted: bool = True):
@@ -25,24 +34,25 @@ class EventFile:
             return
         self._event, self._summary = event_pb2.Event, summary_pb2.Summary
         folder.mkdir(parents=True, exist_ok=True)
-        # A file is named by the second it was begun in; the step keeps that of a run resumed at once apart.
+        # Files are named by the second in which they were begun; a run resumed in the same second differs by its step.
         self._file = EventsWriter(str(folder / "events"), f".{first_step}")
-        # TensorBoard then hides what an interrupted run wrote of this step and later ones.
+        # Makes TensorBoard hide what an interrupted run wrote for this step and later ones.
         self._put(first_step, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
 
     def write(self, row: dict) -> None:
-        """Add the numbers of a row, which are its floats, at its step."""
+        """Add the finite floats of a row by their names, at the step row["step"]."""
         if self._file is not None:
             numbers = {k: v for k, v in row.items() if isinstance(v, float) and math.isfinite(v)}
             values = [self._summary.Value(tag=name, simple_value=value) for name, value in numbers.items()]
             self._put(row["step"], summary=self._summary(value=values))
 
     def flush(self) -> None:
-        """Bring to the disk what was written."""
+        """Write buffered events to the disk."""
         if self._file is not None:
             self._file.flush()
 
     def close(self) -> None:
+        """Close the file."""
         if self._file is not None:
             self._file.close()
 
