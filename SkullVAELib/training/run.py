@@ -271,7 +271,7 @@ def run_training(
     if not prepared:
         plan.task.check_data(training, held)
     individuals = sorted(set().union(*(c.parents for c in training)))
-    log(f"Training data: {len(training)} cases of {_few(individuals)}. Held out: {len(held)} cases.")
+    log(f"Training data: {_few(individuals)} (cases: {len(training)}). Held-out cases: {len(held)}.")
     folders = {beta: folder / f"beta_{beta:g}" for beta in betas} or {plan.options.beta: folder}
     plans = {beta: plan.with_beta(beta) for beta in folders}
     root = plan.data if plan.data.is_dir() else plan.data.parent
