@@ -30,7 +30,7 @@ def problems(tag: str, root: Path) -> list[str]:
     if not re.fullmatch(r"v\d+\.\d+\.\d+", tag):
         return [f"'{tag}' is not a tag such as v1.2.3."]
     found = []
-    library = re.search(r'^__version__ = "([^"]+)"$', _text(root, "SkullVAELib/__init__.py"), re.MULTILINE)
+    library = re.search(r'^__version__ = "([^"]+)"$', _text(root, "SkullVAELib/core/version.py"), re.MULTILINE)
     stated = library.group(1) if library else "none"
     if stated != version:
         found.append(f"SkullVAELib/__init__.py states version {stated}, the tag {version}.")

@@ -14,10 +14,10 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from PIL import Image
 
-from SkullVAELib import NOTICE
 from SkullVAELib.analysis.figures import FIGURES, best_decoder, draw_all
 from SkullVAELib.analysis.run_analysis import ALL_KINDS, TARGET, RunAnalysis
 from SkullVAELib.core.atomic_output import publish_files
+from SkullVAELib.core.version import NOTICE
 from SkullVAELib.report.html import encode_png, format_number, html_figure, html_page, html_table
 
 _STYLE = """

@@ -14,10 +14,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from SkullVAELib import __version__
 from SkullVAELib.batch.case_process import CaseJob, complete_case, end_cases
 from SkullVAELib.batch.summary import STATUS_CRASHED, CaseRow
 from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.core.version import __version__
 
 if TYPE_CHECKING:
     from distributed import Client, Future

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from SkullVAELib import __version__
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.core.parsing import number
+from SkullVAELib.core.version import __version__
 
 SUMMARIES = ("summary.json", "summary.csv")
 """Names of the tables, which are next to the folders of the cases."""

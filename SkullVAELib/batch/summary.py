@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-from SkullVAELib import NOTICE, __version__
 from SkullVAELib.batch.cohort import SUMMARIES
 from SkullVAELib.core.atomic_output import atomic_file
 from SkullVAELib.core.files import as_json_text, file_sha256
+from SkullVAELib.core.version import NOTICE, __version__
 from SkullVAELib.report.result_names import RESULT_FILES
 
 STATUS_WAITING, STATUS_DONE, STATUS_NO_DEFECT, STATUS_BAD_INPUT, STATUS_CRASHED = STATUSES = (

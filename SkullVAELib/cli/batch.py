@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-from SkullVAELib import NOTICE
 from SkullVAELib.batch.cohort import SUMMARIES, CohortCase, list_cases, made_from
 from SkullVAELib.batch.summary import STATUSES, CaseRow, CohortTable
 from SkullVAELib.cli.arguments import add_progress_option, existing_model
@@ -24,6 +23,7 @@ from SkullVAELib.core.exit_codes import BAD_INPUT, DONE
 from SkullVAELib.core.files import file_sha256
 from SkullVAELib.core.parsing import count, number
 from SkullVAELib.core.progress import Report, duration
+from SkullVAELib.core.version import NOTICE
 from SkullVAELib.report.result_names import RESULT_FILES
 from SkullVAELib.vae.default_model import default_model_path
 

@@ -8,13 +8,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from SkullVAELib import NOTICE
 from SkullVAELib.cli.arguments import INPUT_SUFFIXES, add_progress_option, existing_model
 from SkullVAELib.cli.case_options import add_case_options, parse_case_options
 from SkullVAELib.core.console import print_message, progress_on, reserved_stdout
 from SkullVAELib.core.exit_codes import DONE, NO_DEFECT
-from SkullVAELib.core.files import as_json_text
 from SkullVAELib.core.progress import Report, Stages
+from SkullVAELib.core.version import NOTICE
 from SkullVAELib.report.result_names import OPTIONAL_FILES, RESULT_FILES
 
 if TYPE_CHECKING:
@@ -109,7 +108,7 @@ def _complete_into(
     report: Report,
 ) -> RunResult:
     """Complete the skull in the file `path`, write all files into `staging` and return the result."""
-    from SkullVAELib.io.images import read_volume, write_volume
+    from SkullVAELib.io.images import read_volume
 
     # torch and MONAI take seconds to import, so the file is read before them; until then the bar stays at its start.
     start = Stages({"read": 1, "load libraries": 1}, lambda stage, fraction: report(stage, 0.0))
@@ -122,7 +121,7 @@ def _complete_into(
         from SkullVAELib.completion.pipeline import STAGE_WEIGHTS, complete
         from SkullVAELib.core.threads import claim_buffers
         from SkullVAELib.registration.options import REFUSE_BELOW
-        from SkullVAELib.report.result_files import RunResult
+        from SkullVAELib.report.result_files import OutputOptions, RunResult, write_files
         from SkullVAELib.vae.checkpoint import load_model
         from SkullVAELib.vae.default_model import default_model_path
         from SkullVAELib.vae.device import resolve_device
@@ -153,38 +152,7 @@ def _complete_into(
     completion = complete(volume, model, completion_options, stages)
     result = RunResult.of(completion, volume, implant_options, options.format, path.name, model_path.name)
     result = dataclasses.replace(result, uncertain=options.uncertainty)
-    with stages.stage("mesh"):
-        if completion.found:
-            result = result.with_implant()
-            result.write_implant(staging)
-            if options.uncertainty:
-                result.write_uncertainty(staging)
-            if options.uncertainty or options.report or options.proposals > 1:
-                result = result.with_uncertainty()
-            if options.skull:
-                result.write_skull(staging)
-        else:
-            result.report["warnings"].append(
-                "No implant was made: completed.nrrd is the bone of the input and implant.nrrd is empty. implant.stl is"
-                " not written because an empty mesh is not watertight."
-            )
-        if options.display:
-            result.write_display(staging)
-    if completion.found and options.proposals > 1:
-        from SkullVAELib.report.result_files import write_proposals
-
-        with stages.stage("proposals"):
-            result.report["proposals"] = write_proposals(result, options.proposals, staging)
-    with stages.stage("write"):
-        write_volume(completion.completed, staging / "completed.nrrd")
-        write_volume(completion.implant, staging / "implant.nrrd")
-    with stages.stage("preview"):
-        result.write_preview(staging)
-        if options.report:
-            result.write_report(staging, staging / "preview.png")
-    made = {file.name for file in staging.iterdir() if file.suffix}
-    result.report["files"] = sorted(made | {RESULT_FILES[-1]}, key=lambda name: (name == RESULT_FILES[-1], name))
-    seconds = {**start.seconds, **stages.seconds}
-    result.report["seconds"] = {**seconds, "total": round(sum(seconds.values()), 3)}
-    (staging / RESULT_FILES[-1]).write_text(as_json_text(result.report), encoding="utf-8")
-    return result
+    outputs = OutputOptions(
+        options.proposals, options.uncertainty, options.skull, options.display, html_report=options.report
+    )
+    return write_files(result, staging, outputs, stages, start.seconds)

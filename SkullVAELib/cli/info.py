@@ -12,12 +12,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from SkullVAELib import NOTICE, __version__
 from SkullVAELib.cli.arguments import add_model_option
 from SkullVAELib.core.console import print_message
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.core.exit_codes import BAD_INPUT, DONE
 from SkullVAELib.core.files import as_json_text, file_sha256
+from SkullVAELib.core.version import NOTICE, __version__
 
 # Import name and name of the distribution, which may differ.
 PACKAGES = {

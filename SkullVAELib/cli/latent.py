@@ -6,10 +6,10 @@ import argparse
 import csv
 from pathlib import Path
 
-from SkullVAELib import NOTICE
 from SkullVAELib.cli.arguments import add_device_option, add_model_option
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.core.parsing import count, number
+from SkullVAELib.core.version import NOTICE
 from SkullVAELib.data.kinds import CLASSES
 
 

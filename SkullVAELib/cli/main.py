@@ -21,13 +21,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import NoReturn
 
-from SkullVAELib import NOTICE, __version__
 from SkullVAELib.cli import batch, complete, evaluate, info, latent, mesh, population, sample
 from SkullVAELib.cli.arguments import join_option_value
 from SkullVAELib.core.console import print_message
 from SkullVAELib.core.errors import SkullVAEError, explain
 from SkullVAELib.core.exit_codes import BAD_INPUT
 from SkullVAELib.core.parent_process import end_with_parent_if_asked
+from SkullVAELib.core.version import NOTICE, __version__
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

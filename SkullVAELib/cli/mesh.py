@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from SkullVAELib import NOTICE
 from SkullVAELib.cli.arguments import INPUT_SUFFIXES, add_progress_option
 from SkullVAELib.core.console import progress
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.core.progress import Stages
+from SkullVAELib.core.version import NOTICE
 from SkullVAELib.implant.options import MESH_FORMATS
 
 SUFFIXES = tuple(f".{kind}" for kind in MESH_FORMATS)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from SkullVAELib import NOTICE
 from SkullVAELib.core.console import print_message, progress_bar
 from SkullVAELib.core.exit_codes import DONE
 from SkullVAELib.core.parsing import count, number, words
+from SkullVAELib.core.version import NOTICE
 
 
 def add_parser(commands) -> None:

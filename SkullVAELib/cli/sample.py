@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from SkullVAELib import NOTICE
 from SkullVAELib.cli.arguments import add_model_option, existing_model
 from SkullVAELib.core.console import print_message
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.core.exit_codes import DONE
 from SkullVAELib.core.parsing import count
+from SkullVAELib.core.version import NOTICE
 from SkullVAELib.data.kinds import DEFAULT_KIND, DEFECT_KINDS
 
 

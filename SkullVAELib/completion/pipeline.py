@@ -6,7 +6,6 @@ import dataclasses
 
 import numpy as np
 
-from SkullVAELib import __version__
 from SkullVAELib.completion.defects import AT_SKULL_BASE, find_defects
 from SkullVAELib.completion.face import FaceCompletion
 from SkullVAELib.completion.measures import measure_implant
@@ -15,6 +14,7 @@ from SkullVAELib.completion.prior import Prior
 from SkullVAELib.completion.result import Completion, PreparedPatient
 from SkullVAELib.core.progress import Stages
 from SkullVAELib.core.threads import one_thread
+from SkullVAELib.core.version import __version__
 from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.registration.patient import register_patient
 from SkullVAELib.registration.plausibility import Quality

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from SkullVAELib import NOTICE, __version__
 from SkullVAELib.core.atomic_output import publish_folder
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.core.files import file_sha256
 from SkullVAELib.core.progress import Report, silent
+from SkullVAELib.core.version import NOTICE, __version__
 from SkullVAELib.data.augmentation import vary_skull
 from SkullVAELib.data.datasets import HELD_OUT, LIST, TRAINING, SkullCase, check_cases, find_cases, read_bone
 from SkullVAELib.data.kinds import CLASSES

@@ -21,10 +21,13 @@ class Volume:
         Voxels in the file's own axis order.
     affine : (4, 4) float64 array
         Voxel index to RAS, mm.
+    name : str
+        Of the file that it was read from; empty for other volumes.
     """
 
     array: np.ndarray
     affine: np.ndarray
+    name: str = ""
 
     @property
     def spacing(self) -> np.ndarray:

@@ -123,7 +123,7 @@ def read_volume(path: str | os.PathLike) -> Volume:
     affine = np.eye(4)
     affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
     affine[:3, 3] = image.GetOrigin()
-    return Volume(sitk.GetArrayFromImage(image).transpose(2, 1, 0), _LPS_RAS @ affine)
+    return Volume(sitk.GetArrayFromImage(image).transpose(2, 1, 0), _LPS_RAS @ affine, path.name)
 
 
 def to_image(volume: Volume) -> sitk.Image:

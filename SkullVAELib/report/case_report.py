@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from SkullVAELib import NOTICE
 from SkullVAELib.core.atomic_output import atomic_file
+from SkullVAELib.core.version import NOTICE
 from SkullVAELib.mesh.colours import THICKNESS_SCALE_MM, UNCERTAINTY_SCALE_MM, length_colours
 from SkullVAELib.mesh.mesh import Mesh
 from SkullVAELib.report.html import encode_png, format_number, html_figure, html_image, html_page, html_table

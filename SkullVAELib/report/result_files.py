@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from SkullVAELib import NOTICE, __version__
-from SkullVAELib.completion.face import FACE_ERROR_MM as FACE_ERROR_MM
+from SkullVAELib.completion.face import FACE_ERROR_MM
 from SkullVAELib.completion.proposals import ProposalSampler, mean_difference_mm
 from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.core.files import as_json_text
+from SkullVAELib.core.progress import Stages
 from SkullVAELib.core.threads import one_thread
+from SkullVAELib.core.version import NOTICE, __version__
 from SkullVAELib.geometry.affines import apply_affine
 from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.implant.implant import PrintableImplant, make_implant
@@ -26,6 +28,7 @@ from SkullVAELib.mesh.files import VertexScalar, vertex_scalars, write_mesh, wri
 from SkullVAELib.mesh.isosurface import GreyLevels
 from SkullVAELib.mesh.mesh import Mesh
 from SkullVAELib.report.preview import render_preview
+from SkullVAELib.report.result_names import RESULT_FILES
 
 if TYPE_CHECKING:
     from SkullVAELib.completion.result import Completion
@@ -104,6 +107,26 @@ class RunResult:
         }
         report["warnings"] = list(report.get("warnings", []))
         return cls(completion, grey, options, formats, report)
+
+    @property
+    def found(self) -> bool:
+        """Whether a defect was found."""
+        return self.completion.found
+
+    @property
+    def bone(self) -> Volume:
+        """Bone of the input, bool on its grid."""
+        return self.completion.bone
+
+    @property
+    def completed(self) -> Volume:
+        """Bone of the input and the implant, bool on the input's grid."""
+        return self.completion.completed
+
+    @property
+    def implant(self) -> Volume:
+        """The implant, bool on the input's grid; it shares no voxel with `bone`."""
+        return self.completion.implant
 
     @property
     def printable(self) -> PrintableImplant:
@@ -313,3 +336,91 @@ def _proposal_entry(number: int, result: RunResult, difference: float, name: str
         "warnings": result.printable.warnings,
         "files": [f"{name}.{suffix}" for suffix in suffixes],
     }
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """What is written in addition to the files of every result.
+
+    Attributes
+    ----------
+    proposals : int
+        Number of implants, 1 to MOST_PROPOSALS.
+    uncertainty : bool
+        implant_uncertainty.ply, coloured by the 90 % uncertainty band.
+    skull : bool
+        skull.stl, the surface of the defective skull.
+    display : bool
+        skull_display.ply, the same simplified for display.
+    html_report : bool
+        report.html, one file with figures and pictures.
+    """
+
+    proposals: int = 1
+    uncertainty: bool = False
+    skull: bool = False
+    display: bool = False
+    html_report: bool = False
+
+
+def write_files(
+    result: RunResult, folder: Path, outputs: OutputOptions, stages: Stages, seconds: dict[str, float] | None = None
+) -> RunResult:
+    """Write all files of a result into an existing folder, report.json last.
+
+    Parameters
+    ----------
+    result : RunResult
+        The printable implant is made if it has not been.
+    folder : Path
+        An empty folder, see `publish_files`.
+    outputs : OutputOptions
+        Further files.
+    stages : Stages
+        Stages "mesh", "proposals" (if any), "write" and "preview" are reported.
+    seconds : dict, optional
+        Of stages before these; together with those of `stages` they are written into the report.
+
+    Returns
+    -------
+    RunResult
+        With the complete report.
+    """
+    completion = result.completion
+    with stages.stage("mesh"):
+        if completion.found:
+            if result.printable_implant is None:
+                result = result.with_implant()
+            result.write_implant(folder)
+            if outputs.uncertainty:
+                result.write_uncertainty(folder)
+            if outputs.uncertainty or outputs.html_report or outputs.proposals > 1:
+                result = result.with_uncertainty()
+            if outputs.skull:
+                result.write_skull(folder)
+        else:
+            warning = (
+                "No implant was made: completed.nrrd is the bone of the input and implant.nrrd is empty. implant.stl is"
+                " not written because an empty mesh is not watertight."
+            )
+            result = replace(result, report=result.report | {"warnings": [*result.report["warnings"], warning]})
+        if outputs.display:
+            result.write_display(folder)
+    if completion.found and outputs.proposals > 1:
+        with stages.stage("proposals"):
+            proposals = write_proposals(result, outputs.proposals, folder)
+            result = replace(result, report=result.report | {"proposals": proposals})
+    with stages.stage("write"):
+        write_volume(completion.completed, folder / "completed.nrrd")
+        write_volume(completion.implant, folder / "implant.nrrd")
+    with stages.stage("preview"):
+        result.write_preview(folder)
+        if outputs.html_report:
+            result.write_report(folder, folder / "preview.png")
+    made = {file.name for file in folder.iterdir() if file.suffix}
+    files = sorted(made | {RESULT_FILES[-1]}, key=lambda name: (name == RESULT_FILES[-1], name))
+    taken = {**(seconds or {}), **stages.seconds}
+    taken["total"] = round(sum(taken.values()), 3)
+    result = replace(result, report=result.report | {"files": files, "seconds": taken})
+    (folder / RESULT_FILES[-1]).write_text(as_json_text(result.report), encoding="utf-8")
+    return result

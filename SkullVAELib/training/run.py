@@ -21,10 +21,10 @@ import monai
 import torch
 from torch import nn
 
-from SkullVAELib import NOTICE, __version__
 from SkullVAELib.core.atomic_output import atomic_file, remove_abandoned
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.core.files import file_sha256
+from SkullVAELib.core.version import NOTICE, __version__
 from SkullVAELib.data.datasets import SkullCase, check_cases, describe, find_cases, split_by_individual
 from SkullVAELib.training.canonical import CanonicalTask
 from SkullVAELib.training.config import LENGTHS, METHODS, StageOptions, decoder_options

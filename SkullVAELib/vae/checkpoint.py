@@ -102,6 +102,7 @@ def load_any_model(path: Path, device: torch.device | str = "cpu") -> SkullModel
         cause = f"'{path.name}' holds weights that are not finite numbers"
         raise SkullVAEError(cause, "Copy it again, or choose another model")
     model.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    model.file_name = path.name
     return model.eval().to(device)
 
 

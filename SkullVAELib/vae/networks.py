@@ -152,8 +152,9 @@ class AggregatedModel(nn.Module):
     latent_mean: torch.Tensor
     latent_std: torch.Tensor
     deviations: torch.Tensor
-    provenance: dict  # of a model from a file, as is its SHA-256
+    provenance: dict  # of a model from a file, as are its SHA-256 and the name of the file
     sha256: str
+    file_name: str
 
 
 def aggregate(
