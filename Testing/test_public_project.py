@@ -209,7 +209,7 @@ def check_release():
 @pytest.fixture
 def tree(tmp_path) -> Path:
     """The files that state a version, all of them 1.2.3."""
-    (tmp_path / "SkullVAELib").mkdir()
+    (tmp_path / "SkullVAELib" / "core").mkdir(parents=True)
     (tmp_path / "SkullVAELib" / "core" / "version.py").write_text('__version__ = "1.2.3"\n', encoding="utf-8")
     (tmp_path / "CITATION.cff").write_text("version: 1.2.3\ndate-released: 2026-11-29\n", encoding="utf-8")
     changelog = "# Changelog\n\n## [1.2.3] - 2026-11-29\n\n### Added\n\n- This.\n\n## [1.2.2] - 2026-11-28\n\n- That.\n"
