@@ -180,14 +180,14 @@ VOXELS: dict[str, BadInput] = {
     "a few voxels": BadInput(
         lambda d, s: _volume(d, s, np.indices(s.defective.array.shape).sum(0) == 9), 2, "too little bone"
     ),
-    "NaN": BadInput(lambda d, s: _volume(d, s, _with(s.ct(), np.nan)), 2, "not numbers"),
-    "infinity": BadInput(lambda d, s: _volume(d, s, _with(s.ct(), np.inf)), 2, "not numbers"),
+    "NaN": BadInput(lambda d, s: _volume(d, s, _with(s.ct(), np.nan)), 2, "NaN or infinite"),
+    "infinity": BadInput(lambda d, s: _volume(d, s, _with(s.ct(), np.inf)), 2, "NaN or infinite"),
     "a CT of stored values, 1024 too high": BadInput(
         lambda d, s: _volume(d, s, s.ct() + np.int16(1024)), 2, "Hounsfield"
     ),
     "a CT scaled to a tenth": BadInput(lambda d, s: _volume(d, s, s.ct() * np.float32(0.1)), 2, "Hounsfield"),
     "an MRI": BadInput(lambda d, s: _volume(d, s, np.abs(s.ct()).astype(np.float32) / 7), 2, "Hounsfield"),
-    "an inverted CT": BadInput(lambda d, s: _volume(d, s, -s.ct()), 2, "no head"),
+    "an inverted CT": BadInput(lambda d, s: _volume(d, s, -s.ct()), 2, "Input rejected"),
     "a threshold above all values": BadInput(
         lambda d, s: [_volume(d, s, s.ct()), "--threshold", "3000", "-o", d / "out"], 2, "No voxel reaches"
     ),
@@ -195,32 +195,30 @@ VOXELS: dict[str, BadInput] = {
         lambda d, s: [_volume(d, s, s.ct()), "--threshold", "-2000", "-o", d / "out"], 2, "Every voxel reaches"
     ),
     "a threshold below skin": BadInput(
-        lambda d, s: [_volume(d, s, s.ct()), "--threshold", "-200", "-o", d / "out"], 0, "Look closely"
+        lambda d, s: [_volume(d, s, s.ct()), "--threshold", "-200", "-o", d / "out"], 0, "Low input quality"
     ),
     "an ROI beside the skull": BadInput(
-        lambda d, s: [_volume(d, s, s.ct()), "--box", "900,900,900,50,50,50", "-o", d / "out"], 2, "no bone in the box"
+        lambda d, s: [_volume(d, s, s.ct()), "--roi", "900,900,900,50,50,50", "-o", d / "out"], 2, "no bone in the ROI"
     ),
 }
 """Files whose voxels are not bone."""
 
 HEADS: dict[str, BadInput] = {
     **{
-        what: BadInput(
-            _scene(what), 2, "no head that could be completed: the bone is" if "voxels" in what else "no head"
-        )
+        what: BadInput(_scene(what), 2, "Input rejected: the bone is" if "voxels" in what else "Input rejected")
         for what in NO_HEAD
     },
-    "upside down": BadInput(_scene("upside down"), 2, "no head"),
+    "upside down": BadInput(_scene("upside down"), 2, "Input rejected"),
     "more than half of the vault missing": BadInput(
-        lambda d, s: _volume(d, s, s.complete.array & (Scene.of(s.complete).at[..., 0] > 15)), 2, "no head"
+        lambda d, s: _volume(d, s, s.complete.array & (Scene.of(s.complete).at[..., 0] > 15)), 2, "Input rejected"
     ),
-    "vault's upper 60 mm": BadInput(_scene("vault's upper 60 mm"), 3, "bone that ends all around"),
+    "vault's upper 60 mm": BadInput(_scene("vault's upper 60 mm"), 3, "skull cut off all around"),
     "complete already": BadInput(lambda d, s: _volume(d, s, s.complete.array), 3, "No defect was found"),
     "pinholes only": BadInput(lambda d, s: _volume(d, s, _pinholes(s)), 3, "No defect was found"),
     "mirrored": BadInput(_scene("mirrored"), 0, ""),
     "of a child, 80 %": BadInput(_scene("of a child, 80 %"), 0, ""),
     "not a head, with --force": BadInput(
-        lambda d, s: [_scene("hollow ball")(d, s), "--force", "-o", d / "out"], 3, "smooth as a ball"
+        lambda d, s: [_scene("hollow ball")(d, s), "--force", "-o", d / "out"], 3, "deviates from an ellipsoid"
     ),
     "of a small child, 60 %": BadInput(_scene("of a small child, 60 %"), 0, "of an adult's size"),
     "giant, 130 %": BadInput(_scene("giant, 130 %"), 0, "of an adult's size"),

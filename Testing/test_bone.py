@@ -134,8 +134,8 @@ BAD = {
     "not a number, threshold given": (with_value(ct_of(head()), np.nan), 300.0, "NaN"),
     "threshold too high": (ct_of(head()), 3000.0, "lower --threshold"),
     "threshold too low": (ct_of(head()), -2000.0, "higher --threshold"),
-    "threshold on a segmentation": (head().astype(np.uint8), 300.0, "none for a segmentation"),
-    "threshold not a number": (ct_of(head()), float("nan"), "not a number"),
+    "threshold on a segmentation": (head().astype(np.uint8), 300.0, "omit it for a segmentation"),
+    "threshold not a number": (ct_of(head()), float("nan"), "not a finite number"),
 }
 
 

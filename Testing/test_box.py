@@ -58,8 +58,8 @@ def test_a_box_takes_bone_of_a_labelmap_and_of_a_ct_alike():
     bone[5:15, 5:35, 5:35] = True
     bone[25:35, 5:35, 5:35] = True
     box = ROI((9, 20, 20), (14, 40, 40))
-    labelmap, about = bone_mask(Volume(bone.astype(np.uint8), np.eye(4)), box=box)
-    ct, about_ct = bone_mask(Volume(np.where(bone, 900, -800).astype(np.int16), np.eye(4)), box=box)
+    labelmap, about = bone_mask(Volume(bone.astype(np.uint8), np.eye(4)), roi=box)
+    ct, about_ct = bone_mask(Volume(np.where(bone, 900, -800).astype(np.int16), np.eye(4)), roi=box)
     assert labelmap[5:15, 5:35, 5:35].all() and labelmap.sum() == 9000
     assert np.array_equal(labelmap, ct)
     assert about["left_out_voxels"] == about_ct["left_out_voxels"] == 9000
@@ -71,7 +71,7 @@ def test_what_joins_head_and_table_outside_the_box_does_not_keep_the_table():
     ct[10:12, 10:12, 8:30] = 900  # a strut
     ct[:, :, 2:8] = 900
     whole, _ = bone_mask(Volume(ct, np.eye(4)))
-    head, _ = bone_mask(Volume(ct, np.eye(4)), box=ROI((20, 20, 42), (60, 60, 30)))
+    head, _ = bone_mask(Volume(ct, np.eye(4)), roi=ROI((20, 20, 42), (60, 60, 30)))
     assert whole[:, :, 2:8].any()
     assert not head[:, :, :27].any()
     assert head[5:35, 5:35, 30:55].all()
@@ -96,8 +96,8 @@ def test_a_box_that_is_none_says_how_to_write_one(text):
 def test_a_box_beside_the_bone_is_said():
     bone = np.zeros((20, 20, 20), np.uint8)
     bone[5:9, 5:9, 5:9] = 1
-    with pytest.raises(SkullVAEError, match="no bone in the box"):
-        bone_mask(Volume(bone, np.eye(4)), box=ROI((100, 100, 100), (9, 9, 9)))
+    with pytest.raises(SkullVAEError, match="no bone in the ROI"):
+        bone_mask(Volume(bone, np.eye(4)), roi=ROI((100, 100, 100), (9, 9, 9)))
 
 
 @pytest.mark.parametrize("option", ["--roi", "--box"])

@@ -1,4 +1,1 @@
-"""From an image to a skull registered to the mean skull:
-
-Bone segmentation, affine and free-form registration, plausibility.
-"""
+"""From an image to a skull registered to the mean skull: bone segmentation, affine registration, warp, plausibility."""

@@ -1,7 +1,7 @@
-"""The canonical frame: where every skull lies alike, and the registration that takes a patient there.
+"""The canonical frame, and the affine registration of a patient's bone to it.
 
-Canonical millimetres are RAS with the origin at the centre of the vault, 75 mm below the vertex. The frame is fixed by
-the model's own mean shape: a patient's bone is registered to it with nine degrees of freedom.
+Canonical coordinates are RAS millimetres with the origin at the centre of the vault, 75 mm below the vertex. The frame
+is defined by the model's mean shape: a patient's bone surface is registered to it with nine degrees of freedom.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from SkullVAELib.geometry.grid import Grid
 from SkullVAELib.geometry.volume import Volume
 
 FAR_MM = 40.0
-"""Distances are clamped here before registration: further away no surface pulls."""
+"""Distances are clamped to this (mm) before registration: a surface farther away has no gradient."""
 
 
 def _vault(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Centre and size (mm) of the bone within 95 mm of the vertex: where registration starts."""
+    """Centre and size (mm) of the bone within 95 mm of the vertex: the start of the registration."""
     top = np.percentile(points[:, 2], 99.9)
     vault = points[points[:, 2] > top - 95]
     low, high = np.percentile(vault, 1, axis=0), np.percentile(vault, 99, axis=0)
@@ -28,36 +28,80 @@ def _vault(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def rotation_matrix(w: torch.Tensor) -> torch.Tensor:
-    """(3, 3) rotation by the vector w (radians)."""
+    """Rotation matrix of a rotation vector.
+
+    Parameters
+    ----------
+    w : torch.Tensor, shape (3,)
+        Rotation vector in radians: its direction is the axis, its length the angle.
+
+    Returns
+    -------
+    torch.Tensor, shape (3, 3)
+        Rotation matrix, of the dtype of `w`; differentiable.
+    """
     zero = w[0] * 0
     return torch.linalg.matrix_exp(torch.stack([zero, -w[2], w[1], w[2], zero, -w[0], -w[1], w[0], zero]).reshape(3, 3))
 
 
 def initial_alignment(points: np.ndarray) -> np.ndarray:
-    """(4, 4) patient RAS mm -> a frame with the same axes and scale, centred on the vault."""
+    """Affine that centres the vault, without rotation or scaling.
+
+    Parameters
+    ----------
+    points : numpy.ndarray, shape (N, 3)
+        Bone surface in patient RAS mm.
+
+    Returns
+    -------
+    numpy.ndarray, shape (4, 4)
+        Patient RAS mm -> a frame with the same axes and scale, centred on the vault.
+    """
     matrix = np.eye(4)
     matrix[:3, 3] = -_vault(points)[0]
     return matrix
 
 
 PITCHES = (-0.6, -0.3, 0.0, 0.3, 0.6)
-"""Starts of the registration, radians of nodding: a vault alone looks nearly the same at any of them."""
+"""Initial pitch angles of the registration, in radians: a vault alone fits almost equally well at any of them."""
 
 
 def register_affine(
     points: np.ndarray, mean: torch.Tensor, grid: Grid, steps: int = 80, count: int = 4000
 ) -> np.ndarray:
-    """Nine-parameter registration (rotation, translation, three scales) of bone surface to the mean shape.
+    """Register a bone surface to the mean shape with nine parameters: rotation, translation and three scales.
 
-    points: (N, 3) RAS mm on the patient's bone surface; mean: (X, Y, Z) signed distance in mm on the canonical grid.
-    Minimises the Geman-McClure distance of the points to the mean's surface with Adam, its scale annealed from 15 to
-    2.7 mm, so that a hole, a neck or a table does not vote. Short runs from several nods of the head decide the start.
-    Returns the (4, 4) affine patient RAS mm -> canonical mm.
-    Raises SkullVAEError when there are too few points to be a skull.
+    Minimises the Geman-McClure distance of the points to the mean's surface with Adam; the scale of that distance is
+    annealed from 15 to 2.7 mm, so that a hole, the neck or a headrest has little influence. Short runs from several
+    pitch angles choose the start.
+
+    Parameters
+    ----------
+    points : numpy.ndarray, shape (N, 3)
+        Bone surface in patient RAS mm.
+    mean : torch.Tensor, shape (X, Y, Z)
+        Signed distance of the mean shape in mm on the canonical grid, negative in bone.
+    grid : Grid
+        The canonical grid.
+    steps : int
+        Adam steps of a full run; a short run has a third of them.
+    count : int
+        Number of surface points used in a full run.
+
+    Returns
+    -------
+    numpy.ndarray, shape (4, 4)
+        Affine, patient RAS mm -> canonical mm.
+
+    Raises
+    ------
+    SkullVAEError
+        If there are fewer than 500 points, too few for a skull.
     """
     if len(points) < 500:
         raise SkullVAEError(
-            "There is too little bone to be a skull", "Choose the segment or threshold that shows the whole vault"
+            "Input rejected: there is too little bone for a skull",
+            "Choose a segment or a threshold that shows the whole vault",
         )
     centre, size = _vault(points)
     reference_centre, reference_size = _vault(grid.coordinates()[mean < 0].numpy())
@@ -71,8 +115,8 @@ def register_affine(
 
     starts = []
     for pitch in PITCHES:
-        nodded = (torch.tensor([pitch, 0.0, 0.0]), *start[1:])
-        pose = _descend(shuffled[:1500], target, grid, nodded, (15.0, 10.0), steps // 3)
+        pitched = (torch.tensor([pitch, 0.0, 0.0]), *start[1:])
+        pose = _descend(shuffled[:1500], target, grid, pitched, (15.0, 10.0), steps // 3)
         starts.append((_mismatch(shuffled, pose, target, grid, shape), pose))
     finals = []
     for _, pose in sorted(starts, key=lambda scored: scored[0])[:2]:
@@ -89,7 +133,7 @@ def register_affine(
 def _descend(
     moving: torch.Tensor, target: torch.Tensor, grid: Grid, start: tuple, cuts: tuple[float, ...], steps: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Adam on rotation vector, translation (mm) and log scales; the cut (mm) tightens in equal shares of steps."""
+    """Adam on rotation vector, translation (mm) and log scales; the cut-off (mm) tightens in equal shares of steps."""
     w, t, s = (v.clone().requires_grad_(True) for v in start)
     parameters = [{"params": [w], "lr": 0.015}, {"params": [t], "lr": 0.7}, {"params": [s], "lr": 0.007}]
     optimiser = torch.optim.Adam(parameters)
@@ -99,10 +143,10 @@ def _descend(
         q = (moving * s.exp()) @ rotation_matrix(w).T + t
         distance = grid.sample(target, q)[:, 0]
         cut = cuts[i * len(cuts) // steps]
-        votes = (q[:, 2].detach() > floor).float()  # what hangs below the frame, the neck, does not vote
-        loss = (distance**2 / (distance**2 + cut**2) * votes).sum() / votes.sum().clamp(min=1)
+        weight = (q[:, 2].detach() > floor).float()  # bone below the frame, such as the neck, has weight 0
+        loss = (distance**2 / (distance**2 + cut**2) * weight).sum() / weight.sum().clamp(min=1)
         optimiser.zero_grad()
-        # Skulls differ in size by a tenth, not by half: a weak prior keeps the scales near each other.
+        # Skulls differ in size by about 10 %, not 50 %: a weak prior keeps the three scales near each other.
         (loss + 0.5 * (s - s.mean()).square().sum()).backward()
         optimiser.step()
         schedule.step()
@@ -110,13 +154,14 @@ def _descend(
 
 
 def _mismatch(points: torch.Tensor, pose: tuple, target: torch.Tensor, grid: Grid, shape: np.ndarray) -> float:
-    """Robust distance both ways: bone inside the frame to the mean's surface, and the mean's surface to bone.
+    """Robust distance in both directions: bone inside the frame to the mean's surface, and the mean's surface to bone.
 
-    The way back tells a head nodded by half a radian from one that lies right: the vault fits at either, the base not.
+    The second direction separates a correct pose from one pitched by half a radian: the vault fits either, the skull
+    base only the correct one.
     """
     w, t, s = pose
     q = (points * s.exp()) @ rotation_matrix(w).T + t
     inside = (q.abs() < torch.as_tensor(grid.half_mm).float()).all(-1)
-    forth = grid.sample(target, q)[inside, 0].numpy()
-    back = cKDTree(q.numpy()).query(shape, distance_upper_bound=30.0)[0].clip(0, 30.0)
-    return float(sum((d**2 / (d**2 + 36.0)).mean() for d in (forth, back)))
+    to_mean = grid.sample(target, q)[inside, 0].numpy()
+    to_bone = cKDTree(q.numpy()).query(shape, distance_upper_bound=30.0)[0].clip(0, 30.0)
+    return float(sum((d**2 / (d**2 + 36.0)).mean() for d in (to_mean, to_bone)))

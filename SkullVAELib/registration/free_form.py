@@ -1,7 +1,7 @@
-"""The conforming warp: a smooth deformation that lays the prior's surface onto the patient's intact bone.
+"""The warp: a smooth free-form deformation between the patient's intact bone and a complete shape.
 
-A free-form deformation on cubic B-splines. It is fitted robustly, so the hole's cut faces and bone that the prior does
-not know pull nothing, and its smoothness carries the correction across the hole.
+Displacements are cubic B-splines. They are fitted with a robust loss, so that the cut faces of a hole and bone that the
+shape does not have exert no pull; the smoothness of the splines carries the deformation across the hole.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from SkullVAELib.shape.two_table import TwoTableShape, outward_directions, pick_
 
 
 def _spline_matrix(length_mm: float, control: int, nodes: int) -> torch.Tensor:
-    """(nodes, control) cubic B-spline weights of evenly spaced nodes; control points overhang by one on each side."""
+    """(nodes, control) cubic B-spline weights of evenly spaced nodes; one control point lies beyond each end."""
     u = torch.linspace(0, 1, nodes).double() * (control - 3)
     offset = u[:, None] - (torch.arange(control).double() - 1)[None]
     a = offset.abs()
@@ -23,12 +23,15 @@ def _spline_matrix(length_mm: float, control: int, nodes: int) -> torch.Tensor:
 
 
 def _second_differences(u: torch.Tensor, axis: int) -> torch.Tensor:
+    """Second differences of control points along an axis."""
     return u.diff(n=2, dim=axis)
 
 
-def _leaning(control: list[int], spacing_mm: float) -> torch.Tensor:
-    """(3 * X * Y * Z, 3) orthonormal: control points under what moves a whole head asymmetrically without a change of
-    its shape, a shift to the side, a roll and a yaw."""
+def _rigid_asymmetry(control: list[int], spacing_mm: float) -> torch.Tensor:
+    """(3 * X * Y * Z, 3) orthonormal displacements of the control points under a lateral shift, a roll and a yaw.
+
+    These motions move a whole head asymmetrically without changing its shape.
+    """
     x, y, z = torch.meshgrid(*((torch.arange(n) - (n - 1) / 2) * spacing_mm / 50 for n in control), indexing="ij")
     still, shift = torch.zeros_like(x), torch.ones_like(x)
     motions = torch.stack([shift, still, still, z, still, -x, y, -x, still]).reshape(3, -1)
@@ -38,12 +41,26 @@ def _leaning(control: list[int], spacing_mm: float) -> torch.Tensor:
 def fit_warp(
     prior: TwoTableShape, points: torch.Tensor, normals: torch.Tensor, options: WarpOptions = WarpOptions()
 ) -> torch.Tensor:
-    """Displacements that lay the patient's surface on the prior's: prior(x + u(x)) = 0 for bone surface x.
+    """Fit the displacements that map the patient's surface to the prior's: prior(x + u(x)) = 0 for bone surface x.
 
-    points, normals: (N, 3) in canonical mm, normals away from bone and of unit length. Surface that faces outwards is
-    laid on the outer table, the other on the inner one.
-    Returns u, (3, X', Y', Z') in mm, on a coarse grid over the canonical extent; `Grid.sample` evaluates it anywhere.
-    A point whose normal disagrees with the prior's gradient does not vote: it is a cut face, or no table.
+    Surface that faces outwards is fitted to the outer table, other surface to the inner table. A point whose normal
+    disagrees with the prior's gradient has weight 0: it is on a cut face or belongs to no table.
+
+    Parameters
+    ----------
+    prior : TwoTableShape
+        Complete shape on the canonical grid.
+    points : torch.Tensor, shape (N, 3)
+        Bone surface in canonical mm.
+    normals : torch.Tensor, shape (N, 3)
+        Unit normals of the surface, pointing away from bone.
+    options : WarpOptions
+        Smoothness, robustness and number of steps.
+
+    Returns
+    -------
+    torch.Tensor, shape (3, X', Y', Z')
+        u in mm on a coarse grid over the canonical extent; `Grid.sample` evaluates it at any point.
     """
     grid = prior.grid
     pick = torch.randperm(len(points), generator=torch.Generator().manual_seed(0))[: options.count]
@@ -56,14 +73,14 @@ def fit_warp(
     optimiser = torch.optim.Adam([coefficients], lr=0.4)
     outer = (normals * outward_directions(points)).sum(1) > 0
     mirror = torch.tensor([-1.0, 1, 1])[:, None, None, None]
-    # Half a vault shows where the middle is to a millimetre only. Held to be asymmetry, that error would be carried to
-    # the other side with its sign turned, and a plate would lie by twice as much beside its place.
-    leaning = _leaning(control, options.spacing_mm)
+    # With half of the vault missing, the midsagittal plane is known to about a millimetre only. Penalised as asymmetry,
+    # that error would be transferred to the other side with opposite sign and displace the bone there twice as much.
+    rigid = _rigid_asymmetry(control, options.spacing_mm)
 
     def displacement() -> torch.Tensor:
         return torch.einsum("cxyz,ix,jy,kz->cijk", coefficients, *basis)
 
-    agreement = torch.zeros(len(points))  # until the first step tells
+    agreement = torch.zeros(len(points))  # set in the first step
     for i in range(options.steps):
         moved = points + grid.sample(displacement(), points)
         if i % 20 == 0:
@@ -76,9 +93,9 @@ def fit_warp(
         data = (agreement * distance**2 / (distance**2 + c2)).sum() / agreement.sum().clamp(min=1) * c2
         bend = sum((_second_differences(coefficients, k) ** 2).mean() for k in (1, 2, 3))
         stretch = sum((coefficients.diff(dim=k) ** 2).mean() for k in (1, 2, 3))
-        uneven = (coefficients - coefficients.flip(1) * mirror).flatten()
-        uneven = ((uneven - leaning @ (leaning.T @ uneven)) ** 2).mean()
-        loss = data + options.stiffness * (bend + 0.1 * stretch + options.symmetry * uneven)
+        asymmetry = (coefficients - coefficients.flip(1) * mirror).flatten()
+        asymmetry = ((asymmetry - rigid @ (rigid.T @ asymmetry)) ** 2).mean()
+        loss = data + options.stiffness * (bend + 0.1 * stretch + options.symmetry * asymmetry)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -89,15 +106,29 @@ def fit_warp(
 
 
 def inverse_warp(warp: torch.Tensor, grid: Grid, steps: int = 10) -> torch.Tensor:
-    """v with v(y) = -u(y + v(y)): where u lays the patient on the prior, v lays the prior's places on the patient.
+    """Invert a warp by fixed-point iteration: v with v(y) = -u(y + v(y)).
 
-    warp: u, (3, X', Y', Z') mm over the grid's extent; returns v alike. A fixed point, which a smooth u has.
+    u maps the patient to the prior, v maps the prior to the patient. The iteration converges for a smooth u.
+
+    Parameters
+    ----------
+    warp : torch.Tensor, shape (3, X', Y', Z')
+        u in mm over the extent of `grid`.
+    grid : Grid
+        The canonical grid.
+    steps : int
+        Number of iterations.
+
+    Returns
+    -------
+    torch.Tensor, shape (3, X', Y', Z')
+        v in mm, on the same nodes as u.
     """
     nodes = Grid(tuple(warp.shape[1:]), 1.0)
     at = (
         nodes.coordinates().reshape(-1, 3) / torch.as_tensor(nodes.half_mm).float() * torch.tensor(grid.half_mm).float()
     )
-    back = torch.zeros_like(at)
+    inverse = torch.zeros_like(at)
     for _ in range(steps):
-        back = -grid.sample(warp, at + back)
-    return back.T.reshape(warp.shape)
+        inverse = -grid.sample(warp, at + inverse)
+    return inverse.T.reshape(warp.shape)

@@ -1,8 +1,7 @@
-"""A population of skulls laid on their mean shape, and new ones drawn from it.
+"""The mean skull of a population, and the population warped to it.
 
-Few real skulls are at hand, so variety is made where it is anatomical: every skull is laid on the mean, first by an
-affine and then by the conforming warp, as a patient will be. There blending two skulls is sound. A new skull is a blend
-of details, a smooth random deformation, a change of thickness and a mirror.
+Every skull is registered to the mean by an affine and then by the warp, as a patient is. There skulls correspond point
+by point, so that their fields can be averaged and blended.
 """
 
 from __future__ import annotations
@@ -24,19 +23,37 @@ from SkullVAELib.registration.skull import CLAMP_MM, Skull, canonical_field, can
 from SkullVAELib.shape.two_table import TwoTableShape
 
 TRAINING_WARP = WarpOptions(spacing_mm=20.0, symmetry=0.3)
-"""How a complete skull is laid on the mean for training: more closely than a defective one, which has nothing to tell
-across its hole. The shipped models were trained so."""
+"""Warp of a complete skull to the mean in training: it follows the surface more closely than that of a defective skull,
+which has no data across its hole. The shipped models were trained with it.
+"""
 
 
 def _symmetric(field: torch.Tensor) -> torch.Tensor:
+    """Average of a field and its mirror image."""
     return (field + field.flip(0)) / 2
 
 
 def mean_shape(skulls: list[Skull], grid: Grid, passes: int = 2) -> tuple[torch.Tensor, list[np.ndarray]]:
-    """The symmetric mean shape (X, Y, Z) in mm and every skull's (4, 4) alignment to it.
+    """The symmetric mean shape of skulls registered by an affine, and their alignments.
 
-    Starts from the skull that shows most bone inside the frame, base and face included; each pass registers all skulls
-    to the mean and averages anew. Where a skull's field of view or segmentation ends, it does not vote.
+    Starts from the skull with the most bone inside the frame, base and face included; each pass registers all skulls to
+    the mean and averages them again. A skull has weight 0 outside its field of view and where its segmentation ends.
+
+    Parameters
+    ----------
+    skulls : list of Skull
+        Complete skulls.
+    grid : Grid
+        The canonical grid.
+    passes : int
+        Number of passes.
+
+    Returns
+    -------
+    mean : torch.Tensor, shape (X, Y, Z)
+        Signed distance in mm, clamped.
+    alignments : list of numpy.ndarray, shape (4, 4)
+        Patient RAS mm -> canonical mm, one for each skull.
     """
     starts = [initial_alignment(s.points) for s in skulls]
     area = [
@@ -61,9 +78,26 @@ def mean_shape(skulls: list[Skull], grid: Grid, passes: int = 2) -> tuple[torch.
 
 
 def known_region(field: torch.Tensor, seen: torch.Tensor, mean: torch.Tensor, grid: Grid) -> torch.Tensor:
-    """Where a complete skull says something: inside its field of view, and not where its segmentation was cut short.
+    """Where a complete skull has data: inside its field of view, and not where its segmentation was cut off.
 
-    Bone of the mean shape with none of the skull's own bone within 15 mm is taken as cut away, with 15 mm around it.
+    Bone of the mean shape that is more than 15 mm away from the skull's own bone is taken as cut off, together with 15
+    mm around it.
+
+    Parameters
+    ----------
+    field : torch.Tensor, shape (X, Y, Z)
+        The skull's signed distance in mm.
+    seen : torch.Tensor, shape (X, Y, Z)
+        Bool, nodes inside the field of view.
+    mean : torch.Tensor, shape (X, Y, Z)
+        Signed distance of the mean shape in mm.
+    grid : Grid
+        The canonical grid.
+
+    Returns
+    -------
+    torch.Tensor, shape (X, Y, Z)
+        Bool.
     """
     near = ((mean < 1.5) & (field > 15.0)).float()[None, None]
     radius = int(15.0 / grid.spacing_mm)
@@ -76,10 +110,22 @@ def known_region(field: torch.Tensor, seen: torch.Tensor, mean: torch.Tensor, gr
 
 @dataclass(frozen=True)
 class Population:
-    """Skulls laid on their mean.
+    """Skulls warped to their mean.
 
-    mean: (X, Y, Z) mm; detail: (S, X, Y, Z) mm each skull's field laid on the mean, by the affine and the conforming
-    warp; known: (S, X, Y, Z) 0..1 where it speaks; alignments: (S, 4, 4) patient RAS mm -> canonical mm.
+    Attributes
+    ----------
+    grid : Grid
+        The canonical grid.
+    names : tuple of str
+        Names of the S skulls.
+    mean : torch.Tensor, shape (X, Y, Z)
+        Signed distance of the mean shape in mm.
+    detail : torch.Tensor, shape (S, X, Y, Z)
+        Each skull's signed distance in mm, warped to the mean (affine and warp).
+    known : torch.Tensor, shape (S, X, Y, Z)
+        0..1, where each skull has data.
+    alignments : numpy.ndarray, shape (S, 4, 4)
+        Patient RAS mm -> canonical mm.
     """
 
     grid: Grid
@@ -90,9 +136,15 @@ class Population:
     alignments: np.ndarray
 
     def spread(self) -> torch.Tensor:
-        """(X, Y, Z) standard deviation in mm between the skulls once laid on the mean; 10 where fewer than two speak.
+        """Standard deviation across the skulls after the warp: small on the vault, large where anatomy or segmentation
+        varies.
 
-        Small on the vault, large where heads are built differently or segmentations end: how far to trust a prior.
+        It limits where the prior is trusted. The method has the name of the model's buffer that stores its result.
+
+        Returns
+        -------
+        torch.Tensor, shape (X, Y, Z)
+            Standard deviation in mm, at most 10; 10 where fewer than two skulls have data.
         """
         known = (self.known > 0.5).float()
         count = known.sum(0)
@@ -104,10 +156,25 @@ class Population:
 def warp_to_mean(
     mean: torch.Tensor, skull: Skull, alignment: np.ndarray, grid: Grid
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A complete skull's field laid on a mean shape by the conforming warp, and where it speaks.
+    """A complete skull's field warped to a mean shape.
 
-    mean: (X, Y, Z) mm; alignment: (4, 4) patient RAS mm -> canonical mm. Returns the clamped field (X, Y, Z) in mm and
-    0..1 (X, Y, Z).
+    Parameters
+    ----------
+    mean : torch.Tensor, shape (X, Y, Z)
+        Signed distance of the mean shape in mm.
+    skull : Skull
+        The skull.
+    alignment : numpy.ndarray, shape (4, 4)
+        Patient RAS mm -> canonical mm.
+    grid : Grid
+        The canonical grid.
+
+    Returns
+    -------
+    field : torch.Tensor, shape (X, Y, Z)
+        Clamped signed distance in mm.
+    known : torch.Tensor, shape (X, Y, Z)
+        0..1, where the skull has data.
     """
     return warp_to_mean_with_field(mean, skull, alignment, grid)[:2]
 
@@ -115,31 +182,60 @@ def warp_to_mean(
 def warp_to_mean_with_field(
     mean: torch.Tensor, skull: Skull, alignment: np.ndarray, grid: Grid
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """As lay_on, and the warp that did it: (3, X', Y', Z') mm, skull(x) = laid(x + warp(x)) at canonical x.
+    """As `warp_to_mean`, with the warp.
 
-    So the warp that lays a skull on the mean also brings a field that lies on the mean into this skull's shape.
+    The warp that maps a skull to the mean also maps a field on the mean into this skull's shape.
+
+    Parameters
+    ----------
+    mean, skull, alignment, grid
+        See `warp_to_mean`.
+
+    Returns
+    -------
+    field : torch.Tensor, shape (X, Y, Z)
+        Clamped signed distance in mm.
+    known : torch.Tensor, shape (X, Y, Z)
+        0..1, where the skull has data.
+    warp : torch.Tensor, shape (3, X', Y', Z')
+        Displacement in mm: skull(x) = field(x + warp(x)) at canonical x.
     """
     target = redistance(mean, grid)
     plain, seen = canonical_field(skull.fraction, skull.distance, alignment, grid)
     valid = known_region(plain, seen, target, grid).float()
     warp = fit_warp(TwoTableShape.of(mean, grid), *canonical_surface(skull, alignment), TRAINING_WARP)
-    # Where the skull is silent the fitted warp is arbitrary; it must not bend what is near.
-    trust = F.interpolate(valid[None, None], size=warp.shape[1:], mode="trilinear", align_corners=True)[0]
-    warp = warp.clamp(-12, 12) * F.avg_pool3d(trust[None], 5, stride=1, padding=2)[0]
-    back = inverse_warp(warp, grid)
-    field, _ = canonical_field(skull.fraction, skull.distance, alignment, grid, back)
+    # Where the skull has no data the fitted warp is arbitrary; it must not deform the surroundings.
+    weight = F.interpolate(valid[None, None], size=warp.shape[1:], mode="trilinear", align_corners=True)[0]
+    warp = warp.clamp(-12, 12) * F.avg_pool3d(weight[None], 5, stride=1, padding=2)[0]
+    inverse = inverse_warp(warp, grid)
+    field, _ = canonical_field(skull.fraction, skull.distance, alignment, grid, inverse)
     moved = grid.coordinates().reshape(-1, 3)
-    known = grid.sample(valid[None], moved + grid.sample(back, moved)).reshape(grid.shape)
+    known = grid.sample(valid[None], moved + grid.sample(inverse, moved)).reshape(grid.shape)
     return field.clamp(-CLAMP_MM, CLAMP_MM), known, warp
 
 
 def build_population(
     skulls: list[Skull], grid: Grid, log: Callable[[str], None] = lambda line: None, passes: int = 2
 ) -> Population:
-    """Lay skulls on their mean and average them there, `passes` times.
+    """Warp skulls to their mean and average them there, `passes` times.
 
-    A mean of skulls that are registered by an affine alone is blurred: thin bone fades in it and thick bone grows. Laid
-    on the mean by the warp, skulls differ by half a millimetre, and so sharp is their mean.
+    A mean of skulls registered by an affine alone is blurred: thin bone disappears and thick bone grows. After the warp
+    skulls differ by half a millimetre, so that their mean is about as sharp.
+
+    Parameters
+    ----------
+    skulls : list of Skull
+        Complete skulls.
+    grid : Grid
+        The canonical grid.
+    log : callable
+        Called with one line of text for each skull.
+    passes : int
+        Number of passes.
+
+    Returns
+    -------
+    Population
     """
     return build_population_with_warps(skulls, grid, log, passes)[0]
 
@@ -147,16 +243,23 @@ def build_population(
 def build_population_with_warps(
     skulls: list[Skull], grid: Grid, log: Callable[[str], None] = lambda line: None, passes: int = 2
 ) -> tuple[Population, torch.Tensor]:
-    """As build_population, and the skulls' warps onto the mean, (S, 3, X', Y', Z') mm; see lay_on_with_warp."""
+    """As `build_population`, with the warps of the skulls to the mean.
+
+    Returns
+    -------
+    population : Population
+    warps : torch.Tensor, shape (S, 3, X', Y', Z')
+        Displacements in mm, see `warp_to_mean_with_field`.
+    """
     mean, alignments = mean_shape(skulls, grid)
     for number in range(passes):
         pairs = zip(skulls, alignments, strict=True)
-        laid = [warp_to_mean_with_field(mean, skull, alignment, grid) for skull, alignment in pairs]
-        detail, known, warps = (torch.stack(tensors) for tensors in zip(*laid, strict=True))
+        warped = [warp_to_mean_with_field(mean, skull, alignment, grid) for skull, alignment in pairs]
+        detail, known, warps = (torch.stack(tensors) for tensors in zip(*warped, strict=True))
         if number < passes - 1:
-            speaks = (known > 0.5).float()
-            count = speaks.sum(0)
-            average = (detail * speaks).sum(0) / count.clamp(min=1)
+            valid = (known > 0.5).float()
+            count = valid.sum(0)
+            average = (detail * valid).sum(0) / count.clamp(min=1)
             mean = _symmetric(torch.where(count > 0, average, torch.tensor(CLAMP_MM)))
     for skull, share in zip(skulls, known.flatten(1).mean(1), strict=True):
         log(f"{skull.name}: {share:.0%} of the canonical frame known")

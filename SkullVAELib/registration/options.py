@@ -1,4 +1,4 @@
-"""Options of the registration, without torch."""
+"""Options of the registration; importing them does not import torch."""
 
 from __future__ import annotations
 
@@ -9,9 +9,21 @@ from dataclasses import dataclass
 class WarpOptions:
     """How the warp is fitted.
 
-    spacing_mm: distance between control points; steps: Adam steps; stiffness: weight of bending; symmetry: that of
-    asymmetry, relative to it, a turn or a shift of the whole left out; cut_mm: the robust distance beyond which bone
-    stops pulling; count: surface points used.
+    Parameters
+    ----------
+    spacing_mm : float
+        Distance between control points, mm.
+    steps : int
+        Number of Adam steps.
+    stiffness : float
+        Weight of the bending energy.
+    symmetry : float
+        Weight of asymmetric displacement relative to `stiffness`; a lateral shift, a roll and a yaw of the whole head
+        are not penalised.
+    cut_mm : float
+        Scale of the robust loss in mm: bone farther from the shape than this has little influence.
+    count : int
+        Number of surface points used.
     """
 
     spacing_mm: float = 40.0
@@ -23,7 +35,7 @@ class WarpOptions:
 
 
 REFUSE_BELOW = 0.15
-
+"""Plausibility score (0 to 1) below which an input is rejected. Measured, see Docs/robustness.md."""
 
 WARN_BELOW = 0.8
-"""Scores at which an input is refused, and at which the user is warned. Measured, see Docs/robustness.md."""
+"""Plausibility score (0 to 1) below which the user is warned. Measured, see Docs/robustness.md."""

@@ -1,4 +1,4 @@
-"""Laying a patient on the model's mean skull, where its network sees and answers, and going back."""
+"""Registration of a patient to the model's mean skull, and the mapping of a field from there back to the patient."""
 
 from __future__ import annotations
 
@@ -27,10 +27,18 @@ from SkullVAELib.vae.networks import SkullModel
 
 @dataclass(frozen=True)
 class AlignedSkull:
-    """A skull registered to the model's mean skull.
+    """A skull registered to the model's mean skull by an affine.
 
-    matrix: (4, 4) patient RAS mm -> canonical mm; points, normals: (N, 3) its bone surface in canonical mm; fit_mm:
-    median distance of the vault's surface to the mean skull's.
+    Attributes
+    ----------
+    matrix : numpy.ndarray, shape (4, 4)
+        Patient RAS mm -> canonical mm.
+    points : torch.Tensor, shape (N, 3)
+        Bone surface in canonical mm.
+    normals : torch.Tensor, shape (N, 3)
+        Unit normals of the surface, pointing away from bone.
+    fit_mm : float
+        Median distance of the vault's surface to the mean skull's, mm; infinite without a vault.
     """
 
     matrix: np.ndarray
@@ -40,7 +48,24 @@ class AlignedSkull:
 
 
 def align_to_mean(skull: Skull, model: SkullModel) -> AlignedSkull:
-    """Register a skull to the model, its own plane of symmetry in the middle."""
+    """Register a skull to the model's mean skull and align its midsagittal plane with the canonical one.
+
+    Parameters
+    ----------
+    skull : Skull
+        The patient's skull.
+    model : SkullModel
+        The model whose mean shape defines the canonical frame.
+
+    Returns
+    -------
+    AlignedSkull
+
+    Raises
+    ------
+    SkullVAEError
+        If there is too little bone for a skull.
+    """
     grid = model.architecture.grid
     mean = redistance(model.mean_shape.cpu(), grid)
     matrix = register_affine(skull.points, mean, grid)
@@ -53,24 +78,70 @@ def align_to_mean(skull: Skull, model: SkullModel) -> AlignedSkull:
 
 
 def fit_warp_to_mean(aligned: AlignedSkull, model: SkullModel, options: WarpOptions | None = None) -> torch.Tensor:
-    """The warp that lays a skull on the mean skull, see warp.py."""
+    """The warp of a registered skull to the mean skull, see `fit_warp`.
+
+    Parameters
+    ----------
+    aligned : AlignedSkull
+        The registered skull.
+    model : SkullModel
+        The model.
+    options : WarpOptions, optional
+        Options of the warp.
+
+    Returns
+    -------
+    torch.Tensor, shape (3, X', Y', Z')
+        Displacements in mm.
+    """
     shape = TwoTableShape.of(model.mean.cpu(), model.architecture.grid)
     return fit_warp(shape, aligned.points, aligned.normals, options or WarpOptions())
 
 
 def warped_field(skull: Skull, aligned: AlignedSkull, warp: torch.Tensor, grid: Grid) -> torch.Tensor:
-    """The skull's own field (X, Y, Z) in mm, clamped, laid on the mean skull: what the network is shown."""
+    """The skull's own signed distance warped to the mean skull: the input of the network.
+
+    Parameters
+    ----------
+    skull : Skull
+        The skull.
+    aligned : AlignedSkull
+        Its registration.
+    warp : torch.Tensor, shape (3, X', Y', Z')
+        Its warp, mm.
+    grid : Grid
+        The canonical grid.
+
+    Returns
+    -------
+    torch.Tensor, shape (X, Y, Z)
+        Signed distance in mm, clamped.
+    """
     field, _ = canonical_field(skull.fraction, skull.distance, aligned.matrix, grid, inverse_warp(warp, grid))
     return field.clamp(-CLAMP_MM, CLAMP_MM)
 
 
 @dataclass(frozen=True)
 class RegisteredPatient:
-    """A skull laid on the model's mean skull, and what brings a field from there back to the patient: all of a
-    completion that depends on the patient alone and on no complete shape.
+    """A patient registered to the model's mean skull: everything of a completion that does not depend on a complete
+    shape.
 
-    bone: bool, on the input's grid; about_bone: how it was found, see bone_mask; aligned: its registration; warp: what
-    lays it on the mean skull; field: its own field (X, Y, Z) in mm there.
+    Attributes
+    ----------
+    bone : Volume
+        Bool, on the input's grid.
+    about_bone : dict
+        How the bone was segmented, see `bone_mask`.
+    skull : Skull
+        The skull at reduced resolution.
+    grid : Grid
+        The canonical grid.
+    aligned : AlignedSkull
+        Affine registration.
+    warp : torch.Tensor, shape (3, X', Y', Z')
+        Displacements in mm that map the aligned skull to the mean skull.
+    field : torch.Tensor, shape (X, Y, Z)
+        The skull's own signed distance in mm, warped to the mean skull.
     """
 
     bone: Volume
@@ -88,7 +159,7 @@ class RegisteredPatient:
 
     @property
     def points_on_mean(self) -> torch.Tensor:
-        """(N, 3) the bone's surface, laid on the mean skull, in canonical mm."""
+        """(N, 3) bone surface in canonical mm, warped to the mean skull."""
         return self.aligned.points + self.grid.sample(self.warp, self.aligned.points)
 
 
@@ -96,17 +167,37 @@ def register_patient(
     volume: Volume,
     model: SkullModel,
     threshold_hu: float | None = None,
-    box: ROI | None = None,
+    roi: ROI | None = None,
     options: WarpOptions | None = None,
     stages: Stages | None = None,
 ) -> RegisteredPatient:
-    """Lay a skull (a CT in HU or a mask) on the model's mean skull.
+    """Segment the bone of an image and register it to the model's mean skull.
 
-    threshold_hu, box: see bone_mask. Raises SkullVAEError when it is no skull.
+    Parameters
+    ----------
+    volume : Volume
+        CT in HU, or a segmentation.
+    model : SkullModel
+        The model.
+    threshold_hu, roi
+        See `bone_mask`.
+    options : WarpOptions, optional
+        Options of the warp.
+    stages : Stages, optional
+        Receives the progress of the stages "bone", "register" and "warp".
+
+    Returns
+    -------
+    RegisteredPatient
+
+    Raises
+    ------
+    SkullVAEError
+        If the input is not a skull, see `bone_mask` and `register_affine`.
     """
     stages = stages or Stages({"bone": 1.0})
     with stages.stage("bone"):
-        mask, about_bone = bone_mask(volume, threshold_hu, box)
+        mask, about_bone = bone_mask(volume, threshold_hu, roi)
         bone = volume.with_array(mask)
         skull = prepare_skull("patient", bone)
     with stages.stage("register"):
@@ -118,17 +209,29 @@ def register_patient(
     return RegisteredPatient(bone, about_bone, skull, grid, aligned, warp, field)
 
 
-def bone_on_patient_grid(field: torch.Tensor, placement: RegisteredPatient) -> Volume:
-    """Bone, bool on the patient's own grid, of a field (X, Y, Z) in mm on the mean skull.
+def bone_on_patient_grid(field: torch.Tensor, patient: RegisteredPatient) -> Volume:
+    """Bone on the patient's own grid, of a field on the mean skull.
 
-    The field is taken at about 1.2 mm, on the reduced grid, and interpolated: it is smooth. Beyond that grid, which the
-    patient's bone and a margin fill, there is none.
+    The field is evaluated on the reduced grid, at about 1.2 mm, and interpolated. There is no bone outside the reduced
+    grid, which covers the patient's bone and a margin.
+
+    Parameters
+    ----------
+    field : torch.Tensor, shape (X, Y, Z)
+        Signed distance in mm on the mean skull, negative in bone.
+    patient : RegisteredPatient
+        The patient.
+
+    Returns
+    -------
+    Volume
+        Bool, on the grid of the patient's image.
     """
-    fraction = placement.skull.fraction
-    conformed = WarpedShape(TwoTableShape.of(field, placement.grid), placement.warp)
+    fraction = patient.skull.fraction
+    warped = WarpedShape(TwoTableShape.of(field, patient.grid), patient.warp)
     index = np.indices(fraction.array.shape).reshape(3, -1).T
-    values = conformed.at_voxels(placement.alignment @ fraction.affine, index).reshape(fraction.array.shape)
+    values = warped.at_voxels(patient.alignment @ fraction.affine, index).reshape(fraction.array.shape)
     image = sitk.Resample(
-        to_image(Volume(values, fraction.affine)), to_image(placement.bone), sitk.Transform(), sitk.sitkLinear, CLAMP_MM
+        to_image(Volume(values, fraction.affine)), to_image(patient.bone), sitk.Transform(), sitk.sitkLinear, CLAMP_MM
     )
-    return placement.bone.with_array(sitk.GetArrayFromImage(image).transpose(2, 1, 0) < 0)
+    return patient.bone.with_array(sitk.GetArrayFromImage(image).transpose(2, 1, 0) < 0)

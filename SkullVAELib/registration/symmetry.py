@@ -1,4 +1,4 @@
-"""Alignment of the head's midsagittal plane."""
+"""Alignment of the head's midsagittal plane with the canonical one."""
 
 from __future__ import annotations
 
@@ -10,16 +10,31 @@ from SkullVAELib.registration.affine import rotation_matrix
 
 
 def align_midsagittal_plane(points: torch.Tensor, field: torch.Tensor, grid: Grid, steps: int = 60) -> np.ndarray:
-    """(4, 4) small rigid motion in canonical mm that brings the head's own plane of symmetry to the canonical one.
+    """Small rigid motion that brings the head's plane of symmetry to the midsagittal plane of the canonical frame.
 
-    points: (N, 3) bone surface in canonical mm; field: (X, Y, Z) the same bone's signed distance in mm. With half a
-    vault missing, registration may shift and stretch the other half over it; what is left of both sides shows where
-    the middle is. Minimises the Geman-McClure distance of mirrored points to the bone itself over two angles and a
-    shift; where the mirror image falls into the hole, it does not vote.
+    With half of the vault missing, the affine registration may shift and stretch the remaining half over the hole; bone
+    present on both sides determines the true plane. Minimises the Geman-McClure distance of the mirrored points to the
+    bone itself over roll, yaw and a lateral shift; points whose mirror image falls into the hole have little influence.
+
+    Parameters
+    ----------
+    points : torch.Tensor, shape (N, 3)
+        Bone surface in canonical mm.
+    field : torch.Tensor, shape (X, Y, Z)
+        Signed distance of the same bone in mm.
+    grid : Grid
+        The canonical grid.
+    steps : int
+        Number of Adam steps.
+
+    Returns
+    -------
+    numpy.ndarray, shape (4, 4)
+        Rigid motion, canonical mm -> canonical mm.
     """
-    pick = torch.randperm(len(points), generator=torch.Generator().manual_seed(0))[:6000]
-    points = points[pick]
-    motion = torch.zeros(3, requires_grad=True)  # roll and yaw in radians / 100, shift in mm: alike in effect
+    chosen = torch.randperm(len(points), generator=torch.Generator().manual_seed(0))[:6000]
+    points = points[chosen]
+    motion = torch.zeros(3, requires_grad=True)  # roll and yaw in radians / 100, shift in mm: similar in effect
     optimiser = torch.optim.Adam([motion], lr=0.25)
     mirror = torch.tensor([-1.0, 1, 1])
     zero = torch.zeros(())
