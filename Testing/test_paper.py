@@ -143,7 +143,7 @@ def test_z_is_what_monai_gives_outside_training(kind, use_mean):
 def test_a_sampled_z_is_the_mean_and_so_many_sigmas():
     mu, logvar, noise = torch.zeros(1, 2), torch.log(torch.tensor([[4.0, 9.0]])), torch.tensor([[1.0, -1.0]])
     assert torch.allclose(latent_code(mu, logvar, "sampled", noise), torch.tensor([[2.0, -3.0]]))
-    with pytest.raises(SkullVAEError, match="z 'median' is unknown"):
+    with pytest.raises(SkullVAEError, match="Unknown kind of latent code 'median'"):
         latent_code(mu, logvar, "median")
 
 
@@ -302,7 +302,7 @@ def test_a_model_of_the_papers_method_completes_no_patient_and_says_so(paper_run
     with pytest.raises(SkullVAEError) as error:
         load_model(paper_run.folder / "model.safetensors")
     assert str(error.value) == (
-        "'model.safetensors' is a model of the paper's method, which completes no patient's skull."
+        "'model.safetensors' is a model of the paper's method and cannot complete a patient's skull."
         " Use it with skullvae latent, or choose another model."
     )
     assert load_any_model(canonical_run.folder / "model.safetensors").architecture == tiny.TINY

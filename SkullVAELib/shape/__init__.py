@@ -1,4 +1,1 @@
-"""Complete shapes of a skull:
-
-The signed distance field with outer and inner table, and the same warped to a patient.
-"""
+"""Complete shapes of a skull: the two-table representation, and the same warped to a patient."""

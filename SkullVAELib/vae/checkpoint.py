@@ -1,4 +1,4 @@
-"""Model files: safetensors with JSON metadata. Nothing in them can run code, and no pickle is ever loaded."""
+"""Model files: safetensors with JSON metadata. They contain no executable code, and no pickle is ever loaded."""
 
 from __future__ import annotations
 
@@ -22,13 +22,23 @@ FORMAT = "SkullVAE model 1"
 PAPER_FORMAT = "SkullVAE paper model 1"
 LARGEST_BYTES = 512 * 2**20
 
-# The header names each tensor in about a hundred bytes, and of a training set's cases each; a hundred megabytes, which
-# the format itself would allow, take gigabytes to read.
+# The header takes about a hundred bytes for each tensor and for each case of a training set; a hundred megabytes, which
+# the format would allow, take gigabytes to read.
 _LONGEST_HEADER = 2**24
 
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict) -> None:
-    """Write a safetensors file whole or not at all; metadata values are stored as JSON."""
+    """Write a safetensors file, completely or not at all.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        The file.
+    tensors : dict of str to torch.Tensor
+        Tensors by name.
+    metadata : dict
+        Metadata; each value is stored as JSON.
+    """
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     content = save(contiguous, {key: json.dumps(value) for key, value in metadata.items()})
     with atomic_file(path) as temporary:
@@ -36,9 +46,24 @@ def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict) 
 
 
 def read_tensors(path: Path, largest_bytes: float = LARGEST_BYTES) -> tuple[dict[str, torch.Tensor], dict]:
-    """Tensors and metadata of a safetensors file. Raises SkullVAEError when it is none, or unreasonably large.
+    """Read a safetensors file.
 
-    A training run's own files may be larger than any model: largest_bytes=math.inf.
+    Parameters
+    ----------
+    path : pathlib.Path
+        The file.
+    largest_bytes : float
+        Largest accepted size. Files of a training run may be larger than any model: pass math.inf.
+
+    Returns
+    -------
+    tensors : dict of str to torch.Tensor
+    metadata : dict
+
+    Raises
+    ------
+    SkullVAEError
+        If the file does not exist, is too large, or is not a readable safetensors file.
     """
     remedy = "Choose a SkullVAE model file (.safetensors)"
     if not path.is_file():
@@ -57,9 +82,19 @@ def read_tensors(path: Path, largest_bytes: float = LARGEST_BYTES) -> tuple[dict
 
 
 def save_model(model: SkullModel | PaperModel, path: Path, provenance: dict) -> None:
-    """Write a model: one file carries encoder, decoder, latent statistics and DEV vectors.
+    """Write a model to one file: encoder, decoder, latent statistics and deviation vectors.
 
-    Our own is written in half precision. The paper's is not: its latents may differ by a thousandth of their size.
+    Our own model is written in half precision. The paper's model is not, because its latents would change by a
+    thousandth of their size.
+
+    Parameters
+    ----------
+    model : SkullModel or PaperModel
+        The model.
+    path : pathlib.Path
+        The file.
+    provenance : dict
+        Origin of the model, stored as JSON.
     """
     metadata: dict = {
         "format": FORMAT,
@@ -77,20 +112,34 @@ def save_model(model: SkullModel | PaperModel, path: Path, provenance: dict) -> 
 
 
 def load_model(path: Path, device: torch.device | str = "cpu") -> SkullModel:
-    """Load our own model for inference; `model.provenance` and `model.sha256` tell where it comes from.
+    """Load a model of our own method for inference.
 
-    Raises SkullVAEError when the file is not a SkullVAE model, or one of the paper's method, which knows no patient's
-    frame.
+    Parameters
+    ----------
+    path : pathlib.Path
+        The model file.
+    device : torch.device or str
+        Device of the model.
+
+    Returns
+    -------
+    SkullModel
+        In evaluation mode; `provenance` and `sha256` describe its origin.
+
+    Raises
+    ------
+    SkullVAEError
+        If the file is not a SkullVAE model, or is a model of the paper's method, which has no canonical frame.
     """
     model = load_any_model(path, device)
     if isinstance(model, PaperModel):
-        cause = f"'{Path(path).name}' is a model of the paper's method, which completes no patient's skull"
+        cause = f"'{Path(path).name}' is a model of the paper's method and cannot complete a patient's skull"
         raise SkullVAEError(cause, "Use it with skullvae latent, or choose another model")
     return model
 
 
 def load_any_model(path: Path, device: torch.device | str = "cpu") -> SkullModel | PaperModel:
-    """Load a model of our method or of the paper's; see load_model."""
+    """Load a model of our own method or of the paper's, see `load_model`."""
     path = Path(path)
     tensors, metadata = read_tensors(path)
     try:
@@ -99,7 +148,7 @@ def load_any_model(path: Path, device: torch.device | str = "cpu") -> SkullModel
         remedy = "Choose a file written by Training/train.py"
         raise SkullVAEError(f"'{path.name}' is not a SkullVAE model", remedy) from error
     if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
-        cause = f"'{path.name}' holds weights that are not finite numbers"
+        cause = f"'{path.name}' contains weights that are NaN or infinite"
         raise SkullVAEError(cause, "Copy it again, or choose another model")
     model.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     model.file_name = path.name
@@ -107,10 +156,10 @@ def load_any_model(path: Path, device: torch.device | str = "cpu") -> SkullModel
 
 
 def _model(tensors: dict[str, torch.Tensor], metadata: dict) -> SkullModel | PaperModel:
-    """The model that a file tells of; raises one of Python's own errors when it is none.
+    """The model that a file describes; raises a built-in exception if the file does not describe one.
 
-    The networks are built without memory and take the file's tensors only where every shape fits, so that whatever
-    sizes the metadata claim, no more is allocated than the file holds.
+    The networks are created on the meta device and take the file's tensors only if every shape fits, so that no more
+    memory is allocated than the file has, whatever sizes the metadata claim.
     """
     if metadata["format"] not in (FORMAT, PAPER_FORMAT):
         raise ValueError(metadata["format"])
@@ -130,7 +179,7 @@ def _model(tensors: dict[str, torch.Tensor], metadata: dict) -> SkullModel | Pap
                 raise TypeError("pairs, z, plain_output")
             model = PaperModel(PaperArchitecture(**fields), tuple(classes), pairs, z, plain)
     for name, wanted in model.state_dict().items():
-        # BatchNorm counts its batches in whole numbers; all else is float, in a file perhaps of less precision.
+        # BatchNorm's batch count is an integer; all other tensors are floats, possibly of lower precision in the file.
         if tensors[name].is_floating_point() != wanted.is_floating_point() or tensors[name].is_complex():
             raise TypeError(name)
     tensors = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}

@@ -1,4 +1,4 @@
-"""Where the model that ships with SkullVAE lies."""
+"""The path of the model that is included in SkullVAE."""
 
 from __future__ import annotations
 
@@ -8,9 +8,16 @@ from SkullVAELib.core.errors import SkullVAEError
 
 
 def default_model_path() -> Path:
-    """The model that ships with SkullVAE: beside the library in a checkout or in Slicer, else inside the package.
+    """Path of the included model: next to the library in a checkout or in Slicer, otherwise inside the package.
 
-    Raises SkullVAEError when neither is there.
+    Returns
+    -------
+    pathlib.Path
+
+    Raises
+    ------
+    SkullVAEError
+        If the file is in neither place.
     """
     here = Path(__file__).resolve().parent.parent
     name = "skullvae.safetensors"
@@ -22,4 +29,4 @@ def default_model_path() -> Path:
     for place in places:
         if place.is_file():
             return place
-    raise SkullVAEError("The shipped model is missing from this installation", "Name a model file with --model")
+    raise SkullVAEError("The included model is missing from this installation", "Choose a model file with --model")

@@ -6,14 +6,26 @@ from SkullVAELib.core.errors import SkullVAEError
 
 
 def resolve_device(name: str):
-    """The torch.device for "auto" (the graphics card if there is one), "cpu" or "cuda".
+    """The device for a name.
 
-    Raises SkullVAEError when a graphics card is asked for and torch finds none.
+    Parameters
+    ----------
+    name : str
+        "auto" (a CUDA device if there is one), "cpu" or "cuda".
+
+    Returns
+    -------
+    torch.device
+
+    Raises
+    ------
+    SkullVAEError
+        If "cuda" is requested and torch finds no CUDA device.
     """
     import torch
 
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cuda" and not torch.cuda.is_available():
-        raise SkullVAEError("No graphics card that torch can use was found", "Use --device cpu")
+        raise SkullVAEError("No CUDA device was found", "Use --device cpu")
     return torch.device(name)

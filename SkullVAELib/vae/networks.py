@@ -1,7 +1,7 @@
-"""The networks: a beta-VAE, an independent decoder, and the two aggregated into one model.
+"""Our own networks: a beta-VAE, an independent decoder, and both aggregated into one model.
 
-All see and give fields: signed distance to the bone's surface in the canonical frame, clamped, in mm, negative in bone.
-A network's raw output is a correction to the mean shape, in units of the clamp. Method: arXiv 2209.14783.
+Inputs and outputs are fields: signed distance to the bone's surface in the canonical frame in mm, clamped, negative in
+bone. The raw output of a network is a correction to the mean shape in units of the clamp. Method: arXiv 2209.14783.
 """
 
 from __future__ import annotations
@@ -18,13 +18,28 @@ from SkullVAELib.geometry.grid import Grid
 
 _GROUPS = 4
 
-# A model file comes from strangers, too. These leave the paper's own sizes a factor of four or more.
+# Model files may come from untrusted sources. These limits exceed the paper's sizes by a factor of four or more.
 _MOST_VOXELS, _MOST_LATENTS, _MOST_CHANNELS, _MOST_LEVELS = 1024, 2**16, 4096, 16
 _MOST_MM = 1000
 
 
 def check_sizes(grid_shape: tuple[int, ...], latent_size: int, channels: tuple[int, ...]) -> None:
-    """Raise ValueError unless these are three sizes, a latent size and the channels of one level or more, none huge."""
+    """Check the sizes of an architecture.
+
+    Parameters
+    ----------
+    grid_shape : tuple of int
+        Three sizes, each 1 to 1,024.
+    latent_size : int
+        1 to 65,536.
+    channels : tuple of int
+        Channels of each level, 1 to 4,096, in at most 16 levels.
+
+    Raises
+    ------
+    ValueError
+        If a size is not an integer or out of range.
+    """
     if len(grid_shape) != 3 or not channels:
         raise ValueError(f"grid_shape {grid_shape} must be three numbers, channels {channels} at least one")
     if any(type(n) is not int or n < 1 for n in (*grid_shape, latent_size, *channels)):
@@ -37,7 +52,26 @@ def check_sizes(grid_shape: tuple[int, ...], latent_size: int, channels: tuple[i
 
 @dataclass(frozen=True)
 class Architecture:
-    """What must be known to build the networks: canonical grid, clamp (mm), latent size, channels per level."""
+    """What determines the networks.
+
+    Parameters
+    ----------
+    grid_shape : tuple of int
+        Shape of the canonical grid.
+    spacing_mm : float
+        Its spacing, mm.
+    clamp_mm : float
+        Signed distances are clamped to this, mm.
+    latent_size : int
+        Size L of the latent.
+    channels : tuple of int
+        Channels of each level.
+
+    Raises
+    ------
+    ValueError
+        If sizes are out of range or do not fit each other.
+    """
 
     grid_shape: tuple[int, int, int] = (96, 112, 96)
     spacing_mm: float = 2.0
@@ -57,11 +91,12 @@ class Architecture:
 
     @property
     def grid(self) -> Grid:
+        """The canonical grid."""
         return Grid(tuple(self.grid_shape), self.spacing_mm)
 
 
 def start_at_mean_shape(network: nn.Module) -> None:
-    """Make the last layer's first output nearly zero: training starts from the mean shape and not from noise."""
+    """Scale the last layer down, so that the first output is nearly zero and training starts from the mean shape."""
     last = [m for m in network.modules() if isinstance(m, nn.ConvTranspose3d)][-1]
     with torch.no_grad():
         last.weight *= 0.05
@@ -70,25 +105,27 @@ def start_at_mean_shape(network: nn.Module) -> None:
 
 
 class GivenNoiseVAE(VarAutoEncoder):
-    """MONAI's VarAutoEncoder whose noise may be given, so that a step's outcome depends on nothing but its number."""
+    """MONAI's VarAutoEncoder with optional noise as an input, so that a training step depends on its number only."""
 
     def encode_forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Posterior mean and log variance (N, L). Unlike MONAI's own this takes channels-last, too."""
+        """Posterior mean and log variance (N, L). Unlike MONAI's method this accepts channels-last tensors."""
         x = self.intermediate(self.encode(x)).flatten(1)
         return self.mu(x), self.logvar(x)
 
     def forward(self, x: torch.Tensor, noise: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
-        """Output, mu, logvar and z; noise (N, L) standard normal: z = mu + noise * sigma, whatever the mode."""
+        """Output, mu, logvar and z. With noise, (N, L) standard normal, z = mu + noise * sigma in training and
+        evaluation mode.
+        """
         mu, logvar = self.encode_forward(x)
         z = self.reparameterize(mu, logvar) if noise is None else mu + noise * (0.5 * logvar).exp()
         return self.decode_forward(z, self.use_sigmoid), mu, logvar, z
 
 
 class BetaVAE(GivenNoiseVAE):
-    """MONAI's VarAutoEncoder, set right: no sigmoid before the loss, the posterior's mean as z at inference.
+    """MONAI's VarAutoEncoder without output sigmoid, using the posterior mean at inference.
 
-    Input (N, 1, X, Y, Z): a field divided by its clamp. Returns (correction, mu, logvar, z).
-    MONAI's defaults squash the logits (use_sigmoid=True) and return mu + sigma as z in eval mode; both are off here.
+    Input (N, 1, X, Y, Z): a field divided by its clamp. Returns (correction, mu, logvar, z). By default MONAI applies a
+    sigmoid to the logits (use_sigmoid=True) and returns mu + sigma as z in evaluation mode; both are disabled here.
     """
 
     def __init__(self, architecture: Architecture):
@@ -113,15 +150,20 @@ class LatentDecoder(nn.Module):
 
     @torch.no_grad()
     def fold_standardisation(self, mean: torch.Tensor, std: torch.Tensor) -> None:
-        """Make decoder(z) what decoder((z - mean) / std) was, in place: the affine map moves into the first layer."""
+        """Fold the standardisation of latents into the first layer: decoder(z) becomes what decoder((z - mean) / std)
+        was.
+
+        In place. mean, std: (L,).
+        """
         self.linear.weight /= std
         self.linear.bias.sub_(self.linear.weight @ mean)
 
 
 class IndependentDecoder(LatentDecoder):
-    """The decoder that is retrained on frozen latents: (N, latent) -> correction (N, 1, X, Y, Z).
+    """The decoder that is retrained on frozen latents: (N, L) -> correction (N, 1, X, Y, Z).
 
-    Linear, then transposed convolutions of kernel 4 and stride 2, whose even overlap leaves no checkerboard.
+    A linear layer, then transposed convolutions of kernel 4 and stride 2, whose even overlap avoids checkerboard
+    artefacts.
     """
 
     def __init__(self, architecture: Architecture):
@@ -136,14 +178,29 @@ class IndependentDecoder(LatentDecoder):
         start_at_mean_shape(self)
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
+        """Corrections (N, 1, X, Y, Z) of latents (N, L)."""
         return self.layers(self.linear(z).reshape(-1, *self.start))
 
 
 class AggregatedModel(nn.Module):
     """An encoder and an independent decoder in one model, with the statistics of the latents.
 
-    latent_mean, latent_std (L,): aggregated posterior over the training skulls; deviations (C, L): one DEV vector per
-    defect class, mean latent of complete minus mean latent of defective skulls; classes: the C names.
+    Attributes
+    ----------
+    encoder : GivenNoiseVAE
+        The VAE without its decoding half.
+    decoder : LatentDecoder
+        The independent decoder.
+    classes : tuple of str
+        Names of the C defect classes.
+    latent_mean, latent_std : torch.Tensor, shape (L,)
+        Aggregated posterior over the training skulls.
+    deviations : torch.Tensor, shape (C, L)
+        Deviation vector of each class: mean latent of complete minus mean latent of defective skulls.
+    provenance : dict
+        Origin, only of a model loaded from a file.
+    sha256 : str
+        Checksum of the file, only of a model loaded from a file.
     """
 
     encoder: GivenNoiseVAE
@@ -164,10 +221,20 @@ def aggregate(
     statistics: tuple[torch.Tensor, torch.Tensor],
     fold: bool,
 ) -> None:
-    """Put a VAE's encoder and an independent decoder into an aggregated model, in place.
+    """Copy a VAE's encoder and an independent decoder into an aggregated model, in place.
 
-    statistics: mean and deviation (L,) of the latents that the decoder was trained on; fold: whether they were
-    standardised, so that this must move into its first layer.
+    Parameters
+    ----------
+    model : AggregatedModel
+        The model to fill.
+    vae : torch.nn.Module
+        The trained VAE.
+    decoder : torch.nn.Module
+        The trained decoder.
+    statistics : tuple of torch.Tensor, shape (L,)
+        Mean and standard deviation of the latents that the decoder was trained on.
+    fold : bool
+        Whether these latents were standardised, so that the standardisation is folded into the decoder's first layer.
     """
     encoder = {k: v for k, v in vae.state_dict().items() if not k.startswith(("decode.", "decodeL."))}
     model.encoder.load_state_dict(encoder)
@@ -179,11 +246,16 @@ def aggregate(
 
 
 class SkullModel(AggregatedModel):
-    """The aggregated model: the beta-VAE's encoder and the independent decoder, with what inference needs.
+    """Our own aggregated model: the beta-VAE's encoder and the independent decoder, with the data that inference needs.
 
-    mean (X, Y, Z): mean shape in mm; spread (X, Y, Z): mm by which skulls laid on it differ;
-    latent_mean, latent_std (L,): aggregated posterior over the training skulls;
-    deviations (C, L): one DEV vector per defect class, mean latent of complete minus mean latent of defective skulls.
+    Attributes
+    ----------
+    mean : torch.Tensor, shape (X, Y, Z)
+        Signed distance of the mean shape, mm.
+    spread : torch.Tensor, shape (X, Y, Z)
+        Standard deviation across skulls warped to the mean, mm.
+    latent_mean, latent_std, deviations
+        See `AggregatedModel`.
     """
 
     mean: torch.Tensor
@@ -194,7 +266,7 @@ class SkullModel(AggregatedModel):
         self.architecture = architecture
         self.classes = tuple(classes)
         self.encoder = BetaVAE(architecture)
-        # Only its encoding half belongs to the aggregate.
+        # The aggregated model contains the encoding half only.
         del self.encoder.decode, self.encoder.decodeL
         self.decoder = IndependentDecoder(architecture)
         self.register_buffer("mean", torch.zeros(architecture.grid_shape))
@@ -204,7 +276,18 @@ class SkullModel(AggregatedModel):
         self.register_buffer("deviations", torch.zeros(len(self.classes), architecture.latent_size))
 
     def encode(self, field: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Posterior mean and log variance (N, L) of fields (N, X, Y, Z) in mm."""
+        """Encode fields.
+
+        Parameters
+        ----------
+        field : torch.Tensor, shape (N, X, Y, Z)
+            Signed distance in mm.
+
+        Returns
+        -------
+        mu, logvar : torch.Tensor, shape (N, L)
+            Mean and log variance of the posterior.
+        """
         clamp = self.architecture.clamp_mm
         return self.encoder.encode_forward((field.clamp(-clamp, clamp) / clamp)[:, None])
 
@@ -214,6 +297,6 @@ class SkullModel(AggregatedModel):
 
     @property
     def mean_shape(self) -> torch.Tensor:
-        """The model's own decoded mean shape (X, Y, Z) in mm: what patients are registered to."""
+        """The decoded mean latent (X, Y, Z) in mm: the shape to which patients are registered."""
         with torch.no_grad():
             return self.decode(self.latent_mean[None])[0]

@@ -1,6 +1,7 @@
-"""The networks of arXiv 2209.14783 as its code has them, for comparison; our own are in networks.py.
+"""The networks of arXiv 2209.14783 as in its published code, for comparison; our own networks are in networks.py.
 
-They see whole volumes, resized to one grid without regard to spacing, and give two classes: background and bone.
+Their input is a whole volume, resized to one grid without regard to spacing; the output has two classes, background and
+bone.
 """
 
 from __future__ import annotations
@@ -20,13 +21,42 @@ from SkullVAELib.vae.networks import AggregatedModel, GivenNoiseVAE, LatentDecod
 
 
 def resize_mask(bone: np.ndarray, shape: tuple[int, int, int]) -> torch.Tensor:
-    """A mask (I, J, K) on a grid of another shape by the nearest voxel, whatever the spacing, as the paper's code."""
+    """Resize a mask by nearest-neighbour sampling, without regard to spacing, as the paper's code does.
+
+    Parameters
+    ----------
+    bone : numpy.ndarray, shape (I, J, K)
+        Bool.
+    shape : tuple of int
+        The new shape.
+
+    Returns
+    -------
+    torch.Tensor
+        uint8, 0 or 1, of the new shape.
+    """
     return F.interpolate(torch.tensor(bone[None, None].astype(np.uint8)), size=shape, mode="nearest")[0, 0]
 
 
 @dataclass(frozen=True)
 class PaperArchitecture:
-    """Grid, latent size and channels of the paper's networks; a smaller grid is halved as often as it can be."""
+    """What determines the paper's networks; on a smaller grid, levels have stride 1 once the grid cannot be halved
+    further.
+
+    Parameters
+    ----------
+    grid_shape : tuple of int
+        Shape of the input.
+    latent_size : int
+        Size L of the latent.
+    channels : tuple of int
+        Channels of each level.
+
+    Raises
+    ------
+    ValueError
+        If sizes are out of range or do not fit each other.
+    """
 
     grid_shape: tuple[int, int, int] = (256, 256, 128)
     latent_size: int = 32
@@ -39,7 +69,7 @@ class PaperArchitecture:
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """2 for every level as in the paper, 1 where the grid has been used up."""
+        """Stride of each level: 2 as in the paper, 1 once the grid cannot be halved further."""
         shortest, strides = min(self.grid_shape), []
         for _ in self.channels:
             strides.append(2 if shortest % 2 == 0 and shortest > 1 else 1)
@@ -48,6 +78,7 @@ class PaperArchitecture:
 
     @property
     def reduction(self) -> int:
+        """Factor by which the grid is reduced along each axis."""
         return math.prod(self.strides)
 
     @property
@@ -56,11 +87,11 @@ class PaperArchitecture:
         return (self.channels[-1], *(n // self.reduction for n in self.grid_shape))
 
 
-def _through(layers: Iterable[nn.Module], strides: Iterable[int], x: torch.Tensor) -> torch.Tensor:
-    """Layer after layer, in mixed precision where it is on, but those of stride 1 in float32.
+def _apply_layers(layers: Iterable[nn.Module], strides: Iterable[int], x: torch.Tensor) -> torch.Tensor:
+    """Apply layers in mixed precision where it is enabled, except layers of stride 1, which are computed in float32.
 
-    On grids used up in one direction (2x2x1) oneDNN's bfloat16 convolutions of stride 1 give gradients that are no
-    numbers, now and then: 80 of 300 calls, of stride 2 none (torch 2.13 on a processor).
+    On grids that are used up in one direction (2x2x1), the gradients of oneDNN's bfloat16 convolutions of stride 1 are
+    occasionally NaN or infinite: in 80 of 300 calls, and never for stride 2 (torch 2.13, CPU).
     """
     kind = x.device.type
     for layer, stride in zip(layers, strides, strict=True):
@@ -71,10 +102,11 @@ def _through(layers: Iterable[nn.Module], strides: Iterable[int], x: torch.Tenso
 
 
 class PaperVAE(GivenNoiseVAE):
-    """Stage 1: (N, 1, X, Y, Z), 0 or 1 -> logits (N, 2, X, Y, Z), mu, logvar and z.
+    """Stage 1, the VAE: (N, 1, X, Y, Z), 0 or 1 -> logits (N, 2, X, Y, Z), mu, logvar and z.
 
-    The paper's code returned mu + sigma as z outside training, MONAI's default; what is wanted is chosen from mu and
-    logvar by latent_code. MONAI's later default of a sigmoid before the softmax is off, as the loss needs it.
+    The paper's code returned mu + sigma as z outside training, which is MONAI's default; here latent_code computes the
+    desired kind from mu and logvar. The sigmoid before the softmax, a later default of MONAI, is disabled, as the loss
+    requires.
     """
 
     def __init__(self, architecture: PaperArchitecture):
@@ -91,20 +123,22 @@ class PaperVAE(GivenNoiseVAE):
         self.architecture = architecture
 
     def encode_forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        x = _through(self.encode, self.architecture.strides, x).flatten(1)
+        """Posterior mean and log variance (N, L) of volumes (N, 1, X, Y, Z)."""
+        x = _apply_layers(self.encode, self.architecture.strides, x).flatten(1)
         return self.mu(x), self.logvar(x)
 
     def decode_forward(self, z: torch.Tensor, use_sigmoid: bool = False) -> torch.Tensor:
+        """Logits (N, 2, X, Y, Z) of latents (N, L)."""
         x = torch.relu(self.decodeL(z)).reshape(-1, *self.architecture.start_shape)
-        x = _through(self.decode, self.architecture.strides[::-1], x)
+        x = _apply_layers(self.decode, self.architecture.strides[::-1], x)
         return torch.sigmoid(x) if use_sigmoid else x
 
 
 class PaperDecoder(LatentDecoder):
-    """Stage 2: the independent decoder, (N, L) -> logits (N, 2, X, Y, Z).
+    """Stage 2, the independent decoder: (N, L) -> logits (N, 2, X, Y, Z).
 
-    Linear and six transposed convolutions, BatchNorm, PReLU and ReLU after each, the last included: as in the paper's
-    code. plain_output: nothing after the last.
+    A linear layer and six transposed convolutions, each followed by BatchNorm, PReLU and ReLU, including the last one,
+    as in the paper's code. plain_output: no normalisation or activation after the last one.
     """
 
     def __init__(self, architecture: PaperArchitecture, plain_output: bool = False):
@@ -123,20 +157,32 @@ class PaperDecoder(LatentDecoder):
         )  # fmt: skip
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
+        """Logits (N, 2, X, Y, Z) of latents (N, L)."""
         x = torch.relu(self.linear(z)).reshape(-1, *self.start)
         for layer, stride in zip(self.layers[:-1], self.strides[:-1], strict=True):
-            x = torch.relu(_through([layer], [stride], x))
+            x = torch.relu(_apply_layers([layer], [stride], x))
         x = self.layers[-1](x)
         return x if self.plain_output else torch.relu(x)
 
 
 class PaperModel(AggregatedModel):
-    """Stage 3: the beta-VAE's encoder and the independent decoder, with what latent arithmetic needs.
+    """Stage 3, the aggregated model of the paper: the VAE's encoder and the independent decoder, with the latents'
+    statistics.
 
-    z: which latent code the decoder was trained on; plain_output: see PaperDecoder. mean (X, Y, Z): the mean complete
-    skull, 0..1; latent_mean, latent_std (L,): aggregated posterior of z over the training volumes; deviations (C, L):
-    DEV per class; latents_complete, latents_defective (S, L), defective_class (S,): the training pairs, for DEV of near
-    neighbours.
+    Attributes
+    ----------
+    z : str
+        Kind of latent code that the decoder was trained on, see `latent_code`.
+    mean : torch.Tensor, shape (X, Y, Z)
+        Mean of the complete training skulls, 0..1.
+    latent_mean, latent_std : torch.Tensor, shape (L,)
+        Aggregated posterior of z over the training volumes.
+    deviations : torch.Tensor, shape (C, L)
+        Deviation vector of each class.
+    latents_complete, latents_defective : torch.Tensor, shape (S, L)
+        Latents of the training pairs, for the deviation vectors of near neighbours.
+    defective_class : torch.Tensor, shape (S,)
+        Class of each training pair.
     """
 
     mean: torch.Tensor
@@ -151,7 +197,7 @@ class PaperModel(AggregatedModel):
         super().__init__()
         self.architecture, self.classes, self.z = architecture, tuple(classes), z
         self.encoder = PaperVAE(architecture)
-        # Only its encoding half belongs to the aggregate.
+        # The aggregated model contains the encoding half only.
         del self.encoder.decode, self.encoder.decodeL
         self.decoder = PaperDecoder(architecture, plain_output)
         size = architecture.latent_size
@@ -168,7 +214,9 @@ class PaperModel(AggregatedModel):
         return self.encoder.encode_forward(volumes[:, None].float())
 
     def latent(self, volumes: torch.Tensor) -> torch.Tensor:
-        """The latent code (N, L) that the decoder understands; "sampled" is taken at its mean."""
+        """Latent codes (N, L) of volumes (N, X, Y, Z), of the kind that the decoder was trained on; the mean for
+        "sampled".
+        """
         return latent_code(*self.encode(volumes), inference_kind(self.z))
 
     def decode(self, z: torch.Tensor) -> torch.Tensor:
