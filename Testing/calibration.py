@@ -75,7 +75,7 @@ def run_job(job: Job) -> Covered:
     at = torch.tensor(apply_affine(matrix, points)).float()
     away = torch.nn.functional.normalize(torch.tensor(normals @ np.linalg.inv(matrix[:3, :3])).float(), dim=1)
     facing = (away * outward_directions(at)).sum(1).numpy()
-    error = made.proposal.conformed.field(at).abs().numpy()
+    error = made.proposal.warped.field(at).abs().numpy()
     band = made.uncertainty.band_mm(at, away)
     shares = [float((error < band)[side].mean()) for side in (facing > 0.5, facing < -0.5)]
     table = np.abs(facing) > 0.5

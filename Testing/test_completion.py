@@ -7,9 +7,9 @@ import pytest
 from scipy import ndimage
 
 from SkullVAELib.completion.defects import (
+    _missing_on_both_sides,
     _MissingBone,
     _on_both_sides,
-    _open_on_both_sides,
     _rejection_reason,
     _share_of_circle,
 )
@@ -198,7 +198,7 @@ def test_a_bone_that_is_no_head_is_refused_unless_asked_for(completed, model):
     i, j, k = np.ogrid[:60, :60, :240]
     shaft = np.hypot(i - 30, j - 30)
     bone = Volume((shaft < 14) & (shaft > 7) & (k > 5) & (k < 235), np.eye(4))
-    with pytest.raises(SkullVAEError, match="no head"):
+    with pytest.raises(SkullVAEError, match="Input rejected"):
         completed(bone)
     result = complete(bone, model, CompletionOptions(least_quality=0.0), Stages({}))
     assert any("the result may be wrong" in warning for warning in result.report["warnings"])
@@ -260,12 +260,12 @@ def test_what_is_lacking_low_and_on_both_sides_is_no_defect():
     [
         ({}, None),
         ({"radius_mm": 4.9}, "narrower than a burr hole"),
-        ({"elevation": -0.2}, "small, where bone is thin"),
+        ({"elevation": -0.2}, "small, in a region of thin bone"),
         ({"elevation": -0.2, "ml": 3.0}, None),
         ({"elevation": -0.4, "ml": 3.0, "centre_mm": [10, 60, -30]}, "at the skull base"),
-        ({"closed": 0.4}, "bone that ends, not a hole"),
-        ({"around": 0.9}, "bone that ends all around, not a hole"),
-        ({"spread_mm": 2.5}, "where skulls differ"),
+        ({"closed": 0.4}, "open edge of the bone, not a hole"),
+        ({"around": 0.9}, "skull cut off all around, not a hole"),
+        ({"spread_mm": 2.5}, "in a region of high variability across skulls"),
     ],
 )
 def test_a_gap_is_no_defect_for_one_stated_reason(changed, reason):
@@ -304,14 +304,14 @@ def low_slab(*holes: tuple[slice, slice]) -> _MissingBone:
         distance=distance,
         to_canonical=to_canonical,
         field=field,
-        differ=np.zeros(shape),
+        deviation=np.zeros(shape),
         inside=field < 0,
         missing=missing,
         cavity=nothing,
-        both=_open_on_both_sides(field, missing, distance, fraction, to_canonical, DefectOptions()),
+        both_sides=_missing_on_both_sides(field, missing, distance, fraction, to_canonical, DefectOptions()),
         bevel=nothing,
         displaced=nothing,
-        beyond=nothing,
+        at_border=nothing,
         options=DefectOptions(),
     )
 
@@ -321,12 +321,14 @@ LEFT, RIGHT, BESIDE_RIGHT = np.s_[9:22, 4:16], np.s_[59:72, 4:16], np.s_[59:72, 
 
 def test_what_lacks_low_on_both_sides_is_known():
     slab = low_slab(LEFT, RIGHT, BESIDE_RIGHT)
-    assert slab.both[15, 10, 4]
-    assert slab.both[65, 10, 4]
-    assert not slab.both[:, 22:].any()
+    assert slab.both_sides[15, 10, 4]
+    assert slab.both_sides[65, 10, 4]
+    assert not slab.both_sides[:, 22:].any()
     high = slab.to_canonical.copy()
     high[2, 3] = 60
-    assert not _open_on_both_sides(slab.field, slab.missing, slab.distance, slab.fraction, high, DefectOptions()).any()
+    assert not _missing_on_both_sides(
+        slab.field, slab.missing, slab.distance, slab.fraction, high, DefectOptions()
+    ).any()
 
 
 def test_a_defect_does_not_run_on_into_a_hole_that_is_on_both_sides():
@@ -342,5 +344,5 @@ def test_a_defect_does_not_run_on_into_a_hole_that_is_on_both_sides():
 def test_a_gap_across_the_middle_is_whole():
     slab = low_slab(np.s_[15:66, 10:30])
     (box, seed), *_ = slab.cores()
-    assert slab.both.any()
+    assert slab.both_sides.any()
     assert slab.grown(box, seed).sum() > 0.9 * slab.missing.sum()

@@ -57,7 +57,7 @@ def test_without_being_asked_the_face_stays_as_it_is_and_the_way_is_named(comple
     completion = completed(halved[0])
     assert not completion.found
     assert "face" not in completion.report
-    assert "ask for the face" in completion.report["warnings"][-1]
+    assert "completes the face" in completion.report["warnings"][-1]
 
 
 def test_a_whole_face_gets_nothing(completed, halved):
@@ -65,7 +65,7 @@ def test_a_whole_face_gets_nothing(completed, halved):
     completion = completed(bone.with_array(bone.array | lost), face=True)
     assert not completion.found
     assert not completion.implant.array.any()
-    assert "ask for the face" not in completion.report["warnings"][-1]
+    assert "completes the face" not in completion.report["warnings"][-1]
 
 
 def test_a_head_without_a_face_gets_none(completed, halved):

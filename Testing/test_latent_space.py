@@ -81,7 +81,7 @@ def test_gamma_0_reconstructs_1_adds_dev_and_half_adds_half(paper_model):
     assert torch.equal(space.complete(z, 0.0), z)
     assert torch.allclose(space.complete(z, 1.0, "cranial"), z + 1.5)
     assert torch.allclose(space.complete(z, 0.5, "facial"), z + 1.75)
-    with pytest.raises(SkullVAEError, match="no DEV of class 'nasal'"):
+    with pytest.raises(SkullVAEError, match="for the defect class 'nasal'"):
         space.complete(z, 1.0, "nasal")
 
 
@@ -114,7 +114,7 @@ def test_our_own_model_reconstructs_a_skull_where_it_lies(own_skull):
     truth = own_skull.array > 0
     assert back.array.shape == truth.shape and np.array_equal(back.affine, own_skull.affine)
     assert 2 * (back.array & truth).sum() / (back.array.sum() + truth.sum()) > 0.75
-    with pytest.raises(SkullVAEError, match="keeps no latents"):
+    with pytest.raises(SkullVAEError, match="stores no latents"):
         space.complete(space.code(found), 1.0, "cranial", "neighbours")
 
 
@@ -166,7 +166,7 @@ MISTAKES = {
     "--count is 0": ("sample", "-o", "s", "--count", "0"),
     "does not exist": ("complete", "none.nrrd", "-o", "c.nrrd"),
     "known image suffix": ("complete", "a.nrrd", "-o", "c.txt"),
-    "no DEV of class": ("complete", "a.nrrd", "-o", "c.nrrd", "--kind", "nasal"),
+    "for the defect class": ("complete", "a.nrrd", "-o", "c.nrrd", "--kind", "nasal"),
 }
 
 

@@ -88,7 +88,7 @@ def test_draws_are_the_same_again_and_the_first_is_the_runs_own(completion):
 def test_of_a_prior_without_a_latent_only_the_tables_are_drawn(completed, sample):
     found = completed(sample.bone, prior="mean")
     assert 0.7 < dice(found.implant.array, ProposalSampler(found.patient).completion(2, None).implant.array) < 0.99
-    bare = completed(sample.bone, prior="mean", rim=None)
+    bare = completed(sample.bone, prior="mean", gaussian_process=None)
     with pytest.raises(SkullVAEError, match="one shape only"):
         ProposalSampler(bare.patient).completion(2, None)
 

@@ -50,7 +50,7 @@ def test_draws_have_the_kernel_of_the_rim_correction():
 def test_the_tables_are_surest_where_bone_is_near(uncertainty, completion):
     patient = completion.patient
     inside = apply_affine(
-        patient.registered.alignment @ patient.registered.skull.fraction.affine, np.argwhere(patient.defects.pieces[0])
+        patient.registered.alignment @ patient.registered.skull.fraction.affine, np.argwhere(patient.defects.masks[0])
     )
     bone = patient.rim.points.numpy()
     away = cKDTree(bone).query(inside)[0]
@@ -75,7 +75,7 @@ def test_the_true_surface_of_a_generated_skull_lies_within_the_band(uncertainty,
     away = normalize(torch.tensor(normals @ np.linalg.inv(matrix[:3, :3])).float())
     table = (away * normalize(at)).sum(1).abs() > 0.7
     at, away = at[table], away[table]
-    error = completion.proposal.conformed.field(at).abs().numpy()
+    error = completion.proposal.warped.field(at).abs().numpy()
     assert (error < uncertainty.band_mm(at, away)).mean() > 0.8
     assert (error < 0.05).mean() < 0.5
 

@@ -1,4 +1,3 @@
-"""From a registered patient to the completed skull:
-
-Prior, defects, Gaussian-process correction, implant voxels, uncertainty.
+"""From a registered patient to the completed skull: prior, defects, Gaussian-process correction, implant voxels,
+uncertainty.
 """

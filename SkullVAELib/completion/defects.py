@@ -1,4 +1,4 @@
-"""Gaps: where the complete shape has bone and the patient has none, and which of that is a defect."""
+"""Candidate defects: where the complete shape has bone and the patient has none, and which candidates are rejected."""
 
 from __future__ import annotations
 
@@ -18,23 +18,27 @@ from SkullVAELib.geometry.masks import bounding_box, largest_component
 from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.shape.warped import WarpedShape
 
-MISSING_ON_BOTH_SIDES = "lacking on both sides"
-
+MISSING_ON_BOTH_SIDES = "missing on both sides"
+"""Reason of a candidate defect rejected because bone is missing at its mirror image, too."""
 
 AT_SKULL_BASE = "at the skull base"
+"""Reason of a candidate defect rejected because of its position low on the skull."""
 
+_SMALL_IN_THIN_BONE = "small, in a region of thin bone"
 
-_ROOM_MM = 8.0
-
+# Margin of the bounding box of all defects: the implant extends beyond them by a few millimetres at most.
+_MARGIN_MM = 8.0
 
 BEVEL = 0.45
-"""Share of the shell within 1.5 mm that is lacking where a hole's edge is slanted; in a skin over bone it is less."""
+"""Least missing fraction, within 1.5 mm, at the slanted edge of a hole; a thin spurious layer on intact bone has less.
+"""
 
 
 def _on_voxels(
     fields: torch.Tensor, grid: Grid, to_canonical: np.ndarray, shape: tuple[int, int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Fields (C, X, Y, Z) of the canonical grid on a volume's voxels, (C, *shape), and which voxels lie beyond it.
+    """Fields (C, X, Y, Z) of the canonical grid on a volume's voxels, (C, *shape), and which voxels are outside the
+    grid.
 
     to_canonical: (4, 4) voxel index -> canonical mm.
     """
@@ -47,14 +51,23 @@ def _on_voxels(
 
 @dataclass(frozen=True)
 class Defects:
-    """Missing bone on the reduced grid.
+    """The defects of a skull on the reduced grid.
 
-    pieces: bool masks, one defect each, largest first; field: the conformed prior there, canonical mm; cavity: bool,
-    air between two tables of sound bone, or just over sound bone; rejected: what was measured of other gaps, and why
-    they are no defects; spacing_mm: the grid's least spacing.
+    Attributes
+    ----------
+    masks : list of numpy.ndarray
+        Bool, one mask for each defect, largest first.
+    field : numpy.ndarray
+        Signed distance of the complete shape warped to the patient, canonical mm.
+    cavity : numpy.ndarray
+        Bool, air between two tables of intact bone or directly over intact bone; no implant may be there.
+    rejected : list of dict
+        Rejected candidate defects: their measures, see `DefectOptions`, and "reason". "centre_mm" is in canonical mm.
+    spacing_mm : float
+        Smallest spacing of the reduced grid, mm.
     """
 
-    pieces: list[np.ndarray]
+    masks: list[np.ndarray]
     field: np.ndarray
     cavity: np.ndarray
     rejected: list[dict]
@@ -62,15 +75,32 @@ class Defects:
 
     @cached_property
     def box(self) -> tuple[slice, ...]:
-        """The piece of the reduced grid around all gaps in which an implant may lie; there must be a gap."""
-        return bounding_box(np.logical_or.reduce(self.pieces), margin=int(np.ceil(_ROOM_MM / self.spacing_mm)))
+        """Bounding box of all defects with a margin, in which an implant may be; there must be at least one defect."""
+        return bounding_box(np.logical_or.reduce(self.masks), margin=int(np.ceil(_MARGIN_MM / self.spacing_mm)))
 
 
 def missing_fraction(field: np.ndarray, bone: np.ndarray, spacing: np.ndarray, spread_mm: float = 2.5) -> np.ndarray:
-    """How much of the prior's shell within about spread_mm is not filled by bone, 0..1.
+    """Fraction of the prior's bone that is missing in a neighbourhood.
 
-    The prior never meets intact bone to the last tenth of a voxel, so "inside but not bone" also holds for a skin over
-    sound bone; there bone fills most of the shell nearby, and this is small.
+    The prior agrees with intact bone to no better than a tenth of a voxel, so that "inside the prior but not bone" is
+    also true in a thin spurious layer on intact bone. There bone fills most of the neighbourhood, and the fraction is
+    small.
+
+    Parameters
+    ----------
+    field : numpy.ndarray, shape (I, J, K)
+        Signed distance of the prior, canonical mm.
+    bone : numpy.ndarray, shape (I, J, K)
+        Bone fraction 0..1, or a bool mask.
+    spacing : numpy.ndarray, shape (3,)
+        Voxel spacing, mm.
+    spread_mm : float
+        Standard deviation of the Gaussian neighbourhood, mm.
+
+    Returns
+    -------
+    numpy.ndarray, shape (I, J, K)
+        0..1.
     """
     shell = np.clip(0.5 - field / 1.2, 0, 1)
     filled = ndimage.gaussian_filter(np.minimum(shell, bone), spread_mm / spacing)
@@ -80,8 +110,11 @@ def missing_fraction(field: np.ndarray, bone: np.ndarray, spacing: np.ndarray, s
 def _bone_along_line(
     missing: np.ndarray, fraction: Volume, to_canonical: np.ndarray, reach_mm: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """From each voxel of missing bone, the distance in mm to bone outwards and inwards on the line through the vault's
-    centre: two arrays like `missing`, infinite where there is none within reach_mm."""
+    """Distance in mm from each voxel of missing bone to bone, outwards and inwards, on the line through the vault's
+    centre.
+
+    Returns two arrays like `missing`, infinite where there is no bone within reach_mm.
+    """
     index = np.argwhere(missing)
     at = apply_affine(to_canonical, index)
     away = at / np.linalg.norm(at, axis=1, keepdims=True).clip(1)
@@ -100,7 +133,7 @@ def _bone_along_line(
     return found[0], found[1]
 
 
-def _open_on_both_sides(
+def _missing_on_both_sides(
     field: np.ndarray,
     missing: np.ndarray,
     distance: np.ndarray,
@@ -108,14 +141,15 @@ def _open_on_both_sides(
     to_canonical: np.ndarray,
     options: DefectOptions,
 ) -> np.ndarray:
-    """Which voxels of missing bone lie low where bone lacks at their mirror image, too.
+    """Which voxels of missing bone are low on the skull where bone is missing at the mirror image, too.
 
-    These are holes of squama and orbit, which segmentations have on both sides. A surgeon's defect is on one side, or
-    crosses the middle higher up. There must be such a hole: a skin over sound bone, where the prior is off, is none.
+    These are holes in the temporal squama and the orbit, which many segmentations have on both sides. A surgical defect
+    is on one side, or crosses the midline higher up. The mirror image must have a real hole: a thin spurious layer on
+    intact bone does not count.
 
-    distance: from bone, mm; closed: the bone, its cavities filled.
+    distance: from bone, mm; closed: the bone with its cavities filled.
     """
-    lack = missing_fraction(field, closed.array, closed.spacing)
+    missing_here = missing_fraction(field, closed.array, closed.spacing)
     index = np.argwhere(missing)
     at = apply_affine(to_canonical, index)
     low = (at[:, 2] < options.thin_elevation * np.linalg.norm(at, axis=1)) & (np.abs(at[:, 0]) > options.mirror_mm)
@@ -125,110 +159,133 @@ def _open_on_both_sides(
     if len(holes):
         mirrored = at * [-1, 1, 1]
         there = apply_affine(np.linalg.inv(to_canonical), mirrored)
-        lacking = ndimage.map_coordinates(lack, there.T, order=1, mode="constant", cval=0.0) > options.both_lack
+        mirror_missing = (
+            ndimage.map_coordinates(missing_here, there.T, order=1, mode="constant", cval=0.0) > options.both_lack
+        )
         near, _ = cKDTree(holes).query(mirrored, distance_upper_bound=options.both_mm)
-        found[tuple(index[lacking & np.isfinite(near)].T)] = True
+        found[tuple(index[mirror_missing & np.isfinite(near)].T)] = True
     return found
 
 
 def find_defects(
-    conformed: WarpedShape,
+    warped: WarpedShape,
     spread: torch.Tensor,
     alignment: np.ndarray,
     fraction: Volume,
     distance: np.ndarray,
     options: DefectOptions = DefectOptions(),
 ) -> Defects:
-    """Where the conformed prior has bone and the patient has none.
+    """Find the defects: where the complete shape has bone and the patient has none.
 
-    spread: (X, Y, Z) mm by which skulls differ; fraction, distance: the patient's reduced bone and its signed distance
-    in mm; alignment: (4, 4) patient RAS mm -> canonical mm.
+    Missing bone far from any bone is the core of a candidate defect, which grows to the rim of the hole. A candidate is
+    rejected for one of the reasons that `DefectOptions` lists.
+
+    Parameters
+    ----------
+    warped : WarpedShape
+        The complete shape, warped to the patient.
+    spread : torch.Tensor, shape (X, Y, Z)
+        Standard deviation across skulls in mm, see `Population.spread`.
+    alignment : numpy.ndarray, shape (4, 4)
+        Patient RAS mm -> canonical mm.
+    fraction : Volume
+        The patient's bone at reduced resolution, 0..1.
+    distance : numpy.ndarray
+        Its signed distance in mm, on the same grid.
+    options : DefectOptions
+        Criteria.
+
+    Returns
+    -------
+    Defects
     """
-    lacking = _MissingBone.of(conformed, spread, alignment @ fraction.affine, fraction, distance, options)
-    candidates, passed = [], []
-    for box, seed in lacking.cores():
-        grown = lacking.grown(box, seed)
+    missing_bone = _MissingBone.of(warped, spread, alignment @ fraction.affine, fraction, distance, options)
+    candidates, rejected = [], []
+    for box, seed in missing_bone.cores():
+        grown = missing_bone.grown(box, seed)
         if not (seed & grown).any():
-            passed.append(lacking.measure(box, seed, seed) | {"reason": MISSING_ON_BOTH_SIDES})
+            rejected.append(missing_bone.measure(box, seed, seed) | {"reason": MISSING_ON_BOTH_SIDES})
             continue
-        note = lacking.measure(box, seed & grown, grown)
-        if reason := _rejection_reason(note, options):
-            passed.append(note | {"reason": reason})
+        measured = missing_bone.measure(box, seed & grown, grown)
+        if reason := _rejection_reason(measured, options):
+            rejected.append(measured | {"reason": reason})
         else:
             full = np.zeros(fraction.array.shape, bool)
             full[box] = grown
-            candidates.append((note, full))
-    both_sides = _on_both_sides([note for note, _ in candidates], options)
-    judged = list(zip(candidates, both_sides, strict=True))
-    passed += [note | {"reason": MISSING_ON_BOTH_SIDES} for (note, _), both in judged if both]
-    candidates = sorted((found for found, both in judged if not both), key=lambda c: -c[0]["ml"])
-    pieces: list[np.ndarray] = []
-    for note, full in candidates:
-        if note["ml"] < options.share * candidates[0][0]["ml"]:
-            passed.append(note | {"reason": "much smaller than the largest"})
-        elif pieces and note["elevation"] < options.beside_elevation and note["ml"] < options.thin_ml:
-            passed.append(note | {"reason": "small, where bone is thin"})
+            candidates.append((measured, full))
+    both_sides = _on_both_sides([measured for measured, _ in candidates], options)
+    checked = list(zip(candidates, both_sides, strict=True))
+    rejected += [measured | {"reason": MISSING_ON_BOTH_SIDES} for (measured, _), both in checked if both]
+    candidates = sorted((found for found, both in checked if not both), key=lambda c: -c[0]["ml"])
+    masks: list[np.ndarray] = []
+    for measured, full in candidates:
+        if measured["ml"] < options.share * candidates[0][0]["ml"]:
+            rejected.append(measured | {"reason": "much smaller than the largest defect"})
+        elif masks and measured["elevation"] < options.beside_elevation and measured["ml"] < options.thin_ml:
+            rejected.append(measured | {"reason": _SMALL_IN_THIN_BONE})
         else:
-            pieces.append(full)
-    cavity = lacking.cavity | lacking.both
-    for full in pieces:
+            masks.append(full)
+    cavity = missing_bone.cavity | missing_bone.both_sides
+    for full in masks:
         cavity &= ~full
-    return Defects(pieces, lacking.field, cavity, passed, float(fraction.spacing.min()))
+    return Defects(masks, missing_bone.field, cavity, rejected, float(fraction.spacing.min()))
 
 
 @dataclass(frozen=True)
 class _MissingBone:
-    """Bone that the prior has and the patient has not, voxel by voxel on the reduced grid; gaps grow in it.
+    """Bone that the prior has and the patient does not, on the voxels of the reduced grid; candidate defects grow in
+    it.
 
-    field, differ: the prior and the spread there, mm; inside: bool, of the prior; missing: bool, what a gap may be
-    made of; cavity, bevel, displaced: bool, see GapOptions; both: bool, what lacks on both sides; beyond: bool, the
-    image's end; to_canonical: (4, 4) voxel index -> canonical mm.
+    field, deviation: the prior and the standard deviation across skulls, mm; inside: bool, inside the prior; missing:
+    bool, where a candidate may grow; cavity, bevel, displaced: bool, see DefectOptions; both_sides: bool, missing on
+    both sides; at_border: bool, border of the image; to_canonical: (4, 4) voxel index -> canonical mm.
     """
 
     fraction: Volume
     distance: np.ndarray
     to_canonical: np.ndarray
     field: np.ndarray
-    differ: np.ndarray
+    deviation: np.ndarray
     inside: np.ndarray
     missing: np.ndarray
     cavity: np.ndarray
-    both: np.ndarray
+    both_sides: np.ndarray
     bevel: np.ndarray
     displaced: np.ndarray
-    beyond: np.ndarray
+    at_border: np.ndarray
     options: DefectOptions
 
     @classmethod
     def of(
         cls,
-        conformed: WarpedShape,
+        warped: WarpedShape,
         spread: torch.Tensor,
         to_canonical: np.ndarray,
         fraction: Volume,
         distance: np.ndarray,
         options: DefectOptions,
     ) -> _MissingBone:
-        grid: Grid = conformed.grid
-        fields = torch.stack([conformed.on_grid(), spread])
-        (field, differ), beyond = _on_voxels(fields, grid, to_canonical, fraction.array.shape)
-        field[beyond], differ[beyond] = 99.0, 99.0
+        """Compare a complete shape with the patient's bone, see `find_defects`."""
+        grid: Grid = warped.grid
+        fields = torch.stack([warped.on_grid(), spread])
+        (field, deviation), at_border = _on_voxels(fields, grid, to_canonical, fraction.array.shape)
+        field[at_border], deviation[at_border] = 99.0, 99.0
         for axis in range(3):
             index = [slice(None)] * 3
             for index[axis] in (slice(0, 2), slice(-2, None)):
-                beyond[tuple(index)] = True
-        # Between its nodes thin bone is told by the shape itself, not by the grid.
+                at_border[tuple(index)] = True
+        # Interpolation on the grid loses thin bone between its nodes, so the shape is evaluated at the voxels near it.
         close = np.abs(field) < 1.5 * grid.spacing_mm
-        field[close] = conformed.at_voxels(to_canonical, np.argwhere(close))
+        field[close] = warped.at_voxels(to_canonical, np.argwhere(close))
         inside = field < 0
         missing = inside & (fraction.array < 0.5)
-        # Growth stops where skulls differ: through the open skull base a gap would run from the temple into the nose.
-        missing &= differ < options.grow_spread_mm
+        # Growth stops where skulls vary: through the open skull base a candidate would grow from temple to nose.
+        missing &= deviation < options.grow_spread_mm
         outwards, inwards = _bone_along_line(missing, fraction, to_canonical, options.cavity_mm)
         cavity = np.isfinite(outwards) & np.isfinite(inwards)
         displaced = np.minimum(outwards, inwards) < options.displaced_mm
-        # Where bone lies just beneath or above all around, the prior is off and nothing is missing; at a slanted cut
-        # edge that is so in a narrow strip only.
+        # Where bone is just below or above all around, the prior is displaced and nothing is missing; at a slanted cut
+        # edge this is true in a narrow strip only.
         blur = 3.0 / fraction.spacing
         around = ndimage.gaussian_filter(missing.astype(np.float32), blur)
         over = ndimage.gaussian_filter(displaced.astype(np.float32), blur) > 0.7 * np.maximum(around, 1e-3)
@@ -236,25 +293,25 @@ class _MissingBone:
         cavity = (cavity | over) & missing
         missing &= ~cavity
         closed = fraction.with_array(np.maximum(fraction.array, cavity))
-        both = _open_on_both_sides(field, missing, distance, closed, to_canonical, options)
+        both_sides = _missing_on_both_sides(field, missing, distance, closed, to_canonical, options)
         return cls(
             fraction=fraction,
             distance=distance,
             to_canonical=to_canonical,
             field=field,
-            differ=differ,
+            deviation=deviation,
             inside=inside,
             missing=missing,
             cavity=cavity,
-            both=both,
+            both_sides=both_sides,
             bevel=bevel,
             displaced=displaced,
-            beyond=beyond,
+            at_border=at_border,
             options=options,
         )
 
     def cores(self) -> Iterator[tuple[tuple[slice, ...], np.ndarray]]:
-        """What gaps grow from, largest first: a piece of the grid with room around, and the core's mask in it."""
+        """Cores of candidate defects, largest first: a box of the grid with a margin, and the core's mask in it."""
         core = (self.field < -0.3) & (self.distance > self.options.core_mm) & self.missing
         labels, _ = ndimage.label(core, np.ones((3, 3, 3)))
         sizes = np.bincount(labels.ravel())
@@ -268,35 +325,36 @@ class _MissingBone:
             yield box, labels[box] == label
 
     def grown(self, box: tuple[slice, ...], seed: np.ndarray) -> np.ndarray:
-        """The gap that a core grows to, as far as its rim."""
+        """The candidate defect that grows from a core, up to the rim of the hole."""
         field, bone, spacing = self.field[box], self.fraction.array[box], self.fraction.spacing
         near = ndimage.distance_transform_edt(~seed, sampling=spacing)
-        # A hole's narrow end has no voxel far from bone: it is followed further, where it is no skin over sound bone.
+        # The narrow end of a hole has no voxel far from bone: growth continues there unless it is a thin spurious layer
+        # on intact bone.
         narrow = (near < 15.0) & (missing_fraction(field, bone, spacing) > 0.4)
-        # A slanted edge lies over bone as a skin does, but is no skin: bone lacks in some depth, and the hole is near.
+        # A slanted edge is over bone, as a thin spurious layer is, but bone is missing to some depth near the hole.
         slanted = self.bevel[box] & (missing_fraction(field, bone, spacing, 1.5) > BEVEL) & (near < 8.0)
         grown = ndimage.binary_propagation(seed, mask=(self.missing[box] & ((near < 6.0) | narrow)) | slanted)
-        both = grown & self.both[box]
-        if not both.any() or self._reaches_its_mirror_image(box, grown, both):
+        both_sides = grown & self.both_sides[box]
+        if not both_sides.any() or self._crosses_midline(box, grown, both_sides):
             return grown
-        left = grown & ~both
-        return largest_component(left) if left.any() else left
+        remaining = grown & ~both_sides
+        return largest_component(remaining) if remaining.any() else remaining
 
-    def _reaches_its_mirror_image(self, box: tuple[slice, ...], grown: np.ndarray, part: np.ndarray) -> bool:
-        """Whether a gap holds most of the mirror image of a part of it, as one does that crosses the middle."""
+    def _crosses_midline(self, box: tuple[slice, ...], grown: np.ndarray, low: np.ndarray) -> bool:
+        """Whether a candidate contains most of the mirror image of its low part, as one across the midline does."""
         start = [s.start for s in box]
-        at = apply_affine(self.to_canonical, np.argwhere(part) + start) * [-1, 1, 1]
+        at = apply_affine(self.to_canonical, np.argwhere(low) + start) * [-1, 1, 1]
         there = np.round(apply_affine(np.linalg.inv(self.to_canonical), at) - start).astype(int)
         there = there[((there >= 0) & (there < grown.shape)).all(1)]
         return int(grown[tuple(there.T)].sum()) > len(at) / 2
 
     def measure(self, box: tuple[slice, ...], seed: np.ndarray, grown: np.ndarray) -> dict:
-        """What tells a defect from another gap, see GapOptions."""
+        """Measures that separate defects from other candidates, see DefectOptions."""
         bone, start = self.fraction.array[box], [s.start for s in box]
         border = ndimage.binary_dilation(grown) & ~grown
         air = border & ~self.inside[box] & (bone < 0.5)
         rim = border & self.inside[box]
-        # A core may lie higher than what it grows into, as where a gap runs along the orbit's wall.
+        # A core may be higher than the candidate it grows into, for example along the wall of the orbit.
         at = apply_affine(self.to_canonical, np.argwhere(grown) + start)
         centre, whole = apply_affine(self.to_canonical, np.argwhere(seed) + start).mean(0), at.mean(0)
         elevation = min(c[2] / np.linalg.norm(c) for c in (centre, whole))
@@ -307,50 +365,53 @@ class _MissingBone:
             "radius_mm": round(float(self.distance[box][seed].max()), 1),
             "elevation": round(float(elevation), 2),
             "closed": round(float((bone[rim] >= 0.5).mean()) if rim.any() else 0.0, 2),
-            "open_edge": round(float((border & self.beyond[box]).sum() / max(1, border.sum())), 2),
+            "open_edge": round(float((border & self.at_border[box]).sum() / max(1, border.sum())), 2),
             "around": round(_share_of_circle(at[low]), 2),
             "air": round(float(air.sum() / max(1, border.sum())), 2),
-            "spread_mm": round(float(self.differ[box][seed].mean()), 2),
+            "spread_mm": round(float(self.deviation[box][seed].mean()), 2),
             "displaced": round(float(self.displaced[box][seed].mean()), 2),
         }
 
 
 def _share_of_circle(points: np.ndarray, sectors: int = 36) -> float:
-    """How much of the circle about the vault's axis points (N, 3) in canonical mm reach over, 0..1."""
+    """Fraction of the circle around the vault's axis that points (N, 3) in canonical mm cover, 0..1."""
     angle = np.arctan2(points[:, 1], points[:, 0])
     return len(np.unique(np.floor(angle / (2 * np.pi) * sectors) % sectors)) / sectors
 
 
-def _rejection_reason(note: dict, options: DefectOptions) -> str | None:
-    """Why a gap, as measured, is no defect; None when it may be one. Reasons are in words that a report can show."""
-    x, y, _ = np.abs(note["centre_mm"])
-    low = note["elevation"] < options.thin_elevation
+def _rejection_reason(measured: dict, options: DefectOptions) -> str | None:
+    """Why a measured candidate is not a defect, in words for the report; None if it may be a defect."""
+    x, y, _ = np.abs(measured["centre_mm"])
+    low = measured["elevation"] < options.thin_elevation
     reasons = {
-        "smaller than a defect": note["ml"] < options.smallest_ml,
-        "narrower than a burr hole": note["radius_mm"] < options.radius_mm,
-        "at the end of the image": note["open_edge"] > options.open_edge,
-        "bone that ends all around, not a hole": note["around"] > options.around,
-        AT_SKULL_BASE: note["elevation"] < (options.temple_elevation if x > y else options.base_elevation),
-        "small, where bone is thin": low and note["ml"] < options.thin_ml,
-        "bone that ends, not a hole": note["closed"] < options.closed,
-        "a cavity in bone": note["air"] < options.air,
-        "bone is there, but elsewhere": note["displaced"] > options.displaced,
-        "where skulls differ": note["spread_mm"] > options.spread_mm,
+        "below the minimum volume of a defect": measured["ml"] < options.smallest_ml,
+        "narrower than a burr hole": measured["radius_mm"] < options.radius_mm,
+        "at the border of the image": measured["open_edge"] > options.open_edge,
+        "skull cut off all around, not a hole": measured["around"] > options.around,
+        AT_SKULL_BASE: measured["elevation"] < (options.temple_elevation if x > y else options.base_elevation),
+        _SMALL_IN_THIN_BONE: low and measured["ml"] < options.thin_ml,
+        "open edge of the bone, not a hole": measured["closed"] < options.closed,
+        "a cavity in intact bone": measured["air"] < options.air,
+        "bone is present but displaced": measured["displaced"] > options.displaced,
+        "in a region of high variability across skulls": measured["spread_mm"] > options.spread_mm,
     }
     return next((reason for reason, applies in reasons.items() if applies), None)
 
 
-def _on_both_sides(notes: list[dict], options: DefectOptions) -> list[bool]:
-    """Which gaps lie low and have a like one at their mirror image: there this head, or its segmentation, ends sooner
-    than the prior. A surgeon's defect is on one side, or crosses the middle higher up."""
+def _on_both_sides(measured: list[dict], options: DefectOptions) -> list[bool]:
+    """Which candidates are low on the skull and have a similar one at their mirror image.
 
-    def alike(first: dict, second: dict) -> bool:
+    There the patient's bone, or its segmentation, ends earlier than the prior. A surgical defect is on one side, or
+    crosses the midline higher up.
+    """
+
+    def similar(first: dict, second: dict) -> bool:
         a, b = np.array(first["centre_mm"]) * [-1, 1, 1], np.array(second["centre_mm"])
         small, large = sorted((first["ml"], second["ml"]))
         return bool(np.linalg.norm(a - b) < options.mirror_mm and large < 2 * small)
 
-    low = [note["elevation"] < options.thin_elevation for note in notes]
+    low = [this["elevation"] < options.thin_elevation for this in measured]
     return [
-        low[i] and any(low[k] and k != i and alike(note, other) for k, other in enumerate(notes))
-        for i, note in enumerate(notes)
+        low[i] and any(low[k] and k != i and similar(this, other) for k, other in enumerate(measured))
+        for i, this in enumerate(measured)
     ]

@@ -1,8 +1,8 @@
-"""The face: what one side lacks, told by the mirror image of the other.
+"""Completion of the face: bone missing on one side is replaced by the mirror image of the other side.
 
-Faces differ too much for a mean of few skulls to complete one. The two sides of one face differ by a millimetre or two:
-its own mirror image, laid on the bone that is left by a stiff warp, completes what is missing on one side. What crosses
-the middle is missing in the mirror image, too, and stays open.
+Faces vary too much for the mean of a few skulls to complete one. The two sides of one face differ by a millimetre or
+two: the skull's own mirror image, registered to the remaining bone by a stiff warp, completes what is missing on one
+side. Bone missing at the midline is missing in the mirror image, too, and stays open.
 """
 
 from __future__ import annotations
@@ -28,32 +28,34 @@ from SkullVAELib.shape.two_table import TwoTableShape
 from SkullVAELib.shape.warped import PatientShape
 
 FACE_ERROR_MM = 2.0
-"""So near to the mirror image's surface the true one lies nine times of ten: 1.8, 2.0 and 1.0 mm on three faces."""
-
+"""Half-width (mm) of the 90 % band around the mirror image's surface: 1.8, 2.0 and 1.0 mm on three faces."""
 
 _GRID = Grid((96, 112, 132), 2.0)
-"""Where the warp is fitted: it reaches down to the chin, 130 mm below the vault's centre."""
-
+"""Grid on which the warp is fitted: it extends to the chin, 130 mm below the vault's centre."""
 
 _OUTSIDE_MM = 9.0
-"""What the mirror image's distance is where nothing was imaged."""
-
+"""Signed distance (mm) of the mirror image where nothing was imaged."""
 
 _AROUND_MM = 20.0
-"""So far from the gaps it is told which is nearer: farther than any part reaches."""
+"""Margin (mm) around the defects in which face and vault are separated: wider than any implant extends."""
 
-
-FEWEST = 500
-"""Points on a face's bone without which there is no face to lay a mirror image on."""
+MIN_POINTS = 500
+"""Fewest surface points on the bone of the face for which its mirror image is registered."""
 
 
 @dataclass(frozen=True)
 class MirrorImage:
-    """A head's mirror image, laid on the head.
+    """The mirror image of a skull, registered to the skull itself.
 
-    skull: signed distance in canonical mm on the reduced grid, negative in bone, and (4, 4) index -> canonical mm;
-    warp: (3, X, Y, Z) mm over the extent of the face's grid: at x the image is the head at the mirror image of
-    x + warp(x); fit_mm: median distance between the two on the face's bone.
+    Attributes
+    ----------
+    skull : Volume
+        Signed distance in canonical mm on the reduced grid, negative in bone; its affine maps index -> canonical mm.
+    warp : torch.Tensor, shape (3, X, Y, Z)
+        Displacement in mm over the extent of the face's grid: at x the image is the skull at the mirror point of
+        x + warp(x).
+    fit_mm : float
+        Median distance in mm between the mirror image and the bone of the face; infinite without any.
     """
 
     skull: Volume
@@ -61,41 +63,72 @@ class MirrorImage:
     fit_mm: float
 
     @classmethod
-    def of(cls, place: RegisteredPatient, options: FaceOptions = FaceOptions()) -> MirrorImage:
-        """The mirror image at the plane in the middle of the canonical frame, laid on the bone of the face."""
-        fraction, matrix = place.skull.fraction, place.alignment
-        head, _ = canonical_field(fraction, place.skull.distance, matrix, _GRID)
+    def of(cls, patient: RegisteredPatient, options: FaceOptions = FaceOptions()) -> MirrorImage:
+        """Mirror a patient at the canonical midsagittal plane and warp the image to the bone of the face.
+
+        Parameters
+        ----------
+        patient : RegisteredPatient
+            The patient.
+        options : FaceOptions
+            Extent of the face, and the warp.
+
+        Returns
+        -------
+        MirrorImage
+        """
+        fraction, matrix = patient.skull.fraction, patient.alignment
+        head, _ = canonical_field(fraction, patient.skull.distance, matrix, _GRID)
         mirrored = head.flip(0).clamp(-10.0, 10.0)
-        nowhere = torch.zeros_like(mirrored)
-        # Walls of orbit and sinus are no plate between two tables: the field alone tells them.
-        shape = TwoTableShape(_GRID, mirrored, mirrored, mirrored, nowhere, nowhere)
-        points, normals = place.aligned.points, place.aligned.normals
-        face = _of_face(points, options)
+        zeros = torch.zeros_like(mirrored)
+        # The walls of orbit and sinus have no two separate tables: they are represented by the distance field alone.
+        shape = TwoTableShape(_GRID, mirrored, mirrored, mirrored, zeros, zeros)
+        points, normals = patient.aligned.points, patient.aligned.normals
+        face = _on_face(points, options)
         warp = fit_warp(shape, points[face], normals[face], options.warp)
-        # A binary distance has the voxels' terraces.
-        smooth = ndimage.gaussian_filter(place.skull.distance, 0.6) * scale_of(matrix)
-        made = cls(Volume(smooth, matrix @ fraction.affine), warp, float("inf"))
-        left = np.abs(made.distance(points[face].numpy()))
-        left = left[left < options.core_mm]
-        return replace(made, fit_mm=float(np.median(left))) if len(left) else made
+        # The distance field of a binary mask has steps of a voxel; smoothing removes them.
+        smooth = ndimage.gaussian_filter(patient.skull.distance, 0.6) * scale_of(matrix)
+        fitted = cls(Volume(smooth, matrix @ fraction.affine), warp, float("inf"))
+        residual = np.abs(fitted.distance(points[face].numpy()))
+        residual = residual[residual < options.core_mm]
+        return replace(fitted, fit_mm=float(np.median(residual))) if len(residual) else fitted
 
     def distance(self, points: np.ndarray) -> np.ndarray:
-        """Signed distance (N,), float32, in canonical mm at points (N, 3); negative in what should be bone."""
+        """Signed distance of the mirror image.
+
+        Parameters
+        ----------
+        points : numpy.ndarray, shape (N, 3)
+            Canonical mm.
+
+        Returns
+        -------
+        numpy.ndarray, shape (N,)
+            float32, canonical mm, negative where there should be bone.
+        """
         at = torch.tensor(points).float()
         at = (at + _GRID.sample(self.warp, at)) * torch.tensor([-1.0, 1, 1])
         return sample_volume(self.skull, at.numpy().astype(float), _OUTSIDE_MM)
 
     def at_voxels(self, to_canonical: np.ndarray, index: np.ndarray) -> np.ndarray:
-        """See LaidShape."""
+        """See `PatientShape.at_voxels`."""
         return self.distance(apply_affine(to_canonical, index))
 
 
 @dataclass(frozen=True)
 class FaceCompletion:
-    """What a face lacks and its mirror image has.
+    """Bone missing in a face that its mirror image has.
 
-    gap: its pieces, on the reduced grid; implant: bool, on the input's grid; where: the score of missing bone, see
-    implant.py.
+    Attributes
+    ----------
+    image : MirrorImage
+        The mirror image.
+    defects : Defects
+        The defects of the face, on the reduced grid.
+    implant : numpy.ndarray
+        Bool, on the input's grid.
+    where : AllowedRegion
+        The score of missing bone.
     """
 
     image: MirrorImage
@@ -105,89 +138,136 @@ class FaceCompletion:
 
     @classmethod
     def of(
-        cls, place: RegisteredPatient, others: list[np.ndarray], options: FaceOptions = FaceOptions()
+        cls, patient: RegisteredPatient, vault_defects: list[np.ndarray], options: FaceOptions = FaceOptions()
     ) -> FaceCompletion | None:
-        """What a placed skull's face lacks, None for nothing; others: gaps of the vault, which are filled already."""
-        if _of_face(place.aligned.points, options).sum() < FEWEST:
-            return None
-        image = MirrorImage.of(place, options)
-        gap = find_facial_defects(image, place, others, options)
-        if not gap.pieces:
-            return None
-        where = allowed_region(place.skull.fraction, gap)
-        implant = fill_defects(image, place.alignment, place.bone, gap, where, options.smallest_ml)
-        return cls(image, gap, implant, where) if implant.any() else None
+        """Complete the face of a patient.
 
-    def nearer(self, others: list[np.ndarray], spacing: np.ndarray) -> Volume:
-        """How much nearer a place is to the face's gaps than to others, mm: on the reduced grid, of that spacing in mm,
-        around all of them, index -> canonical mm."""
-        both = [np.logical_or.reduce(gaps) for gaps in (others, self.defects.pieces)]
+        Parameters
+        ----------
+        patient : RegisteredPatient
+            The patient.
+        vault_defects : list of numpy.ndarray
+            Masks of the defects of the vault on the reduced grid, which are filled already.
+        options : FaceOptions
+            Criteria.
+
+        Returns
+        -------
+        FaceCompletion or None
+            None if nothing is missing, or if there is no face.
+        """
+        if _on_face(patient.aligned.points, options).sum() < MIN_POINTS:
+            return None
+        image = MirrorImage.of(patient, options)
+        defects = find_facial_defects(image, patient, vault_defects, options)
+        if not defects.masks:
+            return None
+        where = allowed_region(patient.skull.fraction, defects)
+        implant = fill_defects(image, patient.alignment, patient.bone, defects, where, options.smallest_ml)
+        return cls(image, defects, implant, where) if implant.any() else None
+
+    def distance_difference(self, vault_defects: list[np.ndarray], spacing: np.ndarray) -> Volume:
+        """Distance to the nearest defect of the vault minus that to the nearest defect of the face.
+
+        Parameters
+        ----------
+        vault_defects : list of numpy.ndarray
+            Masks of the defects of the vault, on the reduced grid.
+        spacing : numpy.ndarray, shape (3,)
+            Spacing of the reduced grid, mm.
+
+        Returns
+        -------
+        Volume
+            mm, positive where the face is nearer, on the part of the reduced grid around all defects; its affine maps
+            index -> canonical mm.
+        """
+        both = [np.logical_or.reduce(masks) for masks in (vault_defects, self.defects.masks)]
         box = bounding_box(both[0] | both[1], margin=np.ceil(_AROUND_MM / spacing).astype(int))
-        to_others, to_face = (ndimage.distance_transform_edt(~gaps[box], sampling=spacing) for gaps in both)
-        return crop(self.image.skull, box).with_array((to_others - to_face).astype(np.float32))
+        to_vault, to_face = (ndimage.distance_transform_edt(~masks[box], sampling=spacing) for masks in both)
+        return crop(self.image.skull, box).with_array((to_vault - to_face).astype(np.float32))
 
-    def outside(self, notes: list[dict]) -> list[dict]:
-        """Those notes of gaps, see Gap.rejected, whose centre lies neither in a gap of the face nor within 8 mm."""
-        at = np.concatenate([np.argwhere(piece) for piece in self.defects.pieces])
-        gaps = cKDTree(apply_affine(self.image.skull.affine, at))
-        return [note for note in notes if gaps.query(note["centre_mm"])[0] >= 8.0]
+    def outside_face(self, candidates: list[dict]) -> list[dict]:
+        """Rejected candidates whose centre is neither in a defect of the face nor within 8 mm of one, see
+        `Defects.rejected`.
+        """
+        at = np.concatenate([np.argwhere(mask) for mask in self.defects.masks])
+        voxels = cKDTree(apply_affine(self.image.skull.affine, at))
+        return [candidate for candidate in candidates if voxels.query(candidate["centre_mm"])[0] >= 8.0]
 
     def as_json(self, bone: Volume) -> dict:
-        """What the report says."""
+        """Volume (ml), number of defects and fit (mm), for the report."""
         return {
             "volume_ml": round(float(self.implant.sum() * bone.voxel_ml), 3),
-            "defects": len(self.defects.pieces),
+            "defects": len(self.defects.masks),
             "mirror_fit_mm": round(self.image.fit_mm, 2),
         }
 
 
-def _of_face(points: torch.Tensor, options: FaceOptions) -> torch.Tensor:
-    """Which points (N, 3) in canonical mm lie on the face, or just behind it."""
+def _on_face(points: torch.Tensor, options: FaceOptions) -> torch.Tensor:
+    """Which points (N, 3) in canonical mm are on the face, or just behind it."""
     inside = (points.abs() < torch.tensor(_GRID.half_mm)).all(1)
     return inside & (points[:, 2] < options.top_mm) & (points[:, 1] > options.back_mm - 10.0)
 
 
 def find_facial_defects(
-    image: MirrorImage, place: RegisteredPatient, others: list[np.ndarray], options: FaceOptions
+    image: MirrorImage, patient: RegisteredPatient, vault_defects: list[np.ndarray], options: FaceOptions
 ) -> Defects:
-    """Where the mirror image has bone and the face has none, largest first."""
-    fraction = place.skull.fraction
+    """Find where the mirror image has bone and the face has none.
+
+    Parameters
+    ----------
+    image : MirrorImage
+        The mirror image.
+    patient : RegisteredPatient
+        The patient.
+    vault_defects : list of numpy.ndarray
+        Masks of the defects of the vault on the reduced grid; they are excluded with a margin.
+    options : FaceOptions
+        Criteria.
+
+    Returns
+    -------
+    Defects
+        Largest first; no candidate is listed as rejected.
+    """
+    fraction = patient.skull.fraction
     shape = fraction.array.shape
     here = _face_box(image.skull, options)
     index = np.indices([side.stop - side.start for side in here]).reshape(3, -1).T + [side.start for side in here]
     at = apply_affine(image.skull.affine, index)
     face = (at[:, 2] < options.top_mm) & (at[:, 2] > options.low_mm) & (at[:, 1] > options.back_mm)
-    distance = place.skull.distance[here]
+    distance = patient.skull.distance[here]
     local = np.full(distance.shape, _OUTSIDE_MM, np.float32)
     local[face.reshape(local.shape)] = image.distance(at[face])
     field = np.full(shape, _OUTSIDE_MM, np.float32)
     field[here] = local
     missing = (local < 0) & (fraction.array[here] < 0.5)
-    for other in others:
-        missing &= ~ndimage.binary_dilation(other[here], iterations=2)
+    for defect in vault_defects:
+        missing &= ~ndimage.binary_dilation(defect[here], iterations=2)
     labels, _ = ndimage.label((local < -0.3) & (distance > options.core_mm) & missing, np.ones((3, 3, 3)))
     reach = np.ceil((options.core_mm + options.grow_mm) / fraction.spacing).astype(int)
-    pieces = []
+    masks = []
     for label, box in enumerate(ndimage.find_objects(labels), 1):
         core = labels[box] == label
         if core.sum() * fraction.voxel_ml < 0.2 * options.smallest_ml:
             continue
         if distance[box][core].max() < options.radius_mm:
             continue
-        room = tuple(slice(max(0, s.start - n), s.stop + n) for s, n in zip(box, reach, strict=True))
-        core = labels[room] == label
+        grown_box = tuple(slice(max(0, s.start - n), s.stop + n) for s, n in zip(box, reach, strict=True))
+        core = labels[grown_box] == label
         near = ndimage.distance_transform_edt(~core, sampling=fraction.spacing) < options.core_mm + options.grow_mm
-        piece = np.zeros(shape, bool)
-        piece[here][room] = ndimage.binary_propagation(core, mask=missing[room] & near)
-        if piece.sum() * fraction.voxel_ml >= options.smallest_ml:
-            pieces.append(piece)
-    pieces.sort(key=lambda piece: -int(piece.sum()))
-    pieces = [piece for piece in pieces if piece.sum() >= options.share * pieces[0].sum()]
-    return Defects(pieces, field, np.zeros(shape, bool), [], float(fraction.spacing.min()))
+        mask = np.zeros(shape, bool)
+        mask[here][grown_box] = ndimage.binary_propagation(core, mask=missing[grown_box] & near)
+        if mask.sum() * fraction.voxel_ml >= options.smallest_ml:
+            masks.append(mask)
+    masks.sort(key=lambda mask: -int(mask.sum()))
+    masks = [mask for mask in masks if mask.sum() >= options.share * masks[0].sum()]
+    return Defects(masks, field, np.zeros(shape, bool), [], float(fraction.spacing.min()))
 
 
 def _face_box(skull: Volume, options: FaceOptions) -> tuple[slice, ...]:
-    """The piece of the reduced grid that holds the face, and some around it."""
+    """The part of the reduced grid that contains the face, with a margin."""
     side, front = _GRID.half_mm[0], _GRID.half_mm[1]
     low, high = [-side, options.back_mm, options.low_mm], [side, front, options.top_mm]
     corners = np.array(np.meshgrid(*zip(low, high, strict=True))).reshape(3, -1).T
@@ -198,21 +278,39 @@ def _face_box(skull: Volume, options: FaceOptions) -> tuple[slice, ...]:
 
 @dataclass(frozen=True)
 class CombinedShape:
-    """The complete shape of a head whose vault and whose face are both filled: each tells what is nearer to its gap.
+    """The complete shape of a skull with defects in vault and face: each point belongs to the nearer defect.
 
-    nearer: see Face.nearer.
+    Attributes
+    ----------
+    vault : PatientShape
+        Shape at the defects of the vault.
+    face : MirrorImage
+        Shape at the defects of the face.
+    distance_difference : Volume
+        See `FaceCompletion.distance_difference`.
     """
 
     vault: PatientShape
     face: MirrorImage
-    nearer: Volume
+    distance_difference: Volume
 
     def of_face(self, points: np.ndarray) -> np.ndarray:
-        """Which points (N, 3) in canonical mm the face tells, (N,) bool."""
-        return sample_volume(self.nearer, points, -1.0) > 0
+        """Which points the mirror image represents.
+
+        Parameters
+        ----------
+        points : numpy.ndarray, shape (N, 3)
+            Canonical mm.
+
+        Returns
+        -------
+        numpy.ndarray, shape (N,)
+            Bool.
+        """
+        return sample_volume(self.distance_difference, points, -1.0) > 0
 
     def at_voxels(self, to_canonical: np.ndarray, index: np.ndarray) -> np.ndarray:
-        """See LaidShape."""
+        """See `PatientShape.at_voxels`."""
         at = apply_affine(to_canonical, index)
         faces = self.of_face(at)
         out = np.empty(len(index), np.float32)
@@ -222,7 +320,20 @@ class CombinedShape:
 
 
 def combined_score(first: Volume, second: Volume, whole: Volume) -> Volume:
-    """Two scores on pieces of the reduced grid as one on the whole of it; -1 where neither says anything."""
+    """Combine two scores of missing bone, each on a part of the reduced grid.
+
+    Parameters
+    ----------
+    first, second : Volume
+        Scores, see `AllowedRegion`.
+    whole : Volume
+        Any volume on the whole reduced grid.
+
+    Returns
+    -------
+    Volume
+        The larger score, on the whole reduced grid; -1 outside both parts.
+    """
     out = np.full(whole.array.shape, -1.0, np.float32)
     for score in (first, second):
         start = np.round(np.linalg.inv(whole.affine) @ score.affine[:, 3])[:3].astype(int)

@@ -1,4 +1,4 @@
-"""The implant: which voxels fill a gap, and what the result measures."""
+"""The implant's voxels: where bone is missing, and which voxels of the complete shape fill it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,14 @@ from SkullVAELib.shape.warped import PatientShape
 
 @dataclass(frozen=True)
 class AllowedRegion:
-    """Where the implant may be: a smooth score, positive where a voxel may be implant: bone is lacking here, and a
-    found gap is near.
+    """Where the implant may be: bone is missing and a defect is near.
 
-    score: float32, the score on a piece of the reduced grid; box: that piece.
+    Attributes
+    ----------
+    score : Volume
+        float32 on a part of the reduced grid, smooth; positive where a voxel may belong to the implant.
+    box : tuple of slice
+        That part of the reduced grid.
     """
 
     score: Volume
@@ -26,20 +30,33 @@ class AllowedRegion:
 
 
 def allowed_region(
-    fraction: Volume, gap: Defects, field: np.ndarray | None = None, full: float = 0.62
+    fraction: Volume, defects: Defects, field: np.ndarray | None = None, full: float = 0.62
 ) -> AllowedRegion:
-    """The score of where bone really is missing: bone fills less than `full` of the prior's shell nearby.
+    """The region in which bone is missing, so that implant may be placed there.
 
-    field: of another shape than the one whose gaps were found, canonical mm, on the gap's box.
+    Parameters
+    ----------
+    fraction : Volume
+        The patient's bone at reduced resolution, 0..1.
+    defects : Defects
+        The defects.
+    field : numpy.ndarray, optional
+        Signed distance of another shape than the one that the defects were found with, canonical mm, in `defects.box`.
+    full : float
+        Bone counts as missing where it fills less than this fraction of the prior's bone nearby.
+
+    Returns
+    -------
+    AllowedRegion
     """
-    box = gap.box
-    region, bone_here = np.logical_or.reduce(gap.pieces)[box], fraction.array[box]
-    field = gap.field[box] if field is None else field
-    lack = missing_fraction(field, bone_here, fraction.spacing)
+    box = defects.box
+    region, bone_here = np.logical_or.reduce(defects.masks)[box], fraction.array[box]
+    field = defects.field[box] if field is None else field
+    missing = missing_fraction(field, bone_here, fraction.spacing)
     near = ndimage.distance_transform_edt(~region, sampling=fraction.spacing)
     close = missing_fraction(field, bone_here, fraction.spacing, 1.5)
-    allowed = np.minimum(np.maximum(lack - (1 - full), close - BEVEL), (4.0 - near) / 4.0).astype(np.float32)
-    allowed[gap.cavity[box]] = -1.0
+    allowed = np.minimum(np.maximum(missing - (1 - full), close - BEVEL), (4.0 - near) / 4.0).astype(np.float32)
+    allowed[defects.cavity[box]] = -1.0
     return AllowedRegion(crop(fraction, box).with_array(allowed), box)
 
 
@@ -47,13 +64,31 @@ def fill_defects(
     shape: PatientShape,
     alignment: np.ndarray,
     bone: Volume,
-    gap: Defects,
+    defects: Defects,
     where: AllowedRegion,
     smallest_ml: float = 0.5,
 ) -> np.ndarray:
-    """Implant voxels on the patient's own grid: inside the shape, not bone, and where bone really is missing.
+    """Fill defects with the voxels of a complete shape.
 
-    where: the score of missing bone. Pieces smaller than smallest_ml are no defects.
+    Parameters
+    ----------
+    shape : PatientShape
+        The complete shape, warped to the patient.
+    alignment : numpy.ndarray, shape (4, 4)
+        Patient RAS mm -> canonical mm.
+    bone : Volume
+        The patient's bone, bool, at full resolution.
+    defects : Defects
+        The defects.
+    where : AllowedRegion
+        The score of missing bone.
+    smallest_ml : float
+        Smaller components are removed, ml.
+
+    Returns
+    -------
+    numpy.ndarray
+        Bool, of the shape of `bone.array`: voxels inside the shape and in the allowed region that are not bone.
     """
     here, box, allowed = where.score, where.box, where.score.array
     to_here = np.linalg.inv(here.affine) @ bone.affine
@@ -71,36 +106,38 @@ def fill_defects(
     implant = np.zeros_like(bone.array)  # in the same memory order: mixed orders cost seconds at 512^3
     if len(index):
         values = shape.at_voxels(alignment @ local.affine, index)
-        part = np.zeros(local.array.shape, bool)
-        part[tuple(index[values < 0].T)] = True
-        # Pinholes, where the shape is thinner than it can be told, are closed; bone and what must stay open are not.
-        part |= ndimage.binary_closing(part, iterations=2) & (score > 0) & ~local.array
-        implant[native_box] = _tidy(part, local, here, gap, box, smallest_ml)
+        filled = np.zeros(local.array.shape, bool)
+        filled[tuple(index[values < 0].T)] = True
+        # Pinholes, where the shape is thinner than its resolution, are closed; bone and the excluded region are not.
+        filled |= ndimage.binary_closing(filled, iterations=2) & (score > 0) & ~local.array
+        implant[native_box] = _clean(filled, local, here, defects, box, smallest_ml)
     return implant
 
 
-def _tidy(part: np.ndarray, local: Volume, here: Volume, gap: Defects, box: tuple, smallest_ml: float) -> np.ndarray:
-    """One connected piece per gap, without crumbs: threads thinner than a voxel's opening are cut, then regrown.
+def _clean(
+    filled: np.ndarray, local: Volume, here: Volume, defects: Defects, box: tuple, smallest_ml: float
+) -> np.ndarray:
+    """One connected component for each defect: thin features are removed by an opening, then the component is regrown.
 
-    A piece that ends up smaller than smallest_ml was no defect.
+    A component clearly smaller than smallest_ml is not a defect.
     """
-    opened = ndimage.binary_opening(part) if min(part.shape) > 2 else part
+    opened = ndimage.binary_opening(filled) if min(filled.shape) > 2 else filled
     labels, count = ndimage.label(opened)
-    keep = np.zeros_like(part)
+    keep = np.zeros_like(filled)
     if not count:
         return keep
     to_local = np.linalg.inv(local.affine) @ here.affine
-    for piece in gap.pieces:
-        index = np.argwhere(piece[box])
+    for mask in defects.masks:
+        index = np.argwhere(mask[box])
         at = np.round(apply_affine(to_local, index)).astype(int)
-        at = at[((at >= 0) & (at < part.shape)).all(1)]
-        votes = np.bincount(labels[tuple(at.T)], minlength=count + 1)
-        votes[0] = 0
-        chosen = labels == votes.argmax() if votes.max() else keep
+        at = at[((at >= 0) & (at < filled.shape)).all(1)]
+        overlap = np.bincount(labels[tuple(at.T)], minlength=count + 1)
+        overlap[0] = 0
+        chosen = labels == overlap.argmax() if overlap.max() else keep
         if chosen.sum() * local.voxel_ml >= 0.8 * smallest_ml:
             keep |= chosen
-    grown = ndimage.binary_dilation(keep, ndimage.generate_binary_structure(3, 1)) & part
-    # Regrowing may touch a crumb's neighbour: only what hangs together with the opened piece by faces stays.
+    grown = ndimage.binary_dilation(keep, ndimage.generate_binary_structure(3, 1)) & filled
+    # Regrowing may touch a removed small component: only what is connected by faces to the opened component is kept.
     labels, count = ndimage.label(grown)
-    held = np.unique(labels[keep])
-    return np.isin(labels, held[held > 0])
+    kept = np.unique(labels[keep])
+    return np.isin(labels, kept[kept > 0])

@@ -1,8 +1,9 @@
-"""The rim correction: what the smooth warp leaves between prior and bone around the hole, carried across it.
+"""The Gaussian-process (GP) correction: what the smooth warp leaves between prior and bone, carried across the defect.
 
-The warp moves outer and inner table together, so an error of thickness remains. Here the remaining distances, measured
-on intact bone around the hole and opposite it, on each table apart, are interpolated over the hole by Gaussian-process
-regression (kriging): close to bone at the rim, falling back on this skull's median where none is near enough to tell.
+The warp moves outer and inner table together, so an error of thickness remains. Here the residual distances between
+prior and bone, measured for each table on intact bone around the defect and opposite it, are interpolated over the
+defect by Gaussian-process regression (kriging). At the rim the correction meets the bone; far from any bone it falls
+back on the median of this skull.
 """
 
 from __future__ import annotations
@@ -21,19 +22,31 @@ from SkullVAELib.shape.two_table import outward_directions, pick_side
 from SkullVAELib.shape.warped import WarpedShape
 
 VAULT_RADIUS_MM = 80.0
+"""Radius of the sphere on which distances along the vault are measured, mm."""
 
 
 def along_vault(points: np.ndarray) -> np.ndarray:
-    """Points (N, 3) in mm moved to a sphere about the vault's centre, so that depth does not count."""
+    """Project points to a sphere around the vault's centre, so that their depth has no influence.
+
+    Parameters
+    ----------
+    points : numpy.ndarray, shape (N, 3)
+        Canonical mm.
+
+    Returns
+    -------
+    numpy.ndarray, shape (N, 3)
+        Points on a sphere of radius VAULT_RADIUS_MM.
+    """
     return points / np.linalg.norm(points, axis=1, keepdims=True).clip(1.0) * VAULT_RADIUS_MM
 
 
 def _kernel(a: np.ndarray, b: np.ndarray, options: GaussianProcessOptions) -> np.ndarray:
-    """Covariance of residuals at points (N, 3) and (M, 3), mm, by their distance along the vault.
+    """Covariance (N, M) of residuals at points (N, 3) and (M, 3) in canonical mm, by their distance along the vault.
 
-    Matern 3/2 of two lengths, and the same again, weaker, for each point's mirror image: heads are nearly symmetric.
-    Depth must not count: a residual is itself a depth, and a regression that saw both would learn that what lies deeper
-    lies deeper, and carry that through the thickness of the bone.
+    Matern 3/2 with two length scales, plus the same, weaker, for each point's mirror image: heads are nearly symmetric.
+    Depth must have no influence: a residual is itself a depth, so a regression that had the depth as an input would
+    learn that deeper points are deeper, and carry that through the thickness of the bone.
     """
 
     def matern(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -52,26 +65,47 @@ def _kernel(a: np.ndarray, b: np.ndarray, options: GaussianProcessOptions) -> np
 
 @dataclass(frozen=True)
 class Observations:
-    """Points of one table that tell the correction: numbers (K,) of the site's points, their covariance (K, K), and
-    that of the places to be told with them (M, K). The two are the dear part of the regression."""
+    """Points of one table whose residuals are observations of the GP, with their covariances.
+
+    The two matrices dominate the cost of the regression and do not depend on the shape.
+
+    Attributes
+    ----------
+    points : numpy.ndarray, shape (K,)
+        Indices into the points of the rim.
+    covariance : numpy.ndarray, shape (K, K)
+        Covariance of the observations, without noise.
+    cross_covariance : numpy.ndarray, shape (M, K)
+        Covariance of the query points with the observations.
+    """
 
     points: np.ndarray
     covariance: np.ndarray
     cross_covariance: np.ndarray
 
-    def only(self, some: np.ndarray) -> Observations:
-        """Those of the points for which `some` (K,) is True."""
-        if some.all():
+    def subset(self, keep: np.ndarray) -> Observations:
+        """The observations for which `keep`, a bool array (K,), is True."""
+        if keep.all():
             return self
-        return Observations(self.points[some], self.covariance[np.ix_(some, some)], self.cross_covariance[:, some])
+        return Observations(self.points[keep], self.covariance[np.ix_(keep, keep)], self.cross_covariance[:, keep])
 
 
 @dataclass(frozen=True)
 class Regression:
-    """Residuals of one table, regressed on its known points: what they tell of other places, and how surely.
+    """GP regression of the residuals of one table.
 
-    mean: mm, on which the regression falls back; noise: (K,) variance of each point's noise, relative to that of a
-    residual; factor: Cholesky's, of covariance and noise; weights: (K,) of the points.
+    Attributes
+    ----------
+    observations : Observations
+        The observations.
+    mean : float
+        Mean in mm, on which the prediction falls back.
+    noise : numpy.ndarray, shape (K,)
+        Noise variance of each observation, relative to the variance of a residual.
+    factor : tuple
+        Cholesky factor of covariance plus noise, see `scipy.linalg.cho_factor`.
+    weights : numpy.ndarray, shape (K,)
+        Weights of the observations in the prediction.
     """
 
     observations: Observations
@@ -81,175 +115,279 @@ class Regression:
     weights: np.ndarray
 
     def predict(self, options: GaussianProcessOptions) -> np.ndarray:
-        """(M,) residual in mm at the places to be told."""
+        """Predict the residuals at the query points.
+
+        Parameters
+        ----------
+        options : GaussianProcessOptions
+            Gives the largest correction, `limit_mm`.
+
+        Returns
+        -------
+        numpy.ndarray, shape (M,)
+            mm.
+        """
         return np.clip(
             self.mean + self.observations.cross_covariance @ self.weights, -options.limit_mm, options.limit_mm
         )
 
 
-def regress(known: Observations, value: np.ndarray, away: np.ndarray, options: GaussianProcessOptions) -> Regression:
-    """Gaussian-process regression of values (mm) at known points, `away` mm from the hole's edge.
+def regress(
+    observations: Observations, residual: np.ndarray, distance: np.ndarray, options: GaussianProcessOptions
+) -> Regression:
+    """Gaussian-process regression of the residuals of one table.
 
-    Robust twice. What disagrees with the rest counts less and less. And an edge that has healed is rounded off: where
-    bone near it lies deeper than bone further away foretells, band by band, it counts less by as much; a fresh cut,
-    which does not, is heard in full.
+    The regression is robust in two ways. Observations that disagree with the others get a larger noise variance,
+    iteratively. And a healed edge is rounded off: where the rim is lower than predicted from bone further away, band by
+    band, its noise variance increases accordingly; a fresh cut keeps its full weight.
+
+    Parameters
+    ----------
+    observations : Observations
+        The observations.
+    residual : numpy.ndarray, shape (K,)
+        Residuals in mm.
+    distance : numpy.ndarray, shape (K,)
+        Distance of the observations to the defect, mm.
+    options : GaussianProcessOptions
+        Kernel and noise.
+
+    Returns
+    -------
+    Regression
     """
-    # Far from the rim the regression falls back on its mean: that of this skull's tables, thick or thin as they are.
-    mean = float(np.median(value))
-    value = value - mean
-    covariance = known.covariance
-    noise = np.full(len(value), options.noise**2)
-    far = away > options.edge_mm
+    # Far from the rim the prediction falls back on the mean, so the mean is this skull's own thick or thin table.
+    mean = float(np.median(residual))
+    residual = residual - mean
+    covariance = observations.covariance
+    noise = np.full(len(residual), options.noise**2)
+    far = distance > options.edge_mm
     if 30 <= far.sum() < len(far):
-        weights = cho_solve(cho_factor(covariance[np.ix_(far, far)] + np.diag(noise[far])), value[far])
-        error = value - covariance[:, far] @ weights
+        weights = cho_solve(cho_factor(covariance[np.ix_(far, far)] + np.diag(noise[far])), residual[far])
+        error = residual - covariance[:, far] @ weights
         for low in np.arange(0, options.edge_mm, 1.0):
-            band = ~far & (away >= low) & (away < low + 1)
+            band = ~far & (distance >= low) & (distance < low + 1)
             if band.any():
-                deeper = -float(np.median(error[band])) - options.rounded_mm
-                noise[band] += (options.rounding * max(0.0, deeper)) ** 2
+                excess = -float(np.median(error[band])) - options.rounded_mm
+                noise[band] += (options.rounding * max(0.0, excess)) ** 2
     start = noise
     for _ in range(3):
-        weights = cho_solve(cho_factor(covariance + np.diag(noise)), value)
-        error = value - covariance @ weights
+        weights = cho_solve(cho_factor(covariance + np.diag(noise)), residual)
+        error = residual - covariance @ weights
         noise = start * (1 + (error / options.outlier_mm) ** 2) ** 2
     factor = cho_factor(covariance + np.diag(noise))
-    return Regression(known, mean, noise, factor, cho_solve(factor, value))
+    return Regression(observations, mean, noise, factor, cho_solve(factor, residual))
 
 
 def _facing_bone(points: torch.Tensor, normals: torch.Tensor, bone: torch.Tensor, grid: Grid) -> torch.Tensor:
-    """Which surface points (N,) look at other bone within 12 mm: walls of a sinus or a crack, not tables."""
+    """Which surface points (N,) face other bone within 12 mm: walls of a sinus or a crack, not tables."""
     blocked = torch.zeros(len(points), dtype=torch.bool)
-    for far in range(3, 13, 2):
-        blocked |= grid.sample(bone[None], points + far * normals)[:, 0] < 0.4
+    for distance in range(3, 13, 2):
+        blocked |= grid.sample(bone[None], points + distance * normals)[:, 0] < 0.4
     return blocked
 
 
-FEWEST = 30
-"""Points that a table must have to be corrected."""
+MIN_POINTS = 30
+"""Fewest observations for which a table is corrected."""
 
 
 @dataclass(frozen=True)
 class DefectRim:
-    """The bone around a gap that tells how the tables go on, made once for all shapes that are laid in the gap.
+    """The intact bone around a defect: the observations of the GP correction, prepared once for all shapes.
 
-    points, normals: (N, 3) bone surface in canonical mm; moved: the same laid on the mean skull; facing: (N,) how much
-    they face outwards, -1 to 1; away: (N,) mm from the gap; near: bool, which nodes of a correction are near the gap;
-    known: the points that tell the outer and the inner table, drawn by the first shape, None for a table with too few.
-    The same points tell every shape, so that a shape moved a little gives an implant moved a little.
+    The same observations are used for every shape, so that a small change of the shape changes the implant little.
+
+    Attributes
+    ----------
+    points, normals : torch.Tensor, shape (N, 3)
+        Bone surface in canonical mm, and its unit normals.
+    on_mean : torch.Tensor, shape (N, 3)
+        The points, warped to the mean skull.
+    facing : torch.Tensor, shape (N,)
+        Cosine between normal and outward direction, -1 to 1.
+    distance : numpy.ndarray, shape (N,)
+        Distance to the defect, mm.
+    near : torch.Tensor
+        Bool, which nodes of the correction are near the defect: the query points.
+    observations : tuple of Observations or None
+        Observations of the outer and of the inner table, chosen with the first shape; None for a table with too few.
+    options : GaussianProcessOptions
+        Kernel, noise and extent.
     """
 
     points: torch.Tensor
     normals: torch.Tensor
-    moved: torch.Tensor
+    on_mean: torch.Tensor
     facing: torch.Tensor
-    away: np.ndarray
+    distance: np.ndarray
     near: torch.Tensor
-    known: tuple[Observations | None, ...]
+    observations: tuple[Observations | None, ...]
     options: GaussianProcessOptions
 
     @classmethod
     def of(
         cls,
-        conformed: WarpedShape,
+        warped: WarpedShape,
         points: torch.Tensor,
         normals: torch.Tensor,
         bone: torch.Tensor,
-        gap: np.ndarray,
+        defect: np.ndarray,
         options: GaussianProcessOptions = GaussianProcessOptions(),
     ) -> DefectRim:
-        """The site of a gap, by the first shape; see correct_rim."""
-        grid = conformed.grid
-        hull = cKDTree(gap[:: max(1, len(gap) // 4000)])
+        """Choose the observations around a defect with the first shape.
+
+        Parameters
+        ----------
+        warped : WarpedShape
+            The first shape, warped to the patient.
+        points, normals : torch.Tensor, shape (N, 3)
+            The patient's bone surface in canonical mm, and its unit normals.
+        bone : torch.Tensor, shape (X, Y, Z)
+            Signed distance of the bone in mm on the canonical grid.
+        defect : numpy.ndarray, shape (M, 3)
+            Canonical mm of the voxels to be filled.
+        options : GaussianProcessOptions
+            Kernel, noise and extent.
+
+        Returns
+        -------
+        DefectRim
+        """
+        grid = warped.grid
+        hull = cKDTree(defect[:: max(1, len(defect) // 4000)])
         low = torch.tensor(hull.mins).float() - options.reach_mm
         high = torch.tensor(hull.maxes).float() + options.reach_mm
         image = points * torch.tensor([-1.0, 1, 1])
-        box, across = (((p > low) & (p < high)).all(1) for p in (points, image))
+        box, mirrored = (((p > low) & (p < high)).all(1) for p in (points, image))
         if options.symmetry:
-            box |= across
+            box |= mirrored
         points, normals, image = points[box], normals[box], image[box]
-        away = hull.query(points.numpy(), distance_upper_bound=options.reach_mm)[0]
-        weights = np.exp(-away / 8.0) + 0.02 * np.isfinite(away)
+        distance = hull.query(points.numpy(), distance_upper_bound=options.reach_mm)[0]
+        weights = np.exp(-distance / 8.0) + 0.02 * np.isfinite(distance)
         if options.symmetry:
-            across = hull.query(image.numpy(), distance_upper_bound=options.reach_mm)[0]
-            weights = np.maximum(weights, 0.4 * np.exp(-across / 8.0) + 0.01 * np.isfinite(across))
-        heard = (weights > 0) & (away > 1.0)  # at the very edge block averages round off any cut
-        points, normals = points[torch.tensor(heard)], normals[torch.tensor(heard)]
+            mirrored = hull.query(image.numpy(), distance_upper_bound=options.reach_mm)[0]
+            weights = np.maximum(weights, 0.4 * np.exp(-mirrored / 8.0) + 0.01 * np.isfinite(mirrored))
+        used = (weights > 0) & (distance > 1.0)  # within 1 mm of the cut, averaging over blocks rounds off any edge
+        points, normals = points[torch.tensor(used)], normals[torch.tensor(used)]
         clear = ~_facing_bone(points, normals, bone, grid)
         points, normals = points[clear], normals[clear]
-        away, weights = away[heard][clear.numpy()], weights[heard][clear.numpy()]
-        # The correction is as smooth as its kernel: nodes 5 mm apart, near the gap alone, carry all of it.
+        distance, weights = distance[used][clear.numpy()], weights[used][clear.numpy()]
+        # The correction is as smooth as its kernel: nodes 5 mm apart, near the defect only, represent it fully.
         nodes = Grid(tuple(int(np.ceil(2 * h / 5.0)) + 1 for h in grid.half_mm), 1.0)
         at = nodes.coordinates().numpy() / nodes.half_mm * grid.half_mm
         near = (hull.query(at.reshape(-1, 3), distance_upper_bound=15.0)[0] < 15.0).reshape(nodes.shape)
-        moved, facing = points + grid.sample(conformed.warp, points), (normals * outward_directions(points)).sum(1)
-        site = cls(points, normals, moved, facing, away, torch.tensor(near), (), options)
-        usable, _ = site._heard(conformed)
+        on_mean, facing = points + grid.sample(warped.warp, points), (normals * outward_directions(points)).sum(1)
+        rim = cls(points, normals, on_mean, facing, distance, torch.tensor(near), (), options)
+        usable, _ = rim._usable(warped)
         rng = np.random.default_rng(0)
-        known: list[Observations | None] = []
+        observations: list[Observations | None] = []
         for side in (facing > 0.3, facing < -0.3):
             chosen = np.flatnonzero((usable & side).numpy())
-            if len(chosen) < FEWEST:
-                known.append(None)
+            if len(chosen) < MIN_POINTS:
+                observations.append(None)
                 continue
-            # Bone at the rim tells most: draw points the more often the nearer they lie.
+            # Bone at the rim is most informative: nearer points are drawn with a higher probability.
             share = weights[chosen]
             chosen = rng.choice(chosen, min(options.count, len(chosen)), replace=False, p=share / share.sum())
             place = points[chosen].numpy().astype(float)
-            known.append(Observations(chosen, _kernel(place, place, options), _kernel(at[near], place, options)))
-        return replace(site, known=tuple(known))
+            observations.append(Observations(chosen, _kernel(place, place, options), _kernel(at[near], place, options)))
+        return replace(rim, observations=tuple(observations))
 
-    def _heard(self, conformed: WarpedShape) -> tuple[torch.Tensor, torch.Tensor]:
-        """Which points (N,) fit a shape well enough to tell of it, and their residuals (N,) in mm."""
-        residual = pick_side(conformed.grid.sample(conformed.shape.by_side, self.moved), self.facing > 0)[:, 0]
-        slope = pick_side(conformed.grid.sample(conformed.shape.slopes_by_side, self.moved), self.facing > 0)
+    def _usable(self, warped: WarpedShape) -> tuple[torch.Tensor, torch.Tensor]:
+        """Which points (N,) agree with a shape well enough to be observations, and the residuals (N,) in mm."""
+        residual = pick_side(warped.grid.sample(warped.shape.by_side, self.on_mean), self.facing > 0)[:, 0]
+        slope = pick_side(warped.grid.sample(warped.shape.slopes_by_side, self.on_mean), self.facing > 0)
         agree = (slope * self.normals).sum(1) / slope.norm(dim=1).clamp(min=1e-3)
         return (agree > 0.75) & (residual.abs() < self.options.cut_mm), residual
 
-    def regressions(self, conformed: WarpedShape) -> list[Regression | None]:
-        """What the known points tell of the outer and of the inner table of a shape, None for a table with too few."""
-        usable, residual = self._heard(conformed)
-        found: list[Regression | None] = []
-        for known in self.known:
-            some = None if known is None else known.only(usable.numpy()[known.points])
-            if some is None or len(some.points) < FEWEST:
-                found.append(None)
-                continue
-            value = residual[some.points].numpy().astype(float)
-            found.append(regress(some, value, self.away[some.points], self.options))
-        return found
+    def regressions(self, warped: WarpedShape) -> list[Regression | None]:
+        """Regress the residuals of a shape.
 
-    def correct(self, conformed: WarpedShape, regressions: list[Regression | None] | None = None) -> WarpedShape:
-        """Add the rim correction to a shape laid on the patient by the same warp; regressions: its own, if known."""
+        Parameters
+        ----------
+        warped : WarpedShape
+            A shape warped to the patient by the same warp as the first.
+
+        Returns
+        -------
+        list of Regression or None
+            For the outer and the inner table; None for a table with too few observations.
+        """
+        usable, residual = self._usable(warped)
+        regressions: list[Regression | None] = []
+        for observations in self.observations:
+            selected = None if observations is None else observations.subset(usable.numpy()[observations.points])
+            if selected is None or len(selected.points) < MIN_POINTS:
+                regressions.append(None)
+                continue
+            values = residual[selected.points].numpy().astype(float)
+            regressions.append(regress(selected, values, self.distance[selected.points], self.options))
+        return regressions
+
+    def correct(self, warped: WarpedShape, regressions: list[Regression | None] | None = None) -> WarpedShape:
+        """Add the GP correction to a shape.
+
+        Parameters
+        ----------
+        warped : WarpedShape
+            A shape warped to the patient by the same warp as the first.
+        regressions : list of Regression or None, optional
+            Its regressions, if they are known already.
+
+        Returns
+        -------
+        WarpedShape
+            The shape with corrections.
+        """
         tables = []
-        for regression in self.regressions(conformed) if regressions is None else regressions:
+        for regression in self.regressions(warped) if regressions is None else regressions:
             correction = torch.zeros(self.near.shape)
             if regression is not None:
                 correction[self.near] = torch.tensor(regression.predict(self.options)).float()
             tables.append(correction)
-        return replace(conformed, corrections=torch.stack(tables))
+        return replace(warped, corrections=torch.stack(tables))
 
-    def gap_mm(self, conformed: WarpedShape) -> float:
-        """The 95th percentile of a shape's distance (mm) to bone within 5 mm of the gap; nan where there is none."""
-        close = self._heard(conformed)[0] & torch.tensor(self.away < 5.0)
-        left = conformed.field(self.points[close]).abs()
-        return float(left.quantile(0.95)) if len(left) else float("nan")
+    def rim_gap_mm(self, warped: WarpedShape) -> float:
+        """The rim gap of a shape.
+
+        Parameters
+        ----------
+        warped : WarpedShape
+            The shape.
+
+        Returns
+        -------
+        float
+            95th percentile of the distance in mm between shape and bone within 5 mm of the defect; nan without such
+            bone.
+        """
+        close = self._usable(warped)[0] & torch.tensor(self.distance < 5.0)
+        residual = warped.field(self.points[close]).abs()
+        return float(residual.quantile(0.95)) if len(residual) else float("nan")
 
 
 def correct_with_gaussian_process(
-    conformed: WarpedShape,
+    warped: WarpedShape,
     points: torch.Tensor,
     normals: torch.Tensor,
     bone: torch.Tensor,
-    gap: np.ndarray,
+    defect: np.ndarray,
     options: GaussianProcessOptions = GaussianProcessOptions(),
 ) -> tuple[WarpedShape, float]:
-    """Add the rim correction around a gap.
+    """Add the GP correction around a defect to a shape.
 
-    points, normals: (N, 3) the patient's bone surface in canonical mm; bone: (X, Y, Z) its signed distance in mm on the
-    canonical grid; gap: (M, 3) canonical mm of voxels to be filled.
-    Returns the corrected prior and the 95th percentile of its remaining distance (mm) to bone within 5 mm of the gap.
+    Parameters
+    ----------
+    warped, points, normals, bone, defect, options
+        See `DefectRim.of`.
+
+    Returns
+    -------
+    corrected : WarpedShape
+        The shape with corrections.
+    rim_gap_mm : float
+        Its rim gap, see `DefectRim.rim_gap_mm`.
     """
-    site = DefectRim.of(conformed, points, normals, bone, gap, options)
-    corrected = site.correct(conformed)
-    return corrected, site.gap_mm(corrected)
+    rim = DefectRim.of(warped, points, normals, bone, defect, options)
+    corrected = rim.correct(warped)
+    return corrected, rim.rim_gap_mm(corrected)

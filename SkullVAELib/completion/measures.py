@@ -1,4 +1,4 @@
-"""Volume, thickness and components of an implant mask."""
+"""Volume, thickness and components of the implant's voxels."""
 
 from __future__ import annotations
 
@@ -12,9 +12,23 @@ from SkullVAELib.geometry.volume import Volume, crop
 
 
 def measure_implant(implant: Volume, rim_gap_mm: float) -> dict:
-    """Volume (ml), thickness (mm), pieces and rim gap (mm) of an implant mask.
+    """Measure an implant mask.
 
-    Thickness is the distance from a point of the outer surface to the nearest of the inner one, away from the rim.
+    The thickness is the distance from a point on the surface to the nearest point that faces the other way, away from
+    the rim.
+
+    Parameters
+    ----------
+    implant : Volume
+        Bool.
+    rim_gap_mm : float
+        The rim gap, which is reported with the other figures.
+
+    Returns
+    -------
+    dict
+        "volume_ml", "pieces" (number of connected components), "rim_gap_mm", and, where it can be measured,
+        "thickness_mm" with "mean", "min" (2nd percentile) and "max" (98th percentile).
     """
     box = bounding_box(implant.array, margin=3)
     local = crop(implant, box)
@@ -31,7 +45,7 @@ def measure_implant(implant: Volume, rim_gap_mm: float) -> dict:
     tree = cKDTree(points)
     chosen = np.random.default_rng(0).permutation(len(points))[:4000]
     distances, neighbours = tree.query(points[chosen], k=min(256, len(points)), distance_upper_bound=25.0)
-    # The far side: points whose surface faces the other way, straight behind this one.
+    # The far side: neighbours whose surface faces the other way.
     valid = np.isfinite(distances)
     towards = np.einsum("nx,nkx->nk", normals[chosen], normals[np.where(valid, neighbours, 0)])
     thickness = np.where(valid & (towards < -0.7), distances, np.inf).min(axis=1)

@@ -1,4 +1,4 @@
-"""Completion: from a patient's volume to the completed skull and the implant, on the patient's own grid."""
+"""The completion pipeline: from a patient's image to the completed skull and the implant, on the patient's own grid."""
 
 from __future__ import annotations
 
@@ -32,19 +32,36 @@ STAGE_WEIGHTS = {
     "implant": 1.5,
     "measure": 1.0,
 }
-"""Expected shares of the stages; "face" runs where it is wanted."""
-
+"""Expected shares of the computing time of the stages; "face" only runs if it is requested."""
 
 REPORTED_FROM_ML = 5.0
-"""A rejected candidate defect is named in the warning from this size on where nothing else was found."""
+"""A rejected candidate defect of at least this volume is named in the warning that no defect was found."""
 
 
 @one_thread()
 def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stages: Stages) -> Completion:
     """Complete a skull and design its implant.
 
-    volume: a one-label segmentation or a CT in HU, on any grid. The completed skull holds every bone voxel of the input
-    and the implant none of them. Raises SkullVAEError when the input is no skull, or one whose quality is too low.
+    Parameters
+    ----------
+    volume : Volume
+        One-label segmentation, or CT in HU, on any grid.
+    model : SkullModel
+        The model.
+    options : CompletionOptions
+        The options.
+    stages : Stages
+        Receives the progress, see `STAGE_WEIGHTS`.
+
+    Returns
+    -------
+    Completion
+        The completed skull contains every bone voxel of the input, the implant none of them.
+
+    Raises
+    ------
+    SkullVAEError
+        If the input is not a skull, or if its plausibility score is below `options.least_quality`.
     """
     registered = register_patient(volume, model, options.threshold_hu, options.roi, options.warp, stages)
     quality = Quality.of(registered, model.mean.float().cpu())
@@ -61,9 +78,9 @@ def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stag
     face, rejected = None, defects.rejected
     if options.face:
         with stages.stage("face"):
-            face = FaceCompletion.of(registered, defects.pieces)
+            face = FaceCompletion.of(registered, defects.masks)
             if face is not None:
-                rejected = face.outside(rejected)
+                rejected = face.outside_face(rejected)
     report: dict = {
         "version": __version__,
         "model": {"sha256": getattr(model, "sha256", None), "trained": getattr(model, "provenance", {}).get("trained")},
@@ -77,11 +94,11 @@ def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stag
     if face is not None:
         report["face"] = face.as_json(volume)
     patient: PreparedPatient | None = None
-    if defects.pieces or face is not None:
+    if defects.masks or face is not None:
         with stages.stage("implant"):
             patient = PreparedPatient.of(registered, quality, prior, defects, warped, options, face)
             implant, proposal, rim_gap = patient.fill_with(
-                warped, defects.field[defects.box] if defects.pieces else None
+                warped, defects.field[defects.box] if defects.masks else None
             )
             report["warnings"] = warnings = patient.warnings
     else:
@@ -104,14 +121,19 @@ def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stag
 
 
 def _no_defect_warning(rejected: list[dict], face: bool) -> str:
-    """The warning that there is no defect; a large rejected candidate is named.
+    """The warning that no defect was found; names the largest rejected candidate if it is large.
 
-    face: whether the face was looked at, too.
+    face: whether the face was searched, too.
     """
-    said = "No defect was found. Some segmentation tools close the hole: threshold the CT instead."
-    largest = max(rejected, key=lambda note: note["ml"], default=None)
+    warning = (
+        "No defect was found. If the hole was closed by the segmentation, use the CT with --threshold, or a"
+        " segmentation in which the hole is open."
+    )
+    largest = max(rejected, key=lambda candidate: candidate["ml"], default=None)
     if largest is None or largest["ml"] < REPORTED_FROM_ML:
-        return said
-    said = f"{said} A gap of {largest['ml']:.0f} ml was passed over: {largest['reason']}."
+        return warning
+    warning = f"{warning} A candidate defect of {largest['ml']:.0f} ml was rejected: {largest['reason']}."
     in_face = largest["reason"] == AT_SKULL_BASE and largest["centre_mm"][1] > 0 and not face
-    return f"{said} If one side of the face is missing, ask for the face, too." if in_face else said
+    if in_face:
+        warning += " If one side of the face is missing, use the option that completes the face."
+    return warning

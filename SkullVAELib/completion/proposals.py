@@ -1,11 +1,10 @@
-"""Further proposals: other implants that are possible for a skull, given the bone that is left.
+"""Further proposals: other implants that are plausible for a skull, given its intact bone.
 
-Two things are drawn. The shape is decoded from mu + noise * sigma, where mu and sigma are what the encoder tells of the
-defective skull; its spread is the network's own, and small. And the tables are moved by a draw from what the bone
-around the hole leaves open, see uncertainty.py, which is set on held-out skulls to be as wide as errors are. So
-proposals differ in the middle of the hole more than at its rim. Draws of the shape at random are often alike; of POOL
-draws those are taken that differ most from one another and from the first proposal, and that fill the gap about as far
-as it.
+Two things are sampled. The shape is decoded from mu + noise * sigma of the encoder's posterior, whose variance is
+small. The tables are moved by a draw from the posterior of the GP correction, see uncertainty.py, which is calibrated
+on held-out skulls to the size of the actual errors. So proposals differ more in the middle of the defect than at its
+rim. Random shapes are often similar; of POOL draws those are chosen that differ most from each other and from the first
+proposal and that fill about as much of the defect.
 """
 
 from __future__ import annotations
@@ -25,78 +24,108 @@ from SkullVAELib.mesh.distance import SurfaceDistance
 from SkullVAELib.mesh.mesh import Mesh
 
 POOL = 16
-"""Latents that are drawn."""
-
+"""Number of latents that are drawn."""
 
 SHARE = 0.9
-"""A draw that fills less than this share of what the first shape fills of the gap is no completion, and left out."""
-
+"""A draw that fills less than this fraction of what the first shape fills of the defect is discarded as incomplete."""
 
 _POINTS = 4000
-
+"""Number of points at which shapes are compared."""
 
 _NEAR_MM = 3.0
+"""Shapes are compared where the first one's surface is within this distance, mm."""
 
 
 @dataclass(frozen=True)
 class ProposalSampler:
-    """What makes a patient's proposals, drawn when it is first asked for; the same in every run."""
+    """The proposals for a patient, sampled on first use; identical in every run.
+
+    Attributes
+    ----------
+    patient : PreparedPatient
+        The patient.
+    """
 
     patient: PreparedPatient
 
     def completion(self, number: int, gamma: float | None) -> Completion:
-        """The completion of a proposal, 1 to MOST_PROPOSALS; the first is the most likely one.
+        """The completion of a proposal.
 
-        Raises SkullVAEError where neither shape nor tables can be drawn: the prior "mean" without a rim correction, or
-        a defect of the face alone.
+        Parameters
+        ----------
+        number : int
+            1 to MOST_PROPOSALS; 1 is the most likely proposal.
+        gamma : float or None
+            See `Prior.shape`.
+
+        Returns
+        -------
+        Completion
+
+        Raises
+        ------
+        SkullVAEError
+            If neither shape nor tables can be sampled: for the prior "mean" without GP correction, and for a defect of
+            the face only.
         """
         if number == 1:
             return self.patient.completion(gamma)
-        if not self.patient.defects.pieces:
-            raise SkullVAEError("A defect of the face alone has one proposal, its mirror image", "Choose 1")
-        one_shape = self.patient.prior.kind == "mean" and self.patient.rim is not None
-        return self.patient.completion(gamma, None if one_shape else self._noises[number - 2], draw=number)
+        if not self.patient.defects.masks:
+            raise SkullVAEError("A defect of the face only has one proposal, the mirror image", "Choose proposal 1")
+        tables_only = self.patient.prior.kind == "mean" and self.patient.rim is not None
+        return self.patient.completion(gamma, None if tables_only else self._noises[number - 2], draw=number)
 
     @cached_property
     @one_thread()
     def _noises(self) -> list[torch.Tensor]:
-        """The draws of all but the first, each the one that differs most from all before it at the gap's surface."""
-        patient, prior, place = self.patient, self.patient.prior, self.patient.registered
+        """Noise of all proposals but the first, each the draw that differs most at the defect from all before it."""
+        patient, prior, registered = self.patient, self.patient.prior, self.patient.registered
         size = prior.mu.shape[1]
         pool = [torch.randn(size, generator=torch.Generator().manual_seed(seed)) for seed in range(POOL)]
-        index = np.concatenate([np.argwhere(piece) for piece in patient.defects.pieces])
+        index = np.concatenate([np.argwhere(mask) for mask in patient.defects.masks])
         index = np.random.default_rng(0).permutation(index)[:_POINTS]
-        points = torch.tensor(apply_affine(place.alignment @ place.skull.fraction.affine, index)).float()
-        points = points + place.grid.sample(place.warp, points)
+        points = torch.tensor(apply_affine(registered.alignment @ registered.skull.fraction.affine, index)).float()
+        points = points + registered.grid.sample(registered.warp, points)
 
-        def at_gap(noise: torch.Tensor | None) -> torch.Tensor:
+        def at_defect(noise: torch.Tensor | None) -> torch.Tensor:
             shape = prior.shape(patient.options.gamma, noise)
-            return place.grid.sample(shape[None], points)[:, 0]
+            return registered.grid.sample(shape[None], points)[:, 0]
 
-        first = at_gap(None)
+        first = at_defect(None)
         near = first.abs() < _NEAR_MM
-        fields = [at_gap(noise) for noise in pool]
+        fields = [at_defect(noise) for noise in pool]
         filled = torch.stack([(field < 0).float().mean() for field in fields])
-        enough = torch.minimum(
+        required = torch.minimum(
             SHARE * (first < 0).float().mean(), filled.sort(descending=True).values[MOST_PROPOSALS - 2]
         )
-        pool = [noise for noise, share in zip(pool, filled, strict=True) if share >= enough]
-        drawn = [field[near] for field, share in zip(fields, filled, strict=True) if share >= enough]
+        pool = [noise for noise, share in zip(pool, filled, strict=True) if share >= required]
+        drawn = [field[near] for field, share in zip(fields, filled, strict=True) if share >= required]
         chosen: list[torch.Tensor] = []
-        unlike = torch.stack([(field - first[near]).abs().mean() for field in drawn])
+        difference = torch.stack([(field - first[near]).abs().mean() for field in drawn])
         while len(chosen) < MOST_PROPOSALS - 1:
-            best = int(unlike.argmax())
+            best = int(difference.argmax())
             chosen.append(pool[best])
-            unlike = torch.minimum(unlike, torch.stack([(field - drawn[best]).abs().mean() for field in drawn]))
+            difference = torch.minimum(difference, torch.stack([(field - drawn[best]).abs().mean() for field in drawn]))
         return chosen
 
 
 def mean_difference_mm(first: Mesh, second: Mesh) -> float:
-    """Mean distance in mm between two surfaces, each measured to the other's triangles; 0 for the same."""
+    """Mean distance between two surfaces, measured in both directions.
+
+    Parameters
+    ----------
+    first, second : Mesh
+        The surfaces.
+
+    Returns
+    -------
+    float
+        mm; 0 for the same mesh.
+    """
     if first is second:
         return 0.0
-    found = []
+    means = []
     for mesh, other in ((first, second), (second, first)):
         step = max(1, len(other.points) // _POINTS)
-        found.append(np.abs(SurfaceDistance(mesh).signed(other.points[::step])).mean())
-    return float(np.mean(found))
+        means.append(np.abs(SurfaceDistance(mesh).signed(other.points[::step])).mean())
+    return float(np.mean(means))

@@ -1,4 +1,4 @@
-"""The result of a completion, and the patient prepared for further ones."""
+"""The result of a completion, and the patient prepared for further proposals."""
 
 from __future__ import annotations
 
@@ -27,17 +27,25 @@ from SkullVAELib.shape.two_table import TwoTableShape
 from SkullVAELib.shape.warped import PatientShape, WarpedShape
 
 _FACE_WARNING = (
-    "Bone of the face is completed by the mirror image of its other side: nothing is added where that lacks it, too,"
-    " and thin walls are least certain."
+    "The face was completed with the mirror image of its other side. Bone missing on both sides is not added, and thin"
+    " walls are least certain. Check the face."
 )
 
 
 @dataclass(frozen=True)
 class ImplantShape:
-    """The implant below the voxel size: what its voxels were made of.
+    """The implant at a resolution finer than the voxels: the shape that its voxels were made from.
 
-    warped: the complete vault laid on the patient; alignment: (4, 4) patient RAS mm -> canonical mm; score: float32
-    volume, positive where bone is missing; shape: the complete head, of which the vault is all but the face.
+    Attributes
+    ----------
+    warped : WarpedShape
+        The complete vault, warped to the patient.
+    alignment : numpy.ndarray, shape (4, 4)
+        Patient RAS mm -> canonical mm.
+    score : Volume
+        float32, positive where bone is missing, see `AllowedRegion`.
+    shape : PatientShape
+        The complete shape of vault and face.
     """
 
     warped: WarpedShape
@@ -46,7 +54,18 @@ class ImplantShape:
     shape: PatientShape
 
     def of_face(self, points: np.ndarray) -> np.ndarray:
-        """Which points (N, 3) in RAS mm the mirror image tells, (N,) bool."""
+        """Which points are represented by the mirror image of the face.
+
+        Parameters
+        ----------
+        points : numpy.ndarray, shape (N, 3)
+            RAS mm.
+
+        Returns
+        -------
+        numpy.ndarray, shape (N,)
+            Bool.
+        """
         if isinstance(self.shape, CombinedShape):
             return self.shape.of_face(apply_affine(self.alignment, points))
         return np.full(len(points), isinstance(self.shape, MirrorImage))
@@ -54,9 +73,20 @@ class ImplantShape:
 
 @dataclass(frozen=True)
 class Completion:
-    """A completed skull: bool volumes on the input's grid, figures for the report, and whether a defect was found.
+    """A completed skull.
 
-    proposal: what the implant was made of, patient: what makes others, None when no defect was found.
+    Attributes
+    ----------
+    bone, completed, implant : Volume
+        Bool, on the input's grid.
+    report : dict
+        Content of report.json.
+    found : bool
+        Whether a defect was found.
+    proposal : ImplantShape or None
+        The shape that the implant was made from; None if no defect was found.
+    patient : PreparedPatient or None
+        The patient, for further proposals; None if no defect was found.
     """
 
     bone: Volume
@@ -69,7 +99,7 @@ class Completion:
 
     @cached_property
     def uncertainty(self) -> Uncertainty | None:
-        """What bone leaves open of the implant; None where there is none, or no rim correction was wanted."""
+        """Uncertainty of the implant; None without an implant or without GP correction."""
         if self.patient is None or self.proposal is None:
             return None
         return self.patient.uncertainty(self.proposal)
@@ -77,11 +107,29 @@ class Completion:
 
 @dataclass(frozen=True)
 class PreparedPatient:
-    """A patient whose defects are found, ready for another complete shape in them: all that stays as it was is kept.
+    """A patient whose defects have been found, prepared for further complete shapes: what does not change is computed
+    once.
 
-    Where bone is missing is told once, by the first shape. Another one fills the same gaps and may come out of them by
-    a few millimetres, as the first; it is laid on the patient by the same warp and meets the bone at the rim by its own
-    rim correction. What the face lacks is the same with every shape.
+    The first shape determines where bone is missing. Further shapes fill the same defects, may extend beyond them by a
+    few millimetres as the first one does, use the same warp, and get their own GP correction at the rim. The completion
+    of the face is the same for all shapes.
+
+    Attributes
+    ----------
+    registered : RegisteredPatient
+        The registered patient.
+    quality : Quality
+        Plausibility of the input.
+    prior : Prior
+        Source of complete shapes.
+    defects : Defects
+        Defects of the vault.
+    rim : DefectRim or None
+        Bone around the defects of the vault; None without GP correction or without a defect there.
+    options : CompletionOptions
+        The options.
+    face : FaceCompletion or None
+        Completion of the face; None if nothing is missing there or if it was not requested.
     """
 
     registered: RegisteredPatient
@@ -94,19 +142,19 @@ class PreparedPatient:
 
     @property
     def warnings(self) -> list[str]:
-        """What a reader must know whatever the shape is."""
+        """Warnings that apply to every shape."""
         return self.quality.warnings + ([_FACE_WARNING] if self.face is not None else [])
 
     @property
     def defect_count(self) -> int:
-        """Defects of vault and face."""
-        return len(self.defects.pieces) + (0 if self.face is None else len(self.face.defects.pieces))
+        """Number of defects of vault and face."""
+        return len(self.defects.masks) + (0 if self.face is None else len(self.face.defects.masks))
 
     @cached_property
-    def _nearer_to_face(self) -> Volume:
-        """See Face.nearer; the same for every shape. There must be a defect in both."""
+    def _distance_difference(self) -> Volume:
+        """See FaceCompletion.distance_difference; requires a defect in vault and face."""
         assert self.face is not None
-        return self.face.nearer(self.defects.pieces, self.registered.skull.fraction.spacing)
+        return self.face.distance_difference(self.defects.masks, self.registered.skull.fraction.spacing)
 
     @classmethod
     def of(
@@ -119,12 +167,24 @@ class PreparedPatient:
         options: CompletionOptions,
         face: FaceCompletion | None = None,
     ) -> PreparedPatient:
-        """The patient whose gaps the first shape found."""
+        """Prepare a patient whose defects were found with the first shape.
+
+        Parameters
+        ----------
+        registered, quality, prior, defects, options, face
+            See the attributes.
+        first : WarpedShape
+            The shape that the defects were found with.
+
+        Returns
+        -------
+        PreparedPatient
+        """
         rim = None
-        if options.gaussian_process is not None and defects.pieces:
+        if options.gaussian_process is not None and defects.masks:
             fraction, aligned, grid = registered.skull.fraction, registered.aligned, registered.grid
             bone, _ = canonical_field(fraction, registered.skull.distance, aligned.matrix, grid)
-            at = np.concatenate([np.argwhere(piece) for piece in defects.pieces])
+            at = np.concatenate([np.argwhere(mask) for mask in defects.masks])
             at = apply_affine(aligned.matrix @ fraction.affine, at)
             rim = DefectRim.of(first, aligned.points, aligned.normals, bone, at, options.gaussian_process)
         return cls(registered, quality, prior, defects, rim, options, face)
@@ -133,29 +193,43 @@ class PreparedPatient:
     def completion(
         self, gamma: float | None = None, noise: torch.Tensor | None = None, draw: int | None = None
     ) -> Completion:
-        """The completion with another shape, see Prior.shape; its report holds what depends on the shape: "implant" and
-        "warnings". `found` is False where nothing is left of the implant.
+        """Complete the skull with another shape.
 
-        draw: number of a draw from what bone leaves open, see Uncertainty; None for the most likely tables.
+        Parameters
+        ----------
+        gamma : float, optional
+            See `Prior.shape`.
+        noise : torch.Tensor, shape (L,), optional
+            See `Prior.shape`.
+        draw : int, optional
+            Number of the draw of the tables, see `Uncertainty.draws`; by default the most likely tables.
+
+        Returns
+        -------
+        Completion
+            Its report has the parts that depend on the shape: "implant" and "warnings". `found` is False if no implant
+            is left.
         """
         registered = self.registered
         warped = WarpedShape(TwoTableShape.of(self.prior.shape(gamma, noise), registered.grid), registered.warp)
         field = None
-        if self.defects.pieces:
-            around = crop(registered.skull.fraction, self.defects.box)
-            index = np.indices(around.array.shape).reshape(3, -1).T
-            field = warped.at_voxels(registered.alignment @ around.affine, index).reshape(around.array.shape)
+        if self.defects.masks:
+            region = crop(registered.skull.fraction, self.defects.box)
+            index = np.indices(region.array.shape).reshape(3, -1).T
+            field = warped.at_voxels(registered.alignment @ region.affine, index).reshape(region.array.shape)
         implant, proposal, rim_gap = self.fill_with(warped, field, draw)
         mask = registered.bone.with_array(implant)
-        found = bool(implant.any())
+        has_implant = bool(implant.any())
         report: dict = {"warnings": self.warnings}
-        if found:
+        if has_implant:
             report["implant"] = measure_implant(mask, rim_gap) | {"defects": self.defect_count}
         completed = registered.bone.with_array(registered.bone.array | implant)
-        return Completion(registered.bone, completed, mask, report, found, proposal if found else None, self)
+        return Completion(
+            registered.bone, completed, mask, report, has_implant, proposal if has_implant else None, self
+        )
 
     def uncertainty(self, proposal: ImplantShape) -> Uncertainty | None:
-        """What bone leaves open of a proposal; None where no rim correction was wanted."""
+        """Uncertainty of a proposal; None without GP correction."""
         if self.rim is None:
             return None
         return Uncertainty(self.registered.grid, self.rim, self.rim.regressions(proposal.warped))
@@ -163,10 +237,30 @@ class PreparedPatient:
     def fill_with(
         self, warped: WarpedShape, field: np.ndarray | None, draw: int | None = None
     ) -> tuple[np.ndarray, ImplantShape, float]:
-        """The implant's voxels made of a shape, the shape as it was used, and the rim gap in mm.
+        """Fill the defects with a shape.
 
-        field: of the shape before the rim correction, canonical mm, on the gap's box of the reduced grid, None where
-        the vault has no defect; draw: see completion.
+        Parameters
+        ----------
+        warped : WarpedShape
+            The shape before the GP correction.
+        field : numpy.ndarray or None
+            Its signed distance in canonical mm in `defects.box` of the reduced grid; None if the vault has no defect.
+        draw : int, optional
+            See `completion`.
+
+        Returns
+        -------
+        implant : numpy.ndarray
+            Bool, on the input's grid.
+        shape : ImplantShape
+            The shape with its GP correction.
+        rim_gap_mm : float
+            The rim gap, mm; nan for a defect of the face only.
+
+        Raises
+        ------
+        ValueError
+            If the patient has no defect.
         """
         registered, face, rim_gap = self.registered, self.face, float("nan")
         if field is None:
@@ -179,13 +273,13 @@ class PreparedPatient:
             if draw is not None and warped.corrections is not None:
                 drawn = Uncertainty(registered.grid, self.rim, regressions).draws(1, seed=draw)[0]
                 warped = dataclasses.replace(warped, corrections=warped.corrections + drawn)
-            rim_gap = self.rim.gap_mm(warped)
+            rim_gap = self.rim.rim_gap_mm(warped)
         where = allowed_region(registered.skull.fraction, self.defects, field)
         implant = fill_defects(
             warped, registered.alignment, registered.bone, self.defects, where, self.options.defects.smallest_ml
         )
         if face is None:
             return implant, ImplantShape(warped, registered.alignment, where.score, warped), rim_gap
-        shape = CombinedShape(warped, face.image, self._nearer_to_face)
+        shape = CombinedShape(warped, face.image, self._distance_difference)
         score = combined_score(where.score, face.where.score, registered.skull.fraction)
         return implant | face.implant, ImplantShape(warped, registered.alignment, score, shape), rim_gap

@@ -1,11 +1,11 @@
-"""Uncertainty: where else the completed tables may lie, given the bone around the hole.
+"""Uncertainty of the implant: the posterior distribution of its tables, given the bone around the defect.
 
-The rim correction is a Gaussian-process regression, so it says not only where a table lies but how surely. Draws from
-what it leaves open are made by Matheron's rule: a draw from the process without any bone, corrected by what the bone
-says of it. Two things are added that the regression cannot know: the warp carries its own error across the hole, a
-shift of both tables that grows with the distance from bone, and no bone foretells a table's own roughness.
+The GP correction is a Gaussian-process regression, so it gives a variance as well as a mean. Posterior draws are made
+by Matheron's rule: a draw from the prior process, corrected by the observations. Two terms are added that the
+regression does not contain: the error of the warp across the defect, a shift of both tables that grows with the
+distance from bone, and the roughness of each table, which is not predictable from the surrounding bone.
 
-The three strengths were set on held-out skulls so that the true surface lies within the band as often as it says;
+The three standard deviations were calibrated on held-out skulls so that the coverage of the band is its nominal one;
 Docs/accuracy.md has the figures.
 """
 
@@ -25,25 +25,33 @@ from SkullVAELib.geometry.grid import Grid
 from SkullVAELib.shape.two_table import outward_directions
 
 TABLES_MM = (1.1, 1.45)
-"""Standard deviation in mm of a residual of the outer and of the inner table, where no bone tells of it."""
+"""Prior standard deviation (mm) of a residual of the outer and of the inner table, far from any observation."""
 
 SHIFT = 0.015
-"""Standard deviation in mm of a shift of both tables, per mm of distance from bone."""
+"""Standard deviation of a shift of both tables, in mm per mm of distance from bone."""
 
 ROUGH_MM = (0.35, 0.65)
-"""Standard deviation in mm of the outer and of the inner table's own roughness."""
+"""Standard deviation (mm) of the roughness of the outer and of the inner table."""
 
 BAND = 1.645
-"""Half the width, in standard deviations, of a band that holds nine of ten."""
+"""Half-width of a 90 % band in standard deviations."""
 
 _FEATURES = 400
 _DRAWS = 64
 
 
 class FourierFeatures:
-    """Draws from a Gaussian process with the rim's kernel, as sums of random waves (Rahimi and Recht, 2007).
+    """Draws from a Gaussian process with the kernel of the GP correction, as sums of random waves (Rahimi and Recht,
+    2007).
 
-    lengths: of Matern 3/2 in mm with their shares. Symmetric to the degree that options say.
+    Parameters
+    ----------
+    lengths : tuple of (float, float)
+        Length scales of the Matern 3/2 kernels in mm, each with its share of the variance.
+    symmetry : float
+        0..1, correlation with the mirror image.
+    rng : numpy.random.Generator
+        Source of the waves.
     """
 
     def __init__(self, lengths: tuple[tuple[float, float], ...], symmetry: float, rng: np.random.Generator):
@@ -58,18 +66,35 @@ class FourierFeatures:
         self._other = np.sqrt((1 - np.sqrt(1 - symmetry**2)) / 2)
 
     def at(self, points: np.ndarray) -> np.ndarray:
-        """(N, _FEATURES) at points (N, 3) on the vault's sphere; times standard normals (_FEATURES,) it is a draw."""
+        """Features at points on the sphere of the vault.
+
+        Parameters
+        ----------
+        points : numpy.ndarray, shape (N, 3)
+            Points from `along_vault`.
+
+        Returns
+        -------
+        numpy.ndarray, shape (N, F)
+            Multiplied with F standard normal values they are a draw.
+        """
         here = np.cos(points @ self._direction + self._phase)
-        there = np.cos((points * [-1, 1, 1]) @ self._direction + self._phase)
-        return np.sqrt(2 / _FEATURES) * (self._own * here + self._other * there)
+        mirrored = np.cos((points * [-1, 1, 1]) @ self._direction + self._phase)
+        return np.sqrt(2 / _FEATURES) * (self._own * here + self._other * mirrored)
 
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """What the bone around a gap leaves open of a shape laid on the patient.
+    """Posterior of the tables of a shape, given the bone around the defect.
 
-    grid: the canonical one; site: the bone around the gap; regressions: what it says of the outer and of the inner
-    table, None for a table with too few points.
+    Attributes
+    ----------
+    grid : Grid
+        The canonical grid.
+    rim : DefectRim
+        The bone around the defect.
+    regressions : list of Regression or None
+        Regressions of the outer and of the inner table; None for a table with too few observations.
     """
 
     grid: Grid
@@ -78,39 +103,52 @@ class Uncertainty:
 
     @cached_property
     def _nodes(self) -> np.ndarray:
-        """(M, 3) canonical mm of the correction's nodes near the gap."""
+        """(M, 3) canonical mm of the correction's nodes near the defect."""
         near = self.rim.near
-        at = Grid(tuple(near.shape), 1.0)
+        nodes = Grid(tuple(near.shape), 1.0)
         half = torch.tensor(self.grid.half_mm)
-        return (at.coordinates().double() / torch.tensor(at.half_mm) * half)[near].numpy()
+        return (nodes.coordinates().double() / torch.tensor(nodes.half_mm) * half)[near].numpy()
 
     def draws(self, count: int, seed: int = 0) -> torch.Tensor:
-        """(count, 2, X'', Y'', Z'') mm by which draws move the outer and the inner table, outwards from bone, on the
-        corrections' nodes; 0 away from the gap. The same for the same seed."""
+        """Draw displacements of the tables.
+
+        Parameters
+        ----------
+        count : int
+            Number of draws.
+        seed : int
+            Seed; the same seed gives the same draws.
+
+        Returns
+        -------
+        torch.Tensor, shape (count, 2, X'', Y'', Z'')
+            Displacement in mm of the outer and of the inner table away from bone, on the nodes of the correction; 0 far
+            from the defect.
+        """
         rng = np.random.default_rng(seed)
         options: GaussianProcessOptions = self.rim.options
         nodes = along_vault(self._nodes)
-        bone = along_vault(self.rim.points.numpy().astype(float)[np.isfinite(self.rim.away)])
-        far = cKDTree(bone).query(nodes)[0] if len(bone) else np.zeros(len(nodes))
+        bone = along_vault(self.rim.points.numpy().astype(float)[np.isfinite(self.rim.distance)])
+        distance = cKDTree(bone).query(nodes)[0] if len(bone) else np.zeros(len(nodes))
         lengths = ((options.length_mm, 1 - options.short_share), (options.short_mm, options.short_share))
         shift = FourierFeatures(((options.length_mm, 1.0),), 0.0, rng).at(nodes) @ rng.standard_normal(
             (_FEATURES, count)
         )
-        shift *= SHIFT * far[:, None]
-        made = torch.zeros(count, 2, *self.rim.near.shape)
+        shift *= SHIFT * distance[:, None]
+        draws = torch.zeros(count, 2, *self.rim.near.shape)
         for table, regression in enumerate(self.regressions):
             waves = FourierFeatures(lengths, options.symmetry, rng)
             amplitude = rng.standard_normal((_FEATURES, count))
             moved = waves.at(nodes) @ amplitude
             if regression is not None:
-                place = along_vault(self.rim.points[regression.observations.points].numpy().astype(float))
-                noise = np.sqrt(regression.noise)[:, None] * rng.standard_normal((len(place), count))
+                points = along_vault(self.rim.points[regression.observations.points].numpy().astype(float))
+                noise = np.sqrt(regression.noise)[:, None] * rng.standard_normal((len(points), count))
                 moved -= regression.observations.cross_covariance @ cho_solve(
-                    regression.factor, waves.at(place) @ amplitude + noise
+                    regression.factor, waves.at(points) @ amplitude + noise
                 )
             moved = TABLES_MM[table] * moved + (shift if table == 0 else -shift)
-            made[:, table, self.rim.near] = torch.tensor(moved.T).float()
-        return made
+            draws[:, table, self.rim.near] = torch.tensor(moved.T).float()
+        return draws
 
     @cached_property
     def deviation(self) -> torch.Tensor:
@@ -119,10 +157,20 @@ class Uncertainty:
         return (self.draws(_DRAWS).square().mean(0) + rough**2).sqrt()
 
     def band_mm(self, points: torch.Tensor, normals: torch.Tensor) -> np.ndarray:
-        """(N,) mm: nine times of ten the true surface lies within this of a completed surface's points.
+        """Half-width of the 90 % band within which the true surface is expected.
 
-        points, normals: (N, 3) canonical mm; normals away from bone. Between the tables, at the cut, their mean.
+        Parameters
+        ----------
+        points : torch.Tensor, shape (N, 3)
+            Points on a completed surface, canonical mm.
+        normals : torch.Tensor, shape (N, 3)
+            Unit normals, away from bone; between the tables, at the cut, the band is the mean of both tables.
+
+        Returns
+        -------
+        numpy.ndarray, shape (N,)
+            mm.
         """
-        both = self.grid.sample(self.deviation, points)
+        deviation = self.grid.sample(self.deviation, points)
         outer = (0.5 + (normals * outward_directions(points)).sum(1)).clamp(0, 1)
-        return (BAND * (outer * both[:, 0] + (1 - outer) * both[:, 1])).numpy()
+        return (BAND * (outer * deviation[:, 0] + (1 - outer) * deviation[:, 1])).numpy()

@@ -313,7 +313,7 @@ def write_proposals(result: RunResult, count: int, folder: Path) -> list[dict]:
         raise ValueError("proposals need a completion that found a defect")
     sampler = ProposalSampler(patient)
     entries = [_proposal_entry(1, result, 0.0, "implant")]
-    for number in range(2, count + 1 if patient.defects.pieces else 2):
+    for number in range(2, count + 1 if patient.defects.masks else 2):
         name = f"proposal_{number}"
         completion = sampler.completion(number, patient.options.gamma)
         if not completion.found:

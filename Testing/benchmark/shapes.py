@@ -42,9 +42,9 @@ def complete_by(make_shape: MakeShape, volume: Volume, model: SkullModel) -> np.
         )[0, 0]
     conformed = WarpedShape(TwoTableShape.of(field, grid), torch.zeros(3, 2, 2, 2))
     gap = find_defects(conformed, spread, aligned.matrix, skull.fraction, skull.distance)
-    if not gap.pieces:
+    if not gap.masks:
         return np.zeros_like(bone.array)
-    gap = dataclasses.replace(gap, pieces=gap.pieces[:1])
+    gap = dataclasses.replace(gap, masks=gap.masks[:1])
     return fill_defects(conformed, aligned.matrix, bone, gap, allowed_region(skull.fraction, gap))
 
 
