@@ -214,9 +214,9 @@ WRONG = {
         {"defective_skull": head(5) & ~cranial(head(5))},
         "defective_skull/001.nrrd' has bone where .*complete_skull/001.nrrd' has none",
     ),
-    "nothing missing": ({"defective_skull": BONE}, "defective_skull/001.nrrd' lacks nothing"),
-    "another defect's implant": ({"implant": facial(BONE)}, "implant/001.nrrd' is not what"),
-    "an implant that overlaps bone": ({"implant": cranial(BONE) | facial(BONE)}, "implant/001.nrrd' is not what"),
+    "nothing missing": ({"defective_skull": BONE}, "defective_skull/001.nrrd' has no missing bone"),
+    "another defect's implant": ({"implant": facial(BONE)}, "implant/001.nrrd' is not the bone"),
+    "an implant that overlaps bone": ({"implant": cranial(BONE) | facial(BONE)}, "implant/001.nrrd' is not the bone"),
     "the same head twice": (
         {
             "complete_skull": head(0),
@@ -242,7 +242,7 @@ def test_a_damaged_file_and_one_that_lies_elsewhere_are_named(skullfix):
     moved = np.diag([2.0, 2.0, 2.0, 1.0])
     moved[2, 3] = 4
     write(skullfix / FILES["defective_skull"], BONE & ~cranial(BONE), moved)
-    with pytest.raises(SkullVAEError, match=r"defective_skull/001\.nrrd' lies elsewhere"):
+    with pytest.raises(SkullVAEError, match=r"defective_skull/001\.nrrd' has another position in space"):
         check_cases(find_cases(skullfix))
     (skullfix / FILES["complete_skull"]).write_text("no image")
     with pytest.raises(SkullVAEError, match=r"complete_skull/001\.nrrd"):
@@ -299,7 +299,7 @@ def test_the_original_codes_classes_are_found_by_comparing_and_its_heads_by_thei
     found = find_cases(original(tmp_path, names))
     assert kinds(found) == {"complete": 2, "unknown": 4}
     assert {c.individual for c in found} == {"000", "003"}
-    assert "Neither folders nor names tell" in describe(found)
+    assert "The kind of the unknown defects" in describe(found)
     cases = check_cases(found)
     assert {c.defective.name: c.kind for c in cases if c.defective} == {
         "000.nii.gz": "cranial",
@@ -337,12 +337,12 @@ CUT = ENTRY | {"defective": "a_cut.nrrd", "kind": "facial"}
     [
         ([ENTRY | {"split": "train"}], "'a.nrrd', has the unknown split 'train'"),
         ([CUT | {"kind": "nasal"}], "'a_cut.nrrd', has the unknown kind 'nasal'"),
-        ([CUT | {"kind": "complete"}], "'a_cut.nrrd', is of kind 'complete' but names a defective skull"),
-        ([ENTRY | {"kind": "facial"}], "'a.nrrd', is of kind 'facial' but names no defective skull"),
-        ([ENTRY | {"individual": "a+"}], "'a.nrrd', has no usable name"),
-        ([ENTRY | {"individual": 7}], "'a.nrrd', has no usable name"),
-        ([CUT | {"defective": "gone.nrrd"}], r"gone\.nrrd', which is not there"),
-        ([CUT | {"implant": "gone.nrrd"}], r"gone\.nrrd', which is not there"),
+        ([CUT | {"kind": "complete"}], "'a_cut.nrrd', is of kind 'complete' but lists a defective skull"),
+        ([ENTRY | {"kind": "facial"}], "'a.nrrd', is of kind 'facial' but lists no defective skull"),
+        ([ENTRY | {"individual": "a+"}], "'a.nrrd', has no valid individual"),
+        ([ENTRY | {"individual": 7}], "'a.nrrd', has no valid individual"),
+        ([CUT | {"defective": "gone.nrrd"}], r"gone\.nrrd', which does not exist"),
+        ([CUT | {"implant": "gone.nrrd"}], r"gone\.nrrd', which does not exist"),
         (
             [ENTRY | {"split": "training"}, {"complete": "b.nrrd", "individual": "Ada+Bea", "split": "held-out"}],
             "individual 'Ada' is training in '.*a.nrrd' and held-out in '.*b.nrrd'",
@@ -366,7 +366,7 @@ def test_the_parts_of_a_list_are_its_split(tmp_path):
 
 def test_a_drawn_set_without_its_list_is_not_read_by_its_folders(tmp_path):
     touch(tmp_path, "population.json", "training_set/complete_skull/000.nrrd")
-    with pytest.raises(SkullVAEError, match=r"lacks its datalist\.json"):
+    with pytest.raises(SkullVAEError, match=r"has no datalist\.json"):
         find_cases(tmp_path)
 
 
@@ -389,8 +389,8 @@ def test_no_sibling_of_a_held_out_head_is_trained_on():
     training, held_out = split_by_individual(cases, ("a", "b"), lines.append)
     assert [c.individual for c in training] == ["c", "d", "c+d"]
     assert [c.individual for c in held_out] == ["a", "a+b"]
-    assert lines == ["1 cases are left out: they are drawn from individuals of whom only some are held out"]
-    with pytest.raises(SkullVAEError, match=r"002\.nrrd' is drawn from 'b\+c', of whom only some"):
+    assert lines == ["1 cases are left out: they were generated from individuals of whom only some are held out"]
+    with pytest.raises(SkullVAEError, match=r"002\.nrrd' was generated from 'b\+c', of whom only some"):
         split_by_individual(cases, ("a", "b"))
 
 

@@ -1,4 +1,4 @@
-"""New complete skulls drawn from a population registered to its mean skull."""
+"""New complete skulls sampled from a population registered to its mean skull."""
 
 from __future__ import annotations
 
@@ -18,10 +18,24 @@ def _smooth_noise(rng: np.random.Generator, channels: int, knots: int) -> torch.
 
 
 def draw_skull(population: Population, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """A new complete skull laid on the mean: its clamped field (X, Y, Z) in mm, and 0..1 where it is known.
+    """Sample a new complete skull on the mean.
 
-    Its detail is one skull's or a blend of two; then a smooth random warp
-    and a small affine (what the conforming warp leaves or gets wrong), a change of thickness, a mirror.
+    The detail is that of one skull or a blend of two. It is varied by `vary_skull` (a smooth random warp, a small
+    affine for what registration leaves, a change of thickness) and mirrored at random.
+
+    Parameters
+    ----------
+    population : Population
+        Skulls warped to their mean.
+    rng : numpy.random.Generator
+        Source of randomness.
+
+    Returns
+    -------
+    field : torch.Tensor, shape (X, Y, Z)
+        Signed distance in mm, clamped.
+    known : torch.Tensor, shape (X, Y, Z)
+        0..1, where the skull has data.
     """
     grid, count = population.grid, len(population.names)
     if rng.uniform() < 0.5 or count == 1:
@@ -46,30 +60,43 @@ def draw_skull(population: Population, rng: np.random.Generator) -> tuple[torch.
 def vary_skull(
     source: torch.Tensor, grid: Grid, rng: np.random.Generator, least_mm: float = 0.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A field laid on the mean and where it is known, source (2, X, Y, Z), made into those of a head not seen before.
+    """Vary a field on the mean: a smooth random warp, a small affine, a change of thickness, and bumps on each table.
 
-    A smooth random warp and a small affine, a change of thickness, and bumps on either table. Bone less than least_mm
-    deep is not thinned. Returns both (X, Y, Z).
+    Parameters
+    ----------
+    source : torch.Tensor, shape (2, X, Y, Z)
+        Signed distance in mm, and 0..1 where it has data.
+    grid : Grid
+        The grid of the field.
+    rng : numpy.random.Generator
+        Source of randomness.
+    least_mm : float
+        Bone less than this deep is not thinned, mm.
+
+    Returns
+    -------
+    field, known : torch.Tensor, shape (X, Y, Z)
+        Both, varied.
     """
     warp = torch.zeros(3, 24, 28, 24)
     for knots, strength in ((4, 1.5), (7, 1.2)):
         noise = _smooth_noise(rng, 3, knots)[None] * strength * rng.uniform(0, 1)
         warp = warp + F.interpolate(noise, size=warp.shape[1:], mode="trilinear", align_corners=True)[0]
     angles = torch.tensor(rng.normal(0, 0.01, 3)).float()
-    skew = torch.tensor([[0, -angles[2], angles[1]], [angles[2], 0, -angles[0]], [-angles[1], angles[0], 0]])
-    linear = torch.matrix_exp(skew) @ torch.diag(torch.tensor(np.exp(rng.normal(0, 0.01, 3))).float())
+    generator = torch.tensor([[0, -angles[2], angles[1]], [angles[2], 0, -angles[0]], [-angles[1], angles[0], 0]])
+    linear = torch.matrix_exp(generator) @ torch.diag(torch.tensor(np.exp(rng.normal(0, 0.01, 3))).float())
     shift = torch.tensor(rng.normal(0, 0.5, 3)).float()
     at = grid.coordinates().reshape(-1, 3) @ linear.T + shift
     full = F.interpolate(warp[None], size=grid.shape, mode="trilinear", align_corners=True)[0].reshape(3, -1).T
     field, known = grid.sample(source, at + full).T.reshape(2, *grid.shape)
     thicker = _smooth_noise(rng, 1, 4)[None] * 0.4 + rng.normal(0, 0.6)
     thicker = F.interpolate(thicker.clamp(-1.5, 1.5), size=grid.shape, mode="trilinear", align_corners=True)[0, 0]
-    # Each table has bumps and furrows of its own, which no other skull foretells.
+    # Each table has bumps and furrows of its own, which are not predictable from other skulls.
     bumps = _smooth_noise(rng, 2, 10)[None] * rng.uniform(0, 0.5)
     bumps = F.interpolate(bumps, size=grid.shape, mode="trilinear", align_corners=True)[0]
     side = outer_side_weight(gradient(field, grid.spacing_mm), grid)
     thicker = thicker + side * bumps[0] + (1 - side) * bumps[1]
-    # Thin skulls are thin plates, not plates with holes: no bone loses more than half of itself.
+    # Thin skulls are thin plates, not plates with holes: no bone loses more than half of its depth.
     depth = F.max_pool3d(-field[None, None], 5, stride=1, padding=2)[0, 0].clamp(min=0)
     spare = torch.minimum(0.5 * depth, (depth - least_mm).clamp(min=0))
     field = field - torch.maximum(thicker, -spare)

@@ -1,7 +1,8 @@
-"""Finding skulls: a plain folder of them, the AutoImplant challenges' layouts, the original code's, a JSON list.
+"""Finding skulls: a folder of skulls, the layouts of the AutoImplant challenges and of the original code, a JSON data
+list.
 
-Class and individual come from folders, names, the list or the voxels, never from file order. What is wrong or mixed up
-is an error that names the file.
+Class and individual come from folders, names, the list or the voxels, never from the order of files. A wrong or
+misplaced file is an error that names the file.
 """
 
 from __future__ import annotations
@@ -24,37 +25,51 @@ from SkullVAELib.io.images import SUFFIXES, read_volume
 from SkullVAELib.registration.bone import bone_mask
 
 LAYOUTS = "complete skulls in one folder; complete_skull/ with defective_skull/; train/{input,gt}/; or a JSON data list"
+"""The supported layouts, in words for messages."""
 
 LIST = "datalist.json"
-"""A folder's own data list; where there is one, it says everything."""
+"""Name of a folder's own data list, which has precedence over folders and names."""
 
 TRAINING, HELD_OUT = "training", "held-out"
 
+# Kinds of a case that are no kind of defect.
 COMPLETE, UNKNOWN = "complete", "unknown"
 
-# MONAI's own lists call the second and third part so; neither is trained on.
+# Names of the second and third group in MONAI's own lists; neither is used for training.
 _LIST_PARTS = {TRAINING: TRAINING, HELD_OUT: HELD_OUT, "validation": HELD_OUT, "testing": HELD_OUT, "test": HELD_OUT}
 
-# SkullFix's, under the names that it is passed on with.
+# Names of SkullFix's test folders in its distributions.
 _TEST_FOLDERS = (
     "test_set_for_participants",
     "test_set_give_participants",
     "additional_test_set_for_participants",
 )
 
-# What holds something else than complete skulls.
-_PARTS = ("defective_skull", "implant", "input", *_TEST_FOLDERS)
+# Folders without complete skulls.
+_INCOMPLETE_FOLDERS = ("defective_skull", "implant", "input", *_TEST_FOLDERS)
 
-# Voxels that two files may disagree in, as a share of the bone: conversion leaves some, a mix-up leaves far more.
-_NOISE = 0.001
+# Fraction of the bone's voxels in which two files may differ: conversion changes a few, a wrong file far more.
+_TOLERATED_SHARE = 0.001
 
 
 @dataclass(frozen=True)
 class SkullCase:
-    """One complete skull, or one defective skull with its truth.
+    """One complete skull, or one defective skull with its ground truth.
 
-    individual: whose head it is, and by it cases are split; "a+b" is drawn from both a and b. split: "training" or
-    "held-out" where the data say so themselves. implant: the piece that is missing, where there is a file of it.
+    Attributes
+    ----------
+    individual : str
+        The individual; cases are split by individual. "a+b" was generated from a and b.
+    complete : pathlib.Path
+        File of the complete skull.
+    defective : pathlib.Path or None
+        File of the defective skull.
+    kind : str
+        Kind of the defect, see `CASE_KINDS`, or "complete" or "unknown".
+    split : str or None
+        "training" or "held-out" if the data define it.
+    implant : pathlib.Path or None
+        File of the missing bone, if there is one.
     """
 
     individual: str
@@ -66,16 +81,26 @@ class SkullCase:
 
     @property
     def parents(self) -> frozenset[str]:
-        """The individuals that it was drawn from.
+        """The individuals that it was generated from.
 
-        >>> sorted(Case("colin27+mgh_dca", Path("000.nrrd")).parents)
+        >>> sorted(SkullCase("colin27+mgh_dca", Path("000.nrrd")).parents)
         ['colin27', 'mgh_dca']
         """
         return frozenset(self.individual.split("+"))
 
 
 class SkullCases(list[SkullCase]):
-    """The cases of one source. layout says what it was; unpaired: skulls for evaluation only, which have no truth."""
+    """The cases of one source.
+
+    Parameters
+    ----------
+    cases : iterable of SkullCase
+        The cases.
+    layout : str
+        The layout of the source, in words.
+    unpaired : iterable of pathlib.Path
+        Skulls for evaluation only, without ground truth.
+    """
 
     def __init__(self, cases: Iterable[SkullCase], layout: str = "skulls", unpaired: Iterable[Path] = ()):
         super().__init__(cases)
@@ -96,10 +121,24 @@ def stem(path: Path) -> str:
 
 
 def find_cases(data: Path) -> SkullCases:
-    """Cases of a folder in any known layout, or of a JSON list of {"complete", "defective", "individual", "kind"}.
+    """Find the cases of a folder in any known layout, or of a JSON data list.
 
-    A folder's own datalist.json comes first. No voxel is read; see check_cases.
-    Raises SkullVAEError when nothing is found, a defective skull has no complete one, or a list is wrong.
+    A data list is a list of {"complete", "defective", "individual", "kind"}; a folder's own datalist.json has
+    precedence. No voxel is read, see `check_cases`.
+
+    Parameters
+    ----------
+    data : pathlib.Path
+        Folder or JSON file.
+
+    Returns
+    -------
+    SkullCases
+
+    Raises
+    ------
+    SkullVAEError
+        If nothing is found, a defective skull has no complete one, or a list is wrong.
     """
     data = Path(data)
     if data.is_file() and data.suffix == ".json":
@@ -109,25 +148,29 @@ def find_cases(data: Path) -> SkullCases:
     if (data / LIST).is_file():
         return _from_list(data / LIST)
     if (data / "population.json").is_file():
-        raise SkullVAEError(f"'{data}' lacks its {LIST}, which says whose skulls these are", "Draw the set again")
+        raise SkullVAEError(
+            f"'{data}' has no {LIST}, which assigns the skulls to individuals", "Generate the set again"
+        )
     for root in (data, data / "training_set"):
         if (root / "complete_skull").is_dir():
             return _with_tests(_from_challenge(root), data)
     for root in (data / "train", data):
         if (root / "gt").is_dir() and (root / "input").is_dir():
             return _from_original(root)
-    if data.name in _PARTS:
-        raise SkullVAEError(f"'{data}' is one part of a set and holds no complete skulls", "Give the folder above it")
+    if data.name in _INCOMPLETE_FOLDERS:
+        raise SkullVAEError(
+            f"'{data}' is one part of a set and contains no complete skulls", "Choose the folder that contains it"
+        )
     cases = [SkullCase(stem(p), p) for p in _by_name(data).values()]
     if not cases:
-        raise SkullVAEError(f"No skulls were found in '{data}'", f"Give {LAYOUTS}")
+        raise SkullVAEError(f"No skulls were found in '{data}'", f"Choose a folder with {LAYOUTS}")
     return SkullCases(cases, f"a folder of complete skulls, '{data}'")
 
 
 def describe(cases: list[SkullCase]) -> str:
-    """What was found, in one to three lines: layout, individuals, skulls of each kind, the data's own split.
+    """Summary of cases in one to four lines: layout, individuals, skulls of each kind, and the split given by the data.
 
-    >>> print(describe([Case("a", Path("a.nrrd")), Case("a", Path("a.nrrd"), Path("b.nrrd"), "facial")]))
+    >>> print(describe([SkullCase("a", Path("a.nrrd")), SkullCase("a", Path("a.nrrd"), Path("b.nrrd"), "facial")]))
     Found skulls: 1 individual, 1 complete skull, 1 defective (1 facial).
     """
     individuals = len(set().union(*(c.parents for c in cases)))
@@ -143,28 +186,47 @@ def describe(cases: list[SkullCase]) -> str:
             f"{side} {_count(len(own), 'case')} of {_count(len(set().union(*(c.parents for c in own))), 'individual')}"
             for side, own in sides.items()
         ]
-        lines.append(f"Split by the data themselves: {', '.join(parts)}.")
+        lines.append(f"Split given by the data: {', '.join(parts)}.")
     if unpaired := len(getattr(cases, "unpaired", ())):
-        lines.append(f"{_count(unpaired, 'skull')} for evaluation only, without a complete one: not trained on.")
+        lines.append(
+            f"{_count(unpaired, 'skull')} for evaluation only, without a complete skull: not used in training."
+        )
     if UNKNOWN in kinds:
-        lines.append("Neither folders nor names tell the kind of defect of those called unknown.")
+        lines.append("The kind of the unknown defects is given neither by folders nor by names.")
     return "\n".join(lines)
 
 
 def _count(number: int, what: str) -> str:
+    """A number with its noun."""
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def split_by_individual(
     cases: list[SkullCase], holdout: tuple[str, ...] = (), log: Callable[[str], None] | None = None
 ) -> tuple[list[SkullCase], list[SkullCase]]:
-    """Training and held-out cases, split by individual: no skull drawn from a held-out head is trained on.
+    """Split cases by individual into training and held-out cases.
 
-    Held out is whom `holdout` names and whom the cases' own split holds out. A skull drawn from heads on both sides
-    (of "a+b" only a is held out) belongs to neither: it is left out and `log` is told; without a log it is an error.
+    No skull generated from a held-out individual is used in training. A skull generated from individuals on both sides
+    (of "a+b" only a is held out) is left out.
 
-    Raises SkullVAEError when an individual to hold out is unknown, when none would be left to train on, and when the
-    cases' own split has an individual on both sides.
+    Parameters
+    ----------
+    cases : list of SkullCase
+        The cases.
+    holdout : tuple of str
+        Individuals to hold out, in addition to those held out by the cases' own split.
+    log : callable, optional
+        Receives a line of text if cases are left out; without it, such a case is an error.
+
+    Returns
+    -------
+    training, held_out : list of SkullCase
+
+    Raises
+    ------
+    SkullVAEError
+        If an individual to hold out is unknown, no individual is left for training, or the cases' own split has an
+        individual on both sides.
     """
     known = set().union(*(c.parents for c in cases))
     if unknown := set(holdout) - known:
@@ -176,18 +238,18 @@ def split_by_individual(
     mixed = [c for c in cases if c.parents & held and c.parents - held]
     if mixed and log is None:
         raise SkullVAEError(
-            f"'{mixed[0].complete}' is drawn from '{mixed[0].individual}', of whom only some are held out",
-            "Hold out all of them, or draw a set with this --holdout",
+            f"'{mixed[0].complete}' was generated from '{mixed[0].individual}', of whom only some are held out",
+            "Hold out all of them, or generate a set with this --holdout",
         )
     if not training:
-        raise SkullVAEError("Every individual is held out", "Hold out fewer")
+        raise SkullVAEError("Every individual is held out", "Hold out fewer individuals")
     if mixed and log is not None:
-        log(f"{len(mixed)} cases are left out: they are drawn from individuals of whom only some are held out")
+        log(f"{len(mixed)} cases are left out: they were generated from individuals of whom only some are held out")
     return training, held_out
 
 
 def check_split(cases: list[SkullCase]) -> None:
-    """Raise SkullVAEError, naming the files, when the cases' own split has an individual on both sides."""
+    """Raise SkullVAEError, naming the files, if the cases' own split has an individual on both sides."""
     first: dict[str, SkullCase] = {}
     for case in cases:
         for parent in sorted(case.parents) if case.split is not None else ():
@@ -196,19 +258,32 @@ def check_split(cases: list[SkullCase]) -> None:
                 raise SkullVAEError(
                     f"The individual '{parent}' is {other.split} in '{other.complete}' and {case.split} in"
                     f" '{case.complete}'",
-                    "Put all skulls of one individual on one side",
+                    "Put all skulls of one individual on the same side of the split",
                 )
 
 
 def check_cases(cases: list[SkullCase], report: Report = silent) -> SkullCases:
-    """Read every file once and make sure that it is what it is taken for; whoever trains calls this first.
+    """Read every file once and check it; call this before training.
 
-    Returns the cases, the kind of a defect that was "unknown" told by comparing it with its complete skull where that
-    tells it (SkullFix's "cranial" and "facial").
+    Parameters
+    ----------
+    cases : list of SkullCase
+        The cases.
+    report : callable
+        Receives the progress.
 
-    Raises SkullVAEError, naming the file, when one cannot be read, is empty or has several labels; when a defective
-    skull or an implant lies on another grid than the complete one; when a defective skull has bone that the complete
-    one lacks, or lacks nothing; when an implant is not what is missing; and when one skull goes by two individuals.
+    Returns
+    -------
+    SkullCases
+        The cases. An "unknown" kind of defect is replaced where the comparison with the complete skull determines it
+        (SkullFix's "cranial" and "facial").
+
+    Raises
+    ------
+    SkullVAEError
+        Names the file, if one cannot be read, is empty or has several labels; if a defective skull or an implant is on
+        another grid than the complete skull; if a defective skull has bone that is missing in the complete skull, or
+        has no missing bone; if an implant is not the missing bone; or if one skull belongs to two individuals.
     """
     order: dict[Path, list[int]] = {}
     for number, case in enumerate(cases):
@@ -224,9 +299,9 @@ def check_cases(cases: list[SkullCase], report: Report = silent) -> SkullCases:
             other = seen.setdefault(key, case)
             if other.individual != case.individual:
                 raise SkullVAEError(
-                    f"'{case.complete}' and '{other.complete}' are the same skull but go by two individuals,"
+                    f"'{case.complete}' and '{other.complete}' are the same skull but belong to two individuals,"
                     f" '{case.individual}' and '{other.individual}'",
-                    "Remove one, or give both one individual in a JSON list",
+                    "Remove one of them, or assign both to one individual in a JSON data list",
                 )
             if case.defective is not None:
                 kind = _check_pair(case, complete)
@@ -236,9 +311,22 @@ def check_cases(cases: list[SkullCase], report: Report = silent) -> SkullCases:
 
 
 def read_bone(path: Path) -> Volume:
-    """A file's bone (bool), from a segmentation or a CT.
+    """Read the bone of a file.
 
-    Raises SkullVAEError, naming the whole path, where read_volume and bone_mask do: no file, empty, several labels.
+    Parameters
+    ----------
+    path : pathlib.Path
+        A segmentation or a CT.
+
+    Returns
+    -------
+    Volume
+        Bool.
+
+    Raises
+    ------
+    SkullVAEError
+        As read_volume and bone_mask do, with the whole path: no file, empty, several labels.
     """
     try:
         volume = read_volume(path)
@@ -249,61 +337,80 @@ def read_bone(path: Path) -> Volume:
 
 
 def _check_pair(case: SkullCase, complete: Volume) -> str:
-    """Check a defective skull and its implant against the complete one; returns the kind that the comparison tells."""
+    """Check a defective skull and its implant against the complete skull; returns the kind that the comparison
+    determines.
+    """
     if case.defective is None:
         raise ValueError("a pair has a defective skull")
     defective = _read_on_grid(case.defective, complete, case)
-    allowed = _NOISE * np.count_nonzero(complete.array)
+    allowed = _TOLERATED_SHARE * np.count_nonzero(complete.array)
     missing = complete.array & ~defective.array
     extra = np.count_nonzero(defective.array & ~complete.array)
-    lacking = np.count_nonzero(missing)
-    if lacking == 0 and extra == 0:
+    missing_count = np.count_nonzero(missing)
+    if missing_count == 0 and extra == 0:
         raise SkullVAEError(
-            f"'{case.defective}' lacks nothing of '{case.complete}'", "Cut the defect, or list it complete"
+            f"'{case.defective}' has no missing bone compared with '{case.complete}'",
+            "Cut the defect, or list the file as a complete skull",
         )
     if extra > allowed:
-        swapped = " (are they swapped?)" if lacking <= allowed else ""
+        swapped = " (are they swapped?)" if missing_count <= allowed else ""
         raise SkullVAEError(
             f"'{case.defective}' has bone where '{case.complete}' has none{swapped}",
-            "Pair each defective skull with its own complete one",
+            "Pair each defective skull with its own complete skull",
         )
     if case.implant is not None:
         implant = _read_on_grid(case.implant, complete, case)
         if np.count_nonzero(implant.array ^ missing) > allowed:
             raise SkullVAEError(
-                f"'{case.implant}' is not what '{case.defective}' lacks of '{case.complete}'",
+                f"'{case.implant}' is not the bone of '{case.complete}' that is missing in '{case.defective}'",
                 "Pair each implant with its own skull",
             )
     return stated_kind(complete, missing) if case.kind == UNKNOWN else case.kind
 
 
 def _read_on_grid(path: Path, complete: Volume, case: SkullCase) -> Volume:
+    """Read the bone of a file that must be on the grid of the complete skull."""
     volume = read_bone(path)
     if volume.array.shape != complete.array.shape:
         sizes = [" x ".join(map(str, v.array.shape)) for v in (volume, complete)]
         raise SkullVAEError(
-            f"'{path}' has {sizes[0]} voxels and '{case.complete}' {sizes[1]}", "Export both on one grid"
+            f"'{path}' has {sizes[0]} voxels and '{case.complete}' {sizes[1]}", "Export both on the same grid"
         )
-    # A tenth of a voxel at the far corner: headers lose that much by rounding.
+    # Headers lose up to a tenth of a voxel at the far corner by rounding.
     corner = np.array([*volume.array.shape, 1.0])
     apart = np.abs((volume.affine - complete.affine) * corner).sum(1).max()
     if apart > 0.1 * complete.spacing.min():
-        raise SkullVAEError(f"'{path}' lies elsewhere in space than '{case.complete}'", "Export both on one grid")
+        raise SkullVAEError(
+            f"'{path}' has another position in space than '{case.complete}'", "Export both on the same grid"
+        )
     return volume
 
 
 def stated_kind(complete: Volume, missing: np.ndarray) -> str:
-    """Which of SkullFix's defects a missing piece is, by its place on the head: "cranial", "facial" or "unknown".
+    """The kind of a SkullFix defect, determined by its position on the head.
 
-    The facial one runs down the front from the top to the bottom of the image, the cranial one lies high at the back.
+    The facial defect extends along the front from the top to the bottom of the image, the cranial one is high at the
+    back.
+
+    Parameters
+    ----------
+    complete : Volume
+        Bool, the complete skull.
+    missing : numpy.ndarray
+        Bool, the missing bone on the same grid.
+
+    Returns
+    -------
+    str
+        "cranial", "facial" or "unknown".
     """
     axes = np.argmax(np.abs(complete.affine[:3, :3]), axis=1)  # which array axis runs along R, A and S
     whole, piece = bounding_box(complete.array), bounding_box(missing)
 
     def reach(world: int) -> tuple[float, float]:
         """How far the piece reaches in a direction: 0 is the bone's lower end, 1 its upper."""
-        bone, part = whole[axes[world]], piece[axes[world]]
-        ends = [(end - bone.start) / (bone.stop - bone.start) for end in (part.start, part.stop)]
+        bone, piece_slice = whole[axes[world]], piece[axes[world]]
+        ends = [(end - bone.start) / (bone.stop - bone.start) for end in (piece_slice.start, piece_slice.stop)]
         turned = complete.affine[world, axes[world]] < 0
         return (1 - ends[1], 1 - ends[0]) if turned else (ends[0], ends[1])
 
@@ -316,35 +423,41 @@ def stated_kind(complete: Volume, missing: np.ndarray) -> str:
 
 
 def _images(folder: Path) -> list[Path]:
+    """The image files of a folder, sorted."""
     return sorted(p for p in folder.iterdir() if p.is_file() and p.name.lower().endswith(SUFFIXES) and p.name[0] != ".")
 
 
 def _by_name(folder: Path) -> dict[str, Path]:
-    """A folder's images by stem; raises SkullVAEError when two share one."""
+    """A folder's images by stem; raises SkullVAEError if two files share one."""
     found: dict[str, Path] = {}
     for path in _images(folder):
         if (other := found.setdefault(stem(path), path)) != path:
-            raise SkullVAEError(f"'{path}' and '{other.name}' have one name for two files", "Remove one of them")
+            raise SkullVAEError(
+                f"'{path}' and '{other.name}' differ only in their suffix", "Remove or rename one of them"
+            )
     return found
 
 
 def _sites(folder: Path) -> list[tuple[str, Path]]:
-    """A part's folders by kind: itself, which has SkullFix's cranial defect, and one for each site below it."""
+    """Subfolders by kind of defect: the folder itself has SkullFix's cranial defect, each subfolder one site."""
     if not folder.is_dir():
         return []
     return [("cranial", folder)] + [(sub.name, sub) for sub in sorted(folder.iterdir()) if sub.is_dir()]
 
 
 def _from_challenge(root: Path, prefix: str = "", side: str | None = None) -> SkullCases:
+    """Cases in the layout of the AutoImplant challenges."""
     complete = _by_name(root / "complete_skull")
     cases = [SkullCase(prefix + name, path, split=side) for name, path in complete.items()]
     implants: dict[tuple[str, str], Path] = {}
-    for part in ("implant", "defective_skull"):
-        for kind, folder in _sites(root / part):
+    for folder_name in ("implant", "defective_skull"):
+        for kind, folder in _sites(root / folder_name):
             for name, path in _by_name(folder).items():
                 if name not in complete:
-                    raise SkullVAEError(f"'{path}' has no complete skull of the same name", "Add it or remove the file")
-                if part == "implant":
+                    raise SkullVAEError(
+                        f"'{path}' has no complete skull of the same name", "Add the complete skull or remove the file"
+                    )
+                if folder_name == "implant":
                     implants[kind, name] = path
                 else:
                     case = SkullCase(prefix + name, complete[name], path, kind, side, implants.get((kind, name)))
@@ -356,12 +469,12 @@ def _from_challenge(root: Path, prefix: str = "", side: str | None = None) -> Sk
 
 
 def _with_tests(cases: SkullCases, data: Path) -> SkullCases:
-    """Add what the challenge's test folders beside the training set hold, never to be trained on."""
+    """Add the challenge's test folders next to the training set, as held out."""
     unpaired: list[Path] = []
     for name in _TEST_FOLDERS:
         folder = data / name
         if (folder / "complete_skull").is_dir():
-            # Its 000 is another head than the training set's.
+            # Individual 000 of the test set is not individual 000 of the training set.
             cases = SkullCases([*cases, *_from_challenge(folder, f"{name}/", HELD_OUT)], cases.layout)
         elif folder.is_dir():
             unpaired += _tree(folder)
@@ -369,7 +482,9 @@ def _with_tests(cases: SkullCases, data: Path) -> SkullCases:
 
 
 def _from_original(root: Path) -> SkullCases:
-    """Input and truth of the same relative path; one head occurs several times and is known by its truth's content."""
+    """Input and ground truth with the same relative path; a head that occurs several times is known by its truth's
+    content.
+    """
     truth, given = ({p.relative_to(root / part): p for p in _tree(root / part)} for part in ("gt", "input"))
     individuals: dict[tuple, str] = {}
     cases, defective = [], []
@@ -380,12 +495,12 @@ def _from_original(root: Path) -> SkullCases:
             cases.append(SkullCase(individual, path))
     for name, path in given.items():
         if name not in truth:
-            raise SkullVAEError(f"'{path}' has no file of the same name in gt/", "Add it or remove the file")
+            raise SkullVAEError(f"'{path}' has no file of the same name in gt/", "Add that file or remove this one")
         key = _content(truth[name])
         if _content(path)[1:] == key[1:] and key[1]:
-            continue  # a complete skull given as its own truth
-        said = [kind for kind in CLASSES if any(kind in part.lower() for part in name.parts)]
-        kind = said[0] if len(said) == 1 else UNKNOWN
+            continue  # a complete skull with itself as ground truth
+        found_kinds = [kind for kind in CLASSES if any(kind in part.lower() for part in name.parts)]
+        kind = found_kinds[0] if len(found_kinds) == 1 else UNKNOWN
         defective.append(SkullCase(individuals[key], truth[name], path, kind))
     if not cases:
         raise SkullVAEError(f"No skulls were found in '{root}'", f"Give {LAYOUTS}")
@@ -393,13 +508,15 @@ def _from_original(root: Path) -> SkullCases:
 
 
 def _tree(folder: Path) -> list[Path]:
+    """The image files of a folder and its subfolders."""
     return [p for sub in (folder, *sorted(f for f in folder.rglob("*") if f.is_dir())) for p in _images(sub)]
 
 
 def _content(path: Path) -> tuple:
-    """What tells one file's content from another's; an empty file is like no other.
+    """A key of a file's content; the key of an empty file is unique.
 
-    A gzip file ends with its content's CRC and length, so that it need not be read, and its header's date is no matter.
+    A gzip file ends with the CRC and the length of its content, so that it need not be read, and the date in its header
+    does not matter.
     """
     size = path.stat().st_size
     if size == 0:
@@ -412,45 +529,47 @@ def _content(path: Path) -> tuple:
 
 
 def _from_list(path: Path) -> SkullCases:
-    """Entries in one list, or lists of them under "training" and "held-out"."""
+    """Entries in one list, or lists of entries under "training" and "held-out"."""
     remedy = 'Write [{"complete": "a.nrrd", "individual": "a"}, ...]; defective, implant, kind and split are optional'
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(content, dict):
             unknown = set(content) - set(_LIST_PARTS)
-            parts = [] if unknown else [({"split": _LIST_PARTS[part]}, content[part]) for part in content]
-            if not parts:
+            groups = [] if unknown else [({"split": _LIST_PARTS[name]}, content[name]) for name in content]
+            if not groups:
                 raise ValueError(f"unknown parts {unknown}")
         else:
-            parts = [({}, content)]
-        cases = [_entry(path, n, given | entry) for given, entries in parts for n, entry in enumerate(entries)]
+            groups = [({}, content)]
+        cases = [_entry(path, n, given | entry) for given, entries in groups for n, entry in enumerate(entries)]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise SkullVAEError(f"'{path}' is not a data list", remedy) from error
     if not cases:
-        raise SkullVAEError(f"'{path}' names no skull, which is not there", "Correct the list")
+        raise SkullVAEError(f"'{path}' lists no skull", "Correct the list")
     check_split(cases)
     return SkullCases(cases, f"the data list '{path}'")
 
 
 def _entry(path: Path, number: int, entry: dict) -> SkullCase:
-    """One entry of a list; raises SkullVAEError when it names a missing file or an unknown kind or split."""
+    """One entry of a list; raises SkullVAEError if it lists a missing file or an unknown kind or split."""
     files = {key: path.parent / entry[key] for key in ("complete", "defective", "implant") if entry.get(key)}
     complete, defective = files["complete"], files.get("defective")
     individual = entry.get("individual", stem(complete))
     kind = entry.get("kind", COMPLETE if defective is None else UNKNOWN)
     where = f"entry {number + 1} of '{path}', '{(defective or complete).name}',"
     if not isinstance(individual, str) or not all(individual.split("+")):
-        raise SkullVAEError(f"{where} has no usable name as its individual", "Give a text, or several with + between")
+        raise SkullVAEError(
+            f"{where} has no valid individual", "Give a name, or several names separated by + for a generated skull"
+        )
     for file in files.values():
         if not file.is_file():
-            raise SkullVAEError(f"'{path}' names '{file}', which is not there", "Correct the list")
+            raise SkullVAEError(f"'{path}' lists '{file}', which does not exist", "Correct the list")
     if kind not in (COMPLETE, UNKNOWN, *CASE_KINDS):
         raise SkullVAEError(
             f"{where} has the unknown kind '{kind}'", f"Use {COMPLETE}, {UNKNOWN}, {', '.join(CASE_KINDS)}"
         )
     if (kind == COMPLETE) != (defective is None):
-        says = "a defective skull" if defective else "no defective skull"
-        raise SkullVAEError(f"{where} is of kind '{kind}' but names {says}", "Correct the kind or the files")
+        named = "a defective skull" if defective else "no defective skull"
+        raise SkullVAEError(f"{where} is of kind '{kind}' but lists {named}", "Correct the kind or the files")
     if entry.get("split") not in (None, TRAINING, HELD_OUT):
         raise SkullVAEError(f"{where} has the unknown split '{entry['split']}'", f"Use {TRAINING} or {HELD_OUT}")
     return SkullCase(individual, complete, defective, kind, entry.get("split"), files.get("implant"))

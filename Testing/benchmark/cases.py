@@ -68,19 +68,19 @@ PLACES = (
 def _large_hemicraniectomy(rng: np.random.Generator, bone: torch.Tensor, place: Place) -> Defect:
     """Decompressive: 12 cm along the head and 9 cm up, as guidelines ask for."""
     drawn = random_defect("hemicraniectomy", rng, bone, np.array(place.direction), 0.8)
-    plate = dataclasses.replace(drawn.parts[0], half_axes=np.array([60.0, 45.0, 42.0]))
-    return dataclasses.replace(drawn, parts=(plate,))
+    plate = dataclasses.replace(drawn.solids[0], half_axes=np.array([60.0, 45.0, 42.0]))
+    return dataclasses.replace(drawn, solids=(plate,))
 
 
 def _skullbreak_union(rng: np.random.Generator, bone: torch.Tensor, place: Place) -> Defect:
     """A sphere of 28 mm radius and four of 16 mm whose centres lie near its border, with a wavy border."""
     drawn = random_defect("blob", rng, bone, np.array(place.direction), 0.9)
-    middle = drawn.parts[0]
+    middle = drawn.solids[0]
     parts = [dataclasses.replace(middle, half_axes=np.full(3, 28.0))]
     for angle in rng.uniform(0, 2 * np.pi, 4):
         offset = rng.uniform(18, 28) * np.array([np.cos(angle), np.sin(angle)])
         parts.append(Ellipsoid(middle.centre + offset @ middle.frame[:2], middle.frame, np.full(3, 16.0)))
-    return dataclasses.replace(drawn, parts=tuple(parts))
+    return dataclasses.replace(drawn, solids=tuple(parts))
 
 
 SPECIAL: dict[str, Callable[[np.random.Generator, torch.Tensor, Place], Defect]] = {
