@@ -30,8 +30,7 @@ _SMALL_IN_THIN_BONE = "small, in a region of thin bone"
 _MARGIN_MM = 8.0
 
 BEVEL = 0.45
-"""Least missing fraction, within 1.5 mm, at the slanted edge of a hole; a thin spurious layer on intact bone has less.
-"""
+"""Least missing fraction within 1.5 mm at the slanted edge of a hole; it is smaller in a thin spurious layer."""
 
 
 def _on_voxels(

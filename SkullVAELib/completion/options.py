@@ -13,6 +13,7 @@ from SkullVAELib.registration.options import REFUSE_BELOW, WarpOptions
 
 PRIORS = ("auto", "blend", "encode", "map", "dev", "mean")
 """Sources of the complete shape, see `CompletionOptions`."""
+
 MOST_PROPOSALS = 5
 """Largest number of proposals for one defect."""
 
@@ -21,12 +22,12 @@ MOST_PROPOSALS = 5
 class DefectOptions:
     """Criteria for defects.
 
-    A candidate defect grows from a core of missing bone to the rim of the hole. It is rejected for the first of the
-    reasons below that applies; report.json lists the largest rejected candidates with their measures and the reason.
-    "Elevation" is the sine of the angle of a candidate's centre above the horizontal plane of the canonical frame, seen
-    from the vault's centre. Measures are made on the reduced grid (about 1.2 mm). Numbers of defects refer to the
-    benchmark (126 defects cut into 9 skulls). Where no data are named, none are on record for the threshold alone; the
-    benchmark in Docs/accuracy.md measures all of them together.
+    A candidate defect grows from a core of missing bone to the rim of the hole. It is rejected for one of the reasons
+    below; report.json lists up to ten rejected candidates with their measures and the reason. "Elevation" is the sine
+    of the angle of a candidate's centre above the horizontal plane of the canonical frame, seen from the vault's
+    centre. Measures are made on the reduced grid (about 1.2 mm). Numbers of defects refer to the benchmark (126 defects
+    cut into 9 skulls). Where no data are named, none are on record for the threshold alone; the benchmark in
+    Docs/accuracy.md measures all of them together.
 
     Parameters
     ----------
@@ -71,7 +72,7 @@ class DefectOptions:
         ml. Smaller candidates in a region of thin bone are rejected ("small, in a region of thin bone"). Measured on 56
         cases of 4 skulls: such holes have up to 1.7 ml, true defects at that height 2.7 ml and more.
     beside_elevation : float
-        Elevation. Replaces thin_elevation for a candidate next to a larger defect.
+        Elevation. Replaces thin_elevation for thin_ml where there is a larger defect.
     mirror_mm : float
         mm. A candidate in a region of thin bone is rejected if another one of similar volume is within this distance of
         its mirror image ("missing on both sides"). Also the distance from the midsagittal plane beyond which voxels are
