@@ -18,6 +18,7 @@
 #   make golden  the implant that tests compare with, anew; only after a change that is meant to alter implants
 #   make fuzz ARGS="--minutes 30"   whatever bytes a file of a volume or a model has; findings into fuzz/
 #   make faults ARGS="--kills 60"   killed, starved and disturbed runs; figures into faults/
+#   make compare-versions BASE=COMMIT SKULLS=FOLDER   whether this checkout gives the same results as that commit
 #
 # Where a plain `pip install torch` would bring CUDA along and that is not wanted, tell pip of a CPU build in its
 # usual ways, for instance: make venv PIP_ARGS="--find-links /folder/with/wheels"
@@ -124,6 +125,12 @@ fuzz: $(stamp)
 
 faults: $(stamp)
 	$(bin)/python Testing/faults.py $(ARGS)
+
+# Both versions are recorded into bench/versions and compared file by file.
+.PHONY: compare-versions
+compare-versions: $(stamp)
+	@test -n "$(BASE)" || { echo 'Name a commit: make compare-versions BASE=COMMIT SKULLS=FOLDER' >&2; exit 2; }
+	$(bin)/python Testing/compare_versions.py against "$(BASE)" $(if $(SKULLS),--skulls "$(SKULLS)") $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage .coverage.* coverage
