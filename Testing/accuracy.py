@@ -106,7 +106,7 @@ def jobs_of(arguments: argparse.Namespace, chosen: tuple[str, ...]) -> list[Job]
     return jobs
 
 
-def told(record: dict, fraction: float, chosen: tuple[str, ...]) -> str:
+def progress_line(record: dict, fraction: float, chosen: tuple[str, ...]) -> str:
     """A case in one line: DSC and HD95 of every row."""
     scores = []
     for row in chosen:
@@ -138,7 +138,7 @@ def run(arguments: argparse.Namespace) -> int:
         for row in chosen:
             rows.prepare(row, fold, say, arguments.unet_minutes)
     records = contest.each(
-        contest.run_job, jobs, arguments.jobs, lambda record, fraction: say(told(record, fraction, chosen))
+        contest.run_job, jobs, arguments.jobs, lambda record, fraction: say(progress_line(record, fraction, chosen))
     )
     result = {"models": {}, "rows": list(chosen)}
     for fold in dict.fromkeys(job.fold for job in jobs):

@@ -89,7 +89,7 @@ def _scene(what: str) -> Callable[[Path, Skull], Path]:
 
 
 def _nifti(folder: Path, skull: Skull, name: str = "a.nii.gz", array: np.ndarray | None = None, **patched) -> Path:
-    """A NIfTI file on the skull's grid, of the skull unless told; patched: see image_files.nifti."""
+    """A NIfTI file on the skull's grid, of the skull by default; patched: see image_files.nifti."""
     array = skull.defective.array.astype(np.uint8) if array is None else array
     return nifti(folder, name, array, skull.defective.affine, **patched)
 

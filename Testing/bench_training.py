@@ -215,11 +215,11 @@ def to_target(options: argparse.Namespace, group: Group) -> dict:
     """Epochs and seconds until each decoder, trained on a run's encoder, has the original's final Dice loss."""
     run = options.to_target
     record = json.loads((run / "run.json").read_text())
-    told = record["architecture"] | {k: v for k, v in record["options"].items() if k in ("seed", "batch", "beta")}
+    content = record["architecture"] | {k: v for k, v in record["options"].items() if k in ("seed", "batch", "beta")}
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "config.json"
-        config.write_text(json.dumps(told | {"method": "paper", "vae_epochs": 1}))
+        config.write_text(json.dumps(content | {"method": "paper", "vae_epochs": 1}))
         plan = TrainingPlan(run, *read_configuration(config))
         cache = next((p for p in (run, run.parent) if (p / "volumes.safetensors").is_file()), run)
         task = make_task(plan, cache, [], [], group)
@@ -306,10 +306,10 @@ def main() -> int:
     with process_group(options.device) as group:
         card = torch.cuda.get_device_name(group.device) if group.device.type == "cuda" else None
         machine = {"system": platform.platform(), "cores": os.cpu_count(), "card": card, "torch": torch.__version__}
-        told = {
+        content = {
             name: getattr(options, name) for name in ("grid", "workers", "seconds", "rounds", "decoders", "bfloat16")
         }
-        data = {"machine": machine, "options": told | {"threads": torch.get_num_threads()}}
+        data = {"machine": machine, "options": content | {"threads": torch.get_num_threads()}}
         print(f"{torch.get_num_threads()} threads, {options.workers} loading processes, {card or 'no graphics card'}")
         data["throughput"] = throughput(options, group)
         if options.to_target is not None:

@@ -1,4 +1,4 @@
-"""Inputs that are no head, or a head in a state that no hospital should get a sure answer for.
+"""Inputs that are not a head, or a head in a state for which a confident result would be wrong.
 
 Each is made from a real or generated skull's bone mask, so that nothing but what its name says is wrong with it.
 """
@@ -117,7 +117,7 @@ NO_HEAD: dict[str, Callable[[Scene], Volume]] = {
     "voxels ten times too large": lambda s: s.moved(10 * np.eye(3)),
     "voxels ten times too small": lambda s: s.moved(0.1 * np.eye(3)),
 }
-"""What is no head, or none that could be completed: any implant for it is wrong."""
+"""Inputs that are not a head, or that cannot be completed: any implant for them is wrong."""
 
 HEAD: dict[str, Callable[[Scene], Volume]] = {
     "as it is": lambda s: s.mask(s.bone.array),

@@ -7,7 +7,7 @@ Cuts defects of Testing/accuracy.py out of complete skulls, six or every one, an
 they are. The clearance is the distance from points all over the part's surface to a dense sampling of the bone's, the
 thickness the length of a ray through the triangles (vtkOBBTree); neither shares code with what made the part. As a
 second opinion on where the bone's surface is, the distance to the half level of the mask, blurred by 0.7 voxels, is
-told as well.
+reported as well.
 """
 
 from __future__ import annotations
@@ -193,8 +193,8 @@ def main() -> int:
         for line in run_case(name, volume, model, arguments.requests.split(",")):
             lines.append(line)
             keys = [key for key in line if key not in ("case", "request", "faults", "warnings")]
-            told = "  ".join(f"{key} {line[key]}" for key in keys)
-            print(f"{name:44} {line['request']:18} {'; '.join(line['faults']) or 'sound'}  {told}", flush=True)
+            content = "  ".join(f"{key} {line[key]}" for key in keys)
+            print(f"{name:44} {line['request']:18} {'; '.join(line['faults']) or 'sound'}  {content}", flush=True)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(lines, indent=1) + "\n")
     print(

@@ -2,10 +2,10 @@
 
     python Testing/quality.py --data FOLDER --folds FOLDER [--output bench/quality] [accuracy.py's choices]
 
-Completes the cases of accuracy.py and, with the first skull of each model, what is no head and heads that something was
-done to after a defect was cut (broken.py); nothing is refused. A completion has failed when its implant's DSC is below
-0.6, and whatever is made of what is no head. Prints the area under the ROC curve of the score, and what refusing and
-warning by it would have done. Finished cases are kept in OUTPUT/quality.json, so that an interrupted run goes on.
+Completes the cases of accuracy.py and, with the first skull of each model, inputs that are not a head and heads
+that were damaged after a defect was cut (broken.py); no input is rejected. A completion failed if its implant's DSC is
+below 0.6, and any implant for an input that is not a head is a failure. Prints the area under the ROC curve of the
+score, and the effect of rejecting and warning by it. Finished cases are kept in OUTPUT/quality.json, so that an interrupted run goes on.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def run(trial: Trial) -> dict:
             truth = _taken_at(whole.with_array(truth), scene.bone) & (given.array == 0)
     record: dict = {"name": trial.name, "dsc": None}
     try:
-        # What is no head may end in no registration at all, which refuses it, too.
+        # The registration of an input that is not a head may fail, which rejects it, too.
         volume = given.with_array(given.array.astype(np.uint8))
         made = complete(volume, trial.fold.load(), CompletionOptions(least_quality=0.0), Stages({}))
     except SkullVAEError:

@@ -112,12 +112,12 @@ def case_process(process: subprocess.Popen, name: str, other_than: set[int] = fr
 
 def rows(output: Path) -> dict[str, dict]:
     """summary.json by case; summary.csv must tell the same."""
-    told = json.loads((output / "summary.json").read_text(), parse_constant=pytest.fail)["cases"]
+    content = json.loads((output / "summary.json").read_text(), parse_constant=pytest.fail)["cases"]
     with open(output / "summary.csv", newline="") as file:
         assert [(row["case"], row["status"]) for row in csv.DictReader(file)] == [
-            (r["case"], r["status"]) for r in told
+            (r["case"], r["status"]) for r in content
         ]
-    return {row["case"]: row for row in told}
+    return {row["case"]: row for row in content}
 
 
 def statuses(output: Path) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Claims about a shape told by its two tables: thin bone stays, and a correction moves the table that it is for."""
+"""Claims about a shape represented by its two tables: thin bone stays, a correction moves its own table."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_bone_thinner_than_the_grid_keeps_its_place_and_thickness(thickness):
 
 
 def test_the_grid_alone_loses_thin_bone():
-    # Why the tables are told apart: along this ray trilinear values never fall below zero.
+    # Why the tables are represented separately: along this ray trilinear values never fall below zero.
     values = GRID.sample(sphere(0.8)[None], ray(torch.arange(50, 90, 0.05)))
     assert float(values.min()) > 0
 

@@ -1,4 +1,4 @@
-"""Claims about data: every layout is read and told, no class is guessed, what is mixed up is named by its file."""
+"""Claims about data: every layout is read and described, no class is guessed, mismatched files are named."""
 
 from __future__ import annotations
 
@@ -182,13 +182,13 @@ def skullfix(tmp_path) -> Path:
 def test_sound_data_pass_the_check_and_are_read_once(skullfix, monkeypatch):
     from SkullVAELib.data import datasets
 
-    read, told = [], []
+    read, content = [], []
     monkeypatch.setattr(datasets, "read_volume", lambda path: read.append(path) or read_volume(path))
     cases = find_cases(skullfix)
-    assert check_cases(cases, lambda stage, fraction: told.append(fraction)) == cases
+    assert check_cases(cases, lambda stage, fraction: content.append(fraction)) == cases
     assert len(read) == len(set(read)) == 6
-    assert told == sorted(told)
-    assert told[-1] == 1
+    assert content == sorted(content)
+    assert content[-1] == 1
 
 
 FILES = {part: f"training_set/{part}/001.nrrd" for part in ("complete_skull", "defective_skull", "implant")}
@@ -421,8 +421,8 @@ def test_every_kind_of_defect_that_is_cut_here_is_a_known_one():
 
 
 def test_what_was_found_is_told_in_plain_lines(skullfix):
-    told = describe(find_cases(skullfix))
-    assert "SkullFix's layout" in told
-    assert "2 individuals, 2 complete skulls, 2 defective (2 cranial)" in told
+    content = describe(find_cases(skullfix))
+    assert "SkullFix's layout" in content
+    assert "2 individuals, 2 complete skulls, 2 defective (2 cranial)" in content
     cases = drawn("a", "b", split=TRAINING) + drawn("c+d", split=HELD_OUT)
     assert "training 2 cases of 2 individuals, held-out 1 case of 2 individuals" in describe(cases)

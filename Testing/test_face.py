@@ -46,11 +46,11 @@ def test_nothing_is_added_to_bone_or_taken_from_it(completed_face, halved):
 
 
 def test_the_report_says_what_was_done(completed_face):
-    told = completed_face.report
-    assert told["face"]["volume_ml"] == told["implant"]["volume_ml"]
-    assert told["face"]["defects"] == told["implant"]["defects"]
-    assert 0 < told["face"]["mirror_fit_mm"] < 1
-    assert any("mirror image" in text for text in told["warnings"])
+    content = completed_face.report
+    assert content["face"]["volume_ml"] == content["implant"]["volume_ml"]
+    assert content["face"]["defects"] == content["implant"]["defects"]
+    assert 0 < content["face"]["mirror_fit_mm"] < 1
+    assert any("mirror image" in text for text in content["warnings"])
 
 
 def test_without_being_asked_the_face_stays_as_it_is_and_the_way_is_named(completed, halved):
@@ -146,11 +146,11 @@ def test_a_face_alone_has_one_proposal_and_no_band(halved, tmp_path, capsys):
     write_volume(halved[0].with_array(halved[0].array.astype(np.uint8)), file)
     wishes = ("--face", "--proposals", "3", "--uncertainty", "--report")
     assert main(["complete", str(file), "-o", str(tmp_path / "out"), *wishes]) == 0
-    told = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert [proposal["number"] for proposal in told["proposals"]] == [1]
-    assert told["implant"]["rim_gap_mm"] is None
-    assert {"implant.nrrd", "implant.stl", "report.html"} <= set(told["files"])
-    assert not {"proposal_2.nrrd", "implant_uncertainty.ply"} & set(told["files"])
+    content = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [proposal["number"] for proposal in content["proposals"]] == [1]
+    assert content["implant"]["rim_gap_mm"] is None
+    assert {"implant.nrrd", "implant.stl", "report.html"} <= set(content["files"])
+    assert not {"proposal_2.nrrd", "implant_uncertainty.ply"} & set(content["files"])
 
 
 def test_where_the_face_is_told_the_band_is_what_was_measured_for_it(completed_twice, sample_outcome):

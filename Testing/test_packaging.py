@@ -166,8 +166,8 @@ PERMISSIVE = re.compile(
 def test_every_licence_of_what_users_install_agrees_with_ours():
     text = (ROOT / "Docs" / "licences.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| ([a-z0-9-]+) \| ([^ ]+) \| (.+) \|$", text, re.MULTILINE)
-    told = {f"{name}=={version}": licence for name, version, licence in rows if name != "package"}
-    assert set(told) == {entry for entry in locked() if not entry.startswith(("nvidia-", "cuda-", "triton"))}
-    for name, licence in told.items():
+    content = {f"{name}=={version}": licence for name, version, licence in rows if name != "package"}
+    assert set(content) == {entry for entry in locked() if not entry.startswith(("nvidia-", "cuda-", "triton"))}
+    for name, licence in content.items():
         for part in re.split(r" AND | OR |; ", licence):
             assert PERMISSIVE.fullmatch(part), f"{name}: {part}"

@@ -67,17 +67,17 @@ def test_what_is_written_is_read_again(volume, suffix):
 @given(volume=volumes(), threshold=st.none() | st.floats())
 def test_bone_is_some_voxels_and_not_all_or_one_sentence(volume, threshold):
     try:
-        mask, told = bone_mask(volume, threshold)
+        mask, result = bone_mask(volume, threshold)
     except SkullVAEError:
         return
     assert mask.dtype == bool
     assert mask.shape == volume.array.shape
     assert 0 < mask.sum() < mask.size
-    assert told["bone_voxels"] == mask.sum()
-    if told["kind"] == "labelmap":
+    assert result["bone_voxels"] == mask.sum()
+    if result["kind"] == "labelmap":
         assert np.array_equal(mask, volume.array != 0)
     else:
-        assert (volume.array[mask] >= told["threshold_hu"]).all()
+        assert (volume.array[mask] >= result["threshold_hu"]).all()
 
 
 @st.composite

@@ -54,24 +54,24 @@ def test_a_whole_run_with_another_gamma_comes_to_about_the_same(completion, comp
 
 
 def test_proposals_share_no_voxel_with_bone_and_differ_from_one_another(written, completion):
-    folder, told = written
+    folder, content = written
     masks = [completion.implant.array] + [read_volume(folder / f"proposal_{k}.nrrd").array != 0 for k in (2, 3)]
     assert not any((mask & completion.bone.array).any() for mask in masks)
     for first, second in ((0, 1), (0, 2), (1, 2)):
         assert 0.7 < dice(masks[first], masks[second]) < 0.97
-    assert [entry["number"] for entry in told] == [1, 2, 3]
-    assert told[0]["difference_mm"] == 0
-    assert all(0.15 < entry["difference_mm"] < 2 for entry in told[1:])
-    assert all(entry["rim_gap_mm"] < 2 for entry in told)
-    for entry, mask in zip(told, masks, strict=True):
+    assert [entry["number"] for entry in content] == [1, 2, 3]
+    assert content[0]["difference_mm"] == 0
+    assert all(0.15 < entry["difference_mm"] < 2 for entry in content[1:])
+    assert all(entry["rim_gap_mm"] < 2 for entry in content)
+    for entry, mask in zip(content, masks, strict=True):
         assert entry["volume_ml"] == pytest.approx(mask.sum() * completion.bone.voxel_ml, abs=0.001)
 
 
 def test_every_file_a_proposal_names_is_there_on_the_inputs_grid(written, completion):
-    folder, told = written
-    json.dumps(told)
-    assert told[1]["files"] == ["proposal_2.nrrd", "proposal_2.stl", "proposal_2.ply"]
-    assert {name for entry in told[1:] for name in entry["files"]} == {
+    folder, content = written
+    json.dumps(content)
+    assert content[1]["files"] == ["proposal_2.nrrd", "proposal_2.stl", "proposal_2.ply"]
+    assert {name for entry in content[1:] for name in entry["files"]} == {
         path.name for path in folder.iterdir() if path.name.startswith("proposal")
     }
     assert np.allclose(read_volume(folder / "proposal_2.nrrd").affine, completion.bone.affine)

@@ -378,7 +378,7 @@ def test_extension_and_package_describe_themselves_alike():
 def section(readme: str, words: str) -> str:
     """The section of a page whose heading has one of these words, as one line."""
     found = re.search(rf"^#+ [^\n]*(?:{words})[^\n]*\n(.*?)(?=^#|\Z)", readme, re.MULTILINE | re.DOTALL | re.IGNORECASE)
-    assert found, f"no heading with {words}"
+    assert found, f"a heading with {words} is missing"
     return " ".join(found.group(1).split())
 
 

@@ -55,6 +55,6 @@ def test_a_furrow_opposite_the_hole_is_expected_in_it_by_half_or_more():
         return INNER + 2.0 * torch.exp(-(((directions[:, 0] - 1) / 0.03) ** 2))
 
     heard = inner_table(corrected(furrowed, GaussianProcessOptions())[0]) - INNER
-    deaf = inner_table(corrected(furrowed, GaussianProcessOptions(symmetry=0.0))[0]) - INNER
-    assert abs(deaf) < 0.3
+    alone = inner_table(corrected(furrowed, GaussianProcessOptions(symmetry=0.0))[0]) - INNER
+    assert abs(alone) < 0.3
     assert 0.6 < heard < 2.2

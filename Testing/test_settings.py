@@ -1,4 +1,4 @@
-"""Claims about what a run can be told: presets, files, changes on top, several betas and decoders; and its mistakes."""
+"""Claims about the configuration of a run: presets, files, changes, several betas and decoders, invalid values."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def test_changes_are_stronger_than_the_file_and_the_file_than_the_preset(tmp_pat
 @pytest.mark.parametrize("preset", ["canonical", "paper"])
 def test_options_written_to_a_file_come_back(tmp_path, preset):
     architecture, options = read_configuration(preset, {"seed": 5})
-    told = dataclasses.asdict(architecture) | dataclasses.asdict(options) | {"method": preset}
-    (tmp_path / "c.json").write_text(json.dumps(told))
+    content = dataclasses.asdict(architecture) | dataclasses.asdict(options) | {"method": preset}
+    (tmp_path / "c.json").write_text(json.dumps(content))
     assert read_configuration(tmp_path / "c.json") == (architecture, options)
 
 

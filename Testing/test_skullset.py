@@ -228,8 +228,8 @@ def test_a_list_that_holds_out_is_obeyed(quick, heads, tmp_path):
         {"complete": str(heads / f"{n}.nrrd"), "split": HELD_OUT if n in ("dan", "eve") else TRAINING} for n in HEADS
     ]
     (tmp_path / "list.json").write_text(json.dumps(entries))
-    told = write_set(tmp_path / "list.json", tmp_path / "set", SetOptions(1, 1, spacing_mm=4.0), grid=GRID)
-    assert told["split"] == {TRAINING: ["ada", "ben", "cyd"], HELD_OUT: ["dan", "eve"]}
+    result = write_set(tmp_path / "list.json", tmp_path / "set", SetOptions(1, 1, spacing_mm=4.0), grid=GRID)
+    assert result["split"] == {TRAINING: ["ada", "ben", "cyd"], HELD_OUT: ["dan", "eve"]}
 
 
 def test_one_head_under_two_names_is_an_error_that_names_the_files(quick, tmp_path):
@@ -290,12 +290,12 @@ def test_a_set_that_fails_half_way_leaves_what_was_there(quick, heads, tmp_path,
 
 
 def test_the_provenance_names_every_source(made, heads):
-    told = json.loads((made / "population.json").read_text())
-    assert told["options"]["seed"] == 5
-    assert {s["file"] for s in told["sources"]} == {f"{name}.nrrd" for name in HEADS}
-    assert all(len(s["sha256"]) == 64 for s in told["sources"])
-    assert told["split"] == {TRAINING: ["ada", "ben", "cyd"], HELD_OUT: ["dan", "eve"]}
-    assert "not for clinical use" in told["notice"]
+    result = json.loads((made / "population.json").read_text())
+    assert result["options"]["seed"] == 5
+    assert {s["file"] for s in result["sources"]} == {f"{name}.nrrd" for name in HEADS}
+    assert all(len(s["sha256"]) == 64 for s in result["sources"])
+    assert result["split"] == {TRAINING: ["ada", "ben", "cyd"], HELD_OUT: ["dan", "eve"]}
+    assert "not for clinical use" in result["notice"]
     assert str(heads) not in (made / "population.json").read_text()
 
 

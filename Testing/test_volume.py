@@ -202,7 +202,7 @@ HOSTILE_FILES = {
     "a negative extension": lambda d: nifti(d, "a.nii", at=(108, "f", 400.0), extension=(348, "iii", 1, -16, 0)),
     "an unknown type of voxels": lambda d: nifti(d, "a.nii", type=(70, "h", 99)),
     "dimensions in .mha that are none": lambda d: meta(d, b"NDims = 1e30"),
-    "dimensions in .mha told twice": lambda d: meta(d, more=b"NDims = 65536\n"),
+    "dimensions in .mha given twice": lambda d: meta(d, more=b"NDims = 65536\n"),
     "more numbers in .mha than dimensions": lambda d: meta(d, b"Offset = " + b"0 " * 200),
     "another object in .mha": lambda d: meta(d, b"ObjectType = Tube"),
     "a voxel size in .mha that overflows": lambda d: meta(d, b"ElementSpacing = 1e300 1e300 1e300"),

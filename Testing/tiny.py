@@ -80,10 +80,10 @@ def write_paper_set(folder: Path) -> Path:
 
 def write_config(path: Path, *parts: object, **changes: object) -> Path:
     """A --config file of an architecture and options, or of the names and values in `changes` alone."""
-    told = {} if not any(isinstance(part, PaperOptions) for part in parts) else {"method": "paper"}
+    content = {} if not any(isinstance(part, PaperOptions) for part in parts) else {"method": "paper"}
     for part in parts:
-        told |= dataclasses.asdict(part)
-    path.write_text(json.dumps(told | changes))
+        content |= dataclasses.asdict(part)
+    path.write_text(json.dumps(content | changes))
     return path
 
 

@@ -35,7 +35,7 @@ TITLES = {
     "encode": "VAE + warp + rim",
     OURS: "ours",
 }
-"""The rows that are run unless others are asked for, and what a reader is told they are."""
+"""The default rows and their descriptions for readers."""
 
 ABLATION = tuple(
     f"{prior}{without}" for prior in ("mean", "encode", OURS) for without in ("", "-rim", "-warp", "-rim-warp")

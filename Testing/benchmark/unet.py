@@ -106,9 +106,9 @@ def prepare(
         return
     grid = model.architecture.grid
     net, steps = train(drawn_fields(training, folder, grid, log), grid, minutes, log)
-    told = {"training": [file.name for file in training], "minutes": minutes, "steps": steps}
-    write_tensors(path, net.state_dict(), told)
-    log(f"U-Net: {json.dumps(told)}")
+    content = {"training": [file.name for file in training], "minutes": minutes, "steps": steps}
+    write_tensors(path, net.state_dict(), content)
+    log(f"U-Net: {json.dumps(content)}")
 
 
 @functools.lru_cache(maxsize=1)
