@@ -2,10 +2,11 @@
 
     python Testing/quality.py --data FOLDER --folds FOLDER [--output bench/quality] [accuracy.py's choices]
 
-Completes the cases of accuracy.py and, with the first skull of each model, inputs that are not a head and heads
-that were damaged after a defect was cut (broken.py); no input is rejected. A completion failed if its implant's DSC is
+Completes the cases of accuracy.py and, with the first skull of each model, inputs that are not a head and heads that
+were damaged after a defect was cut (broken.py); no input is rejected. A completion failed if its implant's DSC is
 below 0.6, and any implant for an input that is not a head is a failure. Prints the area under the ROC curve of the
-score, and the effect of rejecting and warning by it. Finished cases are kept in OUTPUT/quality.json, so that an interrupted run goes on.
+score, and the effect of rejecting and warning by it. Finished cases are kept in OUTPUT/quality.json, so that an
+interrupted run goes on.
 """
 
 from __future__ import annotations
