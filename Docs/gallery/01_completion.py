@@ -10,7 +10,7 @@ from matplotlib import pyplot as plt
 
 import SkullVAELib as sv
 
-skull, truth = generated_skull("hemicraniectomy", seed=1)
+skull, truth = generated_skull("blob", seed=5)
 result = sv.complete(skull)
 
 bone, implant, true = skull.array > 0, result.implant.array > 0, truth.array > 0

@@ -81,12 +81,10 @@ def _row(command: argparse.ArgumentParser, action: argparse.Action) -> str:
     else:
         written = ", ".join(f"`{name}{values}`" for name in action.option_strings)
         written = f"**{written}**" if action.required else written
-    text = _sentences(action.help or "")
-    if text and action.help and "%(" in action.help:
-        text = _sentences(command._get_formatter()._expand_help(action))
+    text = command._get_formatter()._expand_help(action) if action.help else ""
     if _states_default(action) and "default" not in text:
         text = f"{text} (default {action.default})".strip()
-    return f"| {written} | {_cell(text)} |"
+    return f"| {written} | {_cell(' '.join(text.split()))} |"
 
 
 def _states_default(action: argparse.Action) -> bool:

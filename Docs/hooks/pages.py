@@ -22,6 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 # Files outside of the folder Docs that are pages of the site. Other files are named without a link.
 PAGES = {
+    "CHANGELOG.md": "changes.md",
+    "CONTRIBUTING.md": "contributing.md",
     "SECURITY.md": "explanation/security.md",
     "SkullVAE/Resources/Models/skullvae.md": "reference/model_card.md",
 }
