@@ -1,6 +1,6 @@
 # Every target sets up what it needs: Python 3.11 or newer, git and make are enough to start.
 #   make demo    complete a real patient's skull and leave the result in demo/
-#   make test    lint and every test
+#   make test    what the system lacks for the tests, lint, `pip check` and every test
 #   make docs    the documentation site, into site/
 #   make tutorial   the README's pictures of the panel, by going through it
 #   make bench   seconds and peak memory of each stage, into bench/
@@ -31,8 +31,8 @@ ARGS ?=
 bin := $(VENV)/bin
 stamp := $(VENV)/.installed
 
-.PHONY: venv demo test docs tutorial bench bench-batch bench-scale bench-accuracy bench-quality bench-training fuzz faults \
-  golden lint types coverage lock licences audit clean
+.PHONY: venv libraries demo test docs tutorial bench bench-batch bench-scale bench-accuracy bench-quality bench-training \
+  fuzz faults golden lint types coverage lock licences audit clean
 .DEFAULT_GOAL := test
 
 venv: $(stamp)
@@ -45,6 +45,10 @@ $(stamp): pyproject.toml constraints.txt
 	$(bin)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt torch
 	$(bin)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[test,slicer,dev,training,batch,docs]'
 	touch $@
+
+# What the tests need from the system beside Python packages; first, since the rest takes minutes.
+libraries:
+	@$(PYTHON) Testing/system_libraries.py
 
 demo: $(stamp)
 	$(bin)/python Testing/demo.py $(ARGS)
@@ -59,14 +63,15 @@ types: $(stamp)
 	$(bin)/mypy
 
 # Subprocesses are measured, too.
-coverage: $(stamp)
+coverage: libraries $(stamp)
 	$(bin)/coverage erase
 	$(bin)/coverage run -m pytest Testing $(ARGS)
 	$(bin)/coverage combine --quiet
 	$(bin)/coverage html --quiet --directory coverage
 	$(bin)/coverage report --show-missing --skip-covered
 
-test: lint
+test: libraries lint
+	$(bin)/python -m pip --disable-pip-version-check check
 	$(bin)/python -X faulthandler -m pytest Testing -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 # Pictures of the gallery are made where the library, the model or a script has changed. The variable silences a remark on

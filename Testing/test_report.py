@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from system_libraries import browser
 
 from SkullVAELib.analysis.html_report import write_training_report
 from SkullVAELib.analysis.run_analysis import RunAnalysis
@@ -168,10 +168,6 @@ addEventListener("load", () => {
 });
 </script>
 """
-
-
-def browser() -> str | None:
-    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 
 
 @pytest.mark.skipif(browser() is None, reason="no Chromium on this machine")

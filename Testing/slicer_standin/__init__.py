@@ -9,7 +9,7 @@ With the environment variable SLICER_SOURCE_DIR naming a tree of Slicer's source
 of base.py, i18n.py, parameternode.py and slicer-core's slicer.util: the stand-in is right when tests pass both ways.
 
     import slicer_standin
-    slicer_standin.prepare()              # before `import SkullVAE`; skips the test where a package is missing
+    slicer_standin.prepare()              # before `import SkullVAE`; fails the test where a package is missing
     slicer_standin.newScene()
     module, widget = slicer_standin.openModule()
     widget.ui.completeButton.click()
@@ -28,6 +28,7 @@ import types
 from pathlib import Path
 
 import pytest
+import system_libraries
 
 from . import dialogs
 
@@ -49,10 +50,17 @@ def sourceFolder() -> Path | None:
 
 
 def prepare() -> None:
-    """Make `import SkullVAE` and its rooms work in this process; skips where slicer-core or PySide6 is missing."""
-    slicer = pytest.importorskip("slicer", reason="slicer-core is not installed")
-    # ImportError: there, but without the system's libraries for it.
-    pytest.importorskip("PySide6.QtWidgets", reason="PySide6-Essentials is not installed", exc_type=ImportError)
+    """Make `import SkullVAE` and its packages work in this process.
+
+    Fails the test where slicer-core or PySide6 cannot be imported, and names the system libraries that they lack.
+    """
+    try:
+        importlib.import_module("PySide6.QtWidgets")
+        slicer = importlib.import_module("slicer")
+    except ImportError as error:
+        remedy = system_libraries.remedy(str(error)) or "Install the extra 'slicer' of pyproject.toml: make venv"
+        reason = f"The tests of the Slicer module cannot run: {error}. {remedy}"
+        raise pytest.fail.Exception(reason, pytrace=False) from None
     if "qt" in sys.modules:
         return
     os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
