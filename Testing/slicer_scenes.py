@@ -16,7 +16,7 @@ slicer_standin.prepare()
 
 import slicer  # noqa: E402
 import vtk  # noqa: E402
-from SkullVAEModule.completion import CompletionOptions, CompletionResult, CompletionRun  # noqa: E402
+from SkullVAEModule.completion import RunSettings, CompletionResult, CompletionRun  # noqa: E402
 from SkullVAEModule.logic import SkullVAELogic  # noqa: E402
 from SkullVAEModule.masks import Mask  # noqa: E402
 from SkullVAEModule.meshfiles import MeshData  # noqa: E402
@@ -173,14 +173,14 @@ class KnownRun:
     meshes: whether the part and the skull come as meshes, too.
     """
 
-    live = answering = False
+    live = responsePending = False
 
     def __init__(self, seed: int = 7, noDefect: bool = False, failure: Exception | None = None, meshes: bool = False):
         self._seed, self._noDefect, self._failure, self._meshes = seed, noDefect, failure, meshes
         self.stage, self.fraction = "", 0.0
         self.started = self.closed = False
 
-    def __call__(self, array: np.ndarray, grid: np.ndarray, options: CompletionOptions) -> KnownRun:
+    def __call__(self, array: np.ndarray, grid: np.ndarray, options: RunSettings) -> KnownRun:
         self.array, self.affine, self.options = np.array(array), grid, options
         bone = self.array > 0
         self.implant = ((randomMask(self._seed, bone.shape, 0.2) > 0) & ~bone).astype(np.uint8)

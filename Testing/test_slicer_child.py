@@ -14,7 +14,7 @@ import slicer_standin
 slicer_standin.prepare()
 
 from SkullVAEModule.childprocess import ChildProcess  # noqa: E402
-from SkullVAEModule.completion import CompletionOptions, CompletionRun  # noqa: E402
+from SkullVAEModule.completion import CompletionRun, RunSettings  # noqa: E402
 from slicer_scenes import GRIDS, alive, randomMask, waitFor  # noqa: E402
 
 from SkullVAELib.core.errors import SkullVAEError  # noqa: E402
@@ -109,7 +109,7 @@ def test_cancel_ends_the_whole_process_tree(tmp_path):
 def test_closing_a_run_ends_its_child_and_removes_its_folder(tmp_path):
     path = tmp_path / "sleep.py"
     path.write_text("import time; time.sleep(600)")
-    run = CompletionRun(randomMask(34), GRIDS["lps"], CompletionOptions(), [sys.executable, str(path)])
+    run = CompletionRun(randomMask(34), GRIDS["lps"], RunSettings(), [sys.executable, str(path)])
     run.start()
     waitFor(lambda: run.poll() or run.child, "the start of the child")
     assert (run.folder / "input.nrrd").is_file()
@@ -144,7 +144,7 @@ def test_requests_are_answered_one_line_each(tmp_path):
     assert child.send({"request": 1, "gamma": 0.5})
     assert child.send({"request": 2, "gamma": 2})
     answers = []
-    waitFor(lambda: child.poll() or answers.extend(child.takeAnswers()) or len(answers) == 2, "the answers")
+    waitFor(lambda: child.poll() or answers.extend(child.takeResponses()) or len(answers) == 2, "the answers")
     assert answers == [{"answer": 1, "twice": 1.0}, {"answer": 2, "twice": 4}]
     # Once done, always done: what it does for a request is no part of the run.
     assert child.done

@@ -182,25 +182,25 @@ def test_panel_answers_while_the_skull_is_completed_and_the_result_can_be_change
 
     ui.gammaSlider.value = 1.5
     wait(lambda: not np.array_equal(implant, readInput(node, logic.added.implantID).array), "another implant")
-    wait(lambda: not logic.answering, "the part's mesh")
+    wait(lambda: not logic.responsePending, "the part's mesh")
     assert not np.any(before & readInput(node, logic.added.implantID).array)
     ui.gammaSlider.value = 0
     wait(lambda: np.array_equal(implant, readInput(node, logic.added.implantID).array), "the first implant")
-    wait(lambda: not logic.answering, "the part's mesh")
+    wait(lambda: not logic.responsePending, "the part's mesh")
 
     assert ui.proposalComboBox.count == 2
     ui.gammaSlider.value = 0.5
-    wait(lambda: logic.answering, "the request")
-    wait(lambda: not logic.answering, "the part's mesh")
+    wait(lambda: logic.responsePending, "the request")
+    wait(lambda: not logic.responsePending, "the part's mesh")
     ui.proposalComboBox.currentIndex = 1
     assert ui.gammaSlider.value == 0, "proposals come with the gamma of the run"
     wait(lambda: not np.array_equal(implant, readInput(node, logic.added.implantID).array), "the second proposal")
-    wait(lambda: not logic.answering, "the part's mesh")
+    wait(lambda: not logic.responsePending, "the part's mesh")
 
     points = logic.added.implantModelNode.GetPolyData().GetNumberOfPoints()
     ui.clearanceSpinBox.value = 1.5
     wait(lambda: logic.added.implantModelNode.GetPolyData().GetNumberOfPoints() != points, "another part")
-    wait(lambda: not logic.answering, "the part's mesh")
+    wait(lambda: not logic.responsePending, "the part's mesh")
 
     logic.getParameterNode().exportFolder = str(tmp_path)
     slicer_standin.processEvents(0.05)
@@ -271,7 +271,7 @@ def test_traffic_light_follows_the_rim_gap():
     slicer_standin.prepare()
     from SkullVAEModule import figures
 
-    colors = [figures.trafficLight(gap)[0] for gap in (0.3, 1.0, 1.5, 2.0, 2.1, None)]
+    colors = [figures.rimGapRating(gap)[0] for gap in (0.3, 1.0, 1.5, 2.0, 2.1, None)]
     assert colors == [figures.GREEN] * 2 + [figures.AMBER] * 2 + [figures.RED, figures.GREY]
 
 

@@ -8,9 +8,9 @@ import slicer_standin
 
 slicer_standin.prepare()
 
-from SkullVAEModule.completion import CompletionOptions  # noqa: E402
+from SkullVAEModule.completion import RunSettings  # noqa: E402
 from SkullVAEModule.logic import SkullVAELogic  # noqa: E402
-from SkullVAEModule.parameters import completionOptions  # noqa: E402
+from SkullVAEModule.parameters import runSettings  # noqa: E402
 from slicer_scenes import GRIDS, SHAPE, addSkull, addVolume, randomMask  # noqa: E402
 
 from SkullVAELib.cli import main as cli  # noqa: E402
@@ -20,13 +20,13 @@ pytestmark = pytest.mark.usefixtures("scene")
 
 def parsed(parameters, **more):
     """The command line as it understands what the panel asks for."""
-    arguments = completionOptions(parameters, **more).arguments()
+    arguments = runSettings(parameters, **more).arguments()
     return cli._parser().parse_args(["complete", "in.nrrd", "-o", "out", "--progress", "json", *arguments])
 
 
 def test_untouched_panel_asks_for_what_the_command_line_does_of_itself_and_a_clearance():
     parameters = SkullVAELogic().getParameterNode()
-    assert completionOptions(parameters) == CompletionOptions(
+    assert runSettings(parameters) == RunSettings(
         clearance=0.5, thickness="patient", underContour=0, smooth=0.5
     )
 
@@ -95,4 +95,4 @@ def test_threshold_is_for_a_ct_only():
     parameters = SkullVAELogic().getParameterNode()
     parameters.inputNode = addSkull(randomMask(29), GRIDS["lps"])
     parameters.boneThreshold = 226.0
-    assert "--threshold" not in completionOptions(parameters).arguments()
+    assert "--threshold" not in runSettings(parameters).arguments()

@@ -17,7 +17,7 @@ slicer_standin.prepare()
 import slicer  # noqa: E402
 from safetensors.numpy import save_file  # noqa: E402
 from SkullVAEModule import librarypath  # noqa: E402
-from SkullVAEModule.completion import CompletionOptions, childEnvironment  # noqa: E402
+from SkullVAEModule.completion import RunSettings, childEnvironment  # noqa: E402
 from SkullVAEModule.logic import SkullVAELogic  # noqa: E402
 from SkullVAEModule.meshfiles import readPly  # noqa: E402
 from SkullVAEModule.meshnodes import meshData  # noqa: E402
@@ -111,7 +111,7 @@ def test_voxels_survive_the_way_through_the_child_process(tmp_path, grid):
     mask = randomMask(30)
     node = addSkull(mask, grid)
     logic = SkullVAELogic(createRun=create)
-    added = logic.completeSkull(node, "bone", CompletionOptions(gamma=0.5, device="cpu"))
+    added = logic.completeSkull(node, "bone", RunSettings(gamma=0.5, device="cpu"))
     implant = np.roll(mask, 1, axis=0) & (1 - mask)
     assert np.array_equal(exported(node, added.implantID, grid), implant)
     assert np.array_equal(exported(node, added.completedID, grid), mask | implant)
@@ -145,10 +145,10 @@ def test_too_small_a_graphics_card_is_answered_by_the_processor(tmp_path):
     runs, create = runWithChild(tmp_path, "small_card")
     node = addSkull(randomMask(36), GRIDS["lps"])
     logic = SkullVAELogic(createRun=create)
-    added = logic.completeSkull(node, "bone", CompletionOptions(device="auto"))
+    added = logic.completeSkull(node, "bone", RunSettings(device="auto"))
     assert added.exists
     assert "processor" in logic.notice
-    assert [run._options.device for run in runs] == ["auto", "cpu"]
+    assert [run._settings.device for run in runs] == ["auto", "cpu"]
     assert not runs[0].folder.exists()
     logic.closeSession()
 
@@ -157,7 +157,7 @@ def test_too_little_memory_on_the_processor_itself_is_an_error(tmp_path):
     _, create = runWithChild(tmp_path, "crash")
     logic = SkullVAELogic(createRun=create)
     with pytest.raises(SkullVAEError, match="no room"):
-        logic.completeSkull(addSkull(randomMask(36), GRIDS["lps"]), "bone", CompletionOptions(device="cpu"))
+        logic.completeSkull(addSkull(randomMask(36), GRIDS["lps"]), "bone", RunSettings(device="cpu"))
     assert logic.notice == ""
 
 
@@ -195,7 +195,7 @@ def test_closing_the_scene_ends_a_session(tmp_path):
     assert logic.added is None
     assert not runs[0].folder.exists()
     assert not logic.requestGamma(0.5)
-    assert not logic.pollAnswers()
+    assert not logic.pollResponses()
 
 
 def test_removed_input_ends_a_run_with_an_error(tmp_path):
@@ -214,7 +214,7 @@ def test_removed_input_ends_a_session_quietly(tmp_path):
     logic.completeSkull(node, "bone")
     assert logic.requestGamma(2)
     slicer.mrmlScene.RemoveNode(node)
-    assert not logic.pollAnswers()
+    assert not logic.pollResponses()
     assert not runs[0].folder.exists()
 
 
@@ -263,7 +263,7 @@ def test_generated_skull_is_completed_by_the_real_command_line(tmp_path):
     node = addSkull(skull, volume.affine, transform=addTransform(rotation(20, (0, 0, 1))))
     before = fingerprint(node)
     logic = SkullVAELogic()
-    added = logic.completeSkull(node, "bone", CompletionOptions(device="cpu"))
+    added = logic.completeSkull(node, "bone", RunSettings(device="cpu"))
     assert {key: fingerprint(node)[key] for key in before} == before
     completed = readInput(node, added.completedID).array
     implant = readInput(node, added.implantID).array
@@ -283,7 +283,7 @@ def test_generated_skull_is_completed_by_the_real_command_line(tmp_path):
 
     # Another shape, from the session.
     assert logic.requestGamma(0.5)
-    assert logic.waitForAnswers()
+    assert logic.waitForResponses()
     other = readInput(node, added.implantID).array
     assert not np.array_equal(other, implant)
     assert not np.any(skull & other)

@@ -9,7 +9,7 @@ import slicer_standin
 slicer_standin.prepare()
 
 import slicer  # noqa: E402
-from SkullVAEModule.completion import CompletionOptions  # noqa: E402
+from SkullVAEModule.completion import RunSettings  # noqa: E402
 from SkullVAEModule.logic import SkullVAELogic  # noqa: E402
 from SkullVAEModule.meshnodes import meshData  # noqa: E402
 from SkullVAEModule.segments import isAsAdded  # noqa: E402
@@ -56,8 +56,8 @@ def settle(logic) -> int:
 
     def poll() -> bool:
         nonlocal changes
-        changes += logic.pollAnswers()
-        return not logic.answering
+        changes += logic.pollResponses()
+        return not logic.responsePending
 
     waitFor(poll, "the answer")
     return changes
@@ -69,7 +69,7 @@ def test_gamma_changes_segments_and_part_where_they_are(session):
     added, nodes, before = logic.added, nodeIDs(), fingerprint(node)
     node.GetSegmentation().GetSegment(added.implantID).SetName("My implant")
     assert logic.requestGamma(3)
-    assert logic.answering
+    assert logic.responsePending
     assert settle(logic)
     assert logic.added is added
     assert nodeIDs() == nodes
@@ -115,7 +115,7 @@ def test_gamma_renews_a_surface_that_is_shown(session):
 def test_part_request_changes_the_mesh_alone(session):
     logic, node, _, _ = session
     before = fingerprint(node)
-    assert logic.requestPart(CompletionOptions(clearance=0.5, thickness="constant:4"))
+    assert logic.requestImplant(RunSettings(clearance=0.5, thickness="constant:4"))
     assert settle(logic) == 1
     assert fingerprint(node) == before
     mesh = meshData(logic.added.implantModelNode.GetPolyData())
@@ -152,7 +152,7 @@ def test_child_that_dies_over_a_request_ends_the_session_with_an_error(session):
     with pytest.raises(SkullVAEError, match="Killed"):
         settle(logic)
     assert not logic.live
-    assert not logic.answering
+    assert not logic.responsePending
     assert fingerprint(node) == before
     assert not logic.requestGamma(1)
 
@@ -161,7 +161,7 @@ def test_result_removed_by_the_user_ends_the_session_quietly(session):
     logic, node, _, _ = session
     assert logic.requestGamma(2)
     node.GetSegmentation().RemoveSegment(logic.added.implantID)
-    assert not logic.pollAnswers()
+    assert not logic.pollResponses()
     assert not logic.live
 
 

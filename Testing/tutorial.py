@@ -87,14 +87,14 @@ class Tutorial:
         self.shoot("result", "resultCollapsibleButton")
 
         ui.proposalComboBox.currentIndex = 1
-        self.wait(lambda: not logic.answering)
+        self.wait(lambda: not logic.responsePending)
         self.shoot("proposals", "resultCollapsibleButton")
         ui.proposalComboBox.currentIndex = 0
-        self.wait(lambda: not logic.answering)
+        self.wait(lambda: not logic.responsePending)
 
         ui.thicknessComboBox.currentText = "Patient's own"
-        self.wait(lambda: logic.answering)
-        self.wait(lambda: not logic.answering)
+        self.wait(lambda: logic.responsePending)
+        self.wait(lambda: not logic.responsePending)
         ui.showThicknessCheckBox.checked = True
         self.shoot("thickness", "resultCollapsibleButton")
 

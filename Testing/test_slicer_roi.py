@@ -10,8 +10,8 @@ slicer_standin.prepare()
 
 import slicer  # noqa: E402
 import vtk  # noqa: E402
-from SkullVAEModule.completion import CompletionOptions  # noqa: E402
-from SkullVAEModule.cropbox import boxArgument, boxOf, headBox, removeBox  # noqa: E402
+from SkullVAEModule.completion import RunSettings  # noqa: E402
+from SkullVAEModule.roi import headROI, removeROI, roiArgument, roiOf  # noqa: E402
 from slicer_scenes import GRIDS, addSkull, addTransform, addVolume, nodeIDs, rotation, vtkMatrix  # noqa: E402
 
 from SkullVAELib.core.errors import SkullVAEError  # noqa: E402
@@ -58,7 +58,7 @@ def test_argument_holds_the_points_the_roi_holds(boxMoved, inputMoved):
     inputTransform = None if inputMoved is None else addTransform(inputMoved)
     node = addVolume(np.zeros(HEAD, np.int16), GRIDS["oblique"], transform=inputTransform)
     roi = addBox(POSE, (60, 40, 90), None if boxMoved is None else addTransform(boxMoved))
-    numbers = boxArgument(roi, node)
+    numbers = roiArgument(roi, node)
     assert len(numbers) == 15
     world = np.random.default_rng(81).uniform(-80, 120, (3000, 3))
     toNode = np.eye(4) if inputMoved is None else np.linalg.inv(inputMoved)
@@ -71,7 +71,7 @@ def test_argument_holds_the_points_the_roi_holds(boxMoved, inputMoved):
 def test_box_becomes_one_word_of_the_command_line():
     node = addVolume(np.zeros(HEAD, np.int16), GRIDS["lps"])
     roi = addBox(np.eye(4) + np.outer([-10.5, 0, 0, 0], [0, 0, 0, 1]), (60, 40, 90))
-    arguments = CompletionOptions(box=boxArgument(roi, node)).arguments()
+    arguments = RunSettings(box=roiArgument(roi, node)).arguments()
     (word,) = [argument for argument in arguments if argument.startswith("--box")]
     numbers = [float(text) for text in word.removeprefix("--box=").split(",")]
     np.testing.assert_allclose(numbers, [-10.5, 0, 0, 60, 40, 90, 1, 0, 0, 0, 1, 0, 0, 0, 1], atol=1e-9)
@@ -80,11 +80,11 @@ def test_box_becomes_one_word_of_the_command_line():
 def test_box_of_a_sheared_or_warped_input_is_an_error():
     roi = addBox(POSE, (60, 40, 90))
     with pytest.raises(SkullVAEError, match="shearing"):
-        boxArgument(roi, addVolume(np.zeros(HEAD, np.int16), GRIDS["lps"], transform=addTransform(SHEARED)))
+        roiArgument(roi, addVolume(np.zeros(HEAD, np.int16), GRIDS["lps"], transform=addTransform(SHEARED)))
     warped = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLBSplineTransformNode")
     warped.SetAndObserveTransformFromParent(vtk.vtkThinPlateSplineTransform())
     with pytest.raises(SkullVAEError, match="warping"):
-        boxArgument(roi, addVolume(np.zeros(HEAD, np.int16), GRIDS["lps"], transform=warped))
+        roiArgument(roi, addVolume(np.zeros(HEAD, np.int16), GRIDS["lps"], transform=warped))
 
 
 def head() -> np.ndarray:
@@ -101,9 +101,9 @@ def head() -> np.ndarray:
 def test_box_is_made_around_the_largest_piece_of_bone(grid, transformed):
     transform = addTransform(MOVED) if transformed else None
     node = addVolume(head(), GRIDS[grid], transform=transform)
-    roi = headBox(node)
+    roi = headROI(node)
     assert roi.GetParentTransformNode() is transform
-    numbers = boxArgument(roi, node)
+    numbers = roiArgument(roi, node)
     matrix = np.array(numbers[6:]).reshape(3, 3)
     np.testing.assert_allclose(matrix @ matrix.T, np.eye(3), atol=1e-6)
     assert np.linalg.det(matrix) == pytest.approx(1)
@@ -124,7 +124,7 @@ def test_box_leaves_the_neck_below_out():
     voxels[8:22, 8:22] = 1
     grid = np.diag([4.0, 4, 4, 1])
     node = addSkull(voxels, grid)
-    numbers = boxArgument(headBox(node, "bone"), node)
+    numbers = roiArgument(headROI(node, "bone"), node)
     top = 4 * 104
     assert numbers[2] + numbers[5] / 2 == pytest.approx(top + 10)
     assert numbers[2] - numbers[5] / 2 == pytest.approx(top - 260 - 10)
@@ -133,22 +133,22 @@ def test_box_leaves_the_neck_below_out():
 def test_box_is_made_once_and_removed_whole():
     node = addVolume(head(), GRIDS["lps"])
     before = nodeIDs()
-    assert boxOf(node) is None
-    roi = headBox(node)
+    assert roiOf(node) is None
+    roi = headROI(node)
     assert roi.GetName() == "SkullVAE box"
     roi.SetSize(1, 2, 3)
-    assert headBox(node) is roi
+    assert headROI(node) is roi
     assert roi.GetSize() == (1, 2, 3)
-    assert boxOf(addVolume(head(), GRIDS["lps"])) is None
-    removeBox(node)
-    assert boxOf(node) is None
+    assert roiOf(addVolume(head(), GRIDS["lps"])) is None
+    removeROI(node)
+    assert roiOf(node) is None
     assert len(nodeIDs()) == len(before) + 1
-    removeBox(node)
+    removeROI(node)
 
 
 def test_input_without_bone_gets_no_box():
     node = addVolume(np.full(HEAD, -1000, np.int16), GRIDS["lps"])
     before = nodeIDs()
     with pytest.raises(SkullVAEError, match="no bone"):
-        headBox(node)
+        headROI(node)
     assert nodeIDs() == before
