@@ -16,7 +16,7 @@ slicer_standin.prepare()
 
 import slicer  # noqa: E402
 import vtk  # noqa: E402
-from SkullVAEModule.completion import RunSettings, CompletionResult, CompletionRun  # noqa: E402
+from SkullVAEModule.completion import CompletionResult, CompletionRun, RunSettings  # noqa: E402
 from SkullVAEModule.logic import SkullVAELogic  # noqa: E402
 from SkullVAEModule.masks import Mask  # noqa: E402
 from SkullVAEModule.meshfiles import MeshData  # noqa: E402

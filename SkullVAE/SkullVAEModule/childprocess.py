@@ -141,7 +141,7 @@ class ChildProcess:
             return False
         line = json.dumps(request, allow_nan=False).encode("ascii") + b"\n"
         try:
-            # Without Python's buffer, so that a line is written whole or not at all: it is shorter than a pipe's capacity.
+            # Without Python's buffer, so that a line, shorter than a pipe's capacity, is written whole or not at all.
             return os.write(self._process.stdin.fileno(), line) == len(line)
         except OSError:
             return False

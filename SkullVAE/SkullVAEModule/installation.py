@@ -1,9 +1,9 @@
 """Installs the Python packages that the library needs, after the user has agreed, and checks the installation.
 
 PyTorch is installed by the PyTorch extension, which selects the build for the computer's GPU; the other packages by
-Slicer's own pip functions, with the versions of Slicer's numpy, SimpleITK and VTK pinned. Without a network, all of them
-are installed from a folder of wheels (`pip download` on another computer). No package is imported here except the
-helper of the PyTorch extension, because the library runs in another process.
+Slicer's own pip functions, with the versions of Slicer's numpy, SimpleITK and VTK pinned. Without a network, all of
+them are installed from a folder of wheels (`pip download` on another computer). No package is imported here except
+the helper of the PyTorch extension, because the library runs in another process.
 """
 
 from __future__ import annotations

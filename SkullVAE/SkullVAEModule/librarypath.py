@@ -13,8 +13,8 @@ _SHIPPED_MODEL = MODULE_FOLDER / "Resources" / "Models" / "skullvae.safetensors"
 def libraryFolder() -> Path | None:
     """The folder of this module that contains SkullVAELib, or None if the library is installed by pip.
 
-    Slicer adds the module's own folder to sys.path. That suffices for the built extension, where both are in one folder,
-    but not for a checkout, where the library is one level up.
+    Slicer adds the module's own folder to sys.path. That suffices for the built extension, where both are in one
+    folder, but not for a checkout, where the library is one level up.
     """
     for folder in (MODULE_FOLDER, MODULE_FOLDER.parent):
         if (folder / "SkullVAELib" / "__init__.py").is_file():

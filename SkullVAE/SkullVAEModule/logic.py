@@ -42,8 +42,8 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
     """Reads the input from the scene, completes it in a child process and adds the result to the scene.
 
     After a result the child keeps running: requestGamma(), requestProposal() and requestImplant() request another shape
-    or printable implant, and pollResponses() updates the scene, until closeSession(), the next start() or the closing of
-    the scene.
+    or printable implant, and pollResponses() updates the scene, until closeSession(), the next start() or the scene is
+    closed.
 
     createRun: makes the run for (array, affine, settings), as CompletionRun does; tests pass a run with a known result.
     command: command to run instead of `python -m SkullVAELib` for everything else.
@@ -102,7 +102,8 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
     def poll(self, onLog: Callable[[list[str]], None] = lambda lines: None) -> bool:
         """Poll the run: True while it runs. At its end the result is added to the scene.
 
-        onLog: receives the lines that the child has printed since the last call. Raises SkullVAEError if the run failed.
+        onLog: receives the lines that the child has printed since the last call.
+        Raises SkullVAEError if the run failed.
         """
         if self._run is None:
             return False
@@ -228,7 +229,7 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
         return changed
 
     def waitForResponses(self) -> bool:
-        """Poll until all responses have arrived; whether anything has changed. Blocks, so the panel must not call it."""
+        """Wait for all responses; whether anything has changed. Blocks, so the panel must not call it."""
         changed = False
         while self.responsePending:
             changed = self.pollResponses() or changed

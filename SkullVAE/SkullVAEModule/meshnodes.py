@@ -65,7 +65,7 @@ def meshData(polydata) -> MeshData:
 
 
 def addModel(role: str, mesh: MeshData):
-    """Add a model node "Printable implant" (IMPLANT_ROLE) or "Skull surface" (SKULL_ROLE) with this mesh and show it."""
+    """Add and show a model node of this mesh: "Printable implant" (IMPLANT_ROLE) or "Skull surface" (SKULL_ROLE)."""
     name, look = {
         IMPLANT_ROLE: (_("Printable implant"), looks()["implant"]),
         SKULL_ROLE: (_("Skull surface"), looks()["completed"]),

@@ -47,7 +47,7 @@ class ModelStore:
         self._hashes: dict[tuple, str] = {}
 
     def list(self) -> list[ModelEntry]:
-        """The shipped model, then the others by name. Files without a SHA-256 were not added here and are not listed."""
+        """The shipped model, then the others by name. Files without a SHA-256 were not added here: not listed."""
         shipped = shippedModel()
         entries = [] if shipped is None else [self._entry(shipped, self._hash(shipped), shipped=True)]
         for path in sorted(self.folder.glob(f"*{_SUFFIX}")) if self.folder.is_dir() else ():

@@ -81,7 +81,7 @@ def removeROI(inputNode) -> None:
 
 
 def roiArgument(roi, inputNode) -> tuple[float, ...]:
-    """The 15 numbers of the command line's --roi: centre, side lengths and unit axes, RAS mm in the input's coordinates.
+    """The 15 numbers of --roi: centre, side lengths and unit axes, RAS mm in the input's own coordinates.
 
     Under any transform of ROI and input, the voxels inside are those that Slicer's views show inside. (Slicer scales an
     ROI under a scaling transform, and shows it as a cuboid under a shearing or nonlinear one.)

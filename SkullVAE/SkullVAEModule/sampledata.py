@@ -24,7 +24,7 @@ from .childprocess import ChildProcess
 from .completion import childEnvironment, libraryCommand
 from .librarypath import MODULE_FOLDER
 
-# "Cranium" of the InVesalius project (GPL-2): a frontal defect after trauma. Pinned to a commit and verified by its SHA-256.
+# "Cranium" of the InVesalius project (GPL-2): a frontal defect after trauma. Pinned to a commit, verified by SHA-256.
 PATIENT_URL = "https://raw.githubusercontent.com/invesalius/invesalius3/22dfef43c05bdb20f50a5e05579324af3eb12ec4/samples/Cranium.inv3"
 PATIENT_SHA256 = CRANIUM_SHA256
 PATIENT_BYTES = 18719455

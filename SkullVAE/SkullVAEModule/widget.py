@@ -243,9 +243,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _showResult(self) -> None:
         if self.logic.added is None:
             self._showStatus(
-                _(
-                    "No defect was found, so no result was added. If the segmentation tool has closed the defect, use the CT."
-                )
+                _("No defect was found: nothing was added. If the segmentation has closed the defect, use the CT.")
             )
         else:
             name = self.logic.added.segmentationNode.GetName()

@@ -48,12 +48,13 @@ def add_parser(commands) -> None:
     complete.add_argument(
         "--interactive",
         action="store_true",
-        help="afterwards stay and answer requests, one JSON object a line on stdin, until stdin closes:"
-        ' {"request": 7, "gamma": 0.5} another shape, "proposal": 3 that proposal, "part": {"clearance": 0.5,'
-        ' "thickness": "constant:4", "under_contour": 0, "smooth": 0.5, "holes": "2,10,3", "split": null} another part'
-        ' of the shape, "skull": true, "report": true; files come into DIR/answers/7, and a line {"answer": 7, ...} on'
-        " stdout (two, the second with the mesh, where the first says that there is more); where no defect is found"
-        " the process ends",
+        help="after the run, keep running and respond to requests on stdin, one JSON object per line, until stdin is"
+        ' closed. Requests: {"request": 7, "gamma": 0.5} for another shape; {"request": 7, "proposal": 3} for another'
+        ' proposal; {"request": 7, "implant": {"clearance": 0.5, "thickness": "constant:4", "under_contour": 0,'
+        ' "smooth": 0.5, "holes": "2,10,3", "split": null}} for another printable implant of the shape;'
+        ' {"request": 7, "skull": true} for skull.stl; {"request": 7, "report": true} for report.html. Files are'
+        ' written to DIR/responses/7, followed by a line {"response": 7, ...} on stdout; after a line with "more": true'
+        " another line follows, with the mesh. The process ends if no defect is found",
     )
     complete.set_defaults(run=run_complete)
 

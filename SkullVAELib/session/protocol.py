@@ -1,4 +1,4 @@
-"""The requests of a parent process: JSON objects, one a line, read while other work goes on."""
+"""Requests of a parent process: JSON objects, one per line, read in a thread."""
 
 from __future__ import annotations
 
@@ -16,21 +16,41 @@ from typing import Any
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.core.parent_process import end_when_orphaned
 
-REQUEST_KINDS = ("gamma", "proposal", "part", "host", "report")
+REQUEST_KINDS = ("gamma", "proposal", "implant", "skull", "report")
+"""Kinds of requests: another gamma, proposal or printable implant; the file skull.stl or report.html."""
 
-_REMEDY = f'Send one JSON object a line, such as {{"request": 7, "gamma": 0.5}}; one of {", ".join(REQUEST_KINDS)}'
+# Names of version 0.1, which are still accepted.
+_FORMER_KINDS = {"part": "implant", "host": "skull"}
 
-# A request is some hundred bytes; a line that does not end is no request.
+_REMEDY = (
+    f'Send one JSON object per line, for example {{"request": 7, "gamma": 0.5}}, with one of {", ".join(REQUEST_KINDS)}'
+)
+
+# A request has some hundred bytes. A line that exceeds this length is parsed as it is, so that memory stays bounded.
 _LONGEST_LINE = 1 << 16
 
-# Between looks for a parent that has vanished, and for signals on systems whose waiting nothing interrupts.
-_LOOK_SECONDS = 0.5
+# Interval of the checks whether the parent process still runs, and for signals on systems where these do not interrupt
+# waiting.
+_CHECK_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
 class Request:
-    """One request. number: the parent's own, None where the line tells none; kind: one of KINDS, value: what it says;
-    error: why it is none; superseded: whether a newer one of its kind came before its turn."""
+    """A request.
+
+    Attributes
+    ----------
+    number : int or None
+        Number that the parent process has chosen; None for a line without a valid number.
+    kind : str
+        One of `REQUEST_KINDS`; empty for an invalid request.
+    value : object
+        Value of the request: number for "gamma" and "proposal", dict for "implant", True for "skull" and "report".
+    error : SkullVAEError or None
+        Why the request is invalid.
+    superseded : bool
+        Whether a newer request of the same kind arrived before this one was processed.
+    """
 
     number: int | None
     kind: str = ""
@@ -40,33 +60,47 @@ class Request:
 
     @classmethod
     def parse(cls, line: bytes | str) -> Request:
-        """A request from a line; what is wrong with it is its `error`.
+        """Return the request in a line; an invalid line gives a request with an `error`.
 
+        Parameters
+        ----------
+        line : bytes or str
+            A JSON object with "request", a number that is not negative, and one of `REQUEST_KINDS`.
+
+        Returns
+        -------
+        Request
+            The request.
+
+        Examples
+        --------
         >>> Request.parse('{"request": 7, "gamma": 0.5}').value
         0.5
         """
         try:
-            told = json.loads(line)
+            message = json.loads(line)
         except (ValueError, RecursionError):
-            return cls(None, error=SkullVAEError("The request is not JSON", _REMEDY))
-        if not isinstance(told, dict):
+            return cls(None, error=SkullVAEError("The request is not valid JSON", _REMEDY))
+        if not isinstance(message, dict):
             return cls(None, error=SkullVAEError("The request is not a JSON object", _REMEDY))
-        number = told.pop("request", None)
+        number = message.pop("request", None)
         if not isinstance(number, int) or isinstance(number, bool) or number < 0:
-            return cls(None, error=SkullVAEError('The request has no whole number "request"', _REMEDY))
-        if len(told) != 1 or next(iter(told)) not in REQUEST_KINDS:
-            named = ", ".join(map(str, told)) or "nothing"
-            return cls(number, error=SkullVAEError(f"The request asks for {named[:100]}", _REMEDY))
-        ((kind, value),) = told.items()
-        right = {
+            return cls(None, error=SkullVAEError('The request has no valid number "request"', _REMEDY))
+        kinds = [_FORMER_KINDS.get(name, name) for name in message]
+        if len(kinds) != 1 or kinds[0] not in REQUEST_KINDS:
+            named = ", ".join(message) or "nothing"
+            cause = f"The request must contain one kind of request and contains {named[:100]}"
+            return cls(number, error=SkullVAEError(cause, _REMEDY))
+        (kind,), (value,) = kinds, message.values()
+        valid = {
             "gamma": _is_number(value),
             "proposal": isinstance(value, int) and not isinstance(value, bool),
-            "part": isinstance(value, dict),
-            "host": value is True,
+            "implant": isinstance(value, dict),
+            "skull": value is True,
             "report": value is True,
         }
-        if not right[kind]:
-            return cls(number, error=SkullVAEError(f"The request's {kind} has the wrong kind of value", _REMEDY))
+        if not valid[kind]:
+            return cls(number, error=SkullVAEError(f"The value of '{kind}' in the request has the wrong type", _REMEDY))
         return cls(number, kind, value)
 
 
@@ -75,9 +109,14 @@ def _is_number(value: object) -> bool:
 
 
 class Requests:
-    """The requests that come in on a file descriptor, until it closes; a thread of their own reads them.
+    """Queue of the requests on a file descriptor, which a thread reads until it is closed.
 
-    Of several that wait only the newest of each kind is worth its while: the others are marked as superseded.
+    When a request arrives, queued requests of the same kind are marked as superseded.
+
+    Parameters
+    ----------
+    descriptor : int
+        File descriptor to read.
     """
 
     def __init__(self, descriptor: int):
@@ -85,21 +124,32 @@ class Requests:
         self._waiting: deque[Request] = deque()
         self._closed = False
         self._changed = threading.Condition()
-        # The descriptor itself is read, not sys.stdin: at its end Python waits for ever for a buffered stream that a
-        # thread still reads.
+        # The descriptor is read instead of sys.stdin: Python would hang at exit on a buffered stream that a thread
+        # still reads.
         threading.Thread(target=self._read, name="requests", daemon=True).start()
 
     @classmethod
     @contextmanager
     def from_stdin(cls) -> Iterator[Requests]:
-        """The requests on stdin. While the body runs a parent process that vanishes ends this one, as SIGTERM does."""
+        """Context manager: the requests on stdin. If the parent process ends, this process ends as by SIGTERM.
+
+        Yields
+        ------
+        Requests
+            The requests.
+
+        Raises
+        ------
+        SkullVAEError
+            This process has no stdin.
+        """
         try:
             descriptor = sys.stdin.fileno()
         except (AttributeError, OSError, ValueError):
-            raise SkullVAEError("There is no stdin to read requests from", "Leave out --interactive") from None
+            raise SkullVAEError("Requests cannot be read: there is no stdin", "Run without --interactive") from None
         over = threading.Event()
         threading.Thread(
-            target=end_when_orphaned, args=(os.getppid(), over, _LOOK_SECONDS), name="parent", daemon=True
+            target=end_when_orphaned, args=(os.getppid(), over, _CHECK_SECONDS), name="parent", daemon=True
         ).start()
         try:
             yield cls(descriptor)
@@ -107,14 +157,14 @@ class Requests:
             over.set()
 
     def take(self) -> Request | None:
-        """The next request, in the order they came; waits for one. None when none will come."""
+        """Wait for the next request and remove it from the queue; None at the end of the requests."""
         with self._changed:
             while not self._waiting and not self._closed:
-                self._changed.wait(_LOOK_SECONDS)
+                self._changed.wait(_CHECK_SECONDS)
             return self._waiting.popleft() if self._waiting else None
 
     def waits(self, *kinds: str) -> bool:
-        """Whether a request of one of these kinds waits."""
+        """Whether a request of one of these kinds is queued and not superseded."""
         with self._changed:
             return any(request.kind in kinds and not request.superseded for request in self._waiting)
 
