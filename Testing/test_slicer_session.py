@@ -1,4 +1,4 @@
-"""After a run: requests change the result in the scene, where it is."""
+"""After a run: requests change the result in the scene in place."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("scene")
 
 @pytest.fixture
 def session(tmp_path, request):
-    """(logic, node, mask, grid) after a run whose child stays; the mode may be given by parametrize."""
+    """(logic, node, mask, grid) after a run whose child keeps running; mode of the child by parametrize."""
     _, create = runWithChild(tmp_path, getattr(request, "param", "good"))
     mask, grid = randomMask(40), GRIDS["oblique and left-handed"]
     node = addSkull(mask, grid, transform=addTransform(rotation(30, (1, 0, 1))))
@@ -51,7 +51,7 @@ def moved(mask: np.ndarray, shift: int) -> np.ndarray:
 
 
 def settle(logic) -> int:
-    """Wait for all answers; how often something changed."""
+    """Wait for all responses; the number of changes."""
     changes = 0
 
     def poll() -> bool:
@@ -59,11 +59,11 @@ def settle(logic) -> int:
         changes += logic.pollResponses()
         return not logic.responsePending
 
-    waitFor(poll, "the answer")
+    waitFor(poll, "the response")
     return changes
 
 
-def test_gamma_changes_segments_and_part_where_they_are(session):
+def test_gamma_changes_segments_and_printable_implant_in_place(session):
     logic, node, mask, grid = session
     transform = node.GetParentTransformNode()
     added, nodes, before = logic.added, nodeIDs(), fingerprint(node)
@@ -80,13 +80,13 @@ def test_gamma_changes_segments_and_part_where_they_are(session):
     assert node.GetSegmentation().GetSegment(added.implantID).GetName() == "My implant"
     assert isAsAdded(node, added.implantID)
     assert logic.report["gamma"] == 3
-    # And back: nothing of the shape before is left.
+    # Back again: nothing of the previous shape is left.
     assert logic.requestGamma(1)
     settle(logic)
     assert np.array_equal(exported(node, added.completedID, grid, transform=transform), mask | moved(mask, 1))
 
 
-def test_gamma_leaves_other_segments_that_share_the_labelmap_alone(session):
+def test_gamma_does_not_change_other_segments_in_the_labelmap(session):
     logic, node, mask, grid = session
     addSegment(node, "other", orientedImage(randomMask(41), grid), "Other")
     node.GetSegmentation().CollapseBinaryLabelmaps(False)
@@ -100,7 +100,7 @@ def test_gamma_leaves_other_segments_that_share_the_labelmap_alone(session):
     assert np.array_equal(exported(node, logic.added.completedID, grid, transform=transform), mask | moved(mask, 2))
 
 
-def test_gamma_renews_a_surface_that_is_shown(session):
+def test_gamma_updates_a_surface_that_is_shown(session):
     logic, node, _, _ = session
     node.CreateClosedSurfaceRepresentation()
     surface = node.GetClosedSurfaceInternalRepresentation(logic.added.implantID)
@@ -112,7 +112,7 @@ def test_gamma_renews_a_surface_that_is_shown(session):
     assert not np.array_equal(before, np.array(surface.GetPoints().GetData()))
 
 
-def test_part_request_changes_the_mesh_alone(session):
+def test_implant_request_changes_only_the_mesh(session):
     logic, node, _, _ = session
     before = fingerprint(node)
     assert logic.requestImplant(RunSettings(clearance=0.5, thickness="constant:4"))
@@ -131,7 +131,7 @@ def test_superseded_request_changes_nothing(session):
     assert fingerprint(node) == before
 
 
-def test_error_in_an_answer_is_raised_and_the_session_goes_on(session):
+def test_error_in_a_response_is_raised_and_the_session_continues(session):
     logic, node, mask, grid = session
     before = fingerprint(node)
     assert logic.requestGamma(9)
@@ -145,7 +145,7 @@ def test_error_in_an_answer_is_raised_and_the_session_goes_on(session):
 
 
 @pytest.mark.parametrize("session", ["dies"], indirect=True)
-def test_child_that_dies_over_a_request_ends_the_session_with_an_error(session):
+def test_child_that_ends_during_a_request_ends_the_session_with_an_error(session):
     logic, node, _, _ = session
     before = fingerprint(node)
     assert logic.requestGamma(1)
@@ -173,7 +173,7 @@ def test_next_run_ends_the_session_before_it(session):
     logic.cancel()
 
 
-def test_unusable_next_input_leaves_result_and_session(session):
+def test_unusable_next_input_keeps_result_and_session(session):
     logic, node, _, _ = session
     with pytest.raises(SkullVAEError):
         logic.start(node, "unknown")

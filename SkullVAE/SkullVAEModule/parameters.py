@@ -7,13 +7,14 @@ from slicer import vtkMRMLMarkupsROINode, vtkMRMLScalarVolumeNode, vtkMRMLSegmen
 from slicer.parameterNodeWrapper import Choice, WithinRange, parameterNodeWrapper
 
 from SkullVAELib.completion.options import MOST_PROPOSALS, PRIORS
+from SkullVAELib.data.kinds import CLASSES
 from SkullVAELib.implant.options import THICKNESS_MODES
 
 from .completion import RunSettings
 
 # Values of the parameters, which the panel shows and scenes contain, and those of the command line.
 THICKNESSES = dict(zip(("Patient's own", "Constant", "At least"), THICKNESS_MODES, strict=True))
-DEFECT_CLASSES = {"Cranial vault": "cranial", "Face (experimental)": "facial"}
+DEFECT_CLASSES = dict(zip(("Cranial vault", "Face (experimental)"), CLASSES, strict=True))
 # Default threshold of the library for a CT. For this value the option is left out: the library then also detects a
 # labelmap that was loaded as a volume.
 USUAL_THRESHOLD_HU = 300.0
