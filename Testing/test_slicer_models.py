@@ -142,7 +142,7 @@ def damaged(source: Path, kind: str) -> Path:
             "truncated": content[:-1],
             "trailing bytes": content + b"!",
             "a huge header": (1 << 62).to_bytes(8, "little") + content[8:],
-            "no header": (4).to_bytes(8, "little") + b"[[[[" + bytes(50),
+            "without header": (4).to_bytes(8, "little") + b"[[[[" + bytes(50),
             "a list": (4).to_bytes(8, "little") + b"[1] ",
             "no tensors": (2).to_bytes(8, "little") + b"{}",
             "another suffix": content,
@@ -152,7 +152,7 @@ def damaged(source: Path, kind: str) -> Path:
 
 
 KINDS = (
-    "empty", "a pickle", "truncated", "trailing bytes", "a huge header", "no header", "a list", "no tensors",
+    "empty", "a pickle", "truncated", "trailing bytes", "a huge header", "without header", "a list", "no tensors",
     "another suffix",
 )  # fmt: skip
 

@@ -297,15 +297,15 @@ def test_segment_selector_takes_the_first_segment_and_tells(scene):
     selector = slicer.qMRMLSegmentSelectorWidget()
     selector.setMRMLScene(scene)
     node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
-    told = []
-    selector.connect("currentSegmentChanged(QString)", told.append)
+    selected = []
+    selector.connect("currentSegmentChanged(QString)", selected.append)
     selector.setCurrentNode(node)
     first = node.GetSegmentation().AddEmptySegment("a", "A")
     second = node.GetSegmentation().AddEmptySegment("b", "B")
-    assert told == [first]
+    assert selected == [first]
     selector.setCurrentSegmentID(second)
     node.GetSegmentation().RemoveSegment(second)
-    assert told == [first, second, first]
+    assert selected == [first, second, first]
     selector.setMRMLScene(None)
 
 
