@@ -86,9 +86,9 @@ class Request:
         number = message.pop("request", None)
         if not isinstance(number, int) or isinstance(number, bool) or number < 0:
             return cls(None, error=SkullVAEError('The request has no valid number "request"', _REMEDY))
-        kinds = [_FORMER_KINDS.get(name, name) for name in message]
+        kinds = [_FORMER_KINDS.get(str(name), str(name)) for name in message]
         if len(kinds) != 1 or kinds[0] not in REQUEST_KINDS:
-            named = ", ".join(message) or "nothing"
+            named = ", ".join(map(str, message)) or "nothing"
             cause = f"The request must contain one kind of request and contains {named[:100]}"
             return cls(number, error=SkullVAEError(cause, _REMEDY))
         (kind,), (value,) = kinds, message.values()
