@@ -1,6 +1,7 @@
 # Every target sets up what it needs: Python 3.11 or newer, git and make are enough to start.
 #   make demo    complete a real patient's skull and leave the result in demo/
-#   make test    lint and every test
+#   make test    what the system lacks for the tests, lint, `pip check` and every test
+#   make docs    the documentation site, into site/
 #   make tutorial   the README's pictures of the panel, by going through it
 #   make bench   seconds and peak memory of each stage, into bench/
 #   make bench-batch   cases per core-hour of skullvae batch, with one worker and with two, into bench/
@@ -8,6 +9,7 @@
 #   make bench-accuracy DATA=FOLDER   implants of every method on complete skulls that no model saw, into bench/
 #   make bench-quality DATA=FOLDER ARGS="--folds FOLDER"   whether the quality score tells what fails, into bench/quality/
 #   make bench-training ARGS="--data SET"   training beside a faithful loop of the original, into bench/
+#   make lint    ruff, mypy and the layers of the packages (import-linter)
 #   make types   mypy, which make lint runs, too
 #   make coverage   every test, and how much of the library they run, into coverage/
 #   make lock    requirements.lock: every runtime package with its hashes, at the versions of constraints.txt
@@ -29,8 +31,8 @@ ARGS ?=
 bin := $(VENV)/bin
 stamp := $(VENV)/.installed
 
-.PHONY: venv demo test tutorial bench bench-batch bench-scale bench-accuracy bench-quality bench-training fuzz faults golden \
-  lint types coverage lock licences audit clean
+.PHONY: venv libraries demo test docs tutorial bench bench-batch bench-scale bench-accuracy bench-quality bench-training \
+  fuzz faults golden lint types coverage lock licences audit clean
 .DEFAULT_GOAL := test
 
 venv: $(stamp)
@@ -41,8 +43,12 @@ $(stamp): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
 	test -x $(bin)/python || $(PYTHON) -m venv $(VENV)
 	$(bin)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt torch
-	$(bin)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[test,slicer,dev,training,batch]'
+	$(bin)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[test,slicer,dev,training,batch,docs]'
 	touch $@
+
+# What the tests need from the system beside Python packages; first, since the rest takes minutes.
+libraries:
+	@$(PYTHON) Testing/system_libraries.py
 
 demo: $(stamp)
 	$(bin)/python Testing/demo.py $(ARGS)
@@ -51,20 +57,27 @@ lint: $(stamp)
 	$(bin)/ruff check .
 	$(bin)/ruff format --check .
 	$(bin)/mypy
+	$(bin)/lint-imports
 
 types: $(stamp)
 	$(bin)/mypy
 
 # Subprocesses are measured, too.
-coverage: $(stamp)
+coverage: libraries $(stamp)
 	$(bin)/coverage erase
 	$(bin)/coverage run -m pytest Testing $(ARGS)
 	$(bin)/coverage combine --quiet
 	$(bin)/coverage html --quiet --directory coverage
 	$(bin)/coverage report --show-missing --skip-covered
 
-test: lint
+test: libraries lint
+	$(bin)/python -m pip --disable-pip-version-check check
 	$(bin)/python -X faulthandler -m pytest Testing -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+
+# Pictures of the gallery are made where the library, the model or a script has changed. The variable silences a remark on
+# the future of MkDocs.
+docs: $(stamp)
+	NO_MKDOCS_2_WARNING=1 $(bin)/python -m mkdocs build --strict $(ARGS)
 
 # The README's pictures of the panel; after make demo, which fetches the patient.
 tutorial: $(stamp)

@@ -1,8 +1,8 @@
-"""`python -m SkullVAELib`."""
+"""Entry point of `python -m SkullVAELib`."""
 
 import sys
 
-from .cli import main
+from SkullVAELib.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

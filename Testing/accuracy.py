@@ -26,8 +26,8 @@ from benchmark.cases import PLACES, folds_of, places_of, stored_obliquely
 from benchmark.contest import Job
 from benchmark.rows import ABLATION, OURS, TITLES, Fold
 
-from SkullVAELib.datasets import Case, find_cases
-from SkullVAELib.errors import SkullVAEError
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.data.datasets import SkullCase, find_cases
 
 __all__ = ["PLACES", "stored_obliquely"]
 
@@ -60,7 +60,7 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def find_models(arguments: argparse.Namespace, cases: list[Case], wanted: set[str]) -> dict[str, Path]:
+def find_models(arguments: argparse.Namespace, cases: list[SkullCase], wanted: set[str]) -> dict[str, Path]:
     """Individual -> a model that never saw it; trains what is missing.
 
     Raises SkullVAEError when --model saw one of the skulls asked for.
@@ -106,7 +106,7 @@ def jobs_of(arguments: argparse.Namespace, chosen: tuple[str, ...]) -> list[Job]
     return jobs
 
 
-def told(record: dict, fraction: float, chosen: tuple[str, ...]) -> str:
+def progress_line(record: dict, fraction: float, chosen: tuple[str, ...]) -> str:
     """A case in one line: DSC and HD95 of every row."""
     scores = []
     for row in chosen:
@@ -138,7 +138,7 @@ def run(arguments: argparse.Namespace) -> int:
         for row in chosen:
             rows.prepare(row, fold, say, arguments.unet_minutes)
     records = contest.each(
-        contest.run_job, jobs, arguments.jobs, lambda record, fraction: say(told(record, fraction, chosen))
+        contest.run_job, jobs, arguments.jobs, lambda record, fraction: say(progress_line(record, fraction, chosen))
     )
     result = {"models": {}, "rows": list(chosen)}
     for fold in dict.fromkeys(job.fold for job in jobs):

@@ -1,8 +1,8 @@
-"""Every kind of bad input, and the sentence that `skullvae complete` says to it.
+"""Every kind of bad input, and the message of `skullvae complete` for it.
 
-    python Testing/bad_inputs.py     # writes Docs/bad_inputs.md, by running them all
+    python Testing/bad_inputs.py     # writes Docs/explanation/bad_inputs.md by running them all
 
-test_bad_inputs.py runs the same list and holds the page to what is said.
+test_bad_inputs.py runs the same list and compares the page with the messages.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from broken import HEAD, NO_HEAD, Scene
 from image_files import cut, nifti, nrrd, several_values, written
 
-from SkullVAELib import cli
-from SkullVAELib.volume import Volume, read_volume, write_volume
+from SkullVAELib.cli import main as cli
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.io.images import read_volume, write_volume
 
-PAGE = Path(__file__).resolve().parents[1] / "Docs" / "bad_inputs.md"
+PAGE = Path(__file__).resolve().parents[1] / "Docs" / "explanation" / "bad_inputs.md"
 GOLDEN = Path(__file__).resolve().parent / "data" / "golden"
 
 
@@ -88,7 +89,7 @@ def _scene(what: str) -> Callable[[Path, Skull], Path]:
 
 
 def _nifti(folder: Path, skull: Skull, name: str = "a.nii.gz", array: np.ndarray | None = None, **patched) -> Path:
-    """A NIfTI file on the skull's grid, of the skull unless told; patched: see image_files.nifti."""
+    """A NIfTI file on the skull's grid, of the skull by default; patched: see image_files.nifti."""
     array = skull.defective.array.astype(np.uint8) if array is None else array
     return nifti(folder, name, array, skull.defective.affine, **patched)
 
@@ -131,26 +132,26 @@ FILES: dict[str, BadInput] = {
     "a DICOM folder": BadInput(lambda d, s: _folder(d, "IM0001", "IM0002"), 2, "DICOM"),
     "a DICOM file": BadInput(lambda d, s: _folder(d, "a.dcm") / "a.dcm", 2, "no known image suffix"),
     "another suffix": BadInput(lambda d, s: _file(d, "a.stl", b"solid"), 2, "no known image suffix"),
-    "another format than the suffix says": BadInput(
+    "a format other than the suffix": BadInput(
         lambda d, s: _nifti(d, s, "a.nii").rename(d / "a.nrrd"), 2, "cannot be read"
     ),
-    "a file of no bytes": BadInput(lambda d, s: _file(d, "a.nrrd", b""), 2, "is empty"),
+    "an empty file": BadInput(lambda d, s: _file(d, "a.nrrd", b""), 2, "is empty"),
     "text": BadInput(lambda d, s: _file(d, "a.nrrd", b"not an image\n" * 99), 2, "cannot be read"),
-    "cut .nrrd": BadInput(lambda d, s: cut(written(d, "a.nrrd"), 20000), 2, "whole"),
-    "cut .mha": BadInput(lambda d, s: cut(written(d, "a.mha"), 20000), 2, "cut short"),
-    "cut .nii": BadInput(lambda d, s: cut(written(d, "a.nii"), -1), 2, "cut short"),
-    "cut .nii.gz": BadInput(lambda d, s: cut(written(d, "a.nii.gz"), 20000), 2, "cut short"),
+    "truncated .nrrd": BadInput(lambda d, s: cut(written(d, "a.nrrd"), 20000), 2, "complete"),
+    "truncated .mha": BadInput(lambda d, s: cut(written(d, "a.mha"), 20000), 2, "truncated"),
+    "truncated .nii": BadInput(lambda d, s: cut(written(d, "a.nii"), -1), 2, "truncated"),
+    "truncated .nii.gz": BadInput(lambda d, s: cut(written(d, "a.nii.gz"), 20000), 2, "truncated"),
     "gzip with a wrong checksum": BadInput(
-        lambda d, s: _file(d, "b.nii.gz", written(d, "a.nii.gz").read_bytes()[:-8] + bytes(8)), 2, "whole"
+        lambda d, s: _file(d, "b.nii.gz", written(d, "a.nii.gz").read_bytes()[:-8] + bytes(8)), 2, "complete"
     ),
     "2D": BadInput(lambda d, s: _nifti(d, s, array=np.zeros((9, 9), np.int16)), 2, "2 dimensions"),
     "an axis of one voxel": BadInput(lambda d, s: _nifti(d, s, array=np.zeros((9, 9, 1), np.int16)), 2, "single slice"),
     "4D": BadInput(lambda d, s: _nifti(d, s, array=np.zeros((9, 9, 9, 2), np.int16)), 2, "4 dimensions"),
-    "several values a voxel": BadInput(lambda d, s: several_values(d / "a.nrrd"), 2, "several values"),
+    "several values per voxel": BadInput(lambda d, s: several_values(d / "a.nrrd"), 2, "several values"),
     "a header that claims terabytes": BadInput(
         lambda d, s: nrrd(d, "100000 100000 100000", name="a.nrrd"), 2, "too large"
     ),
-    "a gigabyte in a kilobyte": BadInput(lambda d, s: nrrd(d, "1000 1000 1000", name="a.nrrd"), 2, "cut short"),
+    "a gigabyte in a kilobyte": BadInput(lambda d, s: nrrd(d, "1000 1000 1000", name="a.nrrd"), 2, "truncated"),
     "zero spacing": BadInput(
         lambda d, s: nrrd(d, name="a.nrrd", directions="(0,0,0) (0,1,0) (0,0,1)"), 2, "voxel size"
     ),
@@ -165,10 +166,10 @@ FILES: dict[str, BadInput] = {
     ),
     "a very long name": BadInput(lambda d, s: d / ("a" * 300 + ".nrrd"), 2, "too long"),
     "output over the input": BadInput(_over_input, 2, "would overwrite the input"),
-    "a file in the output's place": BadInput(_in_place_of_output, 2, "is not a folder"),
-    "an output folder that cannot be made": BadInput(_no_folder_there, 2, "cannot be made"),
+    "a file instead of the output folder": BadInput(_in_place_of_output, 2, "is not a folder"),
+    "an output folder that cannot be created": BadInput(_no_folder_there, 2, "cannot be created"),
 }
-"""Files and folders: what is wrong is seen before a voxel is looked at."""
+"""Files and folders that are rejected before any voxel is read."""
 
 VOXELS: dict[str, BadInput] = {
     "empty mask": BadInput(lambda d, s: _volume(d, s, np.zeros_like(s.defective.array)), 2, "is empty"),
@@ -179,47 +180,45 @@ VOXELS: dict[str, BadInput] = {
     "a few voxels": BadInput(
         lambda d, s: _volume(d, s, np.indices(s.defective.array.shape).sum(0) == 9), 2, "too little bone"
     ),
-    "NaN": BadInput(lambda d, s: _volume(d, s, _with(s.ct(), np.nan)), 2, "not numbers"),
-    "infinity": BadInput(lambda d, s: _volume(d, s, _with(s.ct(), np.inf)), 2, "not numbers"),
+    "NaN": BadInput(lambda d, s: _volume(d, s, _with(s.ct(), np.nan)), 2, "NaN or infinite"),
+    "infinity": BadInput(lambda d, s: _volume(d, s, _with(s.ct(), np.inf)), 2, "NaN or infinite"),
     "a CT of stored values, 1024 too high": BadInput(
         lambda d, s: _volume(d, s, s.ct() + np.int16(1024)), 2, "Hounsfield"
     ),
-    "a CT a tenth of its values": BadInput(lambda d, s: _volume(d, s, s.ct() * np.float32(0.1)), 2, "Hounsfield"),
+    "a CT scaled to a tenth": BadInput(lambda d, s: _volume(d, s, s.ct() * np.float32(0.1)), 2, "Hounsfield"),
     "an MRI": BadInput(lambda d, s: _volume(d, s, np.abs(s.ct()).astype(np.float32) / 7), 2, "Hounsfield"),
-    "an inverted CT": BadInput(lambda d, s: _volume(d, s, -s.ct()), 2, "no head"),
-    "a threshold that no voxel reaches": BadInput(
+    "an inverted CT": BadInput(lambda d, s: _volume(d, s, -s.ct()), 2, "Input rejected"),
+    "a threshold above all values": BadInput(
         lambda d, s: [_volume(d, s, s.ct()), "--threshold", "3000", "-o", d / "out"], 2, "No voxel reaches"
     ),
-    "a threshold that all voxels reach": BadInput(
+    "a threshold below all values": BadInput(
         lambda d, s: [_volume(d, s, s.ct()), "--threshold", "-2000", "-o", d / "out"], 2, "Every voxel reaches"
     ),
     "a threshold below skin": BadInput(
-        lambda d, s: [_volume(d, s, s.ct()), "--threshold", "-200", "-o", d / "out"], 0, "Look closely"
+        lambda d, s: [_volume(d, s, s.ct()), "--threshold", "-200", "-o", d / "out"], 0, "Low input quality"
     ),
-    "a box beside the skull": BadInput(
-        lambda d, s: [_volume(d, s, s.ct()), "--box", "900,900,900,50,50,50", "-o", d / "out"], 2, "no bone in the box"
+    "an ROI beside the skull": BadInput(
+        lambda d, s: [_volume(d, s, s.ct()), "--roi", "900,900,900,50,50,50", "-o", d / "out"], 2, "no bone in the ROI"
     ),
 }
-"""Voxels that are no bone."""
+"""Files whose voxels are not bone."""
 
 HEADS: dict[str, BadInput] = {
     **{
-        what: BadInput(
-            _scene(what), 2, "no head that could be completed: the bone is" if "voxels" in what else "no head"
-        )
+        what: BadInput(_scene(what), 2, "Input rejected: the bone is" if "voxels" in what else "Input rejected")
         for what in NO_HEAD
     },
-    "upside down": BadInput(_scene("upside down"), 2, "no head"),
+    "upside down": BadInput(_scene("upside down"), 2, "Input rejected"),
     "more than half of the vault missing": BadInput(
-        lambda d, s: _volume(d, s, s.complete.array & (Scene.of(s.complete).at[..., 0] > 15)), 2, "no head"
+        lambda d, s: _volume(d, s, s.complete.array & (Scene.of(s.complete).at[..., 0] > 15)), 2, "Input rejected"
     ),
-    "vault's upper 60 mm": BadInput(_scene("vault's upper 60 mm"), 3, "bone that ends all around"),
+    "vault's upper 60 mm": BadInput(_scene("vault's upper 60 mm"), 3, "skull cut off all around"),
     "complete already": BadInput(lambda d, s: _volume(d, s, s.complete.array), 3, "No defect was found"),
     "pinholes only": BadInput(lambda d, s: _volume(d, s, _pinholes(s)), 3, "No defect was found"),
     "mirrored": BadInput(_scene("mirrored"), 0, ""),
     "of a child, 80 %": BadInput(_scene("of a child, 80 %"), 0, ""),
-    "no head, but --force": BadInput(
-        lambda d, s: [_scene("hollow ball")(d, s), "--force", "-o", d / "out"], 3, "smooth as a ball"
+    "not a head, with --force": BadInput(
+        lambda d, s: [_scene("hollow ball")(d, s), "--force", "-o", d / "out"], 3, "deviates from an ellipsoid"
     ),
     "of a small child, 60 %": BadInput(_scene("of a small child, 60 %"), 0, "of an adult's size"),
     "giant, 130 %": BadInput(_scene("giant, 130 %"), 0, "of an adult's size"),
@@ -228,7 +227,7 @@ HEADS: dict[str, BadInput] = {
         lambda d, s: _volume(d, s, s.defective.array, "Schädel 頭蓋骨 №1.nrrd"), 0, ""
     ),
 }
-"""Bone that is no head, or a head in an odd state; 0 is a result, and what is said a warning."""
+"""Bone that is not a head, or a head in an unusual state; with exit code 0 the message is a warning."""
 
 ALL = FILES | VOXELS | HEADS
 
@@ -256,24 +255,28 @@ def sentence(said: str, folder: Path) -> str:
 
 _HEAD = """# Bad input
 
-What `skullvae complete` says on stderr to every kind of bad input that was tried. Exit code 2 is a refusal, in one
-line, and nothing is written; 3 means that no defect was found; 0 is a result, and what is said is a warning that stands
-in the report, too. Each row is a test (`Testing/test_bad_inputs.py`); `python Testing/bad_inputs.py` writes this page.
+The messages of `skullvae complete` on stderr for every kind of bad input that is tested. Exit code 2:
+the input is rejected with one line, and nothing is written. Exit code 3: no defect was found. Exit code
+0: there is a result, and the message is a warning, which is also in the report. Each row is a test
+(`Testing/test_bad_inputs.py`). The page is written by `python Testing/bad_inputs.py`.
+
+Inputs that give a wrong result *without* a message are listed under [known failures](robustness.md#known-failures).
 """
 
-_TAIL = """Bone that is no head is told by a score of how well it lies on the mean skull, see
-[robustness.md](robustness.md#quality). Full disks, lack of memory, kills and two runs at once are told of there, too.
+_TAIL = """Input that is not a head is detected by a score of how well the bone fits the mean skull: see [input
+plausibility](robustness.md#input-plausibility). [Disturbed runs](robustness.md#disturbed-runs) covers
+full disks, lack of memory, kills and two runs at the same time.
 """
 
 
 def page(sentences: dict[str, tuple[int, str]]) -> str:
-    """Docs/bad_inputs.md."""
+    """Docs/explanation/bad_inputs.md."""
     lines = [_HEAD]
     for title, group in (("Files", FILES), ("Voxels", VOXELS), ("Heads", HEADS)):
-        lines += [f"## {title}", "", "| input | exit code | what is said |", "|---|---|---|"]
+        lines += [f"## {title}", "", "| input | exit code | message |", "|---|---|---|"]
         for name in group:
             code, text = sentences[name]
-            lines.append(f"| {name} | {code} | {text or '(nothing, but where the results are)'} |")
+            lines.append(f"| {name} | {code} | {text or '(none)'} |")
         lines.append("")
     return "\n".join([*lines, _TAIL])
 

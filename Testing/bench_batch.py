@@ -71,23 +71,23 @@ def main() -> int:
     for _ in range(options.turns):
         for cores in CORES:
             seconds[cores].append(run_cohort(cohort, folder / "results", cores))
-    told = {}
+    content = {}
     for cores in CORES:
         rates = [3600 * options.count / (wall * cores) for wall, _ in seconds[cores]]
         used = statistics.median(processor for _, processor in seconds[cores]) / options.count
-        told[cores] = {"cases_per_core_hour": rates, "processor_seconds_a_case": used}
+        content[cores] = {"cases_per_core_hour": rates, "processor_seconds_a_case": used}
         print(
             f"{cores} core(s), {cores} worker(s): {statistics.median(rates):.0f} cases per core-hour"
             f" ({', '.join(f'{rate:.0f}' for rate in rates)}), {used:.1f} processor seconds a case"
         )
-    few, many = (statistics.median(told[cores]["cases_per_core_hour"]) for cores in CORES)
-    spent = told[CORES[0]]["processor_seconds_a_case"] / told[CORES[1]]["processor_seconds_a_case"]
+    few, many = (statistics.median(content[cores]["cases_per_core_hour"]) for cores in CORES)
+    spent = content[CORES[0]]["processor_seconds_a_case"] / content[CORES[1]]["processor_seconds_a_case"]
     print(f"two by one: {many / few:.2f} of the cases per core-hour, {spent:.2f} of the cases per processor second")
     data = {
         "case": case.name,
         "count": options.count,
         "machine": {"system": platform.platform(), "python": platform.python_version(), "cores": os.cpu_count()},
-        "workers": told,
+        "workers": content,
         "ratio": many / few,
         "ratio_by_processor": spent,
     }

@@ -24,9 +24,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench import run_case
 
-from SkullVAELib.checkpoint import default_model_path, load_model
-from SkullVAELib.sample import generated_skull
-from SkullVAELib.volume import Volume, write_volume
+from SkullVAELib.data.generated_skull import generated_skull
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.io.images import write_volume
+from SkullVAELib.vae.checkpoint import load_model
+from SkullVAELib.vae.default_model import default_model_path
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = ((128,) * 3, (192,) * 3, (256,) * 3, (384,) * 3, (512,) * 3, (640,) * 3, (768,) * 3, (512, 512, 1000))

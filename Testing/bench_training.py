@@ -31,14 +31,13 @@ from monai.losses import DiceLoss
 from monai.networks.nets import VarAutoEncoder
 from monai.transforms import Compose, EnsureChannelFirstd, EnsureTyped, LoadImaged, Resized
 
-from SkullVAELib.arguments import numbers
-from SkullVAELib.datasets import Case, find_cases, split
-from SkullVAELib.distributed import Group, joined
-from SkullVAELib.experiment import Plan, Run, make_task
-from SkullVAELib.options import PaperOptions
-from SkullVAELib.paper import PaperArchitecture, PaperDecoder
-from SkullVAELib.paper_task import PaperTask
-from SkullVAELib.settings import decoders, read_settings
+from SkullVAELib.core.parsing import numbers
+from SkullVAELib.data.datasets import SkullCase, find_cases, split_by_individual
+from SkullVAELib.training.config import PaperOptions, parse_decoders, read_configuration
+from SkullVAELib.training.distributed import Group, process_group
+from SkullVAELib.training.paper import PaperTask
+from SkullVAELib.training.run import TrainingPlan, TrainingRun, make_task
+from SkullVAELib.vae.paper_networks import PaperArchitecture, PaperDecoder
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -80,7 +79,9 @@ class _Reader(ImageReader):
 class Original:
     """The original's two training loops."""
 
-    def __init__(self, cases: list[Case], architecture: PaperArchitecture, beta: float, workers: int, group: Group):
+    def __init__(
+        self, cases: list[SkullCase], architecture: PaperArchitecture, beta: float, workers: int, group: Group
+    ):
         files = [{"image": str(c.defective or c.complete), "label": str(c.complete)} for c in cases]
         keys = ("image", "label")
         transforms = Compose(
@@ -155,9 +156,9 @@ class _Enough(Exception):
 class Ours:
     """The trainer of this repository on the same skulls, from a folder of its own."""
 
-    def __init__(self, plan: Plan, task: PaperTask, folder: Path, group: Group):
-        self.run = Run(plan, folder, task, group, report=lambda row: self.report(row))
-        self.run._need = lambda runner: None  # what the decoder is trained on does not matter here
+    def __init__(self, plan: TrainingPlan, task: PaperTask, folder: Path, group: Group):
+        self.run = TrainingRun(plan, folder, task, group, report=lambda row: self.report(row))
+        self.run._require_complete = lambda runner: None  # what the decoder is trained on does not matter here
         self.batch, self.report = plan.options.batch, lambda row: None
 
     def turn(self, stage: str) -> Turn:
@@ -192,8 +193,8 @@ def throughput(options: argparse.Namespace, group: Group) -> dict:
     """Skulls a second of both loops in both stages, and what ours costs once."""
     architecture = PaperArchitecture(numbers(options.grid, int, "--grid"))
     cases = find_cases(options.data)
-    training, held = split(cases)
-    plan = Plan(
+    training, held = split_by_individual(cases)
+    plan = TrainingPlan(
         options.data, architecture, PaperOptions(vae_epochs=10**6, decoder_epochs=10**6, bfloat16=options.bfloat16)
     )
     with tempfile.TemporaryDirectory() as folder:
@@ -214,15 +215,15 @@ def to_target(options: argparse.Namespace, group: Group) -> dict:
     """Epochs and seconds until each decoder, trained on a run's encoder, has the original's final Dice loss."""
     run = options.to_target
     record = json.loads((run / "run.json").read_text())
-    told = record["architecture"] | {k: v for k, v in record["options"].items() if k in ("seed", "batch", "beta")}
+    content = record["architecture"] | {k: v for k, v in record["options"].items() if k in ("seed", "batch", "beta")}
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "config.json"
-        config.write_text(json.dumps(told | {"method": "paper", "vae_epochs": 1}))
-        plan = Plan(run, *read_settings(config))
+        config.write_text(json.dumps(content | {"method": "paper", "vae_epochs": 1}))
+        plan = TrainingPlan(run, *read_configuration(config))
         cache = next((p for p in (run, run.parent) if (p / "volumes.safetensors").is_file()), run)
         task = make_task(plan, cache, [], [], group)
-        for name, length in decoders(options.decoders):
+        for name, length in parse_decoders(options.decoders):
             meaning = MEANINGS.get(name, name)
             place = Path(folder) / name
             place.mkdir()
@@ -241,7 +242,7 @@ def to_target(options: argparse.Namespace, group: Group) -> dict:
                 losses[-1].append(row["dice_loss"])
 
             with contextlib.suppress(_Enough):
-                Run(plan, place, task, group, report).train_decoder(name, length)
+                TrainingRun(plan, place, task, group, report).train_decoder(name, length)
             taken = time.perf_counter() - begun
             means = [640 * float(np.mean(epoch)) for epoch in losses]
             reached = next((n for n, loss in enumerate(means, 1) if loss <= TARGET), None)
@@ -302,13 +303,13 @@ def main() -> int:
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    with joined(options.device) as group:
+    with process_group(options.device) as group:
         card = torch.cuda.get_device_name(group.device) if group.device.type == "cuda" else None
         machine = {"system": platform.platform(), "cores": os.cpu_count(), "card": card, "torch": torch.__version__}
-        told = {
+        content = {
             name: getattr(options, name) for name in ("grid", "workers", "seconds", "rounds", "decoders", "bfloat16")
         }
-        data = {"machine": machine, "options": told | {"threads": torch.get_num_threads()}}
+        data = {"machine": machine, "options": content | {"threads": torch.get_num_threads()}}
         print(f"{torch.get_num_threads()} threads, {options.workers} loading processes, {card or 'no graphics card'}")
         data["throughput"] = throughput(options, group)
         if options.to_target is not None:

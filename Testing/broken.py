@@ -1,4 +1,4 @@
-"""Inputs that are no head, or a head in a state that no hospital should get a sure answer for.
+"""Inputs that are not a head, or a head in a state for which a confident result would be wrong.
 
 Each is made from a real or generated skull's bone mask, so that nothing but what its name says is wrong with it.
 """
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from SkullVAELib.bone import largest_piece
-from SkullVAELib.frame import apply_affine
-from SkullVAELib.volume import Volume
+from SkullVAELib.geometry.affines import apply_affine
+from SkullVAELib.geometry.masks import largest_component
+from SkullVAELib.geometry.volume import Volume
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def _brain(scene: Scene) -> np.ndarray:
     padded = np.pad(scene.bone.array, reach)
     closed = ndimage.binary_fill_holes(ndimage.binary_closing(padded, iterations=reach))
     inside = closed[(slice(reach, -reach),) * 3] & ~ndimage.binary_dilation(scene.bone.array)
-    return largest_piece(ndimage.binary_opening(inside, iterations=3))
+    return largest_component(ndimage.binary_opening(inside, iterations=3))
 
 
 def _noise(scene: Scene, blur: float) -> np.ndarray:
@@ -117,7 +117,7 @@ NO_HEAD: dict[str, Callable[[Scene], Volume]] = {
     "voxels ten times too large": lambda s: s.moved(10 * np.eye(3)),
     "voxels ten times too small": lambda s: s.moved(0.1 * np.eye(3)),
 }
-"""What is no head, or none that could be completed: any implant for it is wrong."""
+"""Inputs that are not a head, or that cannot be completed: any implant for them is wrong."""
 
 HEAD: dict[str, Callable[[Scene], Volume]] = {
     "as it is": lambda s: s.mask(s.bone.array),

@@ -24,12 +24,14 @@ from benchmark.contest import Job, load_whole
 from benchmark.rows import OURS
 from scipy.spatial import cKDTree
 
-from SkullVAELib.completion import CompletionOptions, complete
-from SkullVAELib.conformed import outwards
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.frame import apply_affine, reduce_bone, surface_points
-from SkullVAELib.progress import Stages
-from SkullVAELib.volume import Volume
+from SkullVAELib.completion.options import CompletionOptions
+from SkullVAELib.completion.pipeline import complete
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.core.progress import Stages
+from SkullVAELib.geometry.affines import apply_affine
+from SkullVAELib.geometry.distance_field import downsample_mask, surface_points
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.shape.two_table import outward_directions
 
 REACH_MM = 2.0
 MOST_POINTS = 200_000
@@ -49,7 +51,7 @@ class Covered:
 
 def true_surface(whole: Volume, bone: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Points (N, 3) and normals (N, 3), RAS mm, of the complete skull's surface where the implant should be."""
-    points, normals = surface_points(reduce_bone(whole))
+    points, normals = surface_points(downsample_mask(whole))
     lost = apply_affine(whole.affine, np.argwhere(truth))
     box = (lost.min(0) - 10, lost.max(0) + 10)
     points, normals = (found[((points > box[0]) & (points < box[1])).all(1)] for found in (points, normals))
@@ -72,8 +74,8 @@ def run_job(job: Job) -> Covered:
     matrix = made.proposal.alignment
     at = torch.tensor(apply_affine(matrix, points)).float()
     away = torch.nn.functional.normalize(torch.tensor(normals @ np.linalg.inv(matrix[:3, :3])).float(), dim=1)
-    facing = (away * outwards(at)).sum(1).numpy()
-    error = made.proposal.conformed.field(at).abs().numpy()
+    facing = (away * outward_directions(at)).sum(1).numpy()
+    error = made.proposal.warped.field(at).abs().numpy()
     band = made.uncertainty.band_mm(at, away)
     shares = [float((error < band)[side].mean()) for side in (facing > 0.5, facing < -0.5)]
     table = np.abs(facing) > 0.5

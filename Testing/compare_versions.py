@@ -35,10 +35,18 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # What was renamed on purpose, old name -> new name: see versions/comparison.py for how files and fields are named.
 
-RENAMED_FILES: dict[str, str] = {}
+RENAMED_FILES: dict[str, str] = {"host.stl": "skull.stl", "answers": "responses"}
 """Files and folders of results, such as {"host.stl": "skull.stl"}."""
 
-RENAMED_FIELDS: dict[str, str] = {}
+RENAMED_FIELDS: dict[str, str] = {
+    "passed_over": "rejected",
+    "rejected.because": "reason",
+    "part": "printable_implant",
+    "parameters.box": "roi",
+    "parameters.rim": "gaussian_process",
+    "parameters.gap": "defects",
+    "answer": "response",
+}
 """Keys of JSON objects and columns of CSV files, such as {"passed_over": "rejected", "rejected.because": "reason"}."""
 
 RENAMED_VALUES: dict[str, dict[str, str]] = {}

@@ -18,10 +18,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from SkullVAELib.checksum import CRANIUM_SHA256, file_sha256  # noqa: E402
-from SkullVAELib.errors import SkullVAEError  # noqa: E402
-from SkullVAELib.invesalius import read_inv3  # noqa: E402
-from SkullVAELib.volume import write_volume  # noqa: E402
+from SkullVAELib.core.errors import SkullVAEError  # noqa: E402
+from SkullVAELib.core.files import CRANIUM_SHA256, file_sha256  # noqa: E402
+from SkullVAELib.io.images import write_volume  # noqa: E402
+from SkullVAELib.io.invesalius import read_inv3  # noqa: E402
 
 PACKAGE = "invesalius-examples"
 PROJECT = f"usr/share/doc/{PACKAGE}/examples/Cranium.inv3"

@@ -84,8 +84,8 @@ class TrainingJob(Job):
     """A training run, whose checkpoints come and go; there is no earlier set."""
 
     def problems(self) -> list[str]:
-        from SkullVAELib.checkpoint import read_tensors
-        from SkullVAELib.errors import SkullVAEError
+        from SkullVAELib.core.errors import SkullVAEError
+        from SkullVAELib.vae.checkpoint import read_tensors
 
         found = strangers(self.output)
         for path in self.output.rglob("*.safetensors"):
@@ -106,7 +106,7 @@ class TrainingJob(Job):
 
 def digests(folder: Path) -> dict[str, str]:
     """Name and digest of each file of a folder, without what differs between two runs of the same input."""
-    told = {}
+    entries = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.name.startswith(".") or path.is_dir() or path.name in ("log.csv",):
             continue
@@ -114,15 +114,15 @@ def digests(folder: Path) -> dict[str, str]:
             try:
                 content = json.loads(path.read_text())
             except ValueError:
-                told[f"broken {path.name}"] = ""
+                entries[f"broken {path.name}"] = ""
                 continue
             kept = {key: value for key, value in content.items() if key not in _UNSTABLE}
-            told[path.name] = _digest(json.dumps(kept, sort_keys=True).encode())
+            entries[path.name] = _digest(json.dumps(kept, sort_keys=True).encode())
         elif path.suffix == ".safetensors":
-            told[path.name] = _tensor_digest(path)
+            entries[path.name] = _tensor_digest(path)
         else:
-            told[path.name] = _digest(path.read_bytes())
-    return told
+            entries[path.name] = _digest(path.read_bytes())
+    return entries
 
 
 def _digest(content: bytes) -> str:
@@ -152,7 +152,7 @@ def left_behind(folder: Path) -> list[str]:
 
 
 def _start_fork_server() -> None:
-    """Have the libraries loaded by the process that all runs are forked from; it looks for them where it is told."""
+    """Have the libraries loaded by the process that all runs are forked from; it searches them in the given path."""
     _FORKING.set_forkserver_preload(["faults_child"])
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT / "Testing"), str(ROOT), before)))
@@ -185,7 +185,7 @@ class Bench:
         self.mesh = self._job("mesh", "implant.stl", lambda head, out: ["mesh", head, "-o", out])
 
     def _defective(self, path: Path, half_axes: tuple) -> Path:
-        from SkullVAELib.volume import write_volume
+        from SkullVAELib.io.images import write_volume
 
         head = tiny.shell(half_axes)
         head.array[45:65, 30:60, 50:] = 0
@@ -393,7 +393,7 @@ def campaign(kills: int, seed: int) -> dict:
     draw = random.Random(seed)
     figures: dict = {}
 
-    def told(name: str, result: dict | list) -> None:
+    def entries(name: str, result: dict | list) -> None:
         figures[name] = result if isinstance(result, dict) else {"problems": result}
         print(f"{name}: {json.dumps(figures[name])}", file=sys.stderr, flush=True)
 
@@ -401,25 +401,25 @@ def campaign(kills: int, seed: int) -> dict:
         bench = Bench(Path(folder))
         bench.learn(bench.complete)
         bench.learn(bench.mesh)
-        told("kill mesh", bench.kills(bench.mesh, kills // 2, draw))
-        told("kill complete", bench.kills(bench.complete, kills // 4, draw))
-        told("kill train", bench.kills(bench.training, kills - kills // 2 - kills // 4, draw))
+        entries("kill mesh", bench.kills(bench.mesh, kills // 2, draw))
+        entries("kill complete", bench.kills(bench.complete, kills // 4, draw))
+        entries("kill train", bench.kills(bench.training, kills - kills // 2 - kills // 4, draw))
         job = bench.complete
         bench.reset(job)
-        told("little memory, complete", little_memory(bench, job, (4, 64, 160)))
-        told("little memory, mesh", little_memory(bench, bench.mesh, (1, 4, 16)))
-        told("full disk, mesh", full_disks(bench, bench.mesh, (8192, 65536, 262144)))
-        told("full disk, complete", full_disks(bench, job, (8192, 65536, 262144)))
-        told("full disk, train", full_disks(bench, bench.training, (65536, 1048576)))
-        told("two at once", {"runs": 2, "problems": bench.together(job)})
-        told("jumping clock", bench.jumping_clock(job))
+        entries("little memory, complete", little_memory(bench, job, (4, 64, 160)))
+        entries("little memory, mesh", little_memory(bench, bench.mesh, (1, 4, 16)))
+        entries("full disk, mesh", full_disks(bench, bench.mesh, (8192, 65536, 262144)))
+        entries("full disk, complete", full_disks(bench, job, (8192, 65536, 262144)))
+        entries("full disk, train", full_disks(bench, bench.training, (65536, 1048576)))
+        entries("two at once", {"runs": 2, "problems": bench.together(job)})
+        entries("jumping clock", bench.jumping_clock(job))
         bench.reset(job)
         problems, count = [], 6
         for turn in range(count):
             number = (signal.SIGTERM, signal.SIGINT)[turn % 2]
             problems += bench.interrupted(job, number, draw.uniform(0.05, 0.95) * job.seconds)
-        told("signals", {"runs": count, "problems": problems})
-        told("closed stdout", bench.refused(job, "closed stdout", closed_stdout=True))
+        entries("signals", {"runs": count, "problems": problems})
+        entries("closed stdout", bench.refused(job, "closed stdout", closed_stdout=True))
     return figures
 
 

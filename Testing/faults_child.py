@@ -18,12 +18,9 @@ from pathlib import Path
 import torch
 import torch._dynamo
 
-import SkullVAELib.completion
-import SkullVAELib.experiment
-import SkullVAELib.outcome
-import SkullVAELib.preview
-import SkullVAELib.surface  # noqa: F401
-from SkullVAELib import cli
+import SkullVAELib.completion.pipeline
+import SkullVAELib.mesh.isosurface  # noqa: F401
+from SkullVAELib.cli import main as cli
 
 _CHANGES = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir"}
 

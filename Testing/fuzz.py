@@ -85,8 +85,8 @@ def campaign(options: argparse.Namespace) -> int:
         turn += 1
         print(f"{kind}: {figures[kind]['executions']} inputs, {len(findings(output))} findings", flush=True)
     for kind in kinds:
-        told = subprocess.run(command("--lines", kind, output), capture_output=True, text=True, timeout=3600)
-        figures[kind]["lines"] = json.loads(told.stdout) if told.returncode == 0 else None
+        content = subprocess.run(command("--lines", kind, output), capture_output=True, text=True, timeout=3600)
+        figures[kind]["lines"] = json.loads(content.stdout) if content.returncode == 0 else None
         figures[kind]["corpus"] = len(list((output / "corpus" / kind[1:]).iterdir()))
     result = {"minutes": options.minutes, "kinds": figures, "findings": findings(output)}
     (output / "fuzz.json").write_text(json.dumps(result, indent=2) + "\n")
@@ -104,7 +104,7 @@ def findings(output: Path) -> list[str]:
 
 
 def record(output: Path, kind: str, what: str, data: bytes) -> None:
-    """Keep an input and say what it does; what was found before is not told again."""
+    """Keep an input and report its effect; findings that are known already are not reported again."""
     if any(line.partition(": ")[2] == what for line in findings(output)):
         return
     name = hashlib.sha1(data).hexdigest()[:12] + kind
@@ -203,13 +203,13 @@ class Child:
 
 def reader(kind: str, scratch: Path) -> Callable[[bytes], None]:
     """A function that reads such a file, and raises for all that must not be: the claims of this campaign."""
-    from SkullVAELib.errors import SkullVAEError
+    from SkullVAELib.core.errors import SkullVAEError
 
     folder = scratch / "input"
     folder.mkdir()
     path = folder / f"input{kind}"
     if kind == MODELS:
-        from SkullVAELib.checkpoint import load_any_model, read_tensors
+        from SkullVAELib.vae.checkpoint import load_any_model, read_tensors
 
         def read() -> None:
             try:
@@ -217,7 +217,7 @@ def reader(kind: str, scratch: Path) -> Callable[[bytes], None]:
             finally:
                 check_model(load_any_model(path))
     else:
-        from SkullVAELib.volume import read_volume
+        from SkullVAELib.io.images import read_volume
 
         fuzz_inputs.prepare_folder(folder)
 
@@ -236,9 +236,9 @@ def reader(kind: str, scratch: Path) -> Callable[[bytes], None]:
 
 def check_error(error) -> None:
     """What any SkullVAEError must be; so small an input has no reason to want for memory."""
-    told = str(error)
-    assert "\n" not in told and len(told) < 500 and error.cause and error.remedy, "message of more than a line"
-    assert "memory" not in told, "memory was asked for what is not there"
+    content = str(error)
+    assert "\n" not in content and len(content) < 500 and error.cause and error.remedy, "message of more than a line"
+    assert "memory" not in content, "memory was asked for what is not there"
 
 
 def check_volume(volume, again) -> None:
@@ -298,11 +298,11 @@ def covered_lines(kind: str, output: Path) -> dict[str, str]:
             with contextlib.suppress(Exception):
                 read(path.read_bytes())
         sys.settrace(None)
-    told = {}
+    content = {}
     for path, name in paths.items():
         every = lines(compile(Path(path).read_text(), path, "exec"))
-        told[name] = f"{len({line for file, line in seen if file == path} & every)}/{len(every)}"
-    return told
+        content[name] = f"{len({line for file, line in seen if file == path} & every)}/{len(every)}"
+    return content
 
 
 def _status(field: str) -> int:

@@ -272,22 +272,22 @@ def _meta_seeds() -> list[bytes]:
 
 def meta_head(*fields: bytes, file: bytes = b"LOCAL") -> bytes:
     """A MetaImage header of voxels(), with fields changed or added."""
-    told = {
+    result = {
         b"ObjectType": b"Image", b"NDims": b"3", b"BinaryData": b"True", b"BinaryDataByteOrderMSB": b"False",
         b"CompressedData": b"False", b"TransformMatrix": b"1 0 0 0 1 0 0 0 1", b"Offset": b"0 0 0",
         b"ElementSpacing": b"1 1 2", b"DimSize": b"6 5 4", b"ElementType": b"MET_SHORT",
     }  # fmt: skip
-    told |= dict(field.split(b" = ", 1) for field in fields)
-    told[b"ElementDataFile"] = file
-    return b"".join(b"%s = %s\n" % field for field in told.items())
+    result |= dict(field.split(b" = ", 1) for field in fields)
+    result[b"ElementDataFile"] = file
+    return b"".join(b"%s = %s\n" % field for field in result.items())
 
 
 def _model_seeds() -> list[bytes]:
     import torch
 
-    from SkullVAELib.checkpoint import save_model, write_tensors
-    from SkullVAELib.networks import Architecture, SkullModel
-    from SkullVAELib.paper import PaperArchitecture, PaperModel
+    from SkullVAELib.vae.checkpoint import save_model, write_tensors
+    from SkullVAELib.vae.networks import Architecture, SkullModel
+    from SkullVAELib.vae.paper_networks import PaperArchitecture, PaperModel
 
     torch.manual_seed(0)
     own = SkullModel(Architecture((8, 8, 8), 20.0, 10.0, 2, (4, 4)), ("cranial", "facial"))

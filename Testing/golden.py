@@ -16,12 +16,15 @@ from pathlib import Path
 import numpy as np
 
 from SkullVAELib import __version__
-from SkullVAELib.checkpoint import default_model_path, load_model
-from SkullVAELib.completion import CompletionOptions, complete
-from SkullVAELib.metrics import dice
-from SkullVAELib.progress import Stages
-from SkullVAELib.sample import generated_skull
-from SkullVAELib.volume import Volume, read_volume, write_volume
+from SkullVAELib.completion.options import CompletionOptions
+from SkullVAELib.completion.pipeline import complete
+from SkullVAELib.core.progress import Stages
+from SkullVAELib.data.generated_skull import generated_skull
+from SkullVAELib.evaluation.metrics import dice
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.io.images import read_volume, write_volume
+from SkullVAELib.vae.checkpoint import load_model
+from SkullVAELib.vae.default_model import default_model_path
 
 FOLDER = Path(__file__).resolve().parent / "data" / "golden"
 SKULL, IMPLANT, RECORD = FOLDER / "skull.nrrd", FOLDER / "implant.nrrd", FOLDER / "golden.json"

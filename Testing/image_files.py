@@ -10,7 +10,8 @@ import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 
-from SkullVAELib.volume import Volume, write_volume
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.io.images import write_volume
 
 SHAPE = (7, 9, 11)
 

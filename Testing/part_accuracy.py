@@ -7,7 +7,7 @@ Cuts defects of Testing/accuracy.py out of complete skulls, six or every one, an
 they are. The clearance is the distance from points all over the part's surface to a dense sampling of the bone's, the
 thickness the length of a ray through the triangles (vtkOBBTree); neither shares code with what made the part. As a
 second opinion on where the bone's surface is, the distance to the half level of the mask, blurred by 0.7 voxels, is
-told as well.
+reported as well.
 """
 
 from __future__ import annotations
@@ -35,17 +35,21 @@ from benchmark.cases import PLACES, cut_place, places_of
 from benchmark.contest import load_whole
 from mesh_check import faults, read
 
-from SkullVAELib.bone import bounding_box
-from SkullVAELib.checkpoint import default_model_path, load_model
-from SkullVAELib.completion import Completion, CompletionOptions, complete
-from SkullVAELib.datasets import find_cases
-from SkullVAELib.frame import crop
-from SkullVAELib.meshfile import write_stl
-from SkullVAELib.part import make_part
-from SkullVAELib.part_options import PartOptions
-from SkullVAELib.progress import Stages
-from SkullVAELib.surface import Grey, Mesh, bone_surface, level_surface
-from SkullVAELib.volume import Volume, read_volume
+from SkullVAELib.completion.options import CompletionOptions
+from SkullVAELib.completion.pipeline import complete
+from SkullVAELib.completion.result import Completion
+from SkullVAELib.core.progress import Stages
+from SkullVAELib.data.datasets import find_cases
+from SkullVAELib.geometry.masks import bounding_box
+from SkullVAELib.geometry.volume import Volume, crop
+from SkullVAELib.implant.implant import make_implant
+from SkullVAELib.implant.options import ImplantOptions
+from SkullVAELib.io.images import read_volume
+from SkullVAELib.mesh.files import write_stl
+from SkullVAELib.mesh.isosurface import GreyLevels, bone_surface, level_surface
+from SkullVAELib.mesh.mesh import Mesh
+from SkullVAELib.vae.checkpoint import load_model
+from SkullVAELib.vae.default_model import default_model_path
 
 CUTS = (
     ("visible_human", 5),
@@ -59,13 +63,15 @@ CUTS = (
 bifrontal."""
 
 REQUESTS = {
-    "as it is": PartOptions(),
-    "clearance 0.3": PartOptions(clearance_mm=0.3),
-    "clearance 0.5": PartOptions(clearance_mm=0.5),
-    "clearance 1.0": PartOptions(clearance_mm=1.0),
-    "constant 3": PartOptions(clearance_mm=0.5, thickness="constant", thickness_mm=3.0),
-    "constant 4": PartOptions(clearance_mm=0.5, thickness="constant", thickness_mm=4.0),
-    "constant 4 and holes": PartOptions(clearance_mm=0.5, thickness="constant", thickness_mm=4.0, hole_diameter_mm=2.0),
+    "as it is": ImplantOptions(),
+    "clearance 0.3": ImplantOptions(clearance_mm=0.3),
+    "clearance 0.5": ImplantOptions(clearance_mm=0.5),
+    "clearance 1.0": ImplantOptions(clearance_mm=1.0),
+    "constant 3": ImplantOptions(clearance_mm=0.5, thickness="constant", thickness_mm=3.0),
+    "constant 4": ImplantOptions(clearance_mm=0.5, thickness="constant", thickness_mm=4.0),
+    "constant 4 and holes": ImplantOptions(
+        clearance_mm=0.5, thickness="constant", thickness_mm=4.0, hole_diameter_mm=2.0
+    ),
 }
 
 
@@ -103,10 +109,10 @@ def on_a_face(mesh: trimesh.Trimesh, points: np.ndarray, normals: np.ndarray, re
     return np.array([(facing[near] @ normal).min() > 0.8 for near, normal in zip(around, normals, strict=True)])
 
 
-def measure(completion: Completion, grey: Grey | None, name: str, options: PartOptions, clouds: tuple) -> dict:
+def measure(completion: Completion, grey: GreyLevels | None, name: str, options: ImplantOptions, clouds: tuple) -> dict:
     """One request on one case: what is wrong with the meshes, clearance and thickness."""
     start = time.perf_counter()
-    part = make_part(completion, options, grey)
+    part = make_implant(completion, options, grey)
     line = {"request": name, "seconds": round(time.perf_counter() - start, 2), "pieces": len(part.pieces)}
     line |= {"warnings": part.warnings, "faults": [], "holes": 0}
     surface, blurred = (cKDTree(cloud) for cloud in clouds)
@@ -150,7 +156,7 @@ def run_case(name: str, volume: Volume, model: torch.nn.Module, requests: list[s
         return [{"case": name, "request": "none", "faults": ["no defect found"]}]
     bone, implant = completion.bone, completion.implant
     about = completion.report["bone"]
-    grey = Grey.of(volume, bone, about["threshold_hu"]) if about["kind"] == "ct" else None
+    grey = GreyLevels.of(volume, bone, about["threshold_hu"]) if about["kind"] == "ct" else None
     box = bounding_box(implant.array, margin=int(np.ceil(12 / bone.spacing.min())))
     local = crop(bone, box)
     voxels = np.argwhere(implant.array) @ implant.affine[:3, :3].T + implant.affine[:3, 3]
@@ -187,8 +193,8 @@ def main() -> int:
         for line in run_case(name, volume, model, arguments.requests.split(",")):
             lines.append(line)
             keys = [key for key in line if key not in ("case", "request", "faults", "warnings")]
-            told = "  ".join(f"{key} {line[key]}" for key in keys)
-            print(f"{name:44} {line['request']:18} {'; '.join(line['faults']) or 'sound'}  {told}", flush=True)
+            content = "  ".join(f"{key} {line[key]}" for key in keys)
+            print(f"{name:44} {line['request']:18} {'; '.join(line['faults']) or 'sound'}  {content}", flush=True)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(lines, indent=1) + "\n")
     print(

@@ -2,10 +2,11 @@
 
     python Testing/quality.py --data FOLDER --folds FOLDER [--output bench/quality] [accuracy.py's choices]
 
-Completes the cases of accuracy.py and, with the first skull of each model, what is no head and heads that something was
-done to after a defect was cut (broken.py); nothing is refused. A completion has failed when its implant's DSC is below
-0.6, and whatever is made of what is no head. Prints the area under the ROC curve of the score, and what refusing and
-warning by it would have done. Finished cases are kept in OUTPUT/quality.json, so that an interrupted run goes on.
+Completes the cases of accuracy.py and, with the first skull of each model, inputs that are not a head and heads that
+were damaged after a defect was cut (broken.py); no input is rejected. A completion failed if its implant's DSC is
+below 0.6, and any implant for an input that is not a head is a failure. Prints the area under the ROC curve of the
+score, and the effect of rejecting and warning by it. Finished cases are kept in OUTPUT/quality.json, so that an
+interrupted run goes on.
 """
 
 from __future__ import annotations
@@ -29,15 +30,18 @@ from benchmark.rows import OURS
 from broken import HEAD, NO_HEAD, Scene
 from scipy.stats import rankdata
 
-from SkullVAELib.completion import CompletionOptions, complete
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.frame import apply_affine, reduce_bone
-from SkullVAELib.json_text import as_json_text
-from SkullVAELib.metrics import dice
-from SkullVAELib.outputs import whole_file
-from SkullVAELib.progress import Stages
-from SkullVAELib.quality import REFUSE_BELOW, WARN_BELOW, Measures, Quality
-from SkullVAELib.volume import Volume
+from SkullVAELib.completion.options import CompletionOptions
+from SkullVAELib.completion.pipeline import complete
+from SkullVAELib.core.atomic_output import atomic_file
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.core.files import as_json_text
+from SkullVAELib.core.progress import Stages
+from SkullVAELib.evaluation.metrics import dice
+from SkullVAELib.geometry.affines import apply_affine
+from SkullVAELib.geometry.distance_field import downsample_mask
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.registration.options import REFUSE_BELOW, WARN_BELOW
+from SkullVAELib.registration.plausibility import Quality, QualityMeasures
 
 FAILED_BELOW = 0.6
 CUT = (1, 6)
@@ -69,14 +73,14 @@ def run(trial: Trial) -> dict:
         whole, bone, truth = cut_place(whole, trial.place)
         given = whole.with_array(bone)
     if trial.done is not None:
-        fraction = reduce_bone(given)
+        fraction = downsample_mask(given)
         scene = Scene.of(Volume(fraction.array > 0.5, fraction.affine))
         given = (HEAD | NO_HEAD)[trial.done](scene)
         if truth is not None:
             truth = _taken_at(whole.with_array(truth), scene.bone) & (given.array == 0)
     record: dict = {"name": trial.name, "dsc": None}
     try:
-        # What is no head may end in no registration at all, which refuses it, too.
+        # The registration of an input that is not a head may fail, which rejects it, too.
         volume = given.with_array(given.array.astype(np.uint8))
         made = complete(volume, trial.fold.load(), CompletionOptions(least_quality=0.0), Stages({}))
     except SkullVAEError:
@@ -115,7 +119,7 @@ def area_under_curve(good: np.ndarray, bad: np.ndarray) -> float:
 def judged(record: dict) -> dict:
     """A record with its score, as it would be now, and whether the completion has failed."""
     measures, dsc = record["measures"], record["dsc"]
-    score = 0.0 if measures is None else Quality.from_measures(Measures(**measures)).score
+    score = 0.0 if measures is None else Quality.from_measures(QualityMeasures(**measures)).score
     return record | {"score": score, "failed": dsc is None or dsc < FAILED_BELOW}
 
 
@@ -147,7 +151,7 @@ def main(argv: list[str]) -> int:
 
     def keep(record: dict, fraction: float) -> None:
         kept[record["name"]] = record
-        with whole_file(file) as temporary:
+        with atomic_file(file) as temporary:
             temporary.write_text(as_json_text(list(kept.values())), encoding="utf-8")
         say("{:4.0%} score {score:.3f} DSC {dsc} {name}".format(fraction, **judged(record)))
 

@@ -1,4 +1,4 @@
-"""Inputs in a Slicer scene and runs with a known result, for the tests of the module's logic."""
+"""Inputs in a Slicer scene and runs with a known result, for the tests of the module."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ slicer_standin.prepare()
 
 import slicer  # noqa: E402
 import vtk  # noqa: E402
-from SkullVAEModule.completion import CompletionOptions, CompletionResult, CompletionRun  # noqa: E402
+from SkullVAEModule.completion import CompletionResult, CompletionRun, RunSettings  # noqa: E402
 from SkullVAEModule.logic import SkullVAELogic  # noqa: E402
 from SkullVAEModule.masks import Mask  # noqa: E402
 from SkullVAEModule.meshfiles import MeshData  # noqa: E402
@@ -80,7 +80,7 @@ def orientedImage(array: np.ndarray, ijkToRAS: np.ndarray, start=(0, 0, 0)):
 
 
 def randomMask(seed: int, shape=SHAPE, fill: float = 0.4) -> np.ndarray:
-    """Voxels with no symmetry: any shift, flip or swap of axes shows."""
+    """Voxels without symmetry, so that any shift, flip or swap of axes is detected."""
     return (np.random.default_rng(seed).random(shape) < fill).astype(np.uint8)
 
 
@@ -113,7 +113,7 @@ def addTransform(matrix: np.ndarray):
 
 
 def addSkull(mask: np.ndarray, ijkToRAS: np.ndarray, reference: bool = True, transform=None):
-    """A segmentation node with one segment "bone", drawn on a CT with this grid where reference is true."""
+    """A segmentation node with one segment "bone"; reference: whether it refers to a CT with this grid."""
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Head")
     if transform is not None:
         node.SetAndObserveTransformNodeID(transform.GetID())
@@ -125,7 +125,7 @@ def addSkull(mask: np.ndarray, ijkToRAS: np.ndarray, reference: bool = True, tra
 
 
 def exported(node, segmentID: str, ijkToRAS: np.ndarray, shape=SHAPE, transform=None) -> np.ndarray:
-    """What Slicer itself finds in a segment on a given grid: the judge of where a segment lies."""
+    """The voxels of a segment on a given grid, read by Slicer itself, as the reference for its position."""
     reference = addVolume(np.zeros(shape, np.uint8), ijkToRAS, transform=transform)
     array = slicer.util.arrayFromSegmentBinaryLabelmap(node, segmentID, reference).transpose(2, 1, 0).copy()
     slicer.mrmlScene.RemoveNode(reference)
@@ -133,7 +133,7 @@ def exported(node, segmentID: str, ijkToRAS: np.ndarray, shape=SHAPE, transform=
 
 
 def fingerprint(node) -> dict:
-    """Everything of a node's segments that must not change: names, label values, voxels or points, geometry."""
+    """The properties of a node's segments that must not change: names, label values, voxels or points, geometry."""
     segmentation = node.GetSegmentation()
     result = {}
     for segmentID in segmentation.GetSegmentIDs():
@@ -167,21 +167,21 @@ def tetrahedron(seed: int) -> MeshData:
 
 
 class KnownRun:
-    """Takes the place of CompletionRun: two polls, then an implant of random voxels outside the bone.
+    """Replaces CompletionRun: two polls, then an implant of random voxels outside the bone.
 
-    seed: which implant; noDefect: end as the library does for a whole skull; failure: end with this error;
-    meshes: whether the part and the skull come as meshes, too.
+    seed: selects the implant; noDefect: end as the library does for an intact skull; failure: end with this error;
+    meshes: whether the result contains the meshes of printable implant and skull.
     """
 
-    live = answering = False
+    live = responsePending = False
 
     def __init__(self, seed: int = 7, noDefect: bool = False, failure: Exception | None = None, meshes: bool = False):
         self._seed, self._noDefect, self._failure, self._meshes = seed, noDefect, failure, meshes
         self.stage, self.fraction = "", 0.0
         self.started = self.closed = False
 
-    def __call__(self, array: np.ndarray, grid: np.ndarray, options: CompletionOptions) -> KnownRun:
-        self.array, self.affine, self.options = np.array(array), grid, options
+    def __call__(self, array: np.ndarray, grid: np.ndarray, settings: RunSettings) -> KnownRun:
+        self.array, self.affine, self.settings = np.array(array), grid, settings
         bone = self.array > 0
         self.implant = ((randomMask(self._seed, bone.shape, 0.2) > 0) & ~bone).astype(np.uint8)
         self.completed = (bone | (self.implant > 0)).astype(np.uint8)
@@ -212,7 +212,7 @@ class KnownRun:
 
 
 def complete(node, segmentID: str = "bone", newSegmentation: bool = False, **known):
-    """(the run that was made, what it added) of completing this input with a known result."""
+    """Complete this input with a known result; (the run, the added result)."""
     run = KnownRun(**known)
     added = SkullVAELogic(createRun=run).completeSkull(node, segmentID, newSegmentation=newSegmentation)
     assert run.closed
@@ -220,7 +220,7 @@ def complete(node, segmentID: str = "bone", newSegmentation: bool = False, **kno
 
 
 def waitFor(condition, what: str) -> None:
-    """Wait for something that must happen; how long it takes is not the claim."""
+    """Wait for a condition that must become true; the time it takes is not tested."""
     for _ in range(6000):
         if condition():
             return
@@ -229,7 +229,7 @@ def waitFor(condition, what: str) -> None:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended and only waits for its parent to notice does not."""
+    """Whether a process runs; a zombie does not."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -238,20 +238,20 @@ def alive(pid: int) -> bool:
     return not (status.exists() and status.read_text().rsplit(")", 1)[1].split()[0] == "Z")
 
 
-# What the library's command line does, on voxels that are easy to foretell: the implant is the bone moved by one
-# voxel, by "gamma" voxels when asked; the part is a tetrahedron whose thickness is the clearance.
+# Replaces the library's command line with results that are easy to predict: the implant is the bone shifted by one
+# voxel, or by "gamma" voxels on request; the printable implant is a tetrahedron whose thickness is the clearance.
 CHILD = """
     import json, pathlib, sys
     import numpy as np
-    from SkullVAELib.meshfile import Shade, write_ply
-    from SkullVAELib.surface import Mesh
-    from SkullVAELib.volume import read_volume, write_volume
+    from SkullVAELib.io.images import read_volume, write_volume
+    from SkullVAELib.mesh.files import VertexScalar, write_ply
+    from SkullVAELib.mesh.mesh import Mesh
     mode = pathlib.Path(__file__).stem
     command, source, _, folder, *options = sys.argv[1:]
     if command == "mesh":
-        # The box around the voxels' centres, in the labelmap's own coordinates.
+        # The bounding box of the voxels' centres, in the labelmap's own coordinates.
         if mode == "bad_mesh":
-            print("There is no room on the disk. Free some.", file=sys.stderr)
+            print("The disk is full. Free some space.", file=sys.stderr)
             sys.exit(2)
         if mode == "slow_mesh":
             print(json.dumps({"stage": "surface", "fraction": 0.5}), flush=True)
@@ -267,7 +267,7 @@ CHILD = """
         sys.exit(0)
     assert command == "complete" and options[:2] == ["--progress", "json"], sys.argv
     volume = read_volume(source)
-    def say(**message):
+    def send(**message):
         print(json.dumps(message), flush=True)
     def shape(shift, folder):
         implant = np.roll(volume.array, shift, axis=0) & (1 - volume.array)
@@ -276,7 +276,7 @@ CHILD = """
     def mesh(size, folder, name="implant.ply"):
         points = np.array([[0, 0, 0], [10, 0, 0], [0, 20, 0], [0, 0, size]], float)
         faces = np.array([[0, 2, 1], [0, 1, 3], [1, 2, 3], [2, 0, 3]])
-        write_ply(Mesh(points, faces), pathlib.Path(folder, name), Shade.thickness(np.full(4, size)))
+        write_ply(Mesh(points, faces), pathlib.Path(folder, name), VertexScalar.thickness(np.full(4, size)))
     if mode == "bad":
         print("a warning", file=sys.stderr)
         print("The bone is a single voxel. Segment the skull. Then run again.", file=sys.stderr)
@@ -288,7 +288,7 @@ CHILD = """
     if mode == "small_card" and options[options.index("--device") + 1] != "cpu":
         print("The graphics card has not enough memory. Use --device cpu.", file=sys.stderr)
         sys.exit(2)
-    say(stage="completing", fraction=0.5)
+    send(stage="completing", fraction=0.5)
     if mode == "slow":
         sys.stdin.read()
     implant = shape(1, folder)
@@ -297,55 +297,55 @@ CHILD = """
     mesh(60.0, folder, "skull_display.ply")
     pathlib.Path(folder, "report.html").write_text("<p>report</p>")
     pathlib.Path(folder, "report.json").write_text(json.dumps({"version": "1", "options": options, "gamma": None}))
-    say(stage="done", fraction=1)
+    send(stage="done", fraction=1)
     for line in sys.stdin if "--interactive" in options else ():
         request = json.loads(line)
         number = request.pop("request")
         (kind, value), = request.items()
-        answers = pathlib.Path(folder, "answers", str(number))
-        answers.mkdir(parents=True)
-        told = {"answer": number, "folder": str(answers)}
+        responses = pathlib.Path(folder, "responses", str(number))
+        responses.mkdir(parents=True)
+        fields = {"response": number, "folder": str(responses)}
         if mode == "dies":
             print("Killed", file=sys.stderr, flush=True)
             sys.exit(1)
         if kind == "gamma" and value > 5:
-            say(answer=number, error="A gamma of 9 is too large. Use 0 to 2.")
+            send(response=number, error="A gamma of 9 is too large. Use 0 to 2.")
         elif kind == "gamma":
-            say(stage="decoding", fraction=0.2)
-            shape(int(value), answers)
-            say(**told, files=["implant.nrrd"], report={"gamma": value}, seconds=0.1, more=True)
-            mesh(30.0 + value, answers)
-            say(**told, files=["implant.ply"], more=False)
+            send(stage="decoding", fraction=0.2)
+            shape(int(value), responses)
+            send(**fields, files=["implant.nrrd"], report={"gamma": value}, seconds=0.1, more=True)
+            mesh(30.0 + value, responses)
+            send(**fields, files=["implant.ply"], more=False)
         elif kind == "proposal":
-            say(answer=number, superseded=True)
-        elif kind == "part":
-            mesh(value["clearance"], answers)
-            say(**told, files=["implant.ply"], report={"part": value}, seconds=0.1)
+            send(response=number, superseded=True)
+        elif kind == "implant":
+            mesh(value["clearance"], responses)
+            send(**fields, files=["implant.ply"], report={"printable_implant": value}, seconds=0.1)
         elif kind == "report":
-            (answers / "report.html").write_text("<p>newer report</p>")
-            say(**told, files=["report.html"])
-        elif kind == "host":
-            from SkullVAELib.meshfile import write_stl
+            (responses / "report.html").write_text("<p>newer report</p>")
+            send(**fields, files=["report.html"])
+        elif kind == "skull":
+            from SkullVAELib.mesh.files import write_stl
             points = np.array([[0, 0, 0], [10, 0, 0], [0, 20, 0], [0, 0, 77]], float)
-            write_stl(Mesh(points, np.array([[0, 2, 1], [0, 1, 3], [1, 2, 3], [2, 0, 3]])), answers / "host.stl")
-            say(**told, files=["host.stl"])
+            write_stl(Mesh(points, np.array([[0, 2, 1], [0, 1, 3], [1, 2, 3], [2, 0, 3]])), responses / "skull.stl")
+            send(**fields, files=["skull.stl"])
 """
 
 
 def childCommand(folder: Path, mode: str) -> list[str]:
-    """What to run in place of the library's command line; it behaves in this mode."""
+    """The command to run instead of the library's command line; mode: how it behaves."""
     script = folder / f"{mode}.py"
     script.write_text(textwrap.dedent(CHILD))
     return [sys.executable, str(script)]
 
 
 def runWithChild(folder: Path, mode: str):
-    """(the runs that were made, a factory of runs whose command behaves in this mode)."""
+    """(list of the runs that the factory has made, factory of runs); mode: how the command behaves."""
     command = childCommand(folder, mode)
     runs = []
 
-    def create(array, grid, options):
-        runs.append(CompletionRun(array, grid, options, command))
+    def create(array, grid, settings):
+        runs.append(CompletionRun(array, grid, settings, command))
         return runs[-1]
 
     return runs, create

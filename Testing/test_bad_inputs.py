@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from bad_inputs import ALL, PAGE, Skull, said_to, sentence
 
-from SkullVAELib.complete_cli import RESULTS
-from SkullVAELib.exit_codes import BAD_INPUT, DONE
+from SkullVAELib.core.exit_codes import BAD_INPUT, DONE
+from SkullVAELib.report.result_names import RESULT_FILES
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_bad_input_gets_its_sentence(kind, skull, tmp_path, monkeypatch):
         assert said.count(". ") >= 1  # a cause and a remedy
         assert not written
     else:
-        assert written >= set(RESULTS) - (set() if code == DONE else {"implant.stl"})
+        assert written >= set(RESULT_FILES) - (set() if code == DONE else {"implant.stl"})
     # The page tells the same; numbers may differ from machine to machine in their last digit.
     row = next(line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith(f"| {kind} |"))
     words = "".join(letter for letter in sentence(said, tmp_path) if not letter.isdigit())

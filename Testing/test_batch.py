@@ -20,16 +20,17 @@ from pathlib import Path
 import pytest
 import tiny
 
-from SkullVAELib import cli
-from SkullVAELib.case_options import add_case_options, as_arguments
-from SkullVAELib.cohort import list_cases, made_from
-from SkullVAELib.cohort_table import Row, Table
-from SkullVAELib.volume import write_volume
+from SkullVAELib.batch.cohort import list_cases, made_from
+from SkullVAELib.batch.summary import CaseRow, CohortTable
+from SkullVAELib.cli import main as cli
+from SkullVAELib.cli.case_options import add_case_options, as_arguments
+from SkullVAELib.io.images import write_volume
+from SkullVAELib.report import result_names
 
 psutil = pytest.importorskip("psutil")
 pytest.importorskip("distributed")
 
-RESULTS = set(cli.RESULTS)
+RESULTS = set(result_names.RESULT_FILES)
 
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
 
@@ -111,12 +112,12 @@ def case_process(process: subprocess.Popen, name: str, other_than: set[int] = fr
 
 def rows(output: Path) -> dict[str, dict]:
     """summary.json by case; summary.csv must tell the same."""
-    told = json.loads((output / "summary.json").read_text(), parse_constant=pytest.fail)["cases"]
+    content = json.loads((output / "summary.json").read_text(), parse_constant=pytest.fail)["cases"]
     with open(output / "summary.csv", newline="") as file:
         assert [(row["case"], row["status"]) for row in csv.DictReader(file)] == [
-            (r["case"], r["status"]) for r in told
+            (r["case"], r["status"]) for r in content
         ]
-    return {row["case"]: row for row in told}
+    return {row["case"]: row for row in content}
 
 
 def statuses(output: Path) -> dict[str, str]:
@@ -145,7 +146,7 @@ def test_a_table_gives_names_thresholds_and_boxes(tmp_path):
     text = '\ufeffid,path,name,threshold,box\n1,a.nrrd,first,250,\n2,a.nrrd,,,"-1,2,3,4,5,6"\n'
     (tmp_path / "list.csv").write_text(text, encoding="utf-8")
     cases = list_cases(tmp_path / "list.csv")
-    assert [(c.name, c.arguments) for c in cases] == [("first", ("--threshold=250",)), ("a", ("--box=-1,2,3,4,5,6",))]
+    assert [(c.name, c.arguments) for c in cases] == [("first", ("--threshold=250",)), ("a", ("--roi=-1,2,3,4,5,6",))]
 
 
 BAD_LISTS = {
@@ -157,8 +158,8 @@ BAD_LISTS = {
     "no image": ("list.txt", "a.nrrd\nnotes.doc\n", "line 2: 'notes.doc' has no known image suffix"),
     "no number": ("list.csv", "path,threshold\na.nrrd,bone\n", "threshold 'bone'"),
     "no box": ("list.csv", 'path,box\na.nrrd,"1,2"\n', "line 2"),
-    "the same name": ("list.txt", "x/a.nrrd\ny/a.nii.gz\n", "both the case 'a'"),
-    "almost the same name": ("list.txt", "a.nrrd\nA.nrrd\n", "both the case 'A'"),
+    "the same name": ("list.txt", "x/a.nrrd\ny/a.nii.gz\n", "the same case name 'a'"),
+    "almost the same name": ("list.txt", "a.nrrd\nA.nrrd\n", "the same case name 'A'"),
     "a name elsewhere": ("list.csv", "path,name\na.nrrd,../b\n", "cannot be the name"),
     "a hidden name": ("list.csv", "path,name\na.nrrd,.b\n", "cannot be the name"),
     "not text": ("list.txt", b"\xff\xfe\x00a", "UTF-8"),
@@ -190,7 +191,7 @@ BAD_CALLS = {
     "workers": (["--workers", "0"], "--workers"),
     "time": (["--case-timeout", "0"], "--case-timeout"),
     "model": (["--model", "none.safetensors"], "none.safetensors"),
-    "both": (["--workers", "2", "--scheduler", "tcp://127.0.0.1:1"], "Leave out one"),
+    "both": (["--workers", "2", "--scheduler", "tcp://127.0.0.1:1"], "Omit one"),
     "no scheduler": (["--scheduler", "nonsense://127.0.0.1:1"], "No Dask scheduler answers"),
 }
 
@@ -218,7 +219,7 @@ def test_without_dask_one_line_says_how_to_get_it(tmp_path, capfd, monkeypatch):
 def test_options_go_to_each_case_as_they_were_given():
     parser = argparse.ArgumentParser()
     actions = add_case_options(parser)
-    given = ["--threshold=250.0", "--box=-1,2,3,4,5,6", "--proposals=3", "--uncertainty", "--clearance=0.5"]
+    given = ["--threshold=250.0", "--roi=-1,2,3,4,5,6", "--proposals=3", "--uncertainty", "--clearance=0.5"]
     given += ["--format=obj,ply", "--host"]
     assert as_arguments(parser.parse_args(given), actions) == tuple(given)
     assert as_arguments(parser.parse_args([]), actions) == ()
@@ -242,13 +243,13 @@ def test_rows_of_other_cases_stay_while_their_results_do(tmp_path):
     for name in "ab":
         (tmp_path / name).mkdir()
         (tmp_path / name / "report.json").write_text('{"warnings": ["thin"]}')
-    table = Table(tmp_path, ["a", "b", "c"])
-    done = [Row(name, "done", made_from={"version": "1"}).with_report(tmp_path / name) for name in "ab"]
-    table.put(*done, Row("c", "crashed", "Why."))
+    table = CohortTable(tmp_path, ["a", "b", "c"])
+    done = [CaseRow(name, "done", made_from={"version": "1"}).with_report(tmp_path / name) for name in "ab"]
+    table.put(*done, CaseRow("c", "crashed", "Why."))
     assert rows(tmp_path)["a"]["warnings"] == ["thin"]
-    assert Table(tmp_path, ["a"]).rows["a"] == done[0]
+    assert CohortTable(tmp_path, ["a"]).rows["a"] == done[0]
     (tmp_path / "b" / "report.json").write_text("{}")
-    Table(tmp_path, ["d"]).put()
+    CohortTable(tmp_path, ["d"]).put()
     assert statuses(tmp_path) == {"d": "waiting", "a": "done"}
 
 
@@ -344,10 +345,10 @@ def test_running_again_leaves_what_is_finished_and_tries_what_failed(cohort):
     assert code == 0
     assert statuses(output) == {"a_defect": "done", "b_killed": "no defect", "d_whole": "no defect"}
     assert before == {name: (output / name / "report.json").stat().st_mtime_ns for name in before}
-    assert "Left as they were: 2 of 3 cases" in out
+    assert "Up to date: 2 of 3 cases" in out
     code, out, _ = batch(source, "-o", output)
     assert code == 0
-    assert "Left as they were: 3 of 3 cases" in out
+    assert "Up to date: 3 of 3 cases" in out
 
 
 @posix

@@ -18,12 +18,13 @@ from benchmark.scores import rim_gap, score
 from scipy import ndimage
 from scipy.spatial.distance import cdist
 
-from SkullVAELib.checkpoint import load_model, save_model
-from SkullVAELib.datasets import find_cases
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.frame import Grid
-from SkullVAELib.metrics import boundary_dice, hd95
-from SkullVAELib.volume import Volume, write_volume
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.data.datasets import find_cases
+from SkullVAELib.evaluation.metrics import boundary_dice, hd95
+from SkullVAELib.geometry.grid import Grid
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.io.images import write_volume
+from SkullVAELib.vae.checkpoint import load_model, save_model
 
 HEAD = tiny.shell((70, 90, 77))
 
@@ -91,8 +92,10 @@ def test_a_model_is_not_matched_with_a_skull_that_it_saw(heads, tmp_path):
 
 def test_a_seen_skull_is_refused(heads, tmp_path, capsys):
     model = write_model(tmp_path / "a.safetensors", heads, {"ada.nrrd": "ada"}, ["out"])
-    told = main(["--data", str(heads), "--model", str(model), "--individuals", "ada", "--output", str(tmp_path / "o")])
-    assert told == 2
+    content = main(
+        ["--data", str(heads), "--model", str(model), "--individuals", "ada", "--output", str(tmp_path / "o")]
+    )
+    assert content == 2
     assert "ada" in capsys.readouterr().err
 
 
@@ -140,9 +143,9 @@ def test_a_flush_implant_has_no_rim_gap_and_a_lifted_one_as_much_as_it_is_lifted
 
 def test_scores_of_nothing_are_told_without_infinity():
     bone, truth = plate()
-    told = score(truth, np.zeros_like(truth), bone, np.eye(4))
-    assert told["dsc"] == 0 and told["hd95_mm"] is None
-    json.dumps(told, allow_nan=False)
+    content = score(truth, np.zeros_like(truth), bone, np.eye(4))
+    assert content["dsc"] == 0 and content["hd95_mm"] is None
+    json.dumps(content, allow_nan=False)
 
 
 @pytest.mark.parametrize("number", [2, 8, 10])
@@ -199,22 +202,22 @@ def record(individual, place, **dsc):
 
 def test_paired_differences_are_those_of_the_cases():
     records = [record("a", str(n), x=0.9, y=0.9 - 0.01 * (n + 1)) for n in range(8)]
-    told = tables.paired(records, "x", "y")
-    assert told["difference"] == pytest.approx(0.045)
-    assert told["error"] == pytest.approx(np.std(np.arange(1, 9) / 100, ddof=1) / math.sqrt(8))
-    assert told["ahead"] == 8
-    assert told["p"] == pytest.approx(2 / 2**8)  # every sign the same
+    content = tables.paired(records, "x", "y")
+    assert content["difference"] == pytest.approx(0.045)
+    assert content["error"] == pytest.approx(np.std(np.arange(1, 9) / 100, ddof=1) / math.sqrt(8))
+    assert content["ahead"] == 8
+    assert content["p"] == pytest.approx(2 / 2**8)  # every sign the same
     assert tables.paired(records, "x", "x")["p"] == 1
     assert tables.paired(records, "x", "y", "hd95_mm")["ahead"] == 8
 
 
 def test_a_missed_case_counts_as_nothing_and_is_told():
     records = [record("a", "1", x=0.8), record("b", "2", x=0.0)]
-    told = tables.summary(records, "x")
-    assert told["dsc"] == pytest.approx(0.4)
-    assert told["missed"] == 1
-    assert told["hd95_mean_mm"] == pytest.approx(1.2)
-    assert told["hd95_median_mm"] is None
+    content = tables.summary(records, "x")
+    assert content["dsc"] == pytest.approx(0.4)
+    assert content["missed"] == 1
+    assert content["hd95_mean_mm"] == pytest.approx(1.2)
+    assert content["hd95_median_mm"] is None
     assert "| x " in tables.as_text(tables.report(records, ["x"], "x", {}), "x")
 
 
@@ -281,8 +284,8 @@ def test_a_case_is_drawn_and_the_page_shows_the_worst_first(tmp_path):
         file = tmp_path / f"{name}.png"
         image = pictures.strip(whole.with_array(bone), truth, prediction)
         image.save(file)
-        told = score(truth, prediction, bone, whole.affine)
-        strips.append(({"individual": name, "defect": "blob", "truth_ml": 1.0, "rows": {"x": told}}, file))
+        content = score(truth, prediction, bone, whole.affine)
+        strips.append(({"individual": name, "defect": "blob", "truth_ml": 1.0, "rows": {"x": content}}, file))
     pictures.write_page(tmp_path / "page.html", strips, "x")
     text = (tmp_path / "page.html").read_text()
     assert text.index("none.png") < text.index("good.png")
@@ -296,8 +299,8 @@ def test_the_command_measures_and_writes(heads, tmp_path, capsys):
     model = write_model(tmp_path / "a.safetensors", heads, {"ada.nrrd": "ada"}, ["out"])
     arguments = ["--data", str(heads), "--model", str(model), "--rows", "nothing,mean", "--places", "2"]
     assert main([*arguments, "--output", str(tmp_path / "o"), "--jobs", "1"]) == 0
-    told = json.loads((tmp_path / "o" / "accuracy.json").read_text())
-    assert told["cranial"]["rows"]["mean"]["dsc"] > told["cranial"]["rows"]["nothing"]["dsc"]
+    content = json.loads((tmp_path / "o" / "accuracy.json").read_text())
+    assert content["cranial"]["rows"]["mean"]["dsc"] > content["cranial"]["rows"]["nothing"]["dsc"]
     assert "| mean" in capsys.readouterr().out
 
 

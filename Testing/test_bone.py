@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from SkullVAELib.bone import BONE_HU, bone_mask, bounding_box, labelmap_mask
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.volume import Volume
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.geometry.masks import bounding_box
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.registration.bone import BONE_HU, bone_mask, labelmap_mask
 
 
 def head(shape=(60, 60, 60)) -> np.ndarray:
@@ -133,8 +134,8 @@ BAD = {
     "not a number, threshold given": (with_value(ct_of(head()), np.nan), 300.0, "NaN"),
     "threshold too high": (ct_of(head()), 3000.0, "lower --threshold"),
     "threshold too low": (ct_of(head()), -2000.0, "higher --threshold"),
-    "threshold on a segmentation": (head().astype(np.uint8), 300.0, "none for a segmentation"),
-    "threshold not a number": (ct_of(head()), float("nan"), "not a number"),
+    "threshold on a segmentation": (head().astype(np.uint8), 300.0, "omit it for a segmentation"),
+    "threshold not a number": (ct_of(head()), float("nan"), "not a finite number"),
 }
 
 

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from SkullVAELib.arguments import joined
-from SkullVAELib.bone import bone_mask
-from SkullVAELib.box import Box
-from SkullVAELib.cli import _parser
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.frame import apply_affine
-from SkullVAELib.volume import Volume
+from SkullVAELib.cli.arguments import join_option_value
+from SkullVAELib.cli.main import _parser
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.geometry.affines import apply_affine
+from SkullVAELib.geometry.roi import ROI
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.registration.bone import bone_mask
 
 numbers = st.floats(-40, 40).map(lambda value: round(value, 2))
 
@@ -40,7 +40,7 @@ def oblique_grid() -> np.ndarray:
 def test_a_voxel_is_kept_when_its_centre_lies_in_the_box(centre, sides, angle):
     grid = Volume(np.ones((17, 23, 21), bool), oblique_grid())
     axes = turned(angle, 1) @ turned(0.2, 2)
-    kept = Box(centre, sides, tuple(map(tuple, axes))).keep(grid.array, grid)
+    kept = ROI(centre, sides, tuple(map(tuple, axes))).keep(grid.array, grid)
     points = apply_affine(grid.affine, np.indices(kept.shape).reshape(3, -1).T)
     within = np.abs((points - centre) @ axes.T) / (np.array(sides) / 2)
     clear = (np.abs(within - 1) > 1e-4).all(1)  # on a face rounding may decide either way
@@ -49,7 +49,7 @@ def test_a_voxel_is_kept_when_its_centre_lies_in_the_box(centre, sides, angle):
 
 def test_faces_that_meet_voxel_centres_belong_to_the_box():
     grid = Volume(np.ones((11, 11, 11), bool), np.diag([-0.7, 0.7, 0.7, 1]))
-    kept = Box((-3.5, 3.5, 3.5), (2.8, 2.8, 2.8)).keep(grid.array, grid)
+    kept = ROI((-3.5, 3.5, 3.5), (2.8, 2.8, 2.8)).keep(grid.array, grid)
     assert kept.sum() == 5**3
 
 
@@ -57,9 +57,9 @@ def test_a_box_takes_bone_of_a_labelmap_and_of_a_ct_alike():
     bone = np.zeros((40, 40, 40), bool)
     bone[5:15, 5:35, 5:35] = True
     bone[25:35, 5:35, 5:35] = True
-    box = Box((9, 20, 20), (14, 40, 40))
-    labelmap, about = bone_mask(Volume(bone.astype(np.uint8), np.eye(4)), box=box)
-    ct, about_ct = bone_mask(Volume(np.where(bone, 900, -800).astype(np.int16), np.eye(4)), box=box)
+    box = ROI((9, 20, 20), (14, 40, 40))
+    labelmap, about = bone_mask(Volume(bone.astype(np.uint8), np.eye(4)), roi=box)
+    ct, about_ct = bone_mask(Volume(np.where(bone, 900, -800).astype(np.int16), np.eye(4)), roi=box)
     assert labelmap[5:15, 5:35, 5:35].all() and labelmap.sum() == 9000
     assert np.array_equal(labelmap, ct)
     assert about["left_out_voxels"] == about_ct["left_out_voxels"] == 9000
@@ -71,7 +71,7 @@ def test_what_joins_head_and_table_outside_the_box_does_not_keep_the_table():
     ct[10:12, 10:12, 8:30] = 900  # a strut
     ct[:, :, 2:8] = 900
     whole, _ = bone_mask(Volume(ct, np.eye(4)))
-    head, _ = bone_mask(Volume(ct, np.eye(4)), box=Box((20, 20, 42), (60, 60, 30)))
+    head, _ = bone_mask(Volume(ct, np.eye(4)), roi=ROI((20, 20, 42), (60, 60, 30)))
     assert whole[:, :, 2:8].any()
     assert not head[:, :, :27].any()
     assert head[5:35, 5:35, 30:55].all()
@@ -90,20 +90,21 @@ BAD = {
 @pytest.mark.parametrize("text", BAD.values(), ids=BAD)
 def test_a_box_that_is_none_says_how_to_write_one(text):
     with pytest.raises(SkullVAEError, match="--box CX,CY,CZ,SX,SY,SZ"):
-        Box.parse(text)
+        ROI.parse(text)
 
 
 def test_a_box_beside_the_bone_is_said():
     bone = np.zeros((20, 20, 20), np.uint8)
     bone[5:9, 5:9, 5:9] = 1
-    with pytest.raises(SkullVAEError, match="no bone in the box"):
-        bone_mask(Volume(bone, np.eye(4)), box=Box((100, 100, 100), (9, 9, 9)))
+    with pytest.raises(SkullVAEError, match="no bone in the ROI"):
+        bone_mask(Volume(bone, np.eye(4)), roi=ROI((100, 100, 100), (9, 9, 9)))
 
 
-def test_a_box_may_begin_with_a_minus_on_the_command_line():
-    arguments = joined(["complete", "a.nrrd", "-o", "out", "--box", "-1.5,2,3,40,50,60"], "--box")
-    box = Box.parse(_parser().parse_args(arguments).box)
-    assert box == Box((-1.5, 2, 3), (40, 50, 60))
+@pytest.mark.parametrize("option", ["--roi", "--box"])
+def test_a_box_may_begin_with_a_minus_on_the_command_line(option):
+    arguments = join_option_value(["complete", "a.nrrd", "-o", "out", option, "-1.5,2,3,40,50,60"], "--roi", "--box")
+    box = ROI.parse(_parser().parse_args(arguments).roi)
+    assert box == ROI((-1.5, 2, 3), (40, 50, 60))
 
 
 def test_the_completed_skull_holds_only_bone_of_the_box(completed, sample):
@@ -114,8 +115,8 @@ def test_the_completed_skull_holds_only_bone_of_the_box(completed, sample):
     points = apply_affine(sample.bone.affine, np.argwhere(sample.bone.array))
     low_mm, high_mm = points.min(0), points.max(0)
     low_mm[2] += 8
-    box = Box(tuple((low_mm + high_mm) / 2), tuple(high_mm - low_mm + 0.5))
-    result = completed(sample.bone.with_array(bone), box=box)
+    box = ROI(tuple((low_mm + high_mm) / 2), tuple(high_mm - low_mm + 0.5))
+    result = completed(sample.bone.with_array(bone), roi=box)
     inside = box.keep(bone, sample.bone)
     assert result.found
     assert not result.bone.array[:, :, low].any()

@@ -1,8 +1,9 @@
-"""Claims about the report for people: one file that needs nothing else, true to the figures, silent on the patient."""
+"""Claims about the HTML report: one self-contained file, true to the figures, without data of the patient."""
 
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import re
 from html.parser import HTMLParser
@@ -12,13 +13,17 @@ import pytest
 from PIL import Image
 
 from SkullVAELib import NOTICE, __version__
-from SkullVAELib.case_report import rim_light, thickness_pictures, write_case_report
-from SkullVAELib.mesh_picture import draw
-from SkullVAELib.outcome import Outcome
-from SkullVAELib.part_options import PartOptions
-from SkullVAELib.raycast import View
-from SkullVAELib.surface import Mesh, mask_surface
-from SkullVAELib.volume import Volume
+from SkullVAELib.completion.options import CompletionOptions
+from SkullVAELib.geometry.roi import ROI
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.implant.options import ImplantOptions
+from SkullVAELib.mesh.isosurface import mask_surface
+from SkullVAELib.mesh.mesh import Mesh
+from SkullVAELib.report.case_report import thickness_pictures, write_case_report
+from SkullVAELib.report.mesh_render import render_mesh
+from SkullVAELib.report.rating import rate_rim_gap
+from SkullVAELib.report.raycast import View
+from SkullVAELib.report.result_files import RunResult
 
 
 class Page(HTMLParser):
@@ -44,14 +49,14 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def outcome(completion, sample) -> Outcome:
-    return Outcome.of(completion, sample.bone, PartOptions(), ("stl",), "head <1> & co.nrrd", "m.safetensors")
+def outcome(completion, sample) -> RunResult:
+    return RunResult.of(completion, sample.bone, ImplantOptions(), ("stl",), "head <1> & co.nrrd", "m.safetensors")
 
 
 @pytest.fixture(scope="module")
 def written(outcome, tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("report")
-    made = outcome.with_part(PartOptions.parse(clearance=0.5, holes="2,10,3"))
+    made = outcome.with_implant(ImplantOptions.parse(clearance=0.5, holes="2,10,3"))
     made.write_preview(folder)
     made.write_report(folder, folder / "preview.png")
     return (folder / "report.html").read_text(encoding="utf-8")
@@ -72,7 +77,7 @@ def test_notice_figures_model_and_input_are_on_it(written, completion):
     assert f"{implant['rim_gap_mm']:.2f} mm" in text
     assert completion.report["model"]["sha256"] in text
     assert f"SkullVAE {__version__}" in text
-    assert "2 mm, every 10 mm, 3 mm from every edge" in text
+    assert "diameter 2 mm, pitch 10 mm, distance from every edge 3 mm" in text
 
 
 def test_the_page_names_no_folder_and_no_user(written, tmp_path):
@@ -81,27 +86,37 @@ def test_the_page_names_no_folder_and_no_user(written, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("gap", "light"),
-    [(0.2, "good"), (1.0, "good"), (1.01, "usable"), (2.0, "usable"), (2.01, "poor"), (None, "unknown")],
+    ("gap", "rating"),
+    [(0.2, "good"), (1.0, "good"), (1.01, "acceptable"), (2.0, "acceptable"), (2.01, "poor"), (None, "unknown")],
 )
-def test_the_light_of_the_rim(gap, light):
-    assert rim_light(gap)[0] == light
+def test_the_rating_of_the_rim_gap(gap, rating):
+    assert rate_rim_gap(gap)[0] == rating
 
 
 @pytest.mark.parametrize(
-    ("gap", "says"), [(0.4, "good"), (1.5, "usable"), (3.0, "poor"), (float("nan"), "not measured")]
+    ("gap", "text"),
+    [(0.4, "good"), (1.5, "acceptable"), (3.0, "poor: check the rim before use"), (float("nan"), "not measured")],
 )
-def test_the_light_is_on_the_page(outcome, tmp_path, gap, says):
-    result = outcome.with_part().result
-    result["implant"] = result["implant"] | {"rim_gap_mm": gap}
-    result["warnings"] = ["thin <here>"]
+def test_the_rating_is_on_the_page(outcome, tmp_path, gap, text):
+    report = outcome.with_implant().report
+    report["implant"] = report["implant"] | {"rim_gap_mm": gap}
+    report["warnings"] = ["thin <here>"]
     pixel = io.BytesIO()
     Image.new("L", (1, 1)).save(pixel, "PNG")
-    write_case_report(tmp_path / "r.html", result, pixel.getvalue(), day="2026-01-02")
-    text = Page((tmp_path / "r.html").read_text(encoding="utf-8")).text
-    assert f"Rim gap: {says}" in text
-    assert "thin <here>" in text
-    assert "2026-01-02" in text
+    write_case_report(tmp_path / "r.html", report, pixel.getvalue(), date="2026-01-02")
+    shown = Page((tmp_path / "r.html").read_text(encoding="utf-8")).text
+    assert f"Rim gap: {text}" in shown
+    assert "thin <here>" in shown
+    assert "2026-01-02" in shown
+
+
+def test_the_roi_is_on_the_page(outcome, tmp_path):
+    options = CompletionOptions(roi=ROI((0, 0, 0), (200, 220, 150)))
+    pixel = io.BytesIO()
+    Image.new("L", (1, 1)).save(pixel, "PNG")
+    report = outcome.report | {"parameters": dataclasses.asdict(options)}
+    write_case_report(tmp_path / "r.html", report, pixel.getvalue())
+    assert "200 x 220 x 150 mm" in (tmp_path / "r.html").read_text(encoding="utf-8")
 
 
 def ball(radius: float) -> Mesh:
@@ -112,7 +127,7 @@ def ball(radius: float) -> Mesh:
 def test_a_picture_covers_what_the_mesh_covers_without_holes():
     mesh = ball(20)
     view = View(np.array([1.0, 0, 0]), np.array([0.0, 0, 1]), np.full(3, 25.0), 0.25)
-    picture = draw(mesh, np.ones((len(mesh.points), 3)), view, 240, 200)
+    picture = render_mesh(mesh, np.ones((len(mesh.points), 3)), view, 240, 200)
     assert picture.coverage.sum() * 0.25**2 == pytest.approx(np.pi * 20**2, rel=0.02)
     assert picture.coverage[60:140, 80:160].min() == 1
     assert picture.rgb[60:140, 80:160].min() > 0.3
@@ -124,7 +139,7 @@ def test_a_picture_shows_the_near_side():
     colours = np.stack([near, 1 - near, near * 0], 1)
     view = View(np.array([1.0, 0, 0]), np.array([0.0, 0, 1]), np.full(3, 25.0), 0.25)
     assert np.allclose(view.forward, [0, 1, 0]) or np.allclose(view.forward, [0, -1, 0])
-    red, green, _ = draw(mesh, colours, view, 200, 200).rgb[80:120, 80:120].mean((0, 1))
+    red, green, _ = render_mesh(mesh, colours, view, 200, 200).rgb[80:120, 80:120].mean((0, 1))
     assert (red > 5 * green) == (view.forward[1] > 0)
 
 

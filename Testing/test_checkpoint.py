@@ -10,8 +10,8 @@ import fuzz_inputs
 import numpy as np
 import pytest
 
-from SkullVAELib.checkpoint import load_any_model, read_tensors
-from SkullVAELib.errors import SkullVAEError
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.vae.checkpoint import load_any_model, read_tensors
 
 
 @pytest.fixture(scope="module", params=[0, 1], ids=["ours", "the paper's"])
@@ -32,7 +32,7 @@ def joined(header: dict | bytes, data: bytes) -> bytes:
     return len(head).to_bytes(8, "little") + head + data
 
 
-def told(content: bytes, **changes: object) -> bytes:
+def with_header(content: bytes, **changes: object) -> bytes:
     """The file with other metadata; a dict changes parts of what is there."""
     header, data = parts(content)
     for name, change in changes.items():
@@ -77,7 +77,7 @@ def test_a_small_model_is_read(valid, tmp_path):
     ids=str,
 )
 def test_sizes_that_the_file_does_not_hold_are_refused_before_they_are_allocated(valid, tmp_path, architecture):
-    assert "not a SkullVAE model" in refused(tmp_path, told(valid, architecture=architecture))
+    assert "not a SkullVAE model" in refused(tmp_path, with_header(valid, architecture=architecture))
 
 
 @pytest.mark.parametrize(
@@ -93,13 +93,13 @@ def test_sizes_that_the_file_does_not_hold_are_refused_before_they_are_allocated
     ids=lambda changes: str(changes)[:40],
 )
 def test_metadata_of_another_kind_are_refused(valid, tmp_path, changes):
-    assert "not a SkullVAE model" in refused(tmp_path, told(valid, **changes))
+    assert "not a SkullVAE model" in refused(tmp_path, with_header(valid, **changes))
 
 
 @pytest.mark.parametrize("changes", [{"pairs": 10**12}, {"pairs": True}, {"pairs": -1}, {"z": "other"}, {"z": []}])
 def test_so_are_the_papers_own(tmp_path, changes):
     valid = fuzz_inputs.seeds(fuzz_inputs.MODELS)[1]
-    assert "not a SkullVAE model" in refused(tmp_path, told(valid, **changes))
+    assert "not a SkullVAE model" in refused(tmp_path, with_header(valid, **changes))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import textwrap
 import types
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +20,13 @@ import pytest
 import SimpleITK as sitk
 
 import SkullVAELib
-from SkullVAELib import cli
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.volume import Volume, read_volume, write_volume
+from SkullVAELib.cli import main as cli
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.io.images import read_volume, write_volume
+from SkullVAELib.report import result_names
 
-RESULTS = set(cli.RESULTS)
+RESULTS = set(result_names.RESULT_FILES)
 
 
 def skull() -> np.ndarray:
@@ -47,22 +48,9 @@ def head(tmp_path) -> Path:
     return path
 
 
-@dataclass(frozen=True)
-class Options:
-    threshold_hu: float | None = None
-    box: object = None
-    gamma: float = 0.0
-    prior: str = "auto"
-    defect_class: str = "cranial"
-    device: str = "auto"
-    face: bool = False
-    least_quality: float = 0.0
-
-
 def stand_in(complete) -> types.ModuleType:
-    module = types.ModuleType("SkullVAELib.completion")
+    module = types.ModuleType("SkullVAELib.completion.pipeline")
     module.STAGE_WEIGHTS = {"register": 1.0, "decode": 2.0}
-    module.CompletionOptions = Options
     module.complete = complete
     return module
 
@@ -99,14 +87,15 @@ def find_nothing(volume, model, options, stages):
 @pytest.fixture
 def run(monkeypatch, capfd, tmp_path):
     """Run the command line in this process with a completion of one's own; returns exit code, stdout and stderr."""
-    import SkullVAELib.checkpoint
+    import SkullVAELib.vae.checkpoint
+    import SkullVAELib.vae.default_model
 
     (tmp_path / "m.safetensors").write_bytes(b"")
-    monkeypatch.setattr(SkullVAELib.checkpoint, "load_model", lambda path, device: None)
-    monkeypatch.setattr(SkullVAELib.checkpoint, "default_model_path", lambda: tmp_path / "m.safetensors")
+    monkeypatch.setattr(SkullVAELib.vae.checkpoint, "load_model", lambda path, device: None)
+    monkeypatch.setattr(SkullVAELib.vae.default_model, "default_model_path", lambda: tmp_path / "m.safetensors")
 
     def call(*arguments, complete=fill_the_hole):
-        monkeypatch.setitem(sys.modules, "SkullVAELib.completion", stand_in(complete))
+        monkeypatch.setitem(sys.modules, "SkullVAELib.completion.pipeline", stand_in(complete))
         capfd.readouterr()
         code = cli.main([str(argument) for argument in arguments])
         return code, *capfd.readouterr()
@@ -150,7 +139,8 @@ def test_the_report_is_strict_json_with_seconds_and_disclaimer(run, head, tmp_pa
     assert report["volume_ml"] == 1.5
     assert report["rim_gap_mm"] is None
     chosen = {"gamma": 0.5, "prior": "dev", "defect_class": "facial", "device": "cpu", "face": True}
-    assert report["options"] == {"threshold_hu": None, "box": None, **chosen, "least_quality": 0.15}
+    expected = {"threshold_hu": None, "roi": None, **chosen, "least_quality": 0.15}
+    assert {name: report["options"][name] for name in expected} == expected
     assert {"read", "load model", "register", "decode", "mesh", "write", "preview", "total"} <= set(report["seconds"])
     assert set(report["files"]) == RESULTS
     assert SkullVAELib.__version__ in report["software"]
@@ -238,7 +228,7 @@ def test_a_part_that_makes_no_sense_is_exit_2_one_line_and_no_file(run, head, tm
 
 def test_meshes_of_an_earlier_run_do_not_stay_as_if_they_belonged_to_this_one(run, head, tmp_path):
     (tmp_path / "out").mkdir()
-    for name in ("implant_1.stl", "implant_12.obj", "implant.ply", "host.stl", "implant_mine.stl"):
+    for name in ("implant_1.stl", "implant_12.obj", "implant.ply", "skull.stl", "implant_mine.stl"):
         (tmp_path / "out" / name).write_text("earlier")
     assert run("complete", head, "-o", tmp_path / "out")[0] == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == RESULTS | {"implant_mine.stl"}
@@ -246,7 +236,7 @@ def test_meshes_of_an_earlier_run_do_not_stay_as_if_they_belonged_to_this_one(ru
 
 def test_further_formats_are_written_where_asked_for(run, head, tmp_path):
     assert run("complete", head, "-o", tmp_path / "out", "--format", "OBJ,ply", "--host")[0] == 0
-    extras = {"implant.obj", "implant.ply", "host.stl"}
+    extras = {"implant.obj", "implant.ply", "skull.stl"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == RESULTS | extras
     assert set(json.loads((tmp_path / "out" / "report.json").read_text())["files"]) == RESULTS | extras
 
@@ -326,7 +316,7 @@ def test_a_bad_call_is_one_line_and_exit_2(run, head, tmp_path, call):
 
 
 def test_a_damaged_model_is_exit_2(head, tmp_path, capfd, monkeypatch):
-    monkeypatch.setitem(sys.modules, "SkullVAELib.completion", stand_in(fill_the_hole))
+    monkeypatch.setitem(sys.modules, "SkullVAELib.completion.pipeline", stand_in(fill_the_hole))
     (tmp_path / "bad.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0garbage!")
     code = cli.main(["complete", str(head), "-o", str(tmp_path / "out"), "--model", str(tmp_path / "bad.safetensors")])
     assert code == 2
@@ -335,7 +325,7 @@ def test_a_damaged_model_is_exit_2(head, tmp_path, capfd, monkeypatch):
 
 
 def test_population_says_what_it_drew_and_from_whom(run, head, tmp_path, monkeypatch):
-    from SkullVAELib import skullset
+    from SkullVAELib.data import skullfix_like as skullset
 
     def write_set(source, output, options, report):
         report("draw", 0.5)
@@ -368,15 +358,17 @@ def test_evaluate_prints_a_table_and_writes_json(run, tmp_path):
 CHILD = """
     import os, sys, time, types
     from pathlib import Path
-    from SkullVAELib import cli
-    cli.resolve_device = lambda name: name  # torch would take seconds to import
-    checkpoint = types.ModuleType("SkullVAELib.checkpoint")
+    from SkullVAELib.cli import main as cli
+    from SkullVAELib.vae import device
+    device.resolve_device = lambda name: name  # torch would take seconds to import
+    checkpoint = types.ModuleType("SkullVAELib.vae.checkpoint")
     checkpoint.load_model = lambda path, device: None
-    checkpoint.default_model_path = lambda: Path("m")
-    sys.modules["SkullVAELib.checkpoint"] = checkpoint
-    module = types.ModuleType("SkullVAELib.completion")
+    sys.modules["SkullVAELib.vae.checkpoint"] = checkpoint
+    default_model = types.ModuleType("SkullVAELib.vae.default_model")
+    default_model.default_model_path = lambda: Path("m")
+    sys.modules["SkullVAELib.vae.default_model"] = default_model
+    module = types.ModuleType("SkullVAELib.completion.pipeline")
     module.STAGE_WEIGHTS = {"wait": 1.0}
-    module.CompletionOptions = lambda **options: None
     def complete(volume, model, options, stages):
         with stages.stage("wait"):
             time.sleep(600)
@@ -384,7 +376,7 @@ CHILD = """
         nothing = volume.with_array(bone.array & False)
         return types.SimpleNamespace(bone=bone, completed=bone, implant=nothing, found=False, report={})
     module.complete = complete
-    sys.modules["SkullVAELib.completion"] = module
+    sys.modules["SkullVAELib.completion.pipeline"] = module
     sys.exit(cli.main())
 """
 
@@ -455,7 +447,7 @@ def test_a_parent_that_stops_listening_ends_the_run_without_a_traceback(head, tm
 
 
 def test_help_and_version_need_neither_torch_nor_vtk():
-    code = "import sys; from SkullVAELib.cli import _parser; _parser(); print(sorted(sys.modules))"
+    code = "import sys; from SkullVAELib.cli.main import _parser; _parser(); print(sorted(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert not {"'torch'", "'monai'", "'vtkmodules'", "'scipy'", "'SimpleITK'"} & set(loaded.strip("[]\n").split(", "))
     version = subprocess.run([sys.executable, "-m", "SkullVAELib", "--version"], capture_output=True, text=True)

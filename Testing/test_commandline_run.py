@@ -19,10 +19,11 @@ from mesh_check import faults
 from scipy.spatial import cKDTree
 
 import SkullVAELib
-from SkullVAELib.cli import RESULTS
-from SkullVAELib.defects import KINDS
-from SkullVAELib.sample import complete_skull, generated_skull
-from SkullVAELib.volume import Volume, read_volume, write_volume
+from SkullVAELib.data.generated_skull import complete_skull, generated_skull
+from SkullVAELib.data.kinds import DEFECT_KINDS
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.io.images import read_volume, write_volume
+from SkullVAELib.report.result_names import RESULT_FILES
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -69,7 +70,7 @@ def finished(tmp_path_factory, skull, model_path) -> Run:
 
 
 def test_a_run_writes_the_five_files_and_nothing_else(finished):
-    assert sorted(path.name for path in finished.folder.iterdir()) == sorted(RESULTS)
+    assert sorted(path.name for path in finished.folder.iterdir()) == sorted(RESULT_FILES)
 
 
 def test_the_masks_are_uint8_on_exactly_the_grid_of_the_input(finished):
@@ -118,10 +119,10 @@ def parted(tmp_path_factory, skull, model_path) -> Run:
 
 def test_a_part_is_written_in_every_format_and_piece_by_piece(parted):
     names = {path.name for path in parted.folder.iterdir()}
-    pieces = parted.report["part"]["pieces"]
+    pieces = parted.report["printable_implant"]["pieces"]
     assert len(pieces) > 1
     numbered = {f"implant_{n}.{kind}" for n in range(1, len(pieces) + 1) for kind in ("stl", "obj", "ply")}
-    assert names == set(RESULTS) | numbered | {"implant.obj", "implant.ply", "host.stl"}
+    assert names == set(RESULT_FILES) | numbered | {"implant.obj", "implant.ply", "skull.stl"}
     assert set(parted.report["files"]) == names
     whole = trimesh.load(parted.folder / "implant.stl")
     assert whole.body_count == len(pieces)
@@ -133,13 +134,13 @@ def test_a_part_is_written_in_every_format_and_piece_by_piece(parted):
 
 
 def test_the_part_keeps_its_clearance_to_the_host_that_is_written_beside_it(parted):
-    host = trimesh.load(parted.folder / "host.stl")
+    host = trimesh.load(parted.folder / "skull.stl")
     part = trimesh.load(parted.folder / "implant.stl")
     assert host.is_watertight
     near = np.linalg.norm(host.triangles_center - part.bounds.mean(0), axis=1) < np.ptp(part.bounds, axis=0).max()
     cloud = trimesh.sample.sample_surface(host.submesh([near], append=True), 400_000, seed=0)[0]
     assert cKDTree(cloud).query(part.vertices)[0].min() > 0.4
-    assert min(piece["clearance_mm"]["min"] for piece in parted.report["part"]["pieces"]) > 0.4
+    assert min(piece["clearance_mm"]["min"] for piece in parted.report["printable_implant"]["pieces"]) > 0.4
 
 
 def test_the_voxels_are_the_same_whatever_the_part_is(parted, finished):
@@ -226,13 +227,13 @@ def killed_in(tmp_path_factory, skull, model_path):
 
 @pytest.mark.parametrize("stage", ["load model", "preview"])
 def test_a_killed_run_leaves_no_result(killed_in, stage):
-    assert not set(RESULTS) & {path.name for path in killed_in(stage).iterdir()}
+    assert not set(RESULT_FILES) & {path.name for path in killed_in(stage).iterdir()}
 
 
 def test_a_killed_run_leaves_an_earlier_runs_results_as_they_were(killed_in, finished):
-    before = {name: (finished.folder / name).read_bytes() for name in RESULTS}
+    before = {name: (finished.folder / name).read_bytes() for name in RESULT_FILES}
     killed_in("write", finished.folder)
-    assert {name: (finished.folder / name).read_bytes() for name in RESULTS} == before
+    assert {name: (finished.folder / name).read_bytes() for name in RESULT_FILES} == before
 
 
 def test_a_complete_skull_is_exit_3_and_comes_back_unchanged(tmp_path, sample, model_path):
@@ -298,7 +299,7 @@ def test_a_sample_is_a_labelmap_with_a_defect_and_its_truth(tmp_path, model, mod
 BAD_SAMPLES = {
     "unknown kind": (["-o", "DIR/a.nrrd", "--kind", "star"], "kind of defect 'star'"),
     "unknown suffix": (["-o", "DIR/a.png"], "no known image suffix"),
-    "truth of a complete skull": (["-o", "DIR/a.nrrd", "--complete", "--truth", "DIR/t.nrrd"], "no implant to write"),
+    "truth of a complete skull": (["-o", "DIR/a.nrrd", "--complete", "--truth", "DIR/t.nrrd"], "there is no defect"),
     "truth over output": (["-o", "DIR/a.nrrd", "--truth", "DIR/a.nrrd"], "the same file"),
     "negative seed": (["-o", "DIR/a.nrrd", "--seed", "-1"], "--seed"),
     "missing folder": (["-o", "DIR/none/a.nrrd"], "does not exist"),
@@ -308,7 +309,7 @@ BAD_SAMPLES = {
 
 @pytest.mark.parametrize("call", BAD_SAMPLES)
 def test_a_bad_sample_call_is_exit_2_one_line_and_no_file(tmp_path, model_path, capfd, call):
-    from SkullVAELib import cli
+    from SkullVAELib.cli import main as cli
 
     arguments, message = BAD_SAMPLES[call]
     arguments = [argument.replace("DIR", str(tmp_path)) for argument in arguments]
@@ -324,7 +325,7 @@ def test_a_bad_sample_call_is_exit_2_one_line_and_no_file(tmp_path, model_path, 
 def test_the_help_names_every_kind_of_defect():
     process = run("sample", "--help")
     assert process.returncode == 0
-    assert all(kind in process.stdout for kind in KINDS)
+    assert all(kind in process.stdout for kind in DEFECT_KINDS)
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -6,15 +6,24 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from SkullVAELib.bone import bone_mask
-from SkullVAELib.completion import PRIORS, CompletionOptions, complete
-from SkullVAELib.defects import cut
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.frame import apply_affine, reduce_bone
-from SkullVAELib.gaps import GapOptions, _Lacking, _no_defect, _on_both_sides, _open_on_both_sides, _share_of_circle
-from SkullVAELib.metrics import dice, hd95
-from SkullVAELib.progress import Stages
-from SkullVAELib.volume import Volume, read_volume
+from SkullVAELib.completion.defects import (
+    _missing_on_both_sides,
+    _MissingBone,
+    _on_both_sides,
+    _rejection_reason,
+    _share_of_circle,
+)
+from SkullVAELib.completion.options import PRIORS, CompletionOptions, DefectOptions
+from SkullVAELib.completion.pipeline import complete
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.core.progress import Stages
+from SkullVAELib.data.synthetic_defects import cut_defect
+from SkullVAELib.evaluation.metrics import dice, hd95
+from SkullVAELib.geometry.affines import apply_affine
+from SkullVAELib.geometry.distance_field import downsample_mask
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.io.images import read_volume
+from SkullVAELib.registration.bone import bone_mask
 
 
 def test_the_completed_skull_holds_the_bone_and_the_implant_none_of_it(completion, sample):
@@ -148,7 +157,7 @@ def test_two_defects_give_two_pieces(completed, sample):
     back_of_head = {"direction": np.array([0.0, -0.9, 0.5]), "size": 0.3}
     bone = sample.whole
     for seed, where in enumerate((front, back_of_head)):
-        bone = bone.with_array(cut(bone, reduce_bone(bone), "blob", seed, **where)[0])
+        bone = bone.with_array(cut_defect(bone, downsample_mask(bone), "blob", seed, **where)[0])
     truth = sample.whole.array & ~bone.array
     result = completed(bone)
     assert result.report["implant"]["defects"] == 2
@@ -189,7 +198,7 @@ def test_a_bone_that_is_no_head_is_refused_unless_asked_for(completed, model):
     i, j, k = np.ogrid[:60, :60, :240]
     shaft = np.hypot(i - 30, j - 30)
     bone = Volume((shaft < 14) & (shaft > 7) & (k > 5) & (k < 235), np.eye(4))
-    with pytest.raises(SkullVAEError, match="no head"):
+    with pytest.raises(SkullVAEError, match="Input rejected"):
         completed(bone)
     result = complete(bone, model, CompletionOptions(least_quality=0.0), Stages({}))
     assert any("the result may be wrong" in warning for warning in result.report["warnings"])
@@ -228,7 +237,7 @@ def test_a_skull_the_model_never_saw_gets_its_missing_piece_back(heldout_model, 
     kind, direction, size, least = REAL_CASES[place]
     volume = read_volume(real_skulls / "complete" / f"{individual}.nii.gz")
     whole = volume.with_array(bone_mask(volume)[0])
-    defective, truth = cut(whole, reduce_bone(whole), kind, seed=2, direction=np.array(direction), size=size)
+    defective, truth = cut_defect(whole, downsample_mask(whole), kind, seed=2, direction=np.array(direction), size=size)
     given = whole.with_array(defective.astype(np.uint8))
     result = complete(given, heldout_model, CompletionOptions(), Stages({}))
     assert dice(truth, result.implant.array) >= least
@@ -239,7 +248,7 @@ def test_what_is_lacking_low_and_on_both_sides_is_no_defect():
     def gap(x: float, elevation: float, ml: float = 5.0) -> dict:
         return {"centre_mm": [x, 20, 70 * elevation], "elevation": elevation, "ml": ml}
 
-    options = GapOptions()
+    options = DefectOptions()
     assert _on_both_sides([gap(-60, -0.3), gap(58, -0.3), gap(10, 0.8)], options) == [True, True, False]
     assert _on_both_sides([gap(-60, -0.3), gap(58, -0.3, ml=20)], options) == [False, False]  # one of them is more
     assert _on_both_sides([gap(-60, 0.3), gap(60, 0.3)], options) == [False, False]  # two defects high up
@@ -251,12 +260,12 @@ def test_what_is_lacking_low_and_on_both_sides_is_no_defect():
     [
         ({}, None),
         ({"radius_mm": 4.9}, "narrower than a burr hole"),
-        ({"elevation": -0.2}, "small, where bone is thin"),
+        ({"elevation": -0.2}, "small, in a region of thin bone"),
         ({"elevation": -0.2, "ml": 3.0}, None),
         ({"elevation": -0.4, "ml": 3.0, "centre_mm": [10, 60, -30]}, "at the skull base"),
-        ({"closed": 0.4}, "bone that ends, not a hole"),
-        ({"around": 0.9}, "bone that ends all around, not a hole"),
-        ({"spread_mm": 2.5}, "where skulls differ"),
+        ({"closed": 0.4}, "open edge of the bone, not a hole"),
+        ({"around": 0.9}, "skull cut off all around, not a hole"),
+        ({"spread_mm": 2.5}, "in a region of high variability across skulls"),
     ],
 )
 def test_a_gap_is_no_defect_for_one_stated_reason(changed, reason):
@@ -264,7 +273,7 @@ def test_a_gap_is_no_defect_for_one_stated_reason(changed, reason):
         "ml": 1.2, "centre_mm": [60, 10, 20], "radius_mm": 7.0, "elevation": 0.3, "closed": 0.8, "open_edge": 0.0,
         "around": 0.1, "air": 0.5, "spread_mm": 0.8, "displaced": 0.1,
     }  # fmt: skip
-    assert _no_defect(burr_hole | changed, GapOptions()) == reason
+    assert _rejection_reason(burr_hole | changed, DefectOptions()) == reason
 
 
 def test_a_gap_around_the_head_is_told_from_one_beside_it():
@@ -275,7 +284,7 @@ def test_a_gap_around_the_head_is_told_from_one_beside_it():
     assert _share_of_circle(ring[:0]) == 0
 
 
-def low_slab(*holes: tuple[slice, slice]) -> _Lacking:
+def low_slab(*holes: tuple[slice, slice]) -> _MissingBone:
     """A slab of bone across the head, 60 mm below the vault's centre, on voxels of 2 mm, with holes through it."""
     shape = (81, 41, 9)
     field = np.full(shape, 4.0, np.float32)
@@ -290,20 +299,20 @@ def low_slab(*holes: tuple[slice, slice]) -> _Lacking:
         np.zeros(shape, bool),
     )
     distance = ndimage.distance_transform_edt(bone < 0.5, sampling=2.0)
-    return _Lacking(
+    return _MissingBone(
         fraction=fraction,
         distance=distance,
         to_canonical=to_canonical,
         field=field,
-        differ=np.zeros(shape),
+        deviation=np.zeros(shape),
         inside=field < 0,
         missing=missing,
         cavity=nothing,
-        both=_open_on_both_sides(field, missing, distance, fraction, to_canonical, GapOptions()),
+        both_sides=_missing_on_both_sides(field, missing, distance, fraction, to_canonical, DefectOptions()),
         bevel=nothing,
         displaced=nothing,
-        beyond=nothing,
-        options=GapOptions(),
+        at_border=nothing,
+        options=DefectOptions(),
     )
 
 
@@ -312,12 +321,14 @@ LEFT, RIGHT, BESIDE_RIGHT = np.s_[9:22, 4:16], np.s_[59:72, 4:16], np.s_[59:72, 
 
 def test_what_lacks_low_on_both_sides_is_known():
     slab = low_slab(LEFT, RIGHT, BESIDE_RIGHT)
-    assert slab.both[15, 10, 4]
-    assert slab.both[65, 10, 4]
-    assert not slab.both[:, 22:].any()
+    assert slab.both_sides[15, 10, 4]
+    assert slab.both_sides[65, 10, 4]
+    assert not slab.both_sides[:, 22:].any()
     high = slab.to_canonical.copy()
     high[2, 3] = 60
-    assert not _open_on_both_sides(slab.field, slab.missing, slab.distance, slab.fraction, high, GapOptions()).any()
+    assert not _missing_on_both_sides(
+        slab.field, slab.missing, slab.distance, slab.fraction, high, DefectOptions()
+    ).any()
 
 
 def test_a_defect_does_not_run_on_into_a_hole_that_is_on_both_sides():
@@ -333,5 +344,5 @@ def test_a_defect_does_not_run_on_into_a_hole_that_is_on_both_sides():
 def test_a_gap_across_the_middle_is_whole():
     slab = low_slab(np.s_[15:66, 10:30])
     (box, seed), *_ = slab.cores()
-    assert slab.both.any()
+    assert slab.both_sides.any()
     assert slab.grown(box, seed).sum() > 0.9 * slab.missing.sum()

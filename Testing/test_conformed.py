@@ -1,13 +1,15 @@
-"""Claims about a shape told by its two tables: thin bone stays, and a correction moves the table that it is for."""
+"""Claims about a shape represented by its two tables: thin bone stays, a correction moves its own table."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from SkullVAELib.conformed import ConformedPrior, Shape, outwards, pick_side
-from SkullVAELib.frame import Grid
-from SkullVAELib.warp import WarpOptions, fit_warp, inverse_warp
+from SkullVAELib.geometry.grid import Grid
+from SkullVAELib.registration.free_form import fit_warp, inverse_warp
+from SkullVAELib.registration.options import WarpOptions
+from SkullVAELib.shape.two_table import TwoTableShape, outward_directions, pick_side
+from SkullVAELib.shape.warped import WarpedShape
 
 GRID = Grid((64, 64, 64), 3.0)
 RADIUS = 70.0
@@ -25,7 +27,7 @@ def ray(radii: torch.Tensor) -> torch.Tensor:
     return radii[:, None] * torch.tensor([0.36, 0.48, 0.8])
 
 
-def edges(prior: ConformedPrior) -> tuple[float, float]:
+def edges(prior: WarpedShape) -> tuple[float, float]:
     """Radii between which a ray runs through bone."""
     radii = torch.arange(50, 90, 0.05)
     inside = radii[prior.field(ray(radii)) < 0]
@@ -34,24 +36,24 @@ def edges(prior: ConformedPrior) -> tuple[float, float]:
 
 @pytest.mark.parametrize("thickness", [0.8, 1.5, 3.0, 6.0])
 def test_bone_thinner_than_the_grid_keeps_its_place_and_thickness(thickness):
-    inner, outer = edges(ConformedPrior(Shape.of(sphere(thickness), GRID), STILL))
+    inner, outer = edges(WarpedShape(TwoTableShape.of(sphere(thickness), GRID), STILL))
     assert outer == pytest.approx(RADIUS, abs=0.3)
     assert outer - inner == pytest.approx(thickness, abs=0.4)
 
 
 def test_the_grid_alone_loses_thin_bone():
-    # Why the tables are told apart: along this ray trilinear values never fall below zero.
+    # Why the tables are represented separately: along this ray trilinear values never fall below zero.
     values = GRID.sample(sphere(0.8)[None], ray(torch.arange(50, 90, 0.05)))
     assert float(values.min()) > 0
 
 
 def test_a_correction_moves_its_own_table_and_not_the_other():
-    shape = Shape.of(sphere(5.0), GRID)
+    shape = TwoTableShape.of(sphere(5.0), GRID)
     corrections = torch.zeros(2, 2, 2, 2)
     corrections[0] = 1.0
-    inner, outer = edges(ConformedPrior(shape, STILL, corrections))
+    inner, outer = edges(WarpedShape(shape, STILL, corrections))
     assert (inner, outer) == pytest.approx((65.0, 71.0), abs=0.3)
-    inner, outer = edges(ConformedPrior(shape, STILL, corrections.flip(0)))
+    inner, outer = edges(WarpedShape(shape, STILL, corrections.flip(0)))
     assert (inner, outer) == pytest.approx((64.0, 70.0), abs=0.3)
 
 
@@ -70,24 +72,24 @@ def test_a_warp_and_its_inverse_lead_back():
 
 def test_a_hole_on_one_side_is_bent_as_the_other_side_is():
     """A head wider than the prior on both sides, with no bone on its left: symmetry widens the left, too."""
-    prior = Shape.of(sphere(5.0), GRID)
+    prior = TwoTableShape.of(sphere(5.0), GRID)
     directions = torch.nn.functional.normalize(torch.randn(20000, 3, generator=torch.Generator().manual_seed(0)), dim=1)
     directions = directions[directions[:, 0] > -0.5]
     points = directions * RADIUS * torch.tensor([1.06, 1.0, 1.0])
     left = torch.tensor([[-1.06 * RADIUS, 0.0, 0.0]])
     error = {}
     for symmetry in (0.0, 0.3):
-        warp = fit_warp(prior, points, outwards(points), WarpOptions(symmetry=symmetry))
-        error[symmetry] = abs(float(ConformedPrior(prior, warp).field(left)))
+        warp = fit_warp(prior, points, outward_directions(points), WarpOptions(symmetry=symmetry))
+        error[symmetry] = abs(float(WarpedShape(prior, warp).field(left)))
     assert error[0.3] < min(error[0.0], 1.5)
 
 
 def test_a_head_that_lies_beside_the_middle_is_not_taken_for_a_crooked_one():
     """Two millimetres to the right, with no bone on its left: the left lies two millimetres to the right, too."""
-    prior = Shape.of(sphere(5.0), GRID)
+    prior = TwoTableShape.of(sphere(5.0), GRID)
     directions = torch.nn.functional.normalize(torch.randn(20000, 3, generator=torch.Generator().manual_seed(0)), dim=1)
     directions = directions[directions[:, 0] > -0.3]
     points = directions * RADIUS + torch.tensor([2.0, 0.0, 0.0])
     warp = fit_warp(prior, points, directions)
     left = torch.tensor([[2.0 - RADIUS, 0.0, 0.0]])
-    assert abs(float(ConformedPrior(prior, warp).field(left))) < 0.7
+    assert abs(float(WarpedShape(prior, warp).field(left))) < 0.7

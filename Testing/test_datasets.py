@@ -1,4 +1,4 @@
-"""Claims about data: every layout is read and told, no class is guessed, what is mixed up is named by its file."""
+"""Claims about data: every layout is read and described, no class is guessed, mismatched files are named."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from SkullVAELib import defects
-from SkullVAELib.datasets import (
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.data import synthetic_defects as defects
+from SkullVAELib.data.datasets import (
+    CASE_KINDS,
     HELD_OUT,
-    KINDS,
     TRAINING,
-    Case,
+    SkullCase,
     check_cases,
     describe,
     find_cases,
-    split,
+    split_by_individual,
+    stated_kind,
     stem,
-    told_kind,
 )
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.volume import Volume, read_volume, write_volume
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.io.images import read_volume, write_volume
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -33,7 +34,7 @@ def touch(root: Path, *names: str) -> Path:
     return root
 
 
-def kinds(cases: list[Case]) -> dict[str, int]:
+def kinds(cases: list[SkullCase]) -> dict[str, int]:
     found = [case.kind for case in cases]
     return {kind: found.count(kind) for kind in sorted(set(found))}
 
@@ -179,15 +180,15 @@ def skullfix(tmp_path) -> Path:
 
 
 def test_sound_data_pass_the_check_and_are_read_once(skullfix, monkeypatch):
-    from SkullVAELib import datasets
+    from SkullVAELib.data import datasets
 
-    read, told = [], []
+    read, content = [], []
     monkeypatch.setattr(datasets, "read_volume", lambda path: read.append(path) or read_volume(path))
     cases = find_cases(skullfix)
-    assert check_cases(cases, lambda stage, fraction: told.append(fraction)) == cases
+    assert check_cases(cases, lambda stage, fraction: content.append(fraction)) == cases
     assert len(read) == len(set(read)) == 6
-    assert told == sorted(told)
-    assert told[-1] == 1
+    assert content == sorted(content)
+    assert content[-1] == 1
 
 
 FILES = {part: f"training_set/{part}/001.nrrd" for part in ("complete_skull", "defective_skull", "implant")}
@@ -213,9 +214,9 @@ WRONG = {
         {"defective_skull": head(5) & ~cranial(head(5))},
         "defective_skull/001.nrrd' has bone where .*complete_skull/001.nrrd' has none",
     ),
-    "nothing missing": ({"defective_skull": BONE}, "defective_skull/001.nrrd' lacks nothing"),
-    "another defect's implant": ({"implant": facial(BONE)}, "implant/001.nrrd' is not what"),
-    "an implant that overlaps bone": ({"implant": cranial(BONE) | facial(BONE)}, "implant/001.nrrd' is not what"),
+    "nothing missing": ({"defective_skull": BONE}, "defective_skull/001.nrrd' has no missing bone"),
+    "another defect's implant": ({"implant": facial(BONE)}, "implant/001.nrrd' is not the bone"),
+    "an implant that overlaps bone": ({"implant": cranial(BONE) | facial(BONE)}, "implant/001.nrrd' is not the bone"),
     "the same head twice": (
         {
             "complete_skull": head(0),
@@ -241,7 +242,7 @@ def test_a_damaged_file_and_one_that_lies_elsewhere_are_named(skullfix):
     moved = np.diag([2.0, 2.0, 2.0, 1.0])
     moved[2, 3] = 4
     write(skullfix / FILES["defective_skull"], BONE & ~cranial(BONE), moved)
-    with pytest.raises(SkullVAEError, match=r"defective_skull/001\.nrrd' lies elsewhere"):
+    with pytest.raises(SkullVAEError, match=r"defective_skull/001\.nrrd' has another position in space"):
         check_cases(find_cases(skullfix))
     (skullfix / FILES["complete_skull"]).write_text("no image")
     with pytest.raises(SkullVAEError, match=r"complete_skull/001\.nrrd"):
@@ -277,7 +278,7 @@ def test_skullfix_test_skulls_are_counted_and_not_trained_on(skullfix):
 
 def test_a_test_set_with_its_truth_is_held_out_and_its_000_is_another_head(skullfix):
     touch(skullfix / "test_set_give_participants", "complete_skull/000.nrrd", "defective_skull/000.nrrd")
-    training, held_out = split(find_cases(skullfix))
+    training, held_out = split_by_individual(find_cases(skullfix))
     assert {c.individual for c in training} == {"000", "001"}
     assert {c.individual for c in held_out} == {"test_set_give_participants/000"}
 
@@ -298,7 +299,7 @@ def test_the_original_codes_classes_are_found_by_comparing_and_its_heads_by_thei
     found = find_cases(original(tmp_path, names))
     assert kinds(found) == {"complete": 2, "unknown": 4}
     assert {c.individual for c in found} == {"000", "003"}
-    assert "Neither folders nor names tell" in describe(found)
+    assert "The kind of the unknown defects" in describe(found)
     cases = check_cases(found)
     assert {c.defective.name: c.kind for c in cases if c.defective} == {
         "000.nii.gz": "cranial",
@@ -320,11 +321,11 @@ def test_a_kind_is_told_by_the_place_on_the_head_whatever_the_axes(flips):
     affine = np.diag([*flips, 1.0])
     for kind, cut in CUTS.items():
         bone, missing = (m[:: flips[0], :: flips[1], :: flips[2]] for m in (head(), cut(head())))
-        assert told_kind(Volume(bone, affine), missing) == kind
+        assert stated_kind(Volume(bone, affine), missing) == kind
         turned = affine[:, [2, 0, 1, 3]]
-        assert told_kind(Volume(bone.transpose(2, 0, 1), turned), missing.transpose(2, 0, 1)) == kind
+        assert stated_kind(Volume(bone.transpose(2, 0, 1), turned), missing.transpose(2, 0, 1)) == kind
     low = head() & (np.arange(30) < 12)
-    assert told_kind(Volume(head(), np.eye(4)), low) == "unknown"
+    assert stated_kind(Volume(head(), np.eye(4)), low) == "unknown"
 
 
 ENTRY = {"complete": "a.nrrd", "individual": "Ada"}
@@ -336,12 +337,12 @@ CUT = ENTRY | {"defective": "a_cut.nrrd", "kind": "facial"}
     [
         ([ENTRY | {"split": "train"}], "'a.nrrd', has the unknown split 'train'"),
         ([CUT | {"kind": "nasal"}], "'a_cut.nrrd', has the unknown kind 'nasal'"),
-        ([CUT | {"kind": "complete"}], "'a_cut.nrrd', is of kind 'complete' but names a defective skull"),
-        ([ENTRY | {"kind": "facial"}], "'a.nrrd', is of kind 'facial' but names no defective skull"),
-        ([ENTRY | {"individual": "a+"}], "'a.nrrd', has no usable name"),
-        ([ENTRY | {"individual": 7}], "'a.nrrd', has no usable name"),
-        ([CUT | {"defective": "gone.nrrd"}], r"gone\.nrrd', which is not there"),
-        ([CUT | {"implant": "gone.nrrd"}], r"gone\.nrrd', which is not there"),
+        ([CUT | {"kind": "complete"}], "'a_cut.nrrd', is of kind 'complete' but lists a defective skull"),
+        ([ENTRY | {"kind": "facial"}], "'a.nrrd', is of kind 'facial' but lists no defective skull"),
+        ([ENTRY | {"individual": "a+"}], "'a.nrrd', has no valid individual"),
+        ([ENTRY | {"individual": 7}], "'a.nrrd', has no valid individual"),
+        ([CUT | {"defective": "gone.nrrd"}], r"gone\.nrrd', which does not exist"),
+        ([CUT | {"implant": "gone.nrrd"}], r"gone\.nrrd', which does not exist"),
         (
             [ENTRY | {"split": "training"}, {"complete": "b.nrrd", "individual": "Ada+Bea", "split": "held-out"}],
             "individual 'Ada' is training in '.*a.nrrd' and held-out in '.*b.nrrd'",
@@ -365,7 +366,7 @@ def test_the_parts_of_a_list_are_its_split(tmp_path):
 
 def test_a_drawn_set_without_its_list_is_not_read_by_its_folders(tmp_path):
     touch(tmp_path, "population.json", "training_set/complete_skull/000.nrrd")
-    with pytest.raises(SkullVAEError, match=r"lacks its datalist\.json"):
+    with pytest.raises(SkullVAEError, match=r"has no datalist\.json"):
         find_cases(tmp_path)
 
 
@@ -378,27 +379,27 @@ def test_two_files_of_one_name_and_an_orphan_implant_are_errors(tmp_path):
         find_cases(tmp_path / "two")
 
 
-def drawn(*individuals: str, **more) -> list[Case]:
-    return [Case(name, Path(f"{k:03d}.nrrd"), **more) for k, name in enumerate(individuals)]
+def drawn(*individuals: str, **more) -> list[SkullCase]:
+    return [SkullCase(name, Path(f"{k:03d}.nrrd"), **more) for k, name in enumerate(individuals)]
 
 
 def test_no_sibling_of_a_held_out_head_is_trained_on():
     cases = drawn("a", "a+b", "b+c", "c", "d", "c+d")
     lines = []
-    training, held_out = split(cases, ("a", "b"), lines.append)
+    training, held_out = split_by_individual(cases, ("a", "b"), lines.append)
     assert [c.individual for c in training] == ["c", "d", "c+d"]
     assert [c.individual for c in held_out] == ["a", "a+b"]
-    assert lines == ["1 cases are left out: they are drawn from individuals of whom only some are held out"]
-    with pytest.raises(SkullVAEError, match=r"002\.nrrd' is drawn from 'b\+c', of whom only some"):
-        split(cases, ("a", "b"))
+    assert lines == ["1 cases are left out: they were generated from individuals of whom only some are held out"]
+    with pytest.raises(SkullVAEError, match=r"002\.nrrd' was generated from 'b\+c', of whom only some"):
+        split_by_individual(cases, ("a", "b"))
 
 
 def test_the_datas_own_split_is_obeyed_and_only_added_to():
     cases = drawn("a", "b", split=TRAINING) + drawn("c", "c+d", split=HELD_OUT)
-    training, held_out = split(cases)
+    training, held_out = split_by_individual(cases)
     assert [c.individual for c in training] == ["a", "b"]
     assert [c.individual for c in held_out] == ["c", "c+d"]
-    training, held_out = split(cases, ("b",))
+    training, held_out = split_by_individual(cases, ("b",))
     assert [c.individual for c in training] == ["a"]
     assert [c.individual for c in held_out] == ["b", "c", "c+d"]
 
@@ -406,22 +407,22 @@ def test_the_datas_own_split_is_obeyed_and_only_added_to():
 def test_a_split_that_cannot_be_is_an_error():
     cases = drawn("a", "b+c")
     with pytest.raises(SkullVAEError, match="There is no individual 'x'"):
-        split(cases, ("x",))
+        split_by_individual(cases, ("x",))
     with pytest.raises(SkullVAEError, match="There is no individual 'b\\+c'"):
-        split(cases, ("b+c",))
+        split_by_individual(cases, ("b+c",))
     with pytest.raises(SkullVAEError, match="Every individual is held out"):
-        split(cases, ("a", "b", "c"))
+        split_by_individual(cases, ("a", "b", "c"))
     with pytest.raises(SkullVAEError, match=r"'b' is training in '001\.nrrd' and held-out in '000\.nrrd'"):
-        split([*(dataclasses.replace(c, split=TRAINING) for c in cases), *drawn("b", split=HELD_OUT)])
+        split_by_individual([*(dataclasses.replace(c, split=TRAINING) for c in cases), *drawn("b", split=HELD_OUT)])
 
 
 def test_every_kind_of_defect_that_is_cut_here_is_a_known_one():
-    assert set(defects.KINDS) <= set(KINDS)
+    assert set(defects.DEFECT_KINDS) <= set(CASE_KINDS)
 
 
 def test_what_was_found_is_told_in_plain_lines(skullfix):
-    told = describe(find_cases(skullfix))
-    assert "SkullFix's layout" in told
-    assert "2 individuals, 2 complete skulls, 2 defective (2 cranial)" in told
+    content = describe(find_cases(skullfix))
+    assert "SkullFix's layout" in content
+    assert "2 individuals, 2 complete skulls, 2 defective (2 cranial)" in content
     cases = drawn("a", "b", split=TRAINING) + drawn("c+d", split=HELD_OUT)
     assert "training 2 cases of 2 individuals, held-out 1 case of 2 individuals" in describe(cases)

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from SkullVAELib.defects import KINDS, cut, random_defect, skullfix_defect
-from SkullVAELib.frame import Grid, apply_affine, reduce_bone, start_alignment, surface_points
-from SkullVAELib.volume import Volume
+from SkullVAELib.data.synthetic_defects import DEFECT_KINDS, cut_defect, random_defect, skullfix_defect
+from SkullVAELib.geometry.affines import apply_affine
+from SkullVAELib.geometry.distance_field import downsample_mask, surface_points
+from SkullVAELib.geometry.grid import Grid
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.registration.affine import initial_alignment
 
 
 @pytest.fixture(scope="module")
@@ -22,23 +25,23 @@ def head() -> tuple[Volume, Volume]:
     shell = (radius < 1) & (radius > 0.9) & (world[..., 2] > -60)
     face = (np.abs(world - [0, 75, -65]) < [40, 25, 35]).all(-1)
     bone = Volume(shell | face, affine)
-    return bone, reduce_bone(bone)
+    return bone, downsample_mask(bone)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", DEFECT_KINDS)
 def test_every_kind_cuts_the_skull_in_two_disjoint_parts(head, kind):
     bone, fraction = head
-    defective, removed = cut(bone, fraction, kind, seed=4)
+    defective, removed = cut_defect(bone, fraction, kind, seed=4)
     assert removed.any()
     assert defective.any()
     assert not (defective & removed).any()
     assert np.array_equal(defective | removed, bone.array)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", DEFECT_KINDS)
 def test_the_seed_decides_the_defect(head, kind):
     bone, fraction = head
-    first, again, other = (cut(bone, fraction, kind, seed)[1] for seed in (7, 7, 8))
+    first, again, other = (cut_defect(bone, fraction, kind, seed)[1] for seed in (7, 7, 8))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 
@@ -46,18 +49,19 @@ def test_the_seed_decides_the_defect(head, kind):
 def test_cutting_leaves_the_given_skull_as_it_was(head):
     bone, fraction = head
     before = bone.array.copy()
-    cut(bone, fraction, "blob", seed=0)
+    cut_defect(bone, fraction, "blob", seed=0)
     assert np.array_equal(bone.array, before)
 
 
 def test_direction_and_size_are_honoured(head):
     bone, fraction = head
     small, large = (
-        cut(bone, fraction, "blob", seed=2, direction=np.array([0.0, 0.1, 1.0]), size=size)[1] for size in (0.0, 1.0)
+        cut_defect(bone, fraction, "blob", seed=2, direction=np.array([0.0, 0.1, 1.0]), size=size)[1]
+        for size in (0.0, 1.0)
     )
     assert large.sum() > 2 * small.sum()
     points, _ = surface_points(fraction)
-    place = apply_affine(start_alignment(points) @ bone.affine, np.argwhere(small)).mean(0)
+    place = apply_affine(initial_alignment(points) @ bone.affine, np.argwhere(small)).mean(0)
     assert place[2] > 40
     assert np.abs(place[:2]).max() < 25
 
@@ -67,8 +71,8 @@ def test_the_same_defect_is_cut_however_the_skull_is_stored(head):
     flip = np.diag([1.0, -1.0, 1.0, 1.0])
     flip[1, 3] = bone.array.shape[1] - 1
     stored = Volume(bone.array[:, ::-1], bone.affine @ flip)
-    other = cut(stored, reduce_bone(stored), "box", seed=3)[1][:, ::-1]
-    assert np.array_equal(other, cut(bone, fraction, "box", seed=3)[1])
+    other = cut_defect(stored, downsample_mask(stored), "box", seed=3)[1][:, ::-1]
+    assert np.array_equal(other, cut_defect(bone, fraction, "box", seed=3)[1])
 
 
 def test_an_unknown_kind_is_an_error():
@@ -76,11 +80,11 @@ def test_an_unknown_kind_is_an_error():
         random_defect("star", np.random.default_rng(0), torch.zeros(10, 3))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", DEFECT_KINDS)
 def test_the_distance_is_smooth_and_signed(head, kind):
     _, fraction = head
     points, _ = surface_points(fraction)
-    bone = torch.tensor(apply_affine(start_alignment(points), points)).float()
+    bone = torch.tensor(apply_affine(initial_alignment(points), points)).float()
     grid = Grid((48, 56, 48), 4.0)
     distance = random_defect(kind, np.random.default_rng(1), bone).signed_distance(grid.coordinates())
     assert torch.isfinite(distance).all()

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from SkullVAELib.diagnostics import (
+from SkullVAELib.analysis.diagnostics import (
     active_units,
     aggregated_posterior,
-    dice,
     kl_per_dimension,
     principal_components,
     principal_plane,
 )
+from SkullVAELib.training.losses import dice_score
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -74,4 +74,4 @@ def test_pca_reproduces_what_it_saw_and_explains_less_of_the_rest():
 def test_dice_counts_two_empty_ones_as_equal():
     a = torch.tensor([[True, True, False], [False, False, False], [True, False, False]])
     b = torch.tensor([[True, False, False], [False, False, False], [False, True, False]])
-    assert dice(a, b).tolist() == pytest.approx([2 / 3, 1.0, 0.0])
+    assert dice_score(a, b).tolist() == pytest.approx([2 / 3, 1.0, 0.0])

@@ -12,10 +12,10 @@ import pytest
 import tiny
 import torch
 
-from SkullVAELib.checkpoint import load_any_model, load_model
-from SkullVAELib.distributed import Group, joined
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.experiment import Plan, run
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.training.distributed import Group, process_group
+from SkullVAELib.training.run import TrainingPlan, run_training
+from SkullVAELib.vae.checkpoint import load_any_model, load_model
 
 # Sums come in another order in two processes. Where a gradient is 0 but for rounding, Adam makes steps of it that are
 # as large as any: few steps, a small learning rate and no bfloat16 keep that out of the losses. And with channels last
@@ -41,7 +41,7 @@ def one_and_two(canonical_run, tmp_path_factory):
         for prepared in ("population.safetensors", "held_out.safetensors"):
             if (canonical_run.folder / prepared).exists():
                 shutil.copy(canonical_run.folder / prepared, place / name)
-    run(Plan(canonical_run.data, tiny.TINY, OPTIONS, ("out",)), place / "one")
+    run_training(TrainingPlan(canonical_run.data, tiny.TINY, OPTIONS, ("out",)), place / "one")
     config = tiny.write_config(place / "config.json", tiny.TINY, OPTIONS)
     where = ("--data", canonical_run.data, "--output", place / "two", "--config", config, "--holdout", "out")
     process = torchrun("all", *where)
@@ -65,7 +65,7 @@ def test_only_the_first_process_writes_and_speaks(one_and_two):
     assert files[0] == files[1]
     for stage in ("vae", "decoder"):
         assert len(list((two / "tensorboard" / stage).iterdir())) == 1
-    for line in ("To train on", "vae 3/6 ", "decoder 4/4 ", "written:"):
+    for line in ("Training data", "vae 3/6 ", "decoder 4/4 ", "written:"):
         assert len(re.findall(line, said)) == 1, said
 
 
@@ -94,7 +94,7 @@ def test_a_batch_that_two_processes_cannot_share_is_one_clear_line(paper_run, tm
     process = torchrun("all", "--data", paper_run.data, "--output", tmp_path / "run", "--config", config)
     assert process.returncode != 0
     said = [line for line in process.stderr.splitlines() if line.startswith("train.py: ")]
-    assert said == ["train.py: A batch of 3 cannot be shared by 2 processes. Change batch."]
+    assert said == ["train.py: A batch of 3 cannot be divided equally among 2 processes. Set batch to a multiple of 2."]
     assert re.search(r"exitcode *: 2 ", process.stderr)
     assert not (tmp_path / "run").exists()
 
@@ -102,14 +102,14 @@ def test_a_batch_that_two_processes_cannot_share_is_one_clear_line(paper_run, tm
 def test_the_parts_of_a_batch_are_the_whole_in_order():
     parts = [Group(rank, 3).share(12) for rank in range(3)]
     assert [n for part in parts for n in range(12)[part]] == list(range(12))
-    with pytest.raises(SkullVAEError, match="A batch of 4 cannot be shared by 3 processes"):
+    with pytest.raises(SkullVAEError, match="A batch of 4 cannot be divided equally among 3 processes"):
         Group(0, 3).share(4)
 
 
 def test_one_process_is_a_group_of_its_own(monkeypatch):
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
-    with joined("cpu") as group:
+    with process_group("cpu") as group:
         network = torch.nn.Linear(1, 1)
         assert group.leads and group.world == 1
         assert group.wrap(network) is network
@@ -121,5 +121,5 @@ def test_one_process_is_a_group_of_its_own(monkeypatch):
 def test_more_processes_than_graphics_cards_is_an_error(monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     monkeypatch.setenv("LOCAL_RANK", "1")
-    with pytest.raises(SkullVAEError, match="Start at most 1 processes"), joined():
+    with pytest.raises(SkullVAEError, match="Start at most 1 processes"), process_group():
         pass

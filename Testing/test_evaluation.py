@@ -9,10 +9,11 @@ from statistics import fmean
 import numpy as np
 import pytest
 
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.evaluation import as_json, evaluate_folders, find_implants, table
-from SkullVAELib.metrics import boundary_dice, dice, hd95
-from SkullVAELib.volume import Volume, write_volume
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.evaluation.folders import evaluate_folders, find_implants, score_table, scores_as_json
+from SkullVAELib.evaluation.metrics import boundary_dice, dice, hd95
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.io.images import write_volume
 
 AFFINE = np.diag([-1.0, -1.5, 2.0, 1.0])
 
@@ -81,14 +82,14 @@ def test_the_mean_is_the_mean_and_everything_is_in_table_and_json(tmp_path):
     truth, prediction, names = lay_out("SkullFix", tmp_path)
     put(box(7), prediction / "001" / "implant.nrrd")  # a perfect one, so that the cases differ
     scores = evaluate_folders(truth, prediction)
-    data = json.loads(json.dumps(as_json(scores), allow_nan=False))
+    data = json.loads(json.dumps(scores_as_json(scores), allow_nan=False))
     assert [case["case"] for case in data["cases"]] == names
     assert data["cases"][1] == pytest.approx(
         {"case": "001", "dsc": 1, "bdsc": 1, "hd95_mm": 0, "truth_ml": 2.304, "prediction_ml": 2.304}
     )
     for measure in ("dsc", "bdsc", "hd95_mm"):
         assert data["mean"][measure] == pytest.approx(fmean(case[measure] for case in data["cases"]))
-    text = table(scores)
+    text = score_table(scores)
     assert all(name in text for name in (*names, "DSC", "bDSC", "HD95", "mean", "median"))
     assert f"{data['mean']['dsc']:.3f}" in text
 
@@ -99,11 +100,11 @@ def test_an_empty_prediction_scores_zero_and_infinite_and_is_mentioned(tmp_path)
     scores = evaluate_folders(truth, prediction)
     assert (scores[0].dsc, scores[0].bdsc) == (0, 0)
     assert math.isinf(scores[0].hd95_mm)
-    data = as_json(scores)
+    data = scores_as_json(scores)
     assert data["cases"][0]["hd95_mm"] is None
     assert data["mean"]["hd95_mm"] is None
     assert "infinite" in " ".join(data["notes"])
-    assert "inf" in table(scores)
+    assert "inf" in score_table(scores)
 
 
 def test_a_missing_defective_skull_is_null_and_mentioned(tmp_path):
@@ -112,7 +113,7 @@ def test_a_missing_defective_skull_is_null_and_mentioned(tmp_path):
     scores = evaluate_folders(truth, prediction)
     assert scores[0].bdsc is not None
     assert scores[1].bdsc is None
-    data = as_json(scores)
+    data = scores_as_json(scores)
     assert data["mean"]["bdsc"] is None
     assert "1 of 2" in data["notes"][0]
 
@@ -131,7 +132,7 @@ def shifted() -> np.ndarray:
 def test_another_grid_is_an_error_that_names_the_file(tmp_path, array, affine):
     truth, prediction, _ = lay_out("flat", tmp_path)
     put(array, prediction / "001.nii.gz", affine)
-    with pytest.raises(SkullVAEError, match=r"001\.nii\.gz.*not on the grid"):
+    with pytest.raises(SkullVAEError, match=r"001\.nii\.gz.*not on the same grid"):
         evaluate_folders(truth, prediction)
 
 
@@ -151,7 +152,7 @@ def test_a_prediction_without_a_truth_does_no_harm(tmp_path):
 def test_two_files_for_one_case_are_an_error(tmp_path):
     _, prediction, _ = lay_out("flat", tmp_path)
     put(box(3), prediction / "001.nrrd")
-    with pytest.raises(SkullVAEError, match="both the case '001'"):
+    with pytest.raises(SkullVAEError, match="the same case name '001'"):
         find_implants(prediction)
 
 

@@ -10,15 +10,16 @@ import trimesh
 from benchmark.cases import PLACES, cut_place
 from benchmark.contest import load_whole
 
-from SkullVAELib.cli import main
-from SkullVAELib.completion import Completion
-from SkullVAELib.face import ERROR_MM
-from SkullVAELib.frame import apply_affine
-from SkullVAELib.metrics import dice
-from SkullVAELib.part import make_part
-from SkullVAELib.part_options import PartOptions
-from SkullVAELib.sample import generated_skull
-from SkullVAELib.volume import Volume, write_volume
+from SkullVAELib.cli.main import main
+from SkullVAELib.completion.face import FACE_ERROR_MM
+from SkullVAELib.completion.result import Completion
+from SkullVAELib.data.generated_skull import generated_skull
+from SkullVAELib.evaluation.metrics import dice
+from SkullVAELib.geometry.affines import apply_affine
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.implant.implant import make_implant
+from SkullVAELib.implant.options import ImplantOptions
+from SkullVAELib.io.images import write_volume
 
 SEED = 3
 
@@ -45,18 +46,18 @@ def test_nothing_is_added_to_bone_or_taken_from_it(completed_face, halved):
 
 
 def test_the_report_says_what_was_done(completed_face):
-    told = completed_face.report
-    assert told["face"]["volume_ml"] == told["implant"]["volume_ml"]
-    assert told["face"]["defects"] == told["implant"]["defects"]
-    assert 0 < told["face"]["mirror_fit_mm"] < 1
-    assert any("mirror image" in text for text in told["warnings"])
+    content = completed_face.report
+    assert content["face"]["volume_ml"] == content["implant"]["volume_ml"]
+    assert content["face"]["defects"] == content["implant"]["defects"]
+    assert 0 < content["face"]["mirror_fit_mm"] < 1
+    assert any("mirror image" in text for text in content["warnings"])
 
 
 def test_without_being_asked_the_face_stays_as_it_is_and_the_way_is_named(completed, halved):
     completion = completed(halved[0])
     assert not completion.found
     assert "face" not in completion.report
-    assert "ask for the face" in completion.report["warnings"][-1]
+    assert "completes the face" in completion.report["warnings"][-1]
 
 
 def test_a_whole_face_gets_nothing(completed, halved):
@@ -64,7 +65,7 @@ def test_a_whole_face_gets_nothing(completed, halved):
     completion = completed(bone.with_array(bone.array | lost), face=True)
     assert not completion.found
     assert not completion.implant.array.any()
-    assert "ask for the face" not in completion.report["warnings"][-1]
+    assert "completes the face" not in completion.report["warnings"][-1]
 
 
 def test_a_head_without_a_face_gets_none(completed, halved):
@@ -125,7 +126,7 @@ def test_each_shape_tells_its_own_defect(completed_twice, twice):
 
 
 def test_the_part_of_vault_and_face_is_closed(completed_twice):
-    part = make_part(completed_twice, PartOptions())
+    part = make_implant(completed_twice, ImplantOptions())
     assert part.pieces
     for piece in part.pieces:
         assert trimesh.Trimesh(piece.mesh.points, piece.mesh.faces, process=False).is_watertight
@@ -145,18 +146,18 @@ def test_a_face_alone_has_one_proposal_and_no_band(halved, tmp_path, capsys):
     write_volume(halved[0].with_array(halved[0].array.astype(np.uint8)), file)
     wishes = ("--face", "--proposals", "3", "--uncertainty", "--report")
     assert main(["complete", str(file), "-o", str(tmp_path / "out"), *wishes]) == 0
-    told = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert [proposal["number"] for proposal in told["proposals"]] == [1]
-    assert told["implant"]["rim_gap_mm"] is None
-    assert {"implant.nrrd", "implant.stl", "report.html"} <= set(told["files"])
-    assert not {"proposal_2.nrrd", "implant_uncertainty.ply"} & set(told["files"])
+    content = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [proposal["number"] for proposal in content["proposals"]] == [1]
+    assert content["implant"]["rim_gap_mm"] is None
+    assert {"implant.nrrd", "implant.stl", "report.html"} <= set(content["files"])
+    assert not {"proposal_2.nrrd", "implant_uncertainty.ply"} & set(content["files"])
 
 
 def test_where_the_face_is_told_the_band_is_what_was_measured_for_it(completed_twice, sample_outcome):
-    outcome = sample_outcome(completed_twice).with_part(PartOptions())
-    of_face = completed_twice.proposal.of_face(outcome.made_part.mesh.points)
+    outcome = sample_outcome(completed_twice).with_implant(ImplantOptions())
+    of_face = completed_twice.proposal.of_face(outcome.printable.mesh.points)
     assert of_face.any() and not of_face.all()
-    assert (outcome.band_mm[of_face] == ERROR_MM).all()
+    assert (outcome.band_mm[of_face] == FACE_ERROR_MM).all()
     assert len(np.unique(outcome.band_mm[~of_face])) > 100
 
 
@@ -169,9 +170,11 @@ def test_a_facial_defect_is_one_of_the_face(halved, tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def sample_outcome():
-    from SkullVAELib.outcome import Outcome
+    from SkullVAELib.report.result_files import RunResult
 
-    return lambda completion: Outcome.of(completion, completion.bone, PartOptions(), ("stl",), "head.nrrd", "model")
+    return lambda completion: RunResult.of(
+        completion, completion.bone, ImplantOptions(), ("stl",), "head.nrrd", "model"
+    )
 
 
 def test_half_of_a_real_face_comes_back(completed, real_skulls):

@@ -6,20 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.frame import (
-    Grid,
-    apply_affine,
-    canonical_field,
-    centre_symmetry,
-    redistance,
-    reduce_bone,
-    register,
-    signed_distance,
-    surface_points,
-    to_nearest_ras,
-)
-from SkullVAELib.volume import Volume
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.geometry.affines import apply_affine
+from SkullVAELib.geometry.distance_field import downsample_mask, redistance, signed_distance, surface_points
+from SkullVAELib.geometry.grid import Grid
+from SkullVAELib.geometry.volume import Volume, to_nearest_ras
+from SkullVAELib.registration.affine import register_affine
+from SkullVAELib.registration.skull import canonical_field
+from SkullVAELib.registration.symmetry import align_midsagittal_plane
 
 RADIUS = 20.0
 CENTRE = np.array([13.0, -7.0, 31.0])
@@ -62,20 +56,20 @@ def stored_ball(request) -> Volume:
 
 def test_surface_points_lie_on_the_sphere_and_do_not_shrink_it(stored_ball):
     # Boundary voxel centres would lie half a voxel, 0.5 mm, inside.
-    points, _ = surface_points(reduce_bone(stored_ball))
+    points, _ = surface_points(downsample_mask(stored_ball))
     off = np.linalg.norm(points - CENTRE, axis=1) - RADIUS
     assert abs(off.mean()) < 0.1
     assert np.percentile(np.abs(off), 95) < 0.5 * stored_ball.spacing.max()
 
 
 def test_finer_voxels_place_the_surface_finer_than_the_reduced_grid():
-    points, _ = surface_points(reduce_bone(ball(GRIDS["fine"])))
+    points, _ = surface_points(downsample_mask(ball(GRIDS["fine"])))
     off = np.linalg.norm(points - CENTRE, axis=1) - RADIUS
     assert np.percentile(np.abs(off), 99) < 0.2
 
 
 def test_normals_point_outwards_on_any_grid(stored_ball):
-    points, normals = surface_points(reduce_bone(stored_ball))
+    points, normals = surface_points(downsample_mask(stored_ball))
     radial = (points - CENTRE) / np.linalg.norm(points - CENTRE, axis=1, keepdims=True)
     cosine = (normals * radial).sum(1)
     assert np.allclose(np.linalg.norm(normals, axis=1), 1, atol=1e-3)
@@ -84,7 +78,7 @@ def test_normals_point_outwards_on_any_grid(stored_ball):
 
 
 def test_signed_distance_is_negative_inside_and_right_in_mm(stored_ball):
-    fraction = reduce_bone(stored_ball)
+    fraction = downsample_mask(stored_ball)
     index = np.argwhere(np.ones(fraction.array.shape, bool))
     true = np.linalg.norm(apply_affine(fraction.affine, index) - CENTRE, axis=1) - RADIUS
     distance = signed_distance(fraction).reshape(-1)
@@ -97,7 +91,7 @@ def test_signed_distance_is_negative_inside_and_right_in_mm(stored_ball):
 
 
 def test_reducing_keeps_the_volume_and_the_place(stored_ball):
-    fraction = reduce_bone(stored_ball)
+    fraction = downsample_mask(stored_ball)
     assert fraction.array.sum() * fraction.voxel_ml == pytest.approx(stored_ball.array.sum() * stored_ball.voxel_ml)
     weights = fraction.array[fraction.array > 0]
     centre = np.average(apply_affine(fraction.affine, np.argwhere(fraction.array > 0)), axis=0, weights=weights)
@@ -110,7 +104,7 @@ def test_the_end_of_the_image_is_no_surface():
     half = Volume(
         whole.array[:, :, middle:], whole.affine @ np.array(np.eye(4) + np.outer([0, 0, middle, 0], [0, 0, 0, 1]))
     )
-    points, _ = surface_points(reduce_bone(half))
+    points, _ = surface_points(downsample_mask(half))
     assert np.abs(np.linalg.norm(points - CENTRE, axis=1) - RADIUS).max() < 1.0
 
 
@@ -148,7 +142,7 @@ def test_registration_finds_the_mean_shape_as_it_lies(mean_head, head):
     mean, grid, points = mean_head
     patient = HEADS[head].copy()
     patient[:3, 3] = [40, -150, 900]
-    alignment = register(apply_affine(patient, points), mean, grid)
+    alignment = register_affine(apply_affine(patient, points), mean, grid)
     off = np.linalg.norm(apply_affine(alignment, apply_affine(patient, points)) - points, axis=1)
     assert off.mean() < 1.5
     assert np.percentile(off, 95) < 3.0
@@ -157,14 +151,14 @@ def test_registration_finds_the_mean_shape_as_it_lies(mean_head, head):
 def test_registration_of_a_few_voxels_is_an_error_that_says_so(mean_head):
     mean, grid, points = mean_head
     with pytest.raises(SkullVAEError, match="too little bone"):
-        register(points[:100], mean, grid)
+        register_affine(points[:100], mean, grid)
 
 
 def test_a_landmark_lies_in_the_canonical_frame_where_the_alignment_puts_it():
     landmark, radius = np.array([22.0, -31.0, 17.0]), 12.0
     alignment = rotation(2, 15) @ np.diag([1.1, 1.1, 1.1, 1])
     alignment[:3, 3] = [-5, 8, -30]
-    fraction = reduce_bone(ball(GRIDS["oblique, anisotropic, det -1"], radius, landmark))
+    fraction = downsample_mask(ball(GRIDS["oblique, anisotropic, det -1"], radius, landmark))
     field, seen = canonical_field(fraction, signed_distance(fraction), alignment, GRID)
     inside = field < 0
     place = GRID.coordinates()[inside].mean(0).numpy()
@@ -205,7 +199,7 @@ def test_the_middle_of_the_head_is_found_though_half_the_vault_is_missing():
     misplaced = Volume(fraction.array, turned @ fraction.affine)
     field, _ = canonical_field(misplaced, signed_distance(misplaced), np.eye(4), grid)
     points = torch.tensor(surface_points(misplaced)[0]).float()
-    found = centre_symmetry(points, field, grid) @ turned
+    found = align_midsagittal_plane(points, field, grid) @ turned
     # What is left of the misplacement: where the head's own middle, and its front, come to lie across the midline.
     assert abs(found[0, 3]) < 0.5
     assert abs(apply_affine(found, np.array([0.0, 90.0, 0.0]))[0]) < 1.0

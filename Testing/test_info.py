@@ -11,24 +11,26 @@ import pytest
 import trimesh
 from mesh_check import faults
 
-from SkullVAELib import NOTICE, __version__, cli
-from SkullVAELib.info import as_text, information
-from SkullVAELib.volume import Volume, write_volume
+from SkullVAELib import NOTICE, __version__
+from SkullVAELib.cli import main as cli
+from SkullVAELib.cli.info import as_text, information
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.io.images import write_volume
 
 
 def test_info_names_versions_machine_and_the_model(model_path, capsys):
     assert cli.main(["info", "--json", "--model", str(model_path)]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["software"] == f"SkullVAE {__version__}"
-    assert told["packages"]["numpy"] == np.__version__
-    assert told["missing"] == []
-    assert told["devices"][0]["name"] == "cpu"
-    assert told["machine"]["cores"] >= 1
-    assert told["machine"]["memory_gib"] > 0.5
-    assert told["temporary_folder"]["free_gib"] > 0
-    assert told["model"]["loads"] is True
-    assert told["model"]["sha256"] == hashlib.sha256(model_path.read_bytes()).hexdigest()
-    assert told["model"]["bytes"] == model_path.stat().st_size
+    content = json.loads(capsys.readouterr().out)
+    assert content["software"] == f"SkullVAE {__version__}"
+    assert content["packages"]["numpy"] == np.__version__
+    assert content["missing"] == []
+    assert content["devices"][0]["name"] == "cpu"
+    assert content["machine"]["cores"] >= 1
+    assert content["machine"]["memory_gib"] > 0.5
+    assert content["temporary_folder"]["free_gib"] > 0
+    assert content["model"]["loads"] is True
+    assert content["model"]["sha256"] == hashlib.sha256(model_path.read_bytes()).hexdigest()
+    assert content["model"]["bytes"] == model_path.stat().st_size
 
 
 def test_info_for_people_has_the_same(model_path, capsys):
@@ -70,15 +72,15 @@ def test_a_missing_package_is_named_and_is_no_failure(missing, monkeypatch):
             raise ModuleNotFoundError(f"No module named '{missing}'", name=missing)
         return real_module(name, *rest)
 
-    for name in ("checkpoint", "networks", "paper"):
+    for name in ("vae.checkpoint", "vae.networks", "vae.paper_networks"):
         monkeypatch.delitem(sys.modules, f"SkullVAELib.{name}", raising=False)
     monkeypatch.setattr(builtins, "__import__", without)
     monkeypatch.setattr(importlib, "import_module", module)
-    told = information()
-    assert told["missing"] == [missing]
-    assert told["model"]["loads"] is None
-    assert missing in told["model"]["error"]
-    assert f"{missing:<15}missing" in as_text(told)
+    content = information()
+    assert content["missing"] == [missing]
+    assert content["model"]["loads"] is None
+    assert missing in content["model"]["error"]
+    assert f"{missing:<15}missing" in as_text(content)
 
 
 def labelmap(affine: np.ndarray) -> Volume:

@@ -7,8 +7,8 @@ import tarfile
 import numpy as np
 import pytest
 
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.invesalius import read_inv3
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.io.invesalius import read_inv3
 
 SPACING = [0.9, 0.8, 1.5]
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from SkullVAELib.frame import surface_points
-from SkullVAELib.latent import complete_latent, deviation, search_latent
-from SkullVAELib.networks import Architecture, SkullModel
-from SkullVAELib.volume import Volume
+from SkullVAELib.completion.map_search import search_latent
+from SkullVAELib.geometry.distance_field import surface_points
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.vae.latent import complete_latent, deviation
+from SkullVAELib.vae.networks import Architecture, SkullModel
 
 
 def latents(seed: int, count: int = 7) -> torch.Tensor:

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from SkullVAELib.checkpoint import default_model_path, load_any_model, save_model
-from SkullVAELib.cli import main
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.latent import neighbour_deviations
-from SkullVAELib.latent_space import LatentSpace
-from SkullVAELib.paper import PaperArchitecture, PaperModel
-from SkullVAELib.sample import complete_skull
-from SkullVAELib.volume import Volume, read_volume, write_volume
+from SkullVAELib.cli.main import main
+from SkullVAELib.completion.latent_space import LatentSpace
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.data.generated_skull import complete_skull
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.io.images import read_volume, write_volume
+from SkullVAELib.vae.checkpoint import load_any_model, save_model
+from SkullVAELib.vae.default_model import default_model_path
+from SkullVAELib.vae.latent import neighbour_deviations
+from SkullVAELib.vae.paper_networks import PaperArchitecture, PaperModel
 
 SMALL = PaperArchitecture(grid_shape=(16, 16, 8), latent_size=4, channels=(8, 8, 8))
 
@@ -79,7 +81,7 @@ def test_gamma_0_reconstructs_1_adds_dev_and_half_adds_half(paper_model):
     assert torch.equal(space.complete(z, 0.0), z)
     assert torch.allclose(space.complete(z, 1.0, "cranial"), z + 1.5)
     assert torch.allclose(space.complete(z, 0.5, "facial"), z + 1.75)
-    with pytest.raises(SkullVAEError, match="no DEV of class 'nasal'"):
+    with pytest.raises(SkullVAEError, match="for the defect class 'nasal'"):
         space.complete(z, 1.0, "nasal")
 
 
@@ -112,7 +114,7 @@ def test_our_own_model_reconstructs_a_skull_where_it_lies(own_skull):
     truth = own_skull.array > 0
     assert back.array.shape == truth.shape and np.array_equal(back.affine, own_skull.affine)
     assert 2 * (back.array & truth).sum() / (back.array.sum() + truth.sum()) > 0.75
-    with pytest.raises(SkullVAEError, match="keeps no latents"):
+    with pytest.raises(SkullVAEError, match="stores no latents"):
         space.complete(space.code(found), 1.0, "cranial", "neighbours")
 
 
@@ -164,7 +166,7 @@ MISTAKES = {
     "--count is 0": ("sample", "-o", "s", "--count", "0"),
     "does not exist": ("complete", "none.nrrd", "-o", "c.nrrd"),
     "known image suffix": ("complete", "a.nrrd", "-o", "c.txt"),
-    "no DEV of class": ("complete", "a.nrrd", "-o", "c.nrrd", "--kind", "nasal"),
+    "for the defect class": ("complete", "a.nrrd", "-o", "c.nrrd", "--kind", "nasal"),
 }
 
 

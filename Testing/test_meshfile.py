@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import trimesh
 
-from SkullVAELib.meshfile import THICK_MM, Shade, write_obj, write_ply, write_stl
-from SkullVAELib.part_options import MESH_FORMATS as FORMATS
-from SkullVAELib.surface import Mesh, joined, largest_shell
+from SkullVAELib.implant.options import MESH_FORMATS as FORMATS
+from SkullVAELib.mesh.colours import THICKNESS_SCALE_MM
+from SkullVAELib.mesh.files import VertexScalar, write_obj, write_ply, write_stl
+from SkullVAELib.mesh.mesh import Mesh, concatenate_meshes, largest_mesh_component
 
 WRITERS = {"stl": write_stl, "obj": write_obj, "ply": write_ply}
 
@@ -50,8 +51,8 @@ def test_the_same_mesh_gives_the_same_bytes(kind, tmp_path):
 
 def test_a_ply_carries_the_thickness_as_numbers_and_as_colours(tmp_path):
     mesh = ball()
-    thickness = np.linspace(0, 2 * THICK_MM, len(mesh.points))
-    write_ply(mesh, tmp_path / "a.ply", Shade.thickness(thickness))
+    thickness = np.linspace(0, 2 * THICKNESS_SCALE_MM, len(mesh.points))
+    write_ply(mesh, tmp_path / "a.ply", VertexScalar.thickness(thickness))
     assert b"comment thickness: mm" in (tmp_path / "a.ply").read_bytes()[:600]
     read = trimesh.load(tmp_path / "a.ply", process=False)
     stored = read.metadata["_ply_raw"]["vertex"]["data"]
@@ -65,8 +66,8 @@ def test_a_ply_carries_the_thickness_as_numbers_and_as_colours(tmp_path):
 def test_a_ply_carries_several_shades_and_the_colours_of_the_first(tmp_path):
     mesh = ball()
     thickness, unsure = np.linspace(1, 2, len(mesh.points)), np.linspace(3, 0, len(mesh.points))
-    write_ply(mesh, tmp_path / "one.ply", Shade.thickness(thickness))
-    write_ply(mesh, tmp_path / "both.ply", Shade.thickness(thickness), Shade.uncertainty(unsure))
+    write_ply(mesh, tmp_path / "one.ply", VertexScalar.thickness(thickness))
+    write_ply(mesh, tmp_path / "both.ply", VertexScalar.thickness(thickness), VertexScalar.uncertainty(unsure))
     one, both = (trimesh.load(tmp_path / f"{name}.ply", process=False) for name in ("one", "both"))
     stored = both.metadata["_ply_raw"]["vertex"]["data"]
     assert np.allclose(stored["thickness"].ravel(), thickness, atol=1e-4)
@@ -75,8 +76,8 @@ def test_a_ply_carries_several_shades_and_the_colours_of_the_first(tmp_path):
 
 
 def test_meshes_are_joined_and_the_largest_is_found_again():
-    both = joined([ball(4.0, (0, 0, 0)), ball(10.0)])
+    both = concatenate_meshes([ball(4.0, (0, 0, 0)), ball(10.0)])
     assert both.volume_ml == pytest.approx(ball(4.0).volume_ml + ball(10.0).volume_ml)
-    two = joined([ball(), Mesh(ball(4.0).points, ball(4.0).faces[:40])])
-    assert largest_shell(two).volume_ml == pytest.approx(ball().volume_ml)
-    assert len(joined([]).faces) == 0
+    two = concatenate_meshes([ball(), Mesh(ball(4.0).points, ball(4.0).faces[:40])])
+    assert largest_mesh_component(two).volume_ml == pytest.approx(ball().volume_ml)
+    assert len(concatenate_meshes([]).faces) == 0

@@ -11,7 +11,7 @@ from monai.metrics import DiceMetric
 from monai.metrics.utils import get_mask_edges, get_surface_distance
 from scipy import ndimage
 
-from SkullVAELib.metrics import boundary_dice, dice, hd95
+from SkullVAELib.evaluation.metrics import boundary_dice, dice, hd95
 
 SPACING = np.array([0.5, 0.7, 2.0])
 
@@ -32,7 +32,8 @@ def definition_hd95(truth, prediction, spacing) -> float:
 def definition_bdsc(truth, prediction, skull, spacing, mm=10.0) -> float:
     near = ndimage.distance_transform_edt(~skull, sampling=spacing) <= mm
     t, p = truth & near, prediction & near
-    return 2 * (t & p).sum() / (t.sum() + p.sum())
+    total = t.sum() + p.sum()
+    return 2 * (t & p).sum() / total if total else 1.0  # as Dice of two empty masks
 
 
 PAIRS = {
@@ -76,9 +77,6 @@ def test_dice_agrees_with_monai(pair):
 def test_boundary_dice_is_the_definition(pair, skull_at):
     truth, prediction = PAIRS[pair]
     skull = ball(skull_at, 7) & ~truth
-    near = ndimage.distance_transform_edt(~skull, sampling=SPACING) <= 10
-    if not ((truth | prediction) & near).any():
-        pytest.skip("nothing near this skull")
     expected = definition_bdsc(truth, prediction, skull, SPACING)
     assert boundary_dice(truth, prediction, skull, SPACING) == pytest.approx(expected, abs=1e-12)
 

@@ -1,4 +1,4 @@
-"""What nobody else checks about the module's files: CMake's lists, the .ui's names, and what is imported when."""
+"""Files of the module: lists of CMake, names in the .ui file, and imports."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ MODULE = ROOT / "SkullVAE"
 SOURCES = sorted(MODULE.rglob("*.py"))
 UI = MODULE / "Resources" / "UI" / "SkullVAE.ui"
 
-# Not in Slicer, or slow to import: nothing of it may be needed to show the module.
+# Packages that Slicer does not contain or that are slow to import; showing the module must not need them.
 HEAVY = {"torch", "monai", "nibabel", "safetensors", "scipy", "SimpleITK"}
 
-# Drawn and trained by commands of the repository, so a checkout may be without them for a while.
+# Files that commands of the repository make, so that a checkout may not contain them.
 MADE_BY_COMMANDS = {
     "Resources/Icons/SkullVAE.png",
     "Resources/Models/skullvae.md",
@@ -97,7 +97,7 @@ def test_module_loads_without_the_librarys_dependencies():
         slicer_standin.prepare()
         slicer_standin.newScene()
         import SkullVAE, slicer
-        from SkullVAELib.errors import SkullVAEError
+        from SkullVAELib.core.errors import SkullVAEError
         node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Empty")
         try:
             SkullVAE.SkullVAELogic().start(node, "none")
@@ -106,7 +106,7 @@ def test_module_loads_without_the_librarys_dependencies():
     """.format(blocked=HEAVY, testing=str(ROOT / "Testing"))
     pytest.importorskip("slicer", reason="slicer-core is not installed")
     lines = [line.removeprefix("        ") for line in code.splitlines()]
-    # From elsewhere and without the checkout on the path: the module must find its library by itself.
+    # In another folder and without the checkout on the path: the module must find its library by itself.
     done = subprocess.run(
         [sys.executable, "-c", "\n".join(lines)], cwd="/", capture_output=True, text=True, check=False
     )
@@ -143,7 +143,7 @@ def bound() -> dict[str, str]:
 
 
 def kind(annotation: str) -> str:
-    """What a parameter holds: bool, int, float, str, Path or node."""
+    """Type of a parameter: bool, int, float, str, Path or node."""
     plain = annotation.removeprefix("Annotated[").partition(",")[0]
     return "node" if plain.startswith(("Union[", "vtkMRML")) else plain.rpartition(".")[2]
 
@@ -221,7 +221,7 @@ def cmakeValue(name: str) -> str:
 INDEX_ENTRY = ROOT / "Docs" / "SkullVAE.json"
 
 
-def test_index_entry_says_what_cmake_says():
+def test_index_entry_agrees_with_cmake():
     entry = json.loads(INDEX_ENTRY.read_text(encoding="utf-8"))
     project = re.search(r"project\((\w+)\)", (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")).group(1)
     assert project == INDEX_ENTRY.stem
@@ -231,7 +231,7 @@ def test_index_entry_says_what_cmake_says():
     assert entry["tier"] in (1, 3, 5)
 
 
-def test_readme_says_what_cmake_says():
+def test_readme_agrees_with_cmake():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert readme.startswith(f"# {INDEX_ENTRY.stem}\n")
     for dependency in cmakeValue("EXTENSION_DEPENDS").split():

@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from SkullVAELib.checkpoint import load_model, read_tensors, save_model, write_tensors
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.networks import Architecture, BetaVAE, IndependentDecoder, SkullModel
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.vae.checkpoint import load_model, read_tensors, save_model, write_tensors
+from SkullVAELib.vae.networks import Architecture, BetaVAE, IndependentDecoder, SkullModel
 
 SMALL = Architecture(grid_shape=(16, 16, 24), spacing_mm=8.0, latent_size=6, channels=(4, 8))
 

@@ -10,15 +10,15 @@ import time
 
 import pytest
 
-from SkullVAELib import outputs
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.outputs import publishing, publishing_folder, whole_file
+from SkullVAELib.core import atomic_output as outputs
+from SkullVAELib.core.atomic_output import atomic_file, publish_files, publish_folder
+from SkullVAELib.core.errors import SkullVAEError
 
 NAMES = ["a.bin", "b.bin", "report.json"]
 
 
 def publish(directory, text, names=NAMES, **options):
-    with publishing(directory, NAMES, **options) as staging:
+    with publish_files(directory, NAMES, **options) as staging:
         for name in names:
             (staging / name).write_text(text)
 
@@ -33,7 +33,7 @@ def test_the_files_appear_and_nothing_else(tmp_path):
 
 
 def test_nothing_appears_before_the_end(tmp_path):
-    with publishing(tmp_path, NAMES) as staging:
+    with publish_files(tmp_path, NAMES) as staging:
         (staging / "a.bin").write_text("half")
         assert not (tmp_path / "a.bin").exists()
         assert staging.parent == tmp_path
@@ -42,7 +42,7 @@ def test_nothing_appears_before_the_end(tmp_path):
 
 def test_an_error_leaves_the_earlier_results_untouched(tmp_path):
     publish(tmp_path, "old")
-    with pytest.raises(MemoryError), publishing(tmp_path, NAMES) as staging:
+    with pytest.raises(MemoryError), publish_files(tmp_path, NAMES) as staging:
         (staging / "a.bin").write_text("half")
         raise MemoryError
     assert content(tmp_path) == dict.fromkeys(NAMES, "old")
@@ -50,7 +50,7 @@ def test_an_error_leaves_the_earlier_results_untouched(tmp_path):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, ValueError])
 def test_an_error_removes_the_folders_that_were_made_for_it(tmp_path, error):
-    with pytest.raises(error), publishing(tmp_path / "x" / "y", NAMES) as staging:
+    with pytest.raises(error), publish_files(tmp_path / "x" / "y", NAMES) as staging:
         (staging / "a.bin").write_text("half")
         raise error
     assert list(tmp_path.iterdir()) == []
@@ -67,7 +67,7 @@ def test_files_whose_number_is_not_known_beforehand_belong_to_the_set(tmp_path):
     names = ["a.bin", "piece_[1-9].bin", "report.json"]
 
     def publish_pieces(*made):
-        with publishing(tmp_path, names) as staging:
+        with publish_files(tmp_path, names) as staging:
             for name in (*made, "report.json"):
                 (staging / name).write_text("1")
 
@@ -79,7 +79,7 @@ def test_files_whose_number_is_not_known_beforehand_belong_to_the_set(tmp_path):
     (tmp_path / "piece_3.bin").write_text("input")
     with (
         pytest.raises(SkullVAEError, match="overwrite the input"),
-        publishing(tmp_path, names, [tmp_path / "piece_3.bin"]),
+        publish_files(tmp_path, names, [tmp_path / "piece_3.bin"]),
     ):
         pass
 
@@ -120,7 +120,7 @@ def test_what_cannot_be_put_in_place_leaves_the_earlier_set_as_it_was(tmp_path, 
 @pytest.mark.skipif(os.name != "posix", reason="folders cannot be locked here")
 def test_two_runs_that_end_at_once_leave_one_whole_set(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from SkullVAELib.outputs import publishing\n"
+        "import sys; from pathlib import Path; from SkullVAELib.core.atomic_output import publishing\n"
         "for turn in range(40):\n"
         f"    with publishing(Path(sys.argv[1]), {NAMES!r}) as staging:\n"
         f"        for name in {NAMES!r}: (staging / name).write_text(sys.argv[2] + str(turn))\n"
@@ -133,7 +133,7 @@ def test_two_runs_that_end_at_once_leave_one_whole_set(tmp_path):
 
 @pytest.mark.skipif(os.name != "posix", reason="no permission bits here")
 def test_results_may_be_read_by_whoever_may_read_a_new_file(tmp_path):
-    with publishing(tmp_path, NAMES) as staging, whole_file(staging / "a.bin") as temporary:
+    with publish_files(tmp_path, NAMES) as staging, atomic_file(staging / "a.bin") as temporary:
         temporary.write_text("1")
     (tmp_path / "new").write_text("")
     assert (tmp_path / "a.bin").stat().st_mode == (tmp_path / "new").stat().st_mode
@@ -159,7 +159,7 @@ def test_a_file_in_the_place_of_the_folder_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(SkullVAEError, match="not a folder"):
         publish(tmp_path / "file", "1")
-    with pytest.raises(SkullVAEError, match="cannot be made"):
+    with pytest.raises(SkullVAEError, match="cannot be created"):
         publish(tmp_path / "file" / "below", "1")
 
 
@@ -173,7 +173,8 @@ def test_a_folder_without_permission_is_an_error(tmp_path):
 def staging_child(directory) -> subprocess.Popen:
     """A process that has begun to prepare files and waits."""
     code = (
-        "import sys, time; from pathlib import Path; from SkullVAELib.outputs import publishing, whole_file\n"
+        "import sys, time; from pathlib import Path\n"
+        "from SkullVAELib.core.atomic_output import publishing, whole_file\n"
         f"with publishing(Path(sys.argv[1]), {NAMES!r}) as staging:\n"
         "    (staging / 'a.bin').write_text('half'); print('ready', flush=True); time.sleep(600)\n"
     )
@@ -222,12 +223,12 @@ def test_where_folders_cannot_be_locked_it_goes_once_its_date_is_far_from_now(tm
 
 def test_what_a_killed_writer_of_one_file_left_goes_with_the_next(tmp_path):
     code = (
-        "import os, sys; from pathlib import Path; from SkullVAELib.outputs import whole_file\n"
+        "import os, sys; from pathlib import Path; from SkullVAELib.core.atomic_output import whole_file\n"
         "with whole_file(Path(sys.argv[1])) as temporary: temporary.write_text('half'); os.kill(os.getpid(), 9)\n"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.stl")], check=False)
     assert [path.name.startswith(".skullvae-") for path in tmp_path.iterdir()] == [True]
-    with whole_file(tmp_path / "a.stl") as temporary:
+    with atomic_file(tmp_path / "a.stl") as temporary:
         temporary.write_text("whole")
     assert content(tmp_path) == {"a.stl": "whole"}
 
@@ -238,7 +239,7 @@ def test_a_folder_that_holds_the_input_is_never_replaced(tmp_path):
     source.write_text("mine")
     with (
         pytest.raises(SkullVAEError, match="holds the input"),
-        publishing_folder(tmp_path / "set", lambda folder: True, [source]) as folder,
+        publish_folder(tmp_path / "set", lambda folder: True, [source]) as folder,
     ):
         (folder / "skull.nrrd").write_text("new")
     assert source.read_text() == "mine"

@@ -13,15 +13,15 @@ from monai.losses import DiceLoss
 from monai.networks.nets import VarAutoEncoder
 from torch import nn
 
-from SkullVAELib.checkpoint import load_any_model, load_model, read_tensors
-from SkullVAELib.datasets import Case, find_cases
-from SkullVAELib.distributed import Group
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.experiment import split
-from SkullVAELib.latent import Z_KINDS, latent_code
-from SkullVAELib.options import PaperOptions
-from SkullVAELib.paper import PaperArchitecture, PaperDecoder, PaperVAE
-from SkullVAELib.paper_task import PaperTask, Volumes, bone_dice, check_classes, dice_loss, load_volumes, resize
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.data.datasets import SkullCase, find_cases, split_by_individual
+from SkullVAELib.training.config import PaperOptions
+from SkullVAELib.training.distributed import Group
+from SkullVAELib.training.losses import paper_dice_loss
+from SkullVAELib.training.paper import PaperTask, Volumes, bone_dice, check_classes, load_volumes
+from SkullVAELib.vae.checkpoint import load_any_model, load_model, read_tensors
+from SkullVAELib.vae.latent import Z_KINDS, latent_code
+from SkullVAELib.vae.paper_networks import PaperArchitecture, PaperDecoder, PaperVAE, resize_mask
 
 SMALL = tiny.TINY_PAPER
 PAPER = PaperArchitecture()
@@ -143,7 +143,7 @@ def test_z_is_what_monai_gives_outside_training(kind, use_mean):
 def test_a_sampled_z_is_the_mean_and_so_many_sigmas():
     mu, logvar, noise = torch.zeros(1, 2), torch.log(torch.tensor([[4.0, 9.0]])), torch.tensor([[1.0, -1.0]])
     assert torch.allclose(latent_code(mu, logvar, "sampled", noise), torch.tensor([[2.0, -3.0]]))
-    with pytest.raises(SkullVAEError, match="z 'median' is unknown"):
+    with pytest.raises(SkullVAEError, match="Unknown kind of latent code 'median'"):
         latent_code(mu, logvar, "median")
 
 
@@ -164,7 +164,7 @@ def test_dice_loss_and_its_gradient_are_monais(empty):
         bone[0] = 0
     sums, gradients = [], []
     for loss in (
-        lambda x: dice_loss(x, bone).sum(),
+        lambda x: paper_dice_loss(x, bone).sum(),
         lambda x: DiceLoss(to_onehot_y=True, softmax=True, reduction="sum")(x, bone[:, None]),
     ):
         here = logits.clone().requires_grad_(True)
@@ -175,7 +175,7 @@ def test_dice_loss_and_its_gradient_are_monais(empty):
     assert sums[0] == pytest.approx(sums[1], rel=1e-5)
     assert torch.allclose(*gradients, atol=1e-7)
     each = DiceLoss(to_onehot_y=True, softmax=True, reduction="none")(logits, bone[:, None]).flatten(1)
-    assert torch.allclose(dice_loss(logits, bone), each, atol=1e-6)
+    assert torch.allclose(paper_dice_loss(logits, bone), each, atol=1e-6)
 
 
 def test_the_losses_of_a_batch_are_the_originals(task):
@@ -302,7 +302,7 @@ def test_a_model_of_the_papers_method_completes_no_patient_and_says_so(paper_run
     with pytest.raises(SkullVAEError) as error:
         load_model(paper_run.folder / "model.safetensors")
     assert str(error.value) == (
-        "'model.safetensors' is a model of the paper's method, which completes no patient's skull."
+        "'model.safetensors' is a model of the paper's method and cannot complete a patient's skull."
         " Use it with skullvae latent, or choose another model."
     )
     assert load_any_model(canonical_run.folder / "model.safetensors").architecture == tiny.TINY
@@ -313,12 +313,12 @@ def test_a_model_of_the_papers_method_completes_no_patient_and_says_so(paper_run
 
 def test_resizing_takes_the_nearest_voxel_whatever_the_spacing():
     bone = np.arange(4 * 6 * 2).reshape(4, 6, 2) % 3 == 0
-    assert torch.equal(resize(bone, (2, 3, 2)), torch.tensor(bone[::2, ::2]).byte())
-    assert torch.equal(resize(bone, (8, 6, 2)), torch.tensor(bone.repeat(2, axis=0)).byte())
+    assert torch.equal(resize_mask(bone, (2, 3, 2)), torch.tensor(bone[::2, ::2]).byte())
+    assert torch.equal(resize_mask(bone, (8, 6, 2)), torch.tensor(bone.repeat(2, axis=0)).byte())
 
 
 def test_prepared_volumes_are_those_of_the_files_and_come_back(paper_run, tmp_path):
-    training, held = split(find_cases(paper_run.data))
+    training, held = split_by_individual(find_cases(paper_run.data))
     first = load_volumes(tmp_path, training, held, SMALL.grid_shape)
     again = load_volumes(tmp_path, training, held, SMALL.grid_shape)
     assert torch.equal(first.bone, again.bone)
@@ -329,13 +329,13 @@ def test_prepared_volumes_are_those_of_the_files_and_come_back(paper_run, tmp_pa
     assert first.complete.tolist() == [0] * 3 + [3] * 3 + [6] * 3 + [9] * 3
     for number, whole in enumerate(first.complete):
         assert (first.bone[number] <= first.bone[whole]).all()
-    with pytest.raises(SkullVAEError, match="another grid"):
+    with pytest.raises(SkullVAEError, match="different grid"):
         load_volumes(tmp_path, training, held, (32, 32, 16))
 
 
 def test_prepared_volumes_may_be_larger_than_any_model(paper_run, tmp_path, monkeypatch):
     monkeypatch.setattr(read_tensors, "__defaults__", (10,))
-    training, held = split(find_cases(paper_run.data))
+    training, held = split_by_individual(find_cases(paper_run.data))
     assert len(load_volumes(tmp_path, training, held, SMALL.grid_shape).bone) == 12
     with pytest.raises(SkullVAEError, match="larger than any"):
         read_tensors(tmp_path / "volumes.safetensors")
@@ -348,12 +348,14 @@ def test_prepared_volumes_may_be_larger_than_any_model(paper_run, tmp_path, monk
         ([("a", "d", "cranial")], "needs complete skulls and skulls with defects"),
         (
             [("a", None, "complete"), ("a", "d", "unknown")],
-            "Whether the defect of '.*d' is cranial or facial cannot be told",
+            "The defect of '.*d' could not be classified as cranial or facial",
         ),
-        ([("a", None, "complete"), ("b", "d", "facial")], "d' has no complete skull in its part"),
+        ([("a", None, "complete"), ("b", "d", "facial")], "The complete skull of '.*d' is not among the cases"),
     ],
 )
 def test_cases_that_the_method_cannot_use_are_errors(tmp_path, cases, message):
-    made = [Case("x", tmp_path / whole, defective and tmp_path / defective, kind) for whole, defective, kind in cases]
+    made = [
+        SkullCase("x", tmp_path / whole, defective and tmp_path / defective, kind) for whole, defective, kind in cases
+    ]
     with pytest.raises(SkullVAEError, match=message):
         check_classes(made, [])

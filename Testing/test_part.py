@@ -18,14 +18,15 @@ from mesh_check import faults, self_intersections
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from SkullVAELib.completion import Completion, Proposal
-from SkullVAELib.conformed import ConformedPrior
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.part import make_part
-from SkullVAELib.part_options import PartOptions
-from SkullVAELib.solid import FineGrid, without_feathers
-from SkullVAELib.surface import Grey, Mesh, bone_surface
-from SkullVAELib.volume import Volume
+from SkullVAELib.completion.result import Completion, ImplantShape
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.implant.implant import make_implant
+from SkullVAELib.implant.implicit_solid import FineGrid, remove_thin_features
+from SkullVAELib.implant.options import ImplantOptions
+from SkullVAELib.mesh.isosurface import GreyLevels, bone_surface
+from SkullVAELib.mesh.mesh import Mesh
+from SkullVAELib.shape.warped import WarpedShape
 
 OUTER, INNER = 62.0, 56.0
 """Radii of the shell in mm: a plate 6 mm thick."""
@@ -63,7 +64,7 @@ class Shell:
         radius = points.norm(dim=1)
         return torch.maximum(radius - OUTER, INNER - radius)
 
-    at_voxels = ConformedPrior.at_voxels
+    at_voxels = WarpedShape.at_voxels
 
 
 @cache
@@ -96,7 +97,7 @@ def completed(name: str = "1 mm", half_angle: float = 0.28, twice: bool = False)
         volume.with_array(implant.reshape(shape)),
         {"bone": {"threshold_hu": None}},
         True,
-        Proposal(Shell(), alignment, volume.with_array(score.reshape(shape)), Shell()),
+        ImplantShape(Shell(), alignment, volume.with_array(score.reshape(shape)), Shell()),
     )
 
 
@@ -111,7 +112,7 @@ def as_trimesh(mesh: Mesh) -> trimesh.Trimesh:
 
 
 def one(completion: Completion, **options):
-    part = make_part(completion, PartOptions(**options))
+    part = make_implant(completion, ImplantOptions(**options))
     assert len(part.pieces) == 1, part.warnings
     return part.pieces[0]
 
@@ -177,11 +178,11 @@ def test_every_part_is_one_sound_body(name, request_):
 def test_whatever_is_asked_for_every_piece_is_one_sound_body(
     name, half_angle, clearance, thickness, under, holes, split
 ):
-    options = PartOptions(
+    options = ImplantOptions(
         clearance_mm=clearance, thickness=thickness[0], thickness_mm=thickness[1], under_contour_mm=under,
         hole_diameter_mm=holes, hole_pitch_mm=7.0, hole_margin_mm=1.0, split_mm=split,
     )  # fmt: skip
-    part = make_part(completed(name, half_angle), options)
+    part = make_implant(completed(name, half_angle), options)
     assert part.pieces
     for piece in part.pieces:
         assert faults(as_trimesh(piece.mesh)) == []
@@ -338,14 +339,14 @@ def test_holes_go_through_have_their_size_and_keep_their_distances(diameter, pit
 
 
 def test_a_plate_too_small_for_a_hole_says_so():
-    part = make_part(completed("1 mm", 0.12), PartOptions(hole_diameter_mm=4.0, hole_margin_mm=8.0))
+    part = make_implant(completed("1 mm", 0.12), ImplantOptions(hole_diameter_mm=4.0, hole_margin_mm=8.0))
     assert part.pieces[0].figures["holes"] == 0
-    assert any("no room for a perfusion hole" in warning for warning in part.warnings)
+    assert any("no room for perfusion holes" in warning for warning in part.warnings)
 
 
 def test_a_large_plate_is_split_into_pieces_that_are_short_enough():
     completion = completed("tilted", 0.35)
-    part = make_part(completion, PartOptions(split_mm=25.0, clearance_mm=0.5))
+    part = make_implant(completion, ImplantOptions(split_mm=25.0, clearance_mm=0.5))
     assert len(part.pieces) >= 2
     for piece in part.pieces:
         points = piece.mesh.points - piece.mesh.points.mean(0)
@@ -358,7 +359,7 @@ def test_a_large_plate_is_split_into_pieces_that_are_short_enough():
 
 
 def test_two_defects_give_two_pieces_the_larger_first():
-    part = make_part(completed("1 mm", twice=True), PartOptions(clearance_mm=0.5))
+    part = make_implant(completed("1 mm", twice=True), ImplantOptions(clearance_mm=0.5))
     assert [piece.defect for piece in part.pieces] == [1, 2]
     assert part.pieces[0].mesh.volume_ml > part.pieces[1].mesh.volume_ml
     for piece in part.pieces:
@@ -378,16 +379,16 @@ def test_where_the_clearance_parts_a_plate_the_larger_piece_stays_and_the_report
     completion = dataclasses.replace(
         completion, bone=completion.bone.with_array(bone), implant=completion.implant.with_array(implant)
     )
-    part = make_part(completion, PartOptions(clearance_mm=1.5))
+    part = make_implant(completion, ImplantOptions(clearance_mm=1.5))
     assert len(part.pieces) == 1
-    assert any("The part fell into" in warning for warning in part.warnings)
+    assert any("separate components" in warning for warning in part.warnings)
     assert faults(as_trimesh(part.pieces[0].mesh)) == []
 
 
 def test_an_impossible_request_is_a_warning_and_no_crash():
-    part = make_part(completed("1 mm", 0.05), PartOptions(clearance_mm=5.0))
+    part = make_implant(completed("1 mm", 0.05), ImplantOptions(clearance_mm=5.0))
     assert part.pieces == []
-    assert any("Nothing is left" in warning for warning in part.warnings)
+    assert any("No implant remains" in warning for warning in part.warnings)
     assert part.mesh.volume_ml == 0
     assert part.thickness_mm is None
 
@@ -401,7 +402,7 @@ def test_no_defect_no_part():
     completion = completed("1 mm")
     nothing = completion.implant.with_array(np.zeros_like(completion.implant.array))
     completion = dataclasses.replace(completion, implant=nothing, found=False, proposal=None)
-    assert make_part(completion, PartOptions()).pieces == []
+    assert make_implant(completion, ImplantOptions()).pieces == []
 
 
 def test_the_thickness_map_is_the_thickness_at_every_point():
@@ -419,7 +420,7 @@ def test_the_grey_values_of_a_ct_place_the_surface_below_the_voxel():
     radius = np.linalg.norm(index - 19.7, axis=1).reshape(40, 40, 40)
     image = Volume(np.clip(300 + 1000 * (15.3 - radius), -1000, 1600), np.eye(4))
     mask = image.with_array(image.array >= 300)
-    for surface, error in ((bone_surface(mask, Grey.of(image, mask, 300.0)), 0.01), (bone_surface(mask), 0.2)):
+    for surface, error in ((bone_surface(mask, GreyLevels.of(image, mask, 300.0)), 0.01), (bone_surface(mask), 0.2)):
         assert np.abs(np.linalg.norm(surface.points - 19.7, axis=1) - 15.3).mean() < error
 
 
@@ -438,20 +439,20 @@ BAD = {
 @pytest.mark.parametrize("options", BAD.values(), ids=BAD)
 def test_options_that_make_no_sense_are_refused(options):
     with pytest.raises(SkullVAEError):
-        PartOptions(**options)
+        ImplantOptions(**options)
 
 
 @pytest.mark.parametrize("text", [{"thickness": "constant:x"}, {"holes": "2,10"}, {"holes": "2,10,x"}])
 def test_text_that_cannot_be_read_is_refused(text):
     with pytest.raises(SkullVAEError):
-        PartOptions.parse(**text)
+        ImplantOptions.parse(**text)
 
 
 def test_options_are_read_as_the_command_line_has_them():
-    options = PartOptions.parse(clearance=0.5, thickness="minimum:3.5", holes="2,10,3", split=60.0)
+    options = ImplantOptions.parse(clearance=0.5, thickness="minimum:3.5", holes="2,10,3", split=60.0)
     assert (options.thickness, options.thickness_mm) == ("minimum", 3.5)
     assert (options.hole_diameter_mm, options.hole_pitch_mm, options.hole_margin_mm) == (2, 10, 3)
-    assert PartOptions.parse() == PartOptions()
+    assert ImplantOptions.parse() == ImplantOptions()
 
 
 def test_sheets_too_thin_to_be_made_are_left_out_and_nothing_else():
@@ -460,7 +461,7 @@ def test_sheets_too_thin_to_be_made_are_left_out_and_nothing_else():
     block = np.maximum.reduce([abs(x) - 8, abs(y) - 8, abs(z) - 3])
     for half, stays in ((0.3, False), (1.0, True)):
         fin = np.maximum.reduce([abs(x) - 12, abs(y) - 4, abs(z) - half])
-        opened = without_feathers(np.minimum(block, fin), grid, 0.8)
+        opened = remove_thin_features(np.minimum(block, fin), grid, 0.8)
         assert (opened[(abs(x) > 10.5) & (abs(x) < 11.5) & (abs(y) < 3) & (abs(z) < half)] < 0).all() == stays
         thick = (abs(x) < 7) & (abs(y) < 7) & (abs(block) < 0.5)
         assert np.array_equal(opened[thick], block[thick])

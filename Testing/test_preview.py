@@ -5,11 +5,11 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from SkullVAELib import preview
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.preview import render_preview
-from SkullVAELib.raycast import BONE, IMPLANT, Scene, View
-from SkullVAELib.volume import Volume
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.report import preview
+from SkullVAELib.report.preview import render_preview
+from SkullVAELib.report.raycast import BONE, IMPLANT, Scene, View
 
 COLOURS = np.stack([preview.BONE_RGB, preview.IMPLANT_RGB])
 STORED = {

@@ -13,12 +13,14 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from SkullVAELib import cli
-from SkullVAELib.bone import bone_mask
-from SkullVAELib.completion import CompletionOptions, complete
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.progress import Stages
-from SkullVAELib.volume import SUFFIXES, Volume, read_volume, write_volume
+from SkullVAELib.cli import main as cli
+from SkullVAELib.completion.options import CompletionOptions
+from SkullVAELib.completion.pipeline import complete
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.core.progress import Stages
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.io.images import SUFFIXES, read_volume, write_volume
+from SkullVAELib.registration.bone import bone_mask
 
 RELAXED = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 
@@ -65,17 +67,17 @@ def test_what_is_written_is_read_again(volume, suffix):
 @given(volume=volumes(), threshold=st.none() | st.floats())
 def test_bone_is_some_voxels_and_not_all_or_one_sentence(volume, threshold):
     try:
-        mask, told = bone_mask(volume, threshold)
+        mask, result = bone_mask(volume, threshold)
     except SkullVAEError:
         return
     assert mask.dtype == bool
     assert mask.shape == volume.array.shape
     assert 0 < mask.sum() < mask.size
-    assert told["bone_voxels"] == mask.sum()
-    if told["kind"] == "labelmap":
+    assert result["bone_voxels"] == mask.sum()
+    if result["kind"] == "labelmap":
         assert np.array_equal(mask, volume.array != 0)
     else:
-        assert (volume.array[mask] >= told["threshold_hu"]).all()
+        assert (volume.array[mask] >= result["threshold_hu"]).all()
 
 
 @st.composite
@@ -94,7 +96,7 @@ def heads(draw) -> Volume:
 
 @pytest.fixture(scope="module")
 def tiny_model(canonical_run):
-    from SkullVAELib.checkpoint import load_model
+    from SkullVAELib.vae.checkpoint import load_model
 
     return load_model(canonical_run.folder / "model.safetensors")
 

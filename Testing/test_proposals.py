@@ -7,21 +7,24 @@ import json
 import numpy as np
 import pytest
 
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.outcome import Outcome
-from SkullVAELib.part_options import PartOptions
-from SkullVAELib.proposals import Draws, difference_mm, write_proposals
-from SkullVAELib.surface import mask_surface
-from SkullVAELib.volume import Volume, read_volume
+from SkullVAELib.completion.proposals import ProposalSampler, mean_difference_mm
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.implant.options import ImplantOptions
+from SkullVAELib.io.images import read_volume
+from SkullVAELib.mesh.isosurface import mask_surface
+from SkullVAELib.report.result_files import RunResult, write_proposals
 
 
 @pytest.fixture(scope="module")
 def written(completion, sample, tmp_path_factory):
     """Three proposals: their folder and what the report says of them."""
     folder = tmp_path_factory.mktemp("proposals")
-    options = PartOptions.parse(thickness_map=True)
-    outcome = Outcome.of(completion, sample.bone, options, ("stl", "ply"), "head.nrrd", "m.safetensors").with_part()
-    outcome.write_part(folder)
+    options = ImplantOptions.parse(thickness_map=True)
+    outcome = RunResult.of(
+        completion, sample.bone, options, ("stl", "ply"), "head.nrrd", "m.safetensors"
+    ).with_implant()
+    outcome.write_implant(folder)
     return folder, write_proposals(outcome, 3, folder)
 
 
@@ -51,31 +54,31 @@ def test_a_whole_run_with_another_gamma_comes_to_about_the_same(completion, comp
 
 
 def test_proposals_share_no_voxel_with_bone_and_differ_from_one_another(written, completion):
-    folder, told = written
+    folder, content = written
     masks = [completion.implant.array] + [read_volume(folder / f"proposal_{k}.nrrd").array != 0 for k in (2, 3)]
     assert not any((mask & completion.bone.array).any() for mask in masks)
     for first, second in ((0, 1), (0, 2), (1, 2)):
         assert 0.7 < dice(masks[first], masks[second]) < 0.97
-    assert [entry["number"] for entry in told] == [1, 2, 3]
-    assert told[0]["difference_mm"] == 0
-    assert all(0.15 < entry["difference_mm"] < 2 for entry in told[1:])
-    assert all(entry["rim_gap_mm"] < 2 for entry in told)
-    for entry, mask in zip(told, masks, strict=True):
+    assert [entry["number"] for entry in content] == [1, 2, 3]
+    assert content[0]["difference_mm"] == 0
+    assert all(0.15 < entry["difference_mm"] < 2 for entry in content[1:])
+    assert all(entry["rim_gap_mm"] < 2 for entry in content)
+    for entry, mask in zip(content, masks, strict=True):
         assert entry["volume_ml"] == pytest.approx(mask.sum() * completion.bone.voxel_ml, abs=0.001)
 
 
 def test_every_file_a_proposal_names_is_there_on_the_inputs_grid(written, completion):
-    folder, told = written
-    json.dumps(told)
-    assert told[1]["files"] == ["proposal_2.nrrd", "proposal_2.stl", "proposal_2.ply"]
-    assert {name for entry in told[1:] for name in entry["files"]} == {
+    folder, content = written
+    json.dumps(content)
+    assert content[1]["files"] == ["proposal_2.nrrd", "proposal_2.stl", "proposal_2.ply"]
+    assert {name for entry in content[1:] for name in entry["files"]} == {
         path.name for path in folder.iterdir() if path.name.startswith("proposal")
     }
     assert np.allclose(read_volume(folder / "proposal_2.nrrd").affine, completion.bone.affine)
 
 
 def test_draws_are_the_same_again_and_the_first_is_the_runs_own(completion):
-    first, second = Draws(completion.patient), Draws(completion.patient)
+    first, second = ProposalSampler(completion.patient), ProposalSampler(completion.patient)
     made = [first.completion(number, None).implant.array for number in (1, 2, 3)]
     assert np.array_equal(made[0], completion.implant.array)
     assert np.array_equal(made[1], second.completion(2, None).implant.array)
@@ -84,14 +87,14 @@ def test_draws_are_the_same_again_and_the_first_is_the_runs_own(completion):
 
 def test_of_a_prior_without_a_latent_only_the_tables_are_drawn(completed, sample):
     found = completed(sample.bone, prior="mean")
-    assert 0.7 < dice(found.implant.array, Draws(found.patient).completion(2, None).implant.array) < 0.99
-    bare = completed(sample.bone, prior="mean", rim=None)
+    assert 0.7 < dice(found.implant.array, ProposalSampler(found.patient).completion(2, None).implant.array) < 0.99
+    bare = completed(sample.bone, prior="mean", gaussian_process=None)
     with pytest.raises(SkullVAEError, match="one shape only"):
-        Draws(bare.patient).completion(2, None)
+        ProposalSampler(bare.patient).completion(2, None)
 
 
 def test_the_difference_of_two_balls_is_that_of_their_radii():
     away = np.linalg.norm(np.indices((60, 60, 60)) - 30.0, axis=0)
     small, large = (mask_surface(Volume(away < radius, np.eye(4))) for radius in (18, 20.5))
-    assert difference_mm(small, large) == pytest.approx(2.5, abs=0.15)
-    assert difference_mm(small, small) == 0
+    assert mean_difference_mm(small, large) == pytest.approx(2.5, abs=0.15)
+    assert mean_difference_mm(small, small) == 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,13 +12,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from system_libraries import browser
 
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.experiment import Plan, run
-from SkullVAELib.report import write_report
-from SkullVAELib.run_analysis import RunAnalysis
-from SkullVAELib.settings import read_settings
-from SkullVAELib.volume import Volume, write_volume
+from SkullVAELib.analysis.html_report import write_training_report
+from SkullVAELib.analysis.run_analysis import RunAnalysis
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.io.images import write_volume
+from SkullVAELib.training.config import read_configuration
+from SkullVAELib.training.run import TrainingPlan, run_training
 
 ROOT = Path(__file__).resolve().parent.parent
 FIGURES = {
@@ -59,13 +60,15 @@ def data(tmp_path_factory) -> Path:
 def finished(data, tmp_path_factory) -> Path:
     """A run of the paper's method with two betas and a further decoder."""
     folder = tmp_path_factory.mktemp("run")
-    run(Plan(data, *read_settings("paper", SMALL), decoders=(("fast", 3),)), folder, betas=(100.0, 0.001))
+    run_training(
+        TrainingPlan(data, *read_configuration("paper", SMALL), decoders=(("fast", 3),)), folder, betas=(100.0, 0.001)
+    )
     return folder
 
 
 @pytest.fixture(scope="module")
 def report(finished) -> Path:
-    return write_report(finished)
+    return write_training_report(finished)
 
 
 def test_every_figure_is_drawn_and_not_blank(report):
@@ -124,19 +127,19 @@ def test_a_run_without_held_out_skulls_is_reported_as_such(data, tmp_path):
     for entry in entries:
         del entry["split"]
     (data / "training.json").write_text(json.dumps(entries))
-    run(Plan(data / "training.json", *read_settings("paper", SMALL)), tmp_path / "run")
-    page = write_report(tmp_path / "run").read_text()
+    run_training(TrainingPlan(data / "training.json", *read_configuration("paper", SMALL)), tmp_path / "run")
+    page = write_training_report(tmp_path / "run").read_text()
     assert "No skull is held out" in page
 
 
 def test_an_unfinished_run_is_one_clear_line(data, finished, tmp_path):
-    with pytest.raises(SkullVAEError, match="holds no training run"):
+    with pytest.raises(SkullVAEError, match="contains no training run"):
         RunAnalysis(tmp_path)
-    run(Plan(data, *read_settings("paper", SMALL)), tmp_path / "run", ("vae",))
+    run_training(TrainingPlan(data, *read_configuration("paper", SMALL)), tmp_path / "run", ("vae",))
     settings = json.loads((tmp_path / "run" / "run.json").read_text())
     settings["options"]["vae_epochs"] = 9
     (tmp_path / "run" / "run.json").write_text(json.dumps(settings))
-    with pytest.raises(SkullVAEError, match="trained to its end"):
+    with pytest.raises(SkullVAEError, match="is trained to its end"):
         RunAnalysis(tmp_path / "run")
 
 
@@ -165,10 +168,6 @@ addEventListener("load", () => {
 });
 </script>
 """
-
-
-def browser() -> str | None:
-    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 
 
 @pytest.mark.skipif(browser() is None, reason="no Chromium on this machine")

@@ -15,11 +15,11 @@ import pytest
 import tiny
 import torch
 
-from SkullVAELib.checksum import file_sha256
-from SkullVAELib.frame import Grid
-from SkullVAELib.metrics import dice
-from SkullVAELib.threads import all_threads, one_thread
-from SkullVAELib.volume import read_volume
+from SkullVAELib.core.files import file_sha256
+from SkullVAELib.core.threads import all_threads, one_thread
+from SkullVAELib.evaluation.metrics import dice
+from SkullVAELib.geometry.grid import Grid
+from SkullVAELib.io.images import read_volume
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -56,10 +56,10 @@ def test_every_file_is_the_same_with_any_number_of_threads(runs, name):
 
 
 def test_so_is_the_report_but_for_the_seconds(runs):
-    told = [json.loads((folder / "report.json").read_text(encoding="utf-8")) for folder in runs.values()]
-    for report in told:
+    content = [json.loads((folder / "report.json").read_text(encoding="utf-8")) for folder in runs.values()]
+    for report in content:
         del report["seconds"]
-    assert told[0] == told[1]
+    assert content[0] == content[1]
 
 
 def test_the_implant_is_the_recorded_one(runs):

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from SkullVAELib.conformed import ConformedPrior, Shape
-from SkullVAELib.frame import Grid
-from SkullVAELib.rim import RimOptions, correct_rim
+from SkullVAELib.completion.gaussian_process import correct_with_gaussian_process
+from SkullVAELib.completion.options import GaussianProcessOptions
+from SkullVAELib.geometry.grid import Grid
+from SkullVAELib.shape.two_table import TwoTableShape
+from SkullVAELib.shape.warped import WarpedShape
 
 GRID = Grid((64, 64, 64), 3.0)
 OUTER, INNER, HOLE = 75.0, 69.0, 22.0
@@ -23,18 +25,18 @@ def head(inner_radius) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.cat([first * OUTER, second * inner_radius(second)[:, None]]), torch.cat([first, -second])
 
 
-def corrected(inner_radius, options: RimOptions) -> tuple[ConformedPrior, float]:
+def corrected(inner_radius, options: GaussianProcessOptions) -> tuple[WarpedShape, float]:
     away = GRID.coordinates().norm(dim=-1)
-    prior = ConformedPrior(Shape.of(torch.maximum(away - OUTER, INNER - away), GRID), STILL)
+    prior = WarpedShape(TwoTableShape.of(torch.maximum(away - OUTER, INNER - away), GRID), STILL)
     gap = GRID.coordinates().reshape(-1, 3).numpy()
     radius = np.linalg.norm(gap, axis=1)
     gap = gap[(radius > INNER) & (radius < OUTER) & (np.linalg.norm(gap - [-72, 0, 0], axis=1) < HOLE)]
     points, normals = head(inner_radius)
     bone = torch.full(GRID.shape, 5.0)  # nothing near any surface: no walls of a sinus
-    return correct_rim(prior, points, normals, bone, gap, options)
+    return correct_with_gaussian_process(prior, points, normals, bone, gap, options)
 
 
-def inner_table(prior: ConformedPrior) -> float:
+def inner_table(prior: WarpedShape) -> float:
     """Radius at which bone begins, from inside, in the middle of the hole."""
     radii = torch.arange(55, 80, 0.05)
     inside = radii[prior.field(radii[:, None] * torch.tensor([-1.0, 0, 0])) < 0]
@@ -43,7 +45,7 @@ def inner_table(prior: ConformedPrior) -> float:
 
 @pytest.mark.parametrize("shift", [-2.0, 1.5])
 def test_a_skull_thicker_or_thinner_than_the_prior_is_so_in_the_hole_too(shift):
-    prior, left = corrected(lambda d: torch.full((len(d),), INNER + shift), RimOptions())
+    prior, left = corrected(lambda d: torch.full((len(d),), INNER + shift), GaussianProcessOptions())
     assert inner_table(prior) == pytest.approx(INNER + shift, abs=0.4)
     assert left < 0.4
 
@@ -52,7 +54,7 @@ def test_a_furrow_opposite_the_hole_is_expected_in_it_by_half_or_more():
     def furrowed(directions: torch.Tensor) -> torch.Tensor:
         return INNER + 2.0 * torch.exp(-(((directions[:, 0] - 1) / 0.03) ** 2))
 
-    heard = inner_table(corrected(furrowed, RimOptions())[0]) - INNER
-    deaf = inner_table(corrected(furrowed, RimOptions(symmetry=0.0))[0]) - INNER
-    assert abs(deaf) < 0.3
+    heard = inner_table(corrected(furrowed, GaussianProcessOptions())[0]) - INNER
+    alone = inner_table(corrected(furrowed, GaussianProcessOptions(symmetry=0.0))[0]) - INNER
+    assert abs(alone) < 0.3
     assert 0.6 < heard < 2.2

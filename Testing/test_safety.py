@@ -28,11 +28,12 @@ import tiny
 import torch
 from PIL import Image
 
-from SkullVAELib import cli
-from SkullVAELib.checkpoint import load_any_model, load_model, read_tensors
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.outputs import publishing, publishing_folder, whole_file
-from SkullVAELib.volume import read_volume, write_volume
+from SkullVAELib.cli import main as cli
+from SkullVAELib.core import exit_codes
+from SkullVAELib.core.atomic_output import atomic_file, publish_files, publish_folder
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.io.images import read_volume, write_volume
+from SkullVAELib.vae.checkpoint import load_any_model, load_model, read_tensors
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = sorted(path for folder in ("SkullVAELib", "SkullVAE", "Training") for path in (ROOT / folder).rglob("*.py"))
@@ -175,7 +176,7 @@ def completed(offline, tmp_path_factory) -> tuple[Path, subprocess.CompletedProc
 @pytest.mark.usefixtures("untouched")
 def test_complete_needs_no_network_and_leaves_no_temporary_file(completed):
     folder, _ = completed
-    assert {"completed.nrrd", "implant.stl", "report.html", "host.stl"} <= {path.name for path in folder.iterdir()}
+    assert {"completed.nrrd", "implant.stl", "report.html", "skull.stl"} <= {path.name for path in folder.iterdir()}
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
 
 
@@ -220,7 +221,7 @@ def test_the_error_about_a_damaged_file_does_not_quote_its_header(tmp_path, suff
     write_volume(tiny.shell((72, 88, 78)), source)
     told_on(source)
     source.write_bytes(source.read_bytes()[:-2000])
-    assert cli.main(["complete", str(source), "-o", str(tmp_path / "out")]) == cli.BAD_INPUT
+    assert cli.main(["complete", str(source), "-o", str(tmp_path / "out")]) == exit_codes.BAD_INPUT
     said = "".join(capfd.readouterr())
     assert len(said.splitlines()) == 1
     assert SECRET not in said
@@ -381,8 +382,8 @@ def test_a_model_file_never_runs_code(tmp_path, kind, suffix, capfd):
         with pytest.raises(SkullVAEError, match="not a readable model file"):
             load(path)
     out = tmp_path / "out"
-    assert cli.main(["complete", str(golden.SKULL), "-o", str(out), "--model", str(path)]) == cli.BAD_INPUT
-    assert cli.main(["info", "--model", str(path)]) == cli.BAD_INPUT
+    assert cli.main(["complete", str(golden.SKULL), "-o", str(out), "--model", str(path)]) == exit_codes.BAD_INPUT
+    assert cli.main(["info", "--model", str(path)]) == exit_codes.BAD_INPUT
     assert "Traceback" not in "".join(capfd.readouterr())
     assert not out.exists()
     assert not evidence.exists()
@@ -403,15 +404,15 @@ def mode(path: Path) -> int:
 @pytest.mark.skipif(os.name == "nt", reason="Windows keeps no such permissions")
 @pytest.mark.usefixtures("open_umask")
 def test_what_is_being_prepared_is_private_and_then_gone(tmp_path):
-    with publishing(tmp_path / "out", ["a.nrrd", "report.json"]) as staging:
+    with publish_files(tmp_path / "out", ["a.nrrd", "report.json"]) as staging:
         assert mode(staging) == 0o700
         write_volume(tiny.shell((72, 88, 78)), staging / "a.nrrd")
         (staging / "left over").write_text("x")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.nrrd"]
-    with pytest.raises(KeyError), publishing(tmp_path / "other", ["report.json"]) as staging:
+    with pytest.raises(KeyError), publish_files(tmp_path / "other", ["report.json"]) as staging:
         raise KeyError
     assert not (tmp_path / "other").exists()
-    with publishing_folder(tmp_path / "set", lambda folder: False) as prepared:
+    with publish_folder(tmp_path / "set", lambda folder: False) as prepared:
         assert mode(prepared.parent) == 0o700
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "set"]
 
@@ -421,7 +422,7 @@ def test_results_have_the_permissions_that_the_user_s_umask_says(tmp_path):
     before = os.umask(0o077)
     try:
         write_volume(tiny.shell((72, 88, 78)), tmp_path / "a.nrrd")
-        with whole_file(tmp_path / "b.txt") as temporary:
+        with atomic_file(tmp_path / "b.txt") as temporary:
             temporary.write_text("x")
     finally:
         os.umask(before)

@@ -1,4 +1,4 @@
-"""Claims about what a run can be told: presets, files, changes on top, several betas and decoders; and its mistakes."""
+"""Claims about the configuration of a run: presets, files, changes, several betas and decoders, invalid values."""
 
 from __future__ import annotations
 
@@ -8,22 +8,21 @@ import json
 import pytest
 import tiny
 
-from SkullVAELib.arguments import numbers, words
-from SkullVAELib.checkpoint import read_tensors
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.networks import Architecture
-from SkullVAELib.options import DECODERS, PaperOptions, TrainingOptions, decoder_options
-from SkullVAELib.paper import PaperArchitecture
-from SkullVAELib.settings import read_settings
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.core.parsing import numbers, words
+from SkullVAELib.training.config import DECODERS, PaperOptions, TrainingOptions, decoder_options, read_configuration
+from SkullVAELib.vae.checkpoint import read_tensors
+from SkullVAELib.vae.networks import Architecture
+from SkullVAELib.vae.paper_networks import PaperArchitecture
 
 
 def test_the_presets_are_our_method_and_the_papers():
-    assert read_settings() == read_settings("canonical") == (Architecture(), TrainingOptions())
-    assert read_settings("paper") == (PaperArchitecture(), PaperOptions())
+    assert read_configuration() == read_configuration("canonical") == (Architecture(), TrainingOptions())
+    assert read_configuration("paper") == (PaperArchitecture(), PaperOptions())
 
 
 def test_the_papers_preset_is_what_its_code_has():
-    architecture, options = read_settings("paper")
+    architecture, options = read_configuration("paper")
     assert architecture.grid_shape == (256, 256, 128)
     assert architecture.latent_size == 32
     assert (options.beta, options.batch, options.learning_rate, options.schedule) == (100, 4, 1e-4, "constant")
@@ -33,17 +32,17 @@ def test_the_papers_preset_is_what_its_code_has():
 
 def test_changes_are_stronger_than_the_file_and_the_file_than_the_preset(tmp_path):
     (tmp_path / "c.json").write_text('{"method": "paper", "beta": 2, "batch": 8, "grid_shape": [64, 64, 32]}')
-    architecture, options = read_settings(tmp_path / "c.json", {"beta": 3.0})
+    architecture, options = read_configuration(tmp_path / "c.json", {"beta": 3.0})
     assert architecture == PaperArchitecture((64, 64, 32))
     assert options == PaperOptions(beta=3.0, batch=8)
 
 
 @pytest.mark.parametrize("preset", ["canonical", "paper"])
 def test_options_written_to_a_file_come_back(tmp_path, preset):
-    architecture, options = read_settings(preset, {"seed": 5})
-    told = dataclasses.asdict(architecture) | dataclasses.asdict(options) | {"method": preset}
-    (tmp_path / "c.json").write_text(json.dumps(told))
-    assert read_settings(tmp_path / "c.json") == (architecture, options)
+    architecture, options = read_configuration(preset, {"seed": 5})
+    content = dataclasses.asdict(architecture) | dataclasses.asdict(options) | {"method": preset}
+    (tmp_path / "c.json").write_text(json.dumps(content))
+    assert read_configuration(tmp_path / "c.json") == (architecture, options)
 
 
 def test_the_cosine_warms_up_and_ends_at_a_fiftieth():
@@ -73,17 +72,17 @@ WRONG_OPTIONS = [
     ({"z": "median"}, "z 'median'"),
     ({"schedule": "linear"}, "schedule 'linear'"),
     ({"batch": 0}, "batch is 0"),
-    ({"batch": 2.5}, "batch is 2.5, which is no int"),
+    ({"batch": 2.5}, "batch is 2.5, which is not a whole number"),
     ({"pool": -3}, "pool is -3"),
     ({"beta": -1.0}, "beta is -1"),
     ({"beta": float("nan")}, "beta is nan"),
-    ({"beta": "1"}, "beta is '1', which is no float"),
+    ({"beta": "1"}, "beta is '1', which is not a number"),
     ({"learning_rate": 0.0}, "learning_rate is 0"),
     ({"learning_rate": float("inf")}, "learning_rate is inf"),
     ({"seed": -1}, "seed is -1"),
     ({"threads": -1}, "threads is -1"),
-    ({"bfloat16": "no"}, "bfloat16 is 'no', which is no bool"),
-    ({"save_every": True}, "save_every is True, which is no int"),
+    ({"bfloat16": "no"}, "bfloat16 is 'no', which is not true or false"),
+    ({"save_every": True}, "save_every is True, which is not a whole number"),
 ]
 
 
@@ -133,7 +132,7 @@ MISTAKES = {
     "no method 'papre'": ("vae", "--config", "DIR/method.json"),
     "divisible by 16": ("vae", "--config", "DIR/paper.json", "--grid", "64,66,48"),
     "the paper method has no option 'pool'": ("vae", "--config", "DIR/pool.json"),
-    "batch is '4', which is no int": ("vae", "--config", "DIR/text.json"),
+    "batch is '4', which is not a whole number": ("vae", "--config", "DIR/text.json"),
     "No such file": ("vae", "--config", "DIR/none.json"),
     "no individual 'eve'": ("vae", "--holdout", "eve"),
     "beta is -1": ("vae", "--beta", "-1"),
@@ -141,14 +140,14 @@ MISTAKES = {
     "vae_steps is 0": ("vae", "--steps", "0"),
     "--betas '1;2'": ("all", "--betas", "1;2"),
     "There is no decoder 'fst'. Choose from raw": ("all", "--decoders", "fast,fst"),
-    "'fast:x' tells no number of epochs": ("all", "--decoders", "fast:x"),
+    "'x' in 'fast:x' is not a valid number of epochs": ("all", "--decoders", "fast:x"),
     "--epochs '3'": ("all", "--config", "paper", "--epochs", "3"),
     "--epochs '3,x'": ("all", "--config", "paper", "--epochs", "3,x"),
     "the canonical method has no option 'decoder_epochs'": ("all", "--epochs", "3,4"),
     "the paper method has no option 'decoder_steps'": ("all", "--config", "paper", "--steps", "3"),
     "grid_shape (64, 64)": ("all", "--config", "paper", "--grid", "64,64"),
     "The paper's method needs complete skulls and skulls with defects": ("all", "--config", "paper"),
-    "holds no training run": ("all", "--start-from", "DIR/none"),
+    "contains no training run": ("all", "--start-from", "DIR/none"),
     "No graphics card": ("all", "--device", "cuda"),
 }
 
@@ -169,7 +168,7 @@ def test_train_py_says_a_mistake_in_one_line_and_exits_2(train_py, heads, tmp_pa
         call += ["--data", str(heads)]
     assert train_py.main([*call, "--output", str(tmp_path / "run")]) == 2
     out, error = capfd.readouterr()
-    said = [line for line in error.splitlines() if not line.startswith(("Found", "Split by", "To train on"))]
+    said = [line for line in error.splitlines() if not line.startswith(("Found", "Split by", "Training data"))]
     assert len(said) == 1
     assert message in said[0]
     assert out == ""
@@ -247,4 +246,4 @@ def test_further_betas_join_the_prepared_data_and_other_data_do_not(several, tra
     call[call.index("--data") + 1] = str(others)
     call[call.index("1")] = "2"
     assert train_py.main(call) == 2
-    assert "holds runs with other data" in capfd.readouterr().err
+    assert "contains runs with different data" in capfd.readouterr().err

@@ -10,13 +10,24 @@ import pytest
 import torch
 from scipy import ndimage
 
-from SkullVAELib import skullset
-from SkullVAELib.datasets import HELD_OUT, TRAINING, check_cases, find_cases, split, told_kind
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.frame import Grid, canonical_field, redistance, register
-from SkullVAELib.population import prepare_skull
-from SkullVAELib.skullset import DrawnHead, SetOptions, choose_holdout, draw_head, is_set, lay_heads, write_set
-from SkullVAELib.volume import Volume, read_volume, write_volume
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.data import skullfix_like as skullset
+from SkullVAELib.data.datasets import HELD_OUT, TRAINING, check_cases, find_cases, split_by_individual, stated_kind
+from SkullVAELib.data.skullfix_like import (
+    DrawnHead,
+    SetOptions,
+    choose_holdout,
+    draw_head,
+    is_set,
+    register_heads,
+    write_set,
+)
+from SkullVAELib.geometry.distance_field import redistance
+from SkullVAELib.geometry.grid import Grid
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.io.images import read_volume, write_volume
+from SkullVAELib.registration.affine import register_affine
+from SkullVAELib.registration.skull import canonical_field, prepare_skull
 
 GRID = Grid((48, 56, 48), 4.0)
 OPTIONS = SetOptions(count=3, held_out_count=2, holdout=("dan", "eve"), seed=5, spacing_mm=3.0)
@@ -48,11 +59,11 @@ def made_and_laid(heads, tmp_path_factory) -> tuple[Path, tuple]:
     folder, kept = tmp_path_factory.mktemp("made") / "set", []
 
     def keep(*arguments):
-        kept.append(lay_heads(*arguments))
+        kept.append(register_heads(*arguments))
         return kept[0]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(skullset, "lay_heads", keep)
+        patch.setattr(skullset, "register_heads", keep)
         write_set(heads, folder, OPTIONS, grid=GRID)
     return folder, kept[0]
 
@@ -70,7 +81,7 @@ def laid(made_and_laid) -> tuple:
 @pytest.fixture
 def quick(monkeypatch, laid):
     """Sets without the time of laying the heads on their mean."""
-    monkeypatch.setattr(skullset, "lay_heads", lambda *_: laid)
+    monkeypatch.setattr(skullset, "register_heads", lambda *_: laid)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -89,7 +100,7 @@ def test_a_set_has_the_challenges_folders_and_a_list_of_every_case(made):
 
 
 def test_no_sibling_of_a_held_out_skull_is_trained_on(made):
-    training, held_out = split(find_cases(made))
+    training, held_out = split_by_individual(find_cases(made))
     assert (len(training), len(held_out)) == (9, 6)
     assert set().union(*(c.parents for c in training)) <= {"ada", "ben", "cyd"}
     assert set().union(*(c.parents for c in held_out)) <= {"dan", "eve"}
@@ -143,7 +154,7 @@ def test_the_defects_are_where_skullfix_has_them(made):
         if case.defective is None:
             continue
         complete, implant = read_volume(case.complete), read_volume(case.implant)
-        assert told_kind(complete, implant.array > 0) == case.kind
+        assert stated_kind(complete, implant.array > 0) == case.kind
         share = implant.array.sum() / complete.array.sum()
         assert 0.05 < share < (0.3 if case.kind == "facial" else 0.2)
         middle = np.argwhere(implant.array).mean(0) - np.argwhere(complete.array).mean(0)
@@ -156,7 +167,7 @@ def test_a_head_drawn_without_variation_is_the_individuals_own(laid):
     vault = GRID.coordinates()[..., 2] > 10
     for head in (*training, *held_out):
         skull = prepare_skull(head.name, shell(HEADS[head.name]))
-        alignment = register(skull.points, redistance(base.mean, GRID), GRID)
+        alignment = register_affine(skull.points, redistance(base.mean, GRID), GRID)
         own = (canonical_field(skull.fraction, skull.distance, alignment, GRID)[0] < 0) & vault
         drawn = DrawnHead((head.name,), head.detail, head.warp, head.scales, np.eye(3), False)
         again = (drawn.signed_distance(points, GRID).reshape(GRID.shape) < 0) & vault
@@ -217,8 +228,8 @@ def test_a_list_that_holds_out_is_obeyed(quick, heads, tmp_path):
         {"complete": str(heads / f"{n}.nrrd"), "split": HELD_OUT if n in ("dan", "eve") else TRAINING} for n in HEADS
     ]
     (tmp_path / "list.json").write_text(json.dumps(entries))
-    told = write_set(tmp_path / "list.json", tmp_path / "set", SetOptions(1, 1, spacing_mm=4.0), grid=GRID)
-    assert told["split"] == {TRAINING: ["ada", "ben", "cyd"], HELD_OUT: ["dan", "eve"]}
+    result = write_set(tmp_path / "list.json", tmp_path / "set", SetOptions(1, 1, spacing_mm=4.0), grid=GRID)
+    assert result["split"] == {TRAINING: ["ada", "ben", "cyd"], HELD_OUT: ["dan", "eve"]}
 
 
 def test_one_head_under_two_names_is_an_error_that_names_the_files(quick, tmp_path):
@@ -279,17 +290,20 @@ def test_a_set_that_fails_half_way_leaves_what_was_there(quick, heads, tmp_path,
 
 
 def test_the_provenance_names_every_source(made, heads):
-    told = json.loads((made / "population.json").read_text())
-    assert told["options"]["seed"] == 5
-    assert {s["file"] for s in told["sources"]} == {f"{name}.nrrd" for name in HEADS}
-    assert all(len(s["sha256"]) == 64 for s in told["sources"])
-    assert told["split"] == {TRAINING: ["ada", "ben", "cyd"], HELD_OUT: ["dan", "eve"]}
-    assert "not for clinical use" in told["notice"]
+    result = json.loads((made / "population.json").read_text())
+    assert result["options"]["seed"] == 5
+    assert {s["file"] for s in result["sources"]} == {f"{name}.nrrd" for name in HEADS}
+    assert all(len(s["sha256"]) == 64 for s in result["sources"])
+    assert result["split"] == {TRAINING: ["ada", "ben", "cyd"], HELD_OUT: ["dan", "eve"]}
+    assert "not for clinical use" in result["notice"]
     assert str(heads) not in (made / "population.json").read_text()
 
 
 def test_where_nothing_is_known_the_mean_stands_in(laid):
     base, training, _ = laid
-    blind = [skullset.Head(h.name, torch.full_like(h.detail, 10.0), 0 * h.known, h.warp, h.scales) for h in training]
+    blind = [
+        skullset.RegisteredHead(h.name, torch.full_like(h.detail, 10.0), 0 * h.known, h.warp, h.scales)
+        for h in training
+    ]
     drawn = draw_head(blind, base, np.random.default_rng(0))
     assert (drawn.field < 0).sum() > 0.7 * (base.mean < 0).sum()

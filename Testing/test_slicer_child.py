@@ -14,10 +14,10 @@ import slicer_standin
 slicer_standin.prepare()
 
 from SkullVAEModule.childprocess import ChildProcess  # noqa: E402
-from SkullVAEModule.completion import CompletionOptions, CompletionRun  # noqa: E402
+from SkullVAEModule.completion import CompletionRun, RunSettings  # noqa: E402
 from slicer_scenes import GRIDS, alive, randomMask, waitFor  # noqa: E402
 
-from SkullVAELib.errors import SkullVAEError  # noqa: E402
+from SkullVAELib.core.errors import SkullVAEError  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("scene")
 
@@ -28,7 +28,7 @@ def script(tmp_path: Path, text: str, *arguments: str, requests: bool = False) -
     return ChildProcess([sys.executable, "-u", str(path), *arguments], tmp_path, requests=requests)
 
 
-def test_progress_and_log_are_told_apart(tmp_path):
+def test_progress_is_separated_from_the_log(tmp_path):
     child = script(
         tmp_path,
         """
@@ -58,7 +58,7 @@ def test_much_output_neither_blocks_the_child_nor_gets_lost(tmp_path):
         """,
     )
     child.start()
-    # Not polled until the child has ended: nobody needs to empty anything for it to go on.
+    # Not polled until the child has ended: it does not need a reader to continue.
     child._process.wait(timeout=120)
     counts = [0, 0]
 
@@ -109,7 +109,7 @@ def test_cancel_ends_the_whole_process_tree(tmp_path):
 def test_closing_a_run_ends_its_child_and_removes_its_folder(tmp_path):
     path = tmp_path / "sleep.py"
     path.write_text("import time; time.sleep(600)")
-    run = CompletionRun(randomMask(34), GRIDS["lps"], CompletionOptions(), [sys.executable, str(path)])
+    run = CompletionRun(randomMask(34), GRIDS["lps"], RunSettings(), [sys.executable, str(path)])
     run.start()
     waitFor(lambda: run.poll() or run.child, "the start of the child")
     assert (run.folder / "input.nrrd").is_file()
@@ -125,7 +125,7 @@ def test_command_that_cannot_be_started_is_an_error(tmp_path):
         ChildProcess([str(tmp_path / "missing")], tmp_path).start()
 
 
-def test_requests_are_answered_one_line_each(tmp_path):
+def test_each_request_gets_one_response_line(tmp_path):
     child = script(
         tmp_path,
         """
@@ -134,8 +134,8 @@ def test_requests_are_answered_one_line_each(tmp_path):
         for line in sys.stdin:
             request = json.loads(line)
             print('{"stage": "again", "fraction": 0.5}')
-            print(json.dumps({"answer": request["request"], "twice": 2 * request["gamma"]}))
-        print('{"answer": "no number"}')
+            print(json.dumps({"response": request["request"], "twice": 2 * request["gamma"]}))
+        print('{"response": "no number"}')
         """,
         requests=True,
     )
@@ -143,10 +143,10 @@ def test_requests_are_answered_one_line_each(tmp_path):
     waitFor(lambda: child.poll() or child.done, "the result")
     assert child.send({"request": 1, "gamma": 0.5})
     assert child.send({"request": 2, "gamma": 2})
-    answers = []
-    waitFor(lambda: child.poll() or answers.extend(child.takeAnswers()) or len(answers) == 2, "the answers")
-    assert answers == [{"answer": 1, "twice": 1.0}, {"answer": 2, "twice": 4}]
-    # Once done, always done: what it does for a request is no part of the run.
+    responses = []
+    waitFor(lambda: child.poll() or responses.extend(child.takeResponses()) or len(responses) == 2, "the responses")
+    assert responses == [{"response": 1, "twice": 1.0}, {"response": 2, "twice": 4}]
+    # The stages of a request do not change that the run is done.
     assert child.done
     assert child.stage == "again"
     child.closeRequests()
@@ -154,7 +154,7 @@ def test_requests_are_answered_one_line_each(tmp_path):
     lines = []
     waitFor(lambda: lines.extend(child.poll()) or not child.running, "the end")
     assert child.exitCode == 0
-    assert lines == ['{"answer": "no number"}']
+    assert lines == ['{"response": "no number"}']
 
 
 def test_child_that_does_not_read_never_blocks_the_panel(tmp_path):
@@ -173,13 +173,13 @@ def test_request_to_a_child_that_has_ended_is_refused(tmp_path):
     child = script(tmp_path, "", requests=True)
     child.start()
     child._process.wait(timeout=60)
-    # Its end has not been seen by poll() yet: the pipe is broken all the same.
+    # poll() has not seen the end yet, but the pipe is broken already.
     assert not child.send({"request": 1})
     waitFor(lambda: child.poll() or not child.running, "the end")
     assert not child.send({"request": 2})
 
 
-def test_child_without_requests_finds_its_input_at_an_end(tmp_path):
+def test_child_without_requests_has_an_empty_stdin(tmp_path):
     child = script(tmp_path, "import sys; print('read', repr(sys.stdin.read()))")
     child.start()
     assert not child.send({"request": 1})

@@ -1,4 +1,4 @@
-"""Exported files hold the result in world coordinates, are named after the input and never overwrite anything."""
+"""Exported files are in world coordinates, are named after the input and never overwrite existing files."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ from slicer_scenes import (  # noqa: E402
 )
 from vtk.util.numpy_support import vtk_to_numpy  # noqa: E402
 
-from SkullVAELib.errors import SkullVAEError  # noqa: E402
-from SkullVAELib.volume import read_volume  # noqa: E402
+from SkullVAELib.core.errors import SkullVAEError  # noqa: E402
+from SkullVAELib.io.images import read_volume  # noqa: E402
 
 OBLIQUE = GRIDS["oblique and left-handed"]
 MOVED = rotation(35, (1, 0.5, 0)) + np.outer([12.5, -4, 7, 0], [0, 0, 0, 1])
@@ -49,7 +49,7 @@ def moved(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 
 
 def voxelBox(mask: np.ndarray, ijkToRAS: np.ndarray) -> np.ndarray:
-    """The corners of the box around the voxels' centres, as the child of these tests makes its mesh."""
+    """The corners of the bounding box of the voxels' centres, which the child of these tests writes as its mesh."""
     found = np.argwhere(mask)
     low, high = found.min(0), found.max(0)
     corners = np.array([[(low, high)[i >> axis & 1][axis] for axis in range(3)] for i in range(8)])
@@ -66,7 +66,7 @@ def assertSamePoints(points: np.ndarray, expected: np.ndarray) -> None:
 
 
 def editImplant(node, added) -> np.ndarray:
-    """Erase part of the implant, as the Segment Editor does; the voxels that stay, on the whole grid."""
+    """Erase half of the implant, as the Segment Editor does; the remaining voxels, on the whole grid."""
     image = slicer.vtkOrientedImageData()
     image.DeepCopy(node.GetSegmentation().GetSegment(added.implantID).GetRepresentation(BINARY))
     voxels = vtk_to_numpy(image.GetPointData().GetScalars())
@@ -97,7 +97,7 @@ def names(folder) -> list[str]:
 
 @pytest.mark.parametrize("transformed", [False, True])
 @pytest.mark.parametrize("isCT", [False, True], ids=["segment", "CT"])
-def test_files_lie_in_world_coordinates(tmp_path, transformed, isCT):
+def test_files_are_in_world_coordinates(tmp_path, transformed, isCT):
     transform = addTransform(MOVED) if transformed else None
     world = MOVED if transformed else np.eye(4)
     if isCT:
@@ -107,22 +107,22 @@ def test_files_lie_in_world_coordinates(tmp_path, transformed, isCT):
         node = addSkull(randomMask(60), OBLIQUE, transform=transform)
     run, _ = complete(node, "" if isCT else "bone", meshes=True)
     done = export(tmp_path, node, formats=("stl", "ply"), report=False)
-    assert done.implantFrom == "part"
+    assert done.implantFrom == "model"
     stem = node.GetName()
     out = tmp_path / "out"
     assert [path.name for path in done.files] == [
         f"{stem}_{name}"
-        for name in ("implant.stl", "implant.ply", "host.stl", "host.ply", "completed.nrrd", "implant.nrrd")
+        for name in ("implant.stl", "implant.ply", "skull.stl", "skull.ply", "completed.nrrd", "implant.nrrd")
     ]
     assert names(out) == sorted(path.name for path in done.files)
-    part = moved(tetrahedron(7).points, world)
-    assertSamePoints(readStl(out / f"{stem}_implant.stl").points, part)
+    implant = moved(tetrahedron(7).points, world)
+    assertSamePoints(readStl(out / f"{stem}_implant.stl").points, implant)
     ply = readPly(out / f"{stem}_implant.ply")
-    np.testing.assert_allclose(ply.points, part, atol=1e-3)
+    np.testing.assert_allclose(ply.points, implant, atol=1e-3)
     np.testing.assert_allclose(ply.thickness, tetrahedron(7).thickness)
     np.testing.assert_allclose(ply.uncertainty, tetrahedron(7).uncertainty)
-    host = (run.completed > 0) & (run.implant == 0)
-    assertSamePoints(readPly(out / f"{stem}_host.ply").points, voxelBox(host, world @ OBLIQUE))
+    skull = (run.completed > 0) & (run.implant == 0)
+    assertSamePoints(readPly(out / f"{stem}_skull.ply").points, voxelBox(skull, world @ OBLIQUE))
     for role, expected in (("completed", run.completed), ("implant", run.implant)):
         volume = read_volume(out / f"{stem}_{role}.nrrd")
         assert np.array_equal(volume.array, expected)
@@ -132,7 +132,7 @@ def test_files_lie_in_world_coordinates(tmp_path, transformed, isCT):
 def test_slicer_itself_loads_the_meshes_where_the_scene_has_them(tmp_path):
     node = addSkull(randomMask(61), OBLIQUE, transform=addTransform(MOVED))
     _, added = complete(node, meshes=True)
-    export(tmp_path, node, formats=("stl", "obj", "ply"), host=False, labelmaps=False, report=False)
+    export(tmp_path, node, formats=("stl", "obj", "ply"), skull=False, labelmaps=False, report=False)
     inScene = moved(vtk_to_numpy(added.implantModelNode.GetPolyData().GetPoints().GetData()), MOVED)
     storage = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLModelStorageNode")
     for suffix in ("stl", "obj", "ply"):
@@ -145,7 +145,7 @@ def test_slicer_itself_loads_the_meshes_where_the_scene_has_them(tmp_path):
 def test_mirroring_transform_keeps_the_faces_outside(tmp_path):
     node = addSkull(randomMask(62), OBLIQUE, transform=addTransform(np.diag([-1.0, 1, 1, 1])))
     complete(node, meshes=True)
-    export(tmp_path, node, host=False, labelmaps=False, report=False)
+    export(tmp_path, node, skull=False, labelmaps=False, report=False)
     reader = vtk.vtkSTLReader()
     reader.SetFileName(str(tmp_path / "out" / "Head_implant.stl"))
     reader.Update()
@@ -154,23 +154,23 @@ def test_mirroring_transform_keeps_the_faces_outside(tmp_path):
     assert np.einsum("ni,ni->n", corners[:, 0], np.cross(corners[:, 1], corners[:, 2])).sum() > 0
 
 
-def test_labelmaps_under_a_shear_stay_in_their_own_coordinates_and_it_is_said(tmp_path):
+def test_labelmaps_under_a_shear_stay_in_their_own_coordinates_and_a_note_reports_it(tmp_path):
     shear = np.eye(4)
     shear[0, 1] = 0.3
     node = addSkull(randomMask(63), OBLIQUE, transform=addTransform(shear))
     complete(node, meshes=True)
-    done = export(tmp_path, node, host=False, report=False)
+    done = export(tmp_path, node, skull=False, report=False)
     assert any("not rigid" in note for note in done.notes)
     np.testing.assert_allclose(read_volume(tmp_path / "out" / "Head_implant.nrrd").affine, OBLIQUE, atol=1e-4)
-    part = moved(tetrahedron(7).points, shear)
-    assertSamePoints(readStl(tmp_path / "out" / "Head_implant.stl").points, part)
+    implant = moved(tetrahedron(7).points, shear)
+    assertSamePoints(readStl(tmp_path / "out" / "Head_implant.stl").points, implant)
 
 
 # --------------------------------------------------------------------------------------------------------------------
 # Edited by hand
 
 
-def test_edited_implant_is_meshed_from_its_voxels_and_it_is_said(tmp_path):
+def test_edited_implant_is_meshed_from_its_voxels_and_a_note_reports_it(tmp_path):
     node = addSkull(randomMask(64), OBLIQUE, transform=addTransform(MOVED))
     run, added = complete(node, meshes=True)
     left = editImplant(node, added)
@@ -182,22 +182,22 @@ def test_edited_implant_is_meshed_from_its_voxels_and_it_is_said(tmp_path):
     assert np.array_equal(read_volume(tmp_path / "out" / "Head_implant.nrrd").array, left)
 
 
-def test_implant_edited_on_another_grid_comes_back_to_the_inputs(tmp_path):
+def test_implant_edited_on_another_grid_is_resampled_to_the_inputs(tmp_path):
     node = addSkull(randomMask(65), OBLIQUE)
     run, added = complete(node, meshes=True)
-    # Twice as fine: each voxel is eight.
+    # Half the spacing: each voxel becomes eight.
     fine = OBLIQUE @ np.diag([0.5, 0.5, 0.5, 1])
     fine[:3, 3] = (OBLIQUE @ [-0.25, -0.25, -0.25, 1])[:3]
     image = orientedImage(run.implant.repeat(2, 0).repeat(2, 1).repeat(2, 2), fine)
     node.GetSegmentation().GetSegment(added.implantID).AddRepresentation(BINARY, image)
-    export(tmp_path, node, host=False, report=False)
+    export(tmp_path, node, skull=False, report=False)
     assert np.array_equal(read_volume(tmp_path / "out" / "Head_implant.nrrd").array, run.implant)
 
 
 def test_result_without_meshes_is_meshed_from_its_voxels(tmp_path):
     node = addSkull(randomMask(66), OBLIQUE)
     run, _ = complete(node)
-    done = export(tmp_path, node, formats=("ply",), host=False, labelmaps=False, report=False)
+    done = export(tmp_path, node, formats=("ply",), skull=False, labelmaps=False, report=False)
     assert done.implantFrom == "segment"
     assertSamePoints(readPly(done.files[0]).points, voxelBox(run.implant, OBLIQUE))
 
@@ -223,7 +223,7 @@ def test_name_of_the_input_becomes_a_file_name(tmp_path):
     node = addSkull(randomMask(68), OBLIQUE)
     node.SetName("../Ward 7: skull?")
     complete(node, meshes=True)
-    done = export(tmp_path, node, host=False, labelmaps=False, report=False)
+    done = export(tmp_path, node, skull=False, labelmaps=False, report=False)
     assert [path.name for path in done.files] == ["Ward 7_ skull_implant.stl"]
     assert done.files[0].parent == tmp_path / "out"
 
@@ -232,7 +232,7 @@ def test_name_of_the_input_becomes_a_file_name(tmp_path):
 # With the session
 
 
-def test_report_and_host_come_from_the_live_session(tmp_path):
+def test_report_and_skull_come_from_the_live_session(tmp_path):
     _, create = runWithChild(tmp_path, "good")
     transform = addTransform(MOVED)
     node = addSkull(randomMask(69), OBLIQUE, transform=transform)
@@ -241,47 +241,47 @@ def test_report_and_host_come_from_the_live_session(tmp_path):
     done = logic.exportResult(tmp_path / "out")
     assert (tmp_path / "out" / "Head_report.html").read_text() == "<p>newer report</p>"
     expected = np.array([[0, 0, 0], [10, 0, 0], [0, 20, 0], [0, 0, 77]], float)
-    assertSamePoints(readStl(tmp_path / "out" / "Head_host.stl").points, moved(expected, MOVED))
+    assertSamePoints(readStl(tmp_path / "out" / "Head_skull.stl").points, moved(expected, MOVED))
     assert done.notes == ()
-    # The session goes on.
+    # The session continues.
     assert logic.requestGamma(1)
     logic.closeSession()
     done = logic.exportResult(tmp_path / "out")
     assert [path.name for path in done.files] == [
-        f"Head-2_{name}" for name in ("implant.stl", "host.stl", "completed.nrrd", "implant.nrrd")
+        f"Head-2_{name}" for name in ("implant.stl", "skull.stl", "completed.nrrd", "implant.nrrd")
     ]
-    assert any("no report" in note for note in done.notes)
+    assert any("report was not exported" in note for note in done.notes)
 
 
-def test_export_waits_for_the_part_of_the_shape_that_was_asked_for(tmp_path):
+def test_export_waits_for_the_printable_implant_that_was_requested(tmp_path):
     _, create = runWithChild(tmp_path, "good")
     node = addSkull(randomMask(74), OBLIQUE)
     logic = SkullVAELogic(createRun=create, command=childCommand(tmp_path, "good"))
     logic.completeSkull(node, "bone")
     assert logic.requestGamma(3)
-    with pytest.raises(SkullVAEError, match="still being made"):
+    with pytest.raises(SkullVAEError, match="still being updated"):
         logic.startExport(tmp_path / "out")
-    done = logic.exportResult(tmp_path / "out", host=False, labelmaps=False, report=False)
-    assert done.implantFrom == "part"
+    done = logic.exportResult(tmp_path / "out", skull=False, labelmaps=False, report=False)
+    assert done.implantFrom == "model"
     assert readStl(done.files[0]).points[:, 2].max() == 33
     logic.closeSession()
 
 
-def test_part_of_another_shape_is_not_exported(tmp_path):
-    """As when the child dies between the voxels and the mesh of an answer."""
+def test_printable_implant_of_another_shape_is_not_exported(tmp_path):
+    """For example if the child ends between the voxels and the mesh of a response."""
     _, create = runWithChild(tmp_path, "good")
     node = addSkull(randomMask(75), OBLIQUE)
     logic = SkullVAELogic(createRun=create, command=childCommand(tmp_path, "good"))
     added = logic.completeSkull(node, "bone")
     implant = np.roll(randomMask(75), 2, axis=0) & (1 - randomMask(75))
     changeResult(added, logic._source, logic.report, implant=Mask.of(implant))
-    done = logic.exportResult(tmp_path / "out", formats=("ply",), host=False, labelmaps=False, report=False)
+    done = logic.exportResult(tmp_path / "out", formats=("ply",), skull=False, labelmaps=False, report=False)
     assert done.implantFrom == "segment"
     assertSamePoints(readPly(done.files[0]).points, voxelBox(implant, OBLIQUE))
     logic.closeSession()
 
 
-def test_warped_result_is_exported_where_it_is_seen(tmp_path):
+def test_warped_result_is_exported_where_slicer_shows_it(tmp_path):
     warp = vtk.vtkThinPlateSplineTransform()
     source, target = vtk.vtkPoints(), vtk.vtkPoints()
     for index, point in enumerate(np.random.default_rng(5).uniform(-60, 60, (8, 3))):
@@ -294,7 +294,7 @@ def test_warped_result_is_exported_where_it_is_seen(tmp_path):
     transform.SetAndObserveTransformToParent(warp)
     node = addSkull(randomMask(76), OBLIQUE, transform=transform)
     complete(node, meshes=True)
-    done = export(tmp_path, node, host=False, report=False)
+    done = export(tmp_path, node, skull=False, report=False)
     expected = [warp.TransformPoint(point) for point in tetrahedron(7).points.astype(float)]
     assertSamePoints(readStl(done.files[0]).points, np.array(expected))
     np.testing.assert_allclose(read_volume(done.files[-1]).affine, OBLIQUE, atol=1e-4)
@@ -302,13 +302,13 @@ def test_warped_result_is_exported_where_it_is_seen(tmp_path):
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# What cannot be done
+# Errors
 
 
 def test_mesh_that_cannot_be_made_leaves_the_folder_as_it_was(tmp_path):
     node = addSkull(randomMask(70), OBLIQUE)
     complete(node, meshes=True)
-    with pytest.raises(SkullVAEError, match=r"^There is no room on the disk\. Free some\.$"):
+    with pytest.raises(SkullVAEError, match=r"^The disk is full\. Free some space\.$"):
         export(tmp_path, node, mode="bad_mesh", report=False)
     assert names(tmp_path / "out") == []
 
@@ -319,7 +319,7 @@ def test_cancel_ends_the_child_and_leaves_the_folder_as_it_was(tmp_path):
     run = SkullVAELogic(command=childCommand(tmp_path, "slow_mesh")).startExport(
         tmp_path / "out", inputNode=node, segmentID="bone"
     )
-    waitFor(lambda: run.poll() or getattr(run._current, "stage", "") == "surface", "the child's first word")
+    waitFor(lambda: run.poll() or getattr(run._current, "stage", "") == "surface", "the child's first message")
     pid = run._current._process.pid
     assert run.running
     run.cancel()

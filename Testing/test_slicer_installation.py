@@ -1,4 +1,4 @@
-"""What the module needs to be installed."""
+"""Installation of the packages that the module needs, and the check of the installation."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ import slicer.util  # noqa: E402
 from SkullVAEModule import installation  # noqa: E402
 from SkullVAEModule.logic import SkullVAELogic  # noqa: E402
 
-from SkullVAELib.errors import SkullVAEError  # noqa: E402
+from SkullVAELib.core.errors import SkullVAEError  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("scene")
 
 
 def installed(monkeypatch, versions: dict[str, str]) -> None:
-    """Let the module believe that these packages are installed, and no others."""
+    """Simulate that exactly these packages are installed."""
 
     def version(name: str) -> str:
         if name not in versions:
@@ -37,26 +37,26 @@ def installed(monkeypatch, versions: dict[str, str]) -> None:
 COMPLETE = {"torch": "2.12.0+cu130", "monai": "1.6.1", "nibabel": "5.4.2", "safetensors": "0.8.0", "pillow": "12.0"}
 
 
-def test_what_is_there_is_not_asked_for(monkeypatch):
+def test_installed_packages_are_not_installed_again(monkeypatch):
     installed(monkeypatch, COMPLETE)
     assert installation.missingPackages() == []
     assert installation.ensurePackages()
 
 
-def test_missing_and_outdated_packages_are_named_and_not_installed_without_asking(monkeypatch):
+def test_missing_and_outdated_packages_are_listed_and_not_installed_without_asking(monkeypatch):
     installed(monkeypatch, {**{key: COMPLETE[key] for key in ("monai", "safetensors", "pillow")}, "torch": "1.13"})
     assert installation.missingPackages() == [installation.TORCH, "nibabel"]
-    # There is nobody to ask here; pip is not reached, as slicer.util.pip_install needs the application.
+    # The user cannot be asked here; pip is not called, since slicer.util.pip_install needs the application.
     with pytest.raises(SkullVAEError, match=r"missing: torch\S*, nibabel\. "):
         installation.ensurePackages()
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# Installing, on a Python of the test's own
+# Installing into a folder of the test
 
 
 def wheel(folder: Path, name: str, version: str) -> Path:
-    """A wheel with nothing in it but its name."""
+    """A wheel without content."""
     info = f"{name}-{version}.dist-info"
     path = folder / f"{name}-{version}-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
@@ -70,7 +70,7 @@ def wheel(folder: Path, name: str, version: str) -> Path:
 
 @pytest.fixture
 def target(tmp_path, monkeypatch) -> Path:
-    """Where pip installs to, in the way of Slicer before 5.12; it is looked at first for what is installed."""
+    """Folder that pip installs to, as with Slicer before 5.12; packages in it count as installed."""
     pytest.importorskip("pip", reason="pip is not installed")
     folder = tmp_path / "site"
     folder.mkdir()
@@ -110,17 +110,17 @@ def test_declining_installs_nothing(target, tmp_path):
     assert list(target.iterdir()) == []
 
 
-def test_folder_that_lacks_the_wheel_is_an_error(target, tmp_path):
+def test_folder_without_the_wheel_is_an_error(target, tmp_path):
     wheels = tmp_path / "wheels"
     wheels.mkdir()
-    with pytest.raises(SkullVAEError, match="holds no wheels"):
+    with pytest.raises(SkullVAEError, match="contains no wheels"):
         installation.ensurePackages(lambda missing: True, wheels)
     wheel(wheels, "unrelated", "1.0")
-    with pytest.raises(SkullVAEError, match=r"nibabel could not be installed.*holds all wheels"):
+    with pytest.raises(SkullVAEError, match=r"nibabel could not be installed.*contains all wheels"):
         installation.ensurePackages(lambda missing: True, wheels)
 
 
-def test_torch_without_its_extension_is_an_error_that_names_it(monkeypatch):
+def test_torch_without_its_extension_is_an_error_with_its_name(monkeypatch):
     installed(monkeypatch, {key: value for key, value in COMPLETE.items() if key != "torch"})
     monkeypatch.setitem(sys.modules, "PyTorchUtils", None)
     with pytest.raises(SkullVAEError, match="Install 'PyTorch' with the Extensions Manager"):
@@ -137,14 +137,14 @@ def command(tmp_path: Path, text: str) -> list[str]:
     return [sys.executable, str(path)]
 
 
-def test_report_says_what_is_there(tmp_path, monkeypatch):
-    check = SkullVAELogic(command=command(tmp_path, "import sys; print('told', *sys.argv[1:])")).checkInstallation()
+def test_report_lists_slicer_missing_packages_and_the_librarys_lines(tmp_path, monkeypatch):
+    check = SkullVAELogic(command=command(tmp_path, "import sys; print('printed', *sys.argv[1:])")).checkInstallation()
     text = check.wait()
     assert not check.running
     lines = text.splitlines()
     assert lines[0].startswith("Slicer")
     assert lines[1].startswith("Missing")
-    assert lines[2].startswith("told info")
+    assert lines[2].startswith("printed info")
 
 
 def test_report_of_a_broken_installation_is_a_report(tmp_path):

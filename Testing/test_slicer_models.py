@@ -1,4 +1,4 @@
-"""The model store takes in only whole, readable models, never overwrites one and never loses the shipped one."""
+"""The model store accepts only complete, readable models, never overwrites one and keeps the shipped one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from safetensors.numpy import save_file  # noqa: E402
 from SkullVAEModule.librarypath import shippedModel  # noqa: E402
 from SkullVAEModule.models import ModelStore  # noqa: E402
 
-from SkullVAELib.errors import SkullVAEError  # noqa: E402
+from SkullVAELib.core.errors import SkullVAEError  # noqa: E402
 
 # `info --model FILE --json` of a library that reads every model but those called "other".
 INFO = """
@@ -26,7 +26,7 @@ INFO = """
     command, option, path, style = sys.argv[1:]
     assert (command, option, style) == ("info", "--model", "--json"), sys.argv
     bad = pathlib.Path(path).stem == "other"
-    error = "The file 'other' is no model of skulls. Choose another."
+    error = "The file 'other' is not a model of skulls. Choose another."
     print(json.dumps({"software": "SkullVAE", "model": {"loads": not bad, "error": error if bad else None}}, indent=2))
     sys.exit(2 if bad else 0)
 """
@@ -73,16 +73,16 @@ def test_shipped_model_is_first_and_cannot_be_removed(store, tmp_path):
     assert first.shipped
     assert first.sha256 == sha256(shippedModel())
     assert store.verify(first)
-    with pytest.raises(SkullVAEError, match="belongs to the module"):
+    with pytest.raises(SkullVAEError, match="part of the module"):
         store.remove(first)
     assert shippedModel().is_file()
-    # Nor added a second time.
+    # It is not added a second time.
     assert first.path.name == "skullvae.safetensors"
     assert store.add(shippedModel()) == first
     assert len(added(store)) == 1
 
 
-def test_same_file_again_is_the_entry_that_is_there(store, tmp_path):
+def test_same_file_again_returns_the_existing_entry(store, tmp_path):
     entry = store.add(modelFile(tmp_path, "mine"))
     assert store.add(modelFile(tmp_path, "copy")) == entry
     assert added(store) == [entry]
@@ -96,7 +96,7 @@ def test_another_file_of_the_same_name_gets_a_number(store, tmp_path):
     assert all(store.verify(entry) for entry in (first, second, third))
 
 
-def test_file_put_there_by_hand_is_neither_listed_nor_overwritten(store, tmp_path):
+def test_file_that_was_not_added_is_neither_listed_nor_overwritten(store, tmp_path):
     store.folder.mkdir()
     stranger = modelFile(store.folder, "mine", seed=9)
     before = stranger.read_bytes()
@@ -105,7 +105,7 @@ def test_file_put_there_by_hand_is_neither_listed_nor_overwritten(store, tmp_pat
     assert stranger.read_bytes() == before
 
 
-def test_removed_model_is_gone_and_the_source_is_not(store, tmp_path):
+def test_removing_a_model_keeps_the_original_file(store, tmp_path):
     source = modelFile(tmp_path)
     store.remove(store.add(source))
     assert added(store) == []
@@ -124,9 +124,9 @@ def test_changed_or_missing_file_does_not_verify(store, tmp_path):
     assert not store.verify(entry)
 
 
-def test_unexpected_hash_is_refused(store, tmp_path):
+def test_unexpected_hash_is_rejected(store, tmp_path):
     source = modelFile(tmp_path)
-    with pytest.raises(SkullVAEError, match="not the file it should be"):
+    with pytest.raises(SkullVAEError, match="not the expected file"):
         store.add(source, "0" * 64)
     assert added(store) == []
     assert store.add(source, sha256(source).upper()).sha256 == sha256(source)
@@ -139,10 +139,10 @@ def damaged(source: Path, kind: str) -> Path:
         {
             "empty": b"",
             "a pickle": b"\x80\x04\x95" + bytes(100),
-            "cut short": content[:-1],
-            "something behind": content + b"!",
+            "truncated": content[:-1],
+            "trailing bytes": content + b"!",
             "a huge header": (1 << 62).to_bytes(8, "little") + content[8:],
-            "no header": (4).to_bytes(8, "little") + b"[[[[" + bytes(50),
+            "without header": (4).to_bytes(8, "little") + b"[[[[" + bytes(50),
             "a list": (4).to_bytes(8, "little") + b"[1] ",
             "no tensors": (2).to_bytes(8, "little") + b"{}",
             "another suffix": content,
@@ -152,25 +152,25 @@ def damaged(source: Path, kind: str) -> Path:
 
 
 KINDS = (
-    "empty", "a pickle", "cut short", "something behind", "a huge header", "no header", "a list", "no tensors",
+    "empty", "a pickle", "truncated", "trailing bytes", "a huge header", "without header", "a list", "no tensors",
     "another suffix",
 )  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_file_that_is_no_whole_safetensors_file_is_refused(store, tmp_path, kind):
+def test_file_that_is_not_a_complete_safetensors_file_is_rejected(store, tmp_path, kind):
     with pytest.raises(SkullVAEError, match=r"bad\."):
         store.add(damaged(modelFile(tmp_path), kind))
     assert added(store) == []
 
 
-def test_missing_file_is_refused(store, tmp_path):
+def test_missing_file_is_rejected(store, tmp_path):
     with pytest.raises(SkullVAEError, match="cannot be read"):
         store.add(tmp_path / "none.safetensors")
 
 
-def test_model_the_library_cannot_read_is_refused_in_its_own_words(store, tmp_path):
-    with pytest.raises(SkullVAEError, match=r"^The file 'other' is no model of skulls\. Choose another\.$"):
+def test_model_the_library_cannot_read_is_rejected_with_its_message(store, tmp_path):
+    with pytest.raises(SkullVAEError, match=r"^The file 'other' is not a model of skulls\. Choose another\.$"):
         store.add(modelFile(tmp_path, "other"))
     assert not store.folder.exists()
 

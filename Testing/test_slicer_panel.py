@@ -1,4 +1,4 @@
-"""The panel, driven as a user drives it, in the stand-in for Slicer's application: real scene, real command line."""
+"""The panel, operated through its widgets in the stand-in for Slicer's application; real scene, real command line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import slicer_standin
 
 PATIENCE_S = 90
 
-# Longest stretch during which the panel does not answer, and longest time that a cancelled run lives on.
+# Longest time that the panel may be blocked, and longest time that a cancelled run may take to end.
 GAP_S = 0.1
 CANCEL_S = 2.0
 
@@ -21,7 +21,7 @@ CANCEL_S = 2.0
 def wait(condition, what: str) -> None:
     end = time.monotonic() + PATIENCE_S
     while not condition():
-        assert time.monotonic() < end, f"{what} does not come"
+        assert time.monotonic() < end, f"timeout: {what}"
         slicer_standin.processEvents(0.1)
 
 
@@ -42,7 +42,7 @@ def choose(widget, sample):
 
 
 def processesBelow(pid: int) -> set[int]:
-    """A process and all that it has started, by /proc."""
+    """A process and all processes that it has started, from /proc."""
     parents = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -66,17 +66,17 @@ def sceneIDs() -> set[str]:
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# What can be clicked
+# Buttons
 
 
-def test_nothing_can_be_clicked_without_an_input_and_the_tooltip_says_why(widget):
+def test_buttons_are_disabled_without_an_input_and_the_tooltip_gives_the_reason(widget):
     assert not widget.ui.completeButton.enabled
     assert widget.ui.completeButton.toolTip == "Choose a segmentation or a CT volume"
     assert not widget.ui.exportButton.enabled
     assert not widget.ui.removeResultButton.enabled
 
 
-def test_a_segmentation_without_segments_is_named_as_what_is_missing(widget):
+def test_the_tooltip_reports_a_segmentation_without_segments(widget):
     import slicer
 
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Empty")
@@ -86,14 +86,14 @@ def test_a_segmentation_without_segments_is_named_as_what_is_missing(widget):
     assert "segment the bone first" in widget.ui.completeButton.toolTip
 
 
-def test_the_click_alone_is_enough(widget, sample):
+def test_a_selected_segment_is_enough_to_start(widget, sample):
     _, segmentID = choose(widget, sample)
     assert widget.ui.completeButton.enabled, widget.ui.completeButton.toolTip
     assert widget.logic.getParameterNode().segmentID == segmentID
     assert not widget.ui.thresholdSlider.visible
 
 
-def test_threshold_shows_for_a_ct_and_leaves_the_slices_as_they_were(widget):
+def test_threshold_preview_is_shown_for_a_ct_and_the_slices_are_restored(widget):
     import slicer
 
     volume = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "CT")
@@ -112,14 +112,14 @@ def test_threshold_shows_for_a_ct_and_leaves_the_slices_as_they_were(widget):
     assert after == before
 
 
-def test_choosing_the_papers_way_sets_gamma_to_complete(widget, sample):
+def test_choosing_the_papers_prior_sets_gamma_to_1(widget, sample):
     choose(widget, sample)
     widget.ui.priorComboBox.currentText = "dev"
     slicer_standin.processEvents(0.05)
     assert widget.ui.gammaSlider.value == 1
     widget.ui.gammaSlider.value = 0
     slicer_standin.processEvents(0.05)
-    assert widget.ui.gammaSlider.value == 0, "the user's own choice stays"
+    assert widget.ui.gammaSlider.value == 0, "a value that the user sets is kept"
 
 
 def test_settings_are_saved_with_the_scene_and_come_back(widget, sample, tmp_path):
@@ -150,7 +150,7 @@ def test_settings_are_saved_with_the_scene_and_come_back(widget, sample, tmp_pat
 # A run
 
 
-def test_panel_answers_while_the_skull_is_completed_and_the_result_can_be_changed_exported_and_removed(
+def test_panel_responds_while_the_skull_is_completed_and_the_result_can_be_changed_exported_and_removed(
     widget, sample, tmp_path
 ):
     from SkullVAEModule.segments import readInput
@@ -173,7 +173,7 @@ def test_panel_answers_while_the_skull_is_completed_and_the_result_can_be_change
             fractions.append(ui.progressBar.value)
         time.sleep(0.005)
     assert fractions == sorted(fractions) and len(set(fractions)) > 5
-    # The machine may take a moment for itself, the panel not again and again.
+    # Single delays may be caused by the machine, repeated ones by the panel.
     assert np.percentile(gaps, 99.5) < GAP_S
     assert logic.added is not None, ui.statusLabel.text
     assert "Rim gap" in ui.figuresLabel.text
@@ -182,25 +182,25 @@ def test_panel_answers_while_the_skull_is_completed_and_the_result_can_be_change
 
     ui.gammaSlider.value = 1.5
     wait(lambda: not np.array_equal(implant, readInput(node, logic.added.implantID).array), "another implant")
-    wait(lambda: not logic.answering, "the part's mesh")
+    wait(lambda: not logic.responsePending, "the mesh")
     assert not np.any(before & readInput(node, logic.added.implantID).array)
     ui.gammaSlider.value = 0
     wait(lambda: np.array_equal(implant, readInput(node, logic.added.implantID).array), "the first implant")
-    wait(lambda: not logic.answering, "the part's mesh")
+    wait(lambda: not logic.responsePending, "the mesh")
 
     assert ui.proposalComboBox.count == 2
     ui.gammaSlider.value = 0.5
-    wait(lambda: logic.answering, "the request")
-    wait(lambda: not logic.answering, "the part's mesh")
+    wait(lambda: logic.responsePending, "the request")
+    wait(lambda: not logic.responsePending, "the mesh")
     ui.proposalComboBox.currentIndex = 1
-    assert ui.gammaSlider.value == 0, "proposals come with the gamma of the run"
+    assert ui.gammaSlider.value == 0, "proposals have the gamma of the run"
     wait(lambda: not np.array_equal(implant, readInput(node, logic.added.implantID).array), "the second proposal")
-    wait(lambda: not logic.answering, "the part's mesh")
+    wait(lambda: not logic.responsePending, "the mesh")
 
     points = logic.added.implantModelNode.GetPolyData().GetNumberOfPoints()
     ui.clearanceSpinBox.value = 1.5
-    wait(lambda: logic.added.implantModelNode.GetPolyData().GetNumberOfPoints() != points, "another part")
-    wait(lambda: not logic.answering, "the part's mesh")
+    wait(lambda: logic.added.implantModelNode.GetPolyData().GetNumberOfPoints() != points, "another printable implant")
+    wait(lambda: not logic.responsePending, "the mesh")
 
     logic.getParameterNode().exportFolder = str(tmp_path)
     slicer_standin.processEvents(0.05)
@@ -218,7 +218,7 @@ def test_panel_answers_while_the_skull_is_completed_and_the_result_can_be_change
     assert not ui.exportButton.enabled
 
 
-def test_cancel_ends_every_process_and_leaves_the_scene_as_it_was(widget, sample):
+def test_cancel_ends_every_process_and_does_not_change_the_scene(widget, sample):
     choose(widget, sample)
     scene = sceneIDs()
     already = processesBelow(os.getpid())
@@ -264,24 +264,29 @@ def test_the_childs_own_cause_and_remedy_are_shown(widget):
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# Figures
+# Measures
 
 
-def test_traffic_light_follows_the_rim_gap():
+def test_rating_follows_the_rim_gap_with_the_text_of_the_report():
     slicer_standin.prepare()
     from SkullVAEModule import figures
 
-    colors = [figures.trafficLight(gap)[0] for gap in (0.3, 1.0, 1.5, 2.0, 2.1, None)]
-    assert colors == [figures.GREEN] * 2 + [figures.AMBER] * 2 + [figures.RED, figures.GREY]
+    from SkullVAELib.report.rating import rate_rim_gap
+
+    gaps = (0.3, 1.0, 1.5, 2.0, 2.1, None)
+    ratings = [figures.rimGapRating(gap) for gap in gaps]
+    assert [colour for colour, _ in ratings] == [figures.GREEN] * 2 + [figures.AMBER] * 2 + [figures.RED, figures.GREY]
+    assert [text for _, text in ratings] == [rate_rim_gap(gap)[1] for gap in gaps]
 
 
-def test_figures_and_warnings_of_a_report_are_shown_and_harmless():
+def test_measures_and_warnings_of_a_report_are_shown_and_escaped():
     slicer_standin.prepare()
     from SkullVAEModule import figures
 
     report = json.loads(
         '{"implant": {"volume_ml": 8.24, "rim_gap_mm": 0.74, "pieces": 1}, "warnings": ["<b>5 mm</b> from the mean"],'
-        ' "part": {"pieces": [{"volume_ml": 7.5, "area_cm2": 33.9, "thickness_mm": {"mean": 4, "min": 3, "max": 5}}]}}'
+        ' "printable_implant": {"pieces": [{"volume_ml": 7.5, "area_cm2": 33.9,'
+        ' "thickness_mm": {"mean": 4, "min": 3, "max": 5}}]}}'
     )
     table = figures.figuresTable(report)
     for text in ("8.2 ml", "7.5 ml", "33.9 cm", "4.0 mm (3.0 to 5.0)", "0.7 mm", figures.GREEN):

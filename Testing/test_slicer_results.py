@@ -1,8 +1,9 @@
-"""A result in the scene: segments, models and folder belong together, are found again, replaced and removed."""
+"""A result in the scene: segments, models and folder are added, found, replaced and removed together."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -54,7 +55,7 @@ def items() -> int:
 
 
 def models() -> list:
-    """The models a user sees; the slice views have hidden ones of their own."""
+    """The models that are visible to the user; the slice views have hidden models."""
     return [node for node in slicer.util.getNodesByClass("vtkMRMLModelNode") if not node.GetHideFromEditors()]
 
 
@@ -77,14 +78,17 @@ INPUTS = {
 # Meshes
 
 
-def test_meshes_lie_in_a_folder_beside_the_input_under_its_transform():
+def test_meshes_are_in_a_folder_beside_the_input_under_its_transform():
     transform = addTransform(rotation(25, (0, 1, 1)))
     node, patient = skullInPatient(transform=transform)
     _, added = complete(node, meshes=True)
     tree = hierarchy()
     assert tree.GetItemName(added.folderItemID) == "Head SkullVAE result"
     assert tree.GetItemParent(added.folderItemID) == patient
-    for model, name, seed in ((added.implantModelNode, "Implant part", 7), (added.skullModelNode, "Skull surface", 8)):
+    for model, name, seed in (
+        (added.implantModelNode, "Printable implant", 7),
+        (added.skullModelNode, "Skull surface", 8),
+    ):
         assert model.GetName() == name
         assert tree.GetItemParent(tree.GetItemByDataNode(model)) == added.folderItemID
         assert model.GetParentTransformNode() is transform
@@ -100,7 +104,7 @@ COLOURINGS = {THICKNESS: (SkullVAELogic.showThickness, 10), UNCERTAINTY: (SkullV
 
 
 @pytest.mark.parametrize("name", COLOURINGS)
-def test_part_is_coloured_by_its_millimetres_and_back(name):
+def test_printable_implant_is_coloured_by_its_scalars_and_reset(name):
     node, _ = skullInPatient()
     _, added = complete(node, meshes=True)
     model, before = added.implantModelNode, nodeIDs()
@@ -132,12 +136,12 @@ def test_one_colouring_takes_the_place_of_the_other():
     made = len(nodeIDs() - before)
     logic.showUncertainty(model, True)
     assert model.GetDisplayNode().GetActiveScalarName() == UNCERTAINTY
-    assert len(nodeIDs() - before) == made, "the first one's colours are gone"
+    assert len(nodeIDs() - before) == made, "the colours of the first one are removed"
     logic.showUncertainty(model, False)
     assert nodeIDs() == before
 
 
-def test_another_mesh_that_does_not_know_what_was_shown_gets_its_own_colour():
+def test_another_mesh_without_the_scalars_shown_gets_its_own_colour():
     node, _ = skullInPatient()
     _, added = complete(node, meshes=True)
     model, mesh = added.implantModelNode, tetrahedron(9)
@@ -157,7 +161,7 @@ def test_mesh_without_thickness_keeps_its_colour():
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# Again, away, back
+# Replacing, removing, undo
 
 
 @pytest.mark.parametrize("newSegmentation", [False, True])
@@ -169,7 +173,7 @@ def test_removing_a_result_leaves_what_was_there_before(case, newSegmentation):
     logic = SkullVAELogic()
     logic.showThickness(added.implantModelNode, True)
     assert logic.hasResult(node, segmentID)
-    # What saving adds.
+    # Saving adds a storage node.
     added.implantModelNode.AddDefaultStorageNode()
     assert logic.removeResult(node, segmentID)
     if segmentID:
@@ -181,7 +185,7 @@ def test_removing_a_result_leaves_what_was_there_before(case, newSegmentation):
     assert not logic.removeResult(node, segmentID)
 
 
-def test_removing_a_result_keeps_what_the_user_put_beside_it():
+def test_removing_a_result_keeps_items_of_the_user():
     node, _ = skullInPatient()
     _, added = complete(node, newSegmentation=True, meshes=True)
     target = added.segmentationNode
@@ -199,14 +203,14 @@ def test_removing_a_result_keeps_what_the_user_put_beside_it():
 def test_running_again_reuses_models_and_folder_and_how_they_are_shown():
     node, _ = skullInPatient()
     _, first = complete(node, meshes=True)
-    first.implantModelNode.SetName("My part")
+    first.implantModelNode.SetName("My implant")
     first.implantModelNode.GetDisplayNode().SetOpacity(0.3)
     nodes, tree = nodeIDs(), items()
     _, second = complete(node, seed=70, meshes=True)
     assert second.implantModelNode is first.implantModelNode
     assert second.folderItemID == first.folderItemID
     assert (nodeIDs(), items()) == (nodes, tree)
-    assert second.implantModelNode.GetName() == "My part"
+    assert second.implantModelNode.GetName() == "My implant"
     assert second.implantModelNode.GetDisplayNode().GetOpacity() == pytest.approx(0.3)
     np.testing.assert_allclose(meshData(second.implantModelNode.GetPolyData()).points, tetrahedron(70).points)
 
@@ -219,7 +223,7 @@ def test_running_again_without_meshes_leaves_no_old_ones():
     assert models() == []
 
 
-def test_choosing_another_place_moves_the_result_there():
+def test_choosing_another_segmentation_moves_the_result():
     node, _ = skullInPatient()
     before = fingerprint(node)
     _, first = complete(node, newSegmentation=False, meshes=True)
@@ -246,7 +250,7 @@ def test_results_of_two_segments_are_removed_one_by_one():
 
 
 @pytest.mark.parametrize("newSegmentation", [False, True])
-def test_one_undo_takes_the_result_away(newSegmentation):
+def test_one_undo_removes_the_result(newSegmentation):
     node, _ = skullInPatient()
     slicer.mrmlScene.SetUndoOn()
     node.SetUndoEnabled(True)
@@ -279,7 +283,7 @@ def test_result_is_found_after_saving_and_loading(tmp_path, newSegmentation, int
     path = saveScene(tmp_path)
     slicer_standin.newScene()
     if intoAnother:
-        # So that all node IDs are other ones than in the file.
+        # So that the node IDs differ from those in the file.
         hierarchy()
         addSkull(randomMask(53), GRIDS["lps"])
         complete(addSkull(randomMask(54), GRIDS["lps"]), meshes=True)
@@ -309,8 +313,17 @@ def test_result_is_found_after_saving_and_loading(tmp_path, newSegmentation, int
     assert not slicer.mrmlScene.IsNodePresent(added.implantModelNode)
 
 
+def test_measures_of_a_scene_saved_by_version_0_1_are_shown():
+    node, _ = skullInPatient()
+    _, added = complete(node, meshes=True)
+    former = {"implant": REPORT["implant"], "part": {"pieces": [{"volume_ml": 7.5}]}, "warnings": []}
+    added.implantModelNode.SetAttribute("SkullVAE.figures", json.dumps(former))
+    assert figuresOf(added)["printable_implant"] == former["part"]
+    assert "part" not in figuresOf(added)
+
+
 def saveScene(folder):
-    """What Slicer does when a scene is saved: each node's data in a file of its own, then the scene."""
+    """Save a scene as Slicer does: the data of each node to its own file, then the scene."""
     scene = slicer.mrmlScene
     for number, (className, suffix) in enumerate(
         (("vtkMRMLSegmentationNode", ".seg.nrrd"), ("vtkMRMLModelNode", ".vtk"), ("vtkMRMLScalarVolumeNode", ".nrrd"))
@@ -327,10 +340,10 @@ def saveScene(folder):
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# Edited or not
+# Detection of edits
 
 
-def test_edited_segment_is_told_from_one_as_added():
+def test_edited_segment_is_detected():
     node, _ = skullInPatient()
     _, added = complete(node, meshes=True)
     assert isAsAdded(node, added.implantID)
@@ -345,7 +358,7 @@ def test_edited_segment_is_told_from_one_as_added():
     assert isAsAdded(node, added.completedID)
 
 
-def test_moved_segment_is_told_from_one_as_added():
+def test_moved_segment_is_detected():
     node, _ = skullInPatient()
     _, added = complete(node, meshes=True)
     matrix = vtk.vtkMatrix4x4()
@@ -354,7 +367,7 @@ def test_moved_segment_is_told_from_one_as_added():
     assert not isAsAdded(node, added.implantID)
 
 
-def test_sharing_a_labelmap_is_no_edit():
+def test_sharing_a_labelmap_is_not_an_edit():
     node, _ = skullInPatient()
     _, added = complete(node, meshes=True)
     node.GetSegmentation().CollapseBinaryLabelmaps(False)

@@ -1,4 +1,4 @@
-"""A run of the module's logic: how it goes, how it ends and what it leaves."""
+"""A run of the module's logic: progress, end, and clean-up."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ slicer_standin.prepare()
 import slicer  # noqa: E402
 from safetensors.numpy import save_file  # noqa: E402
 from SkullVAEModule import librarypath  # noqa: E402
-from SkullVAEModule.completion import CompletionOptions, childEnvironment  # noqa: E402
+from SkullVAEModule.completion import RunSettings, childEnvironment  # noqa: E402
 from SkullVAEModule.logic import SkullVAELogic  # noqa: E402
 from SkullVAEModule.meshfiles import readPly  # noqa: E402
 from SkullVAEModule.meshnodes import meshData  # noqa: E402
@@ -41,13 +41,13 @@ from slicer_scenes import (  # noqa: E402
     waitFor,
 )
 
-from SkullVAELib.errors import SkullVAEError  # noqa: E402
-from SkullVAELib.volume import read_volume  # noqa: E402
+from SkullVAELib.core.errors import SkullVAEError  # noqa: E402
+from SkullVAELib.io.images import read_volume  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("scene")
 
 
-def test_whole_skull_adds_nothing():
+def test_intact_skull_adds_nothing():
     node = addSkull(randomMask(24), GRIDS["lps"])
     before, nodes = fingerprint(node), nodeIDs()
     _, added = complete(node, noDefect=True)
@@ -80,7 +80,7 @@ def test_input_removed_during_a_run_is_an_error():
     assert run.closed
 
 
-def test_cancel_leaves_the_scene_as_it_was():
+def test_cancel_does_not_change_the_scene():
     node = addSkull(randomMask(27), GRIDS["lps"])
     before, nodes = fingerprint(node), nodeIDs()
     run = KnownRun()
@@ -97,7 +97,7 @@ def test_cancel_leaves_the_scene_as_it_was():
     assert nodeIDs() == nodes
 
 
-def test_second_run_waits_for_the_first():
+def test_second_run_during_the_first_is_an_error():
     node = addSkull(randomMask(28), GRIDS["lps"])
     logic = SkullVAELogic(createRun=KnownRun())
     logic.start(node, "bone")
@@ -106,12 +106,12 @@ def test_second_run_waits_for_the_first():
 
 
 @pytest.mark.parametrize("grid", [GRIDS["lps"], GRIDS["oblique and left-handed"]], ids=["lps", "oblique"])
-def test_voxels_survive_the_way_through_the_child_process(tmp_path, grid):
+def test_voxels_are_unchanged_by_the_way_through_the_child_process(tmp_path, grid):
     runs, create = runWithChild(tmp_path, "good")
     mask = randomMask(30)
     node = addSkull(mask, grid)
     logic = SkullVAELogic(createRun=create)
-    added = logic.completeSkull(node, "bone", CompletionOptions(gamma=0.5, device="cpu"))
+    added = logic.completeSkull(node, "bone", RunSettings(gamma=0.5, device="cpu"))
     implant = np.roll(mask, 1, axis=0) & (1 - mask)
     assert np.array_equal(exported(node, added.implantID, grid), implant)
     assert np.array_equal(exported(node, added.completedID, grid), mask | implant)
@@ -120,7 +120,7 @@ def test_voxels_survive_the_way_through_the_child_process(tmp_path, grid):
     assert not runs[0].folder.exists()
 
 
-def test_childs_own_line_is_shown_unchanged_and_nothing_stays(tmp_path):
+def test_message_of_the_child_is_shown_unchanged_and_its_folder_is_removed(tmp_path):
     runs, create = runWithChild(tmp_path, "bad")
     node = addSkull(randomMask(31), GRIDS["lps"])
     with pytest.raises(SkullVAEError) as caught:
@@ -129,49 +129,49 @@ def test_childs_own_line_is_shown_unchanged_and_nothing_stays(tmp_path):
     assert not runs[0].folder.exists()
 
 
-def test_crash_of_the_child_names_code_and_last_line(tmp_path):
+def test_crash_of_the_child_is_reported_with_exit_code_and_last_line(tmp_path):
     runs, create = runWithChild(tmp_path, "crash")
     with pytest.raises(SkullVAEError, match=r"code 1: MemoryError: no room.*cpu"):
         SkullVAELogic(createRun=create).completeSkull(addSkull(randomMask(32), GRIDS["lps"]), "bone")
     assert not runs[0].folder.exists()
 
 
-def test_exit_3_is_no_error(tmp_path):
+def test_exit_code_3_is_not_an_error(tmp_path):
     _, create = runWithChild(tmp_path, "whole")
     assert SkullVAELogic(createRun=create).completeSkull(addSkull(randomMask(33), GRIDS["lps"]), "bone") is None
 
 
-def test_too_small_a_graphics_card_is_answered_by_the_processor(tmp_path):
+def test_a_run_is_repeated_on_the_cpu_if_gpu_memory_is_insufficient(tmp_path):
     runs, create = runWithChild(tmp_path, "small_card")
     node = addSkull(randomMask(36), GRIDS["lps"])
     logic = SkullVAELogic(createRun=create)
-    added = logic.completeSkull(node, "bone", CompletionOptions(device="auto"))
+    added = logic.completeSkull(node, "bone", RunSettings(device="auto"))
     assert added.exists
-    assert "processor" in logic.notice
-    assert [run._options.device for run in runs] == ["auto", "cpu"]
+    assert "repeated on the CPU" in logic.notice
+    assert [run._settings.device for run in runs] == ["auto", "cpu"]
     assert not runs[0].folder.exists()
     logic.closeSession()
 
 
-def test_too_little_memory_on_the_processor_itself_is_an_error(tmp_path):
+def test_insufficient_memory_on_the_cpu_is_an_error(tmp_path):
     _, create = runWithChild(tmp_path, "crash")
     logic = SkullVAELogic(createRun=create)
     with pytest.raises(SkullVAEError, match="no room"):
-        logic.completeSkull(addSkull(randomMask(36), GRIDS["lps"]), "bone", CompletionOptions(device="cpu"))
+        logic.completeSkull(addSkull(randomMask(36), GRIDS["lps"]), "bone", RunSettings(device="cpu"))
     assert logic.notice == ""
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# The end of the scene, and of what it holds
+# Closing the scene, removing the input
 
 
 def startedRun(tmp_path, mode: str):
-    """(logic, run, node) with a child at work."""
+    """(logic, run, node) with a running child."""
     runs, create = runWithChild(tmp_path, mode)
     node = addSkull(randomMask(37), GRIDS["lps"])
     logic = SkullVAELogic(createRun=create)
     logic.start(node, "bone")
-    waitFor(lambda: logic.poll() and logic.stage == "completing", "the child's first word")
+    waitFor(lambda: logic.poll() and logic.stage == "completing", "the child's first message")
     return logic, runs[0], node
 
 
@@ -195,7 +195,7 @@ def test_closing_the_scene_ends_a_session(tmp_path):
     assert logic.added is None
     assert not runs[0].folder.exists()
     assert not logic.requestGamma(0.5)
-    assert not logic.pollAnswers()
+    assert not logic.pollResponses()
 
 
 def test_removed_input_ends_a_run_with_an_error(tmp_path):
@@ -214,11 +214,11 @@ def test_removed_input_ends_a_session_quietly(tmp_path):
     logic.completeSkull(node, "bone")
     assert logic.requestGamma(2)
     slicer.mrmlScene.RemoveNode(node)
-    assert not logic.pollAnswers()
+    assert not logic.pollResponses()
     assert not runs[0].folder.exists()
 
 
-def test_a_logic_that_nobody_holds_leaves_neither_child_nor_folder(tmp_path):
+def test_a_discarded_logic_leaves_neither_child_nor_folder(tmp_path):
     runs, create = runWithChild(tmp_path, "good")
     logic = SkullVAELogic(createRun=create)
     logic.completeSkull(addSkull(randomMask(38), GRIDS["lps"]), "bone")
@@ -230,13 +230,13 @@ def test_a_logic_that_nobody_holds_leaves_neither_child_nor_folder(tmp_path):
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# Time left
+# Remaining time
 
 
-def test_time_left_is_told_from_what_is_done():
+def test_remaining_time_is_estimated_from_the_fraction_done():
     now = [0.0]
     remaining = RemainingTime(clock=lambda: now[0])
-    # Loading libraries says nothing of the rest.
+    # The time for loading libraries is not used.
     now[0] = 50
     remaining.update(0.1)
     assert remaining.seconds is None
@@ -263,7 +263,7 @@ def test_generated_skull_is_completed_by_the_real_command_line(tmp_path):
     node = addSkull(skull, volume.affine, transform=addTransform(rotation(20, (0, 0, 1))))
     before = fingerprint(node)
     logic = SkullVAELogic()
-    added = logic.completeSkull(node, "bone", CompletionOptions(device="cpu"))
+    added = logic.completeSkull(node, "bone", RunSettings(device="cpu"))
     assert {key: fingerprint(node)[key] for key in before} == before
     completed = readInput(node, added.completedID).array
     implant = readInput(node, added.implantID).array
@@ -272,7 +272,7 @@ def test_generated_skull_is_completed_by_the_real_command_line(tmp_path):
     assert implant.any()
     segment = node.GetSegmentation().GetSegment(added.implantID)
     assert segmentTag(segment, "SkullVAE.software") == logic.report["software"]
-    # The part lies where the implant is: its bounds, but for a voxel.
+    # The bounds of the printable implant are those of the implant's voxels, within a voxel.
     indices = np.argwhere(implant)
     points = indices @ volume.affine[:3, :3].T + volume.affine[:3, 3]
     mesh = meshData(added.implantModelNode.GetPolyData())
@@ -281,9 +281,9 @@ def test_generated_skull_is_completed_by_the_real_command_line(tmp_path):
     assert mesh.thickness.max() > 2
     assert 0 < np.median(mesh.uncertainty) < 3
 
-    # Another shape, from the session.
+    # Another shape from the session.
     assert logic.requestGamma(0.5)
-    assert logic.waitForAnswers()
+    assert logic.waitForResponses()
     other = readInput(node, added.implantID).array
     assert not np.array_equal(other, implant)
     assert not np.any(skull & other)
@@ -293,16 +293,16 @@ def test_generated_skull_is_completed_by_the_real_command_line(tmp_path):
     done = logic.exportResult(tmp_path / "out", formats=("stl", "ply"))
     assert done.notes == ()
     assert {path.name.partition("_")[2] for path in done.files} == {
-        "implant.stl", "implant.ply", "host.stl", "host.ply", "completed.nrrd", "implant.nrrd", "report.html"
+        "implant.stl", "implant.ply", "skull.stl", "skull.ply", "completed.nrrd", "implant.nrrd", "report.html"
     }  # fmt: skip
     exportedImplant = read_volume(next(path for path in done.files if path.name.endswith("implant.nrrd")))
     assert np.array_equal(exportedImplant.array, other)
     np.testing.assert_allclose(exportedImplant.affine, rotation(20, (0, 0, 1)) @ volume.affine, atol=1e-3)
-    # Without the session, the surfaces are those of the voxels.
+    # Without the session, the surfaces are computed from the voxels.
     logic.closeSession()
     again = logic.exportResult(tmp_path / "again", formats=("ply",), labelmaps=False, report=False)
     first, second = (
-        readPly(next(path for path in files if path.name.endswith("host.ply"))) for files in (done.files, again.files)
+        readPly(next(path for path in files if path.name.endswith("skull.ply"))) for files in (done.files, again.files)
     )
     np.testing.assert_allclose(first.points.min(0), second.points.min(0), atol=1.5)
     np.testing.assert_allclose(first.points.max(0), second.points.max(0), atol=1.5)
@@ -323,7 +323,7 @@ def test_real_library_checks_models_and_reports_on_the_installation(tmp_path):
     renamed = tmp_path / "renamed.safetensors"
     content = copy.read_bytes()
     length = int.from_bytes(content[:8], "little")
-    # The same tensors under a header with a space more: another file, and a model all the same.
+    # The same tensors with additional spaces in the header: a different file with the same model.
     renamed.write_bytes((length + 8).to_bytes(8, "little") + content[8 : 8 + length] + b" " * 8 + content[8 + length :])
     entry = store.add(renamed)
     assert (entry.name, entry.shipped) == ("renamed", False)

@@ -1,4 +1,4 @@
-"""Both samples arrive in the scene with voxels and place right; a download is checked, and whole or absent."""
+"""Both samples have the right voxels and position in the scene; a download is verified, and complete or absent."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from SkullVAEModule.librarypath import shippedModel  # noqa: E402
 from SkullVAEModule.segments import readInput  # noqa: E402
 from slicer_scenes import exported, nodeIDs  # noqa: E402
 
-from SkullVAELib.errors import SkullVAEError  # noqa: E402
-from SkullVAELib.invesalius import read_inv3  # noqa: E402
-from SkullVAELib.volume import read_volume  # noqa: E402
+from SkullVAELib.core.errors import SkullVAEError  # noqa: E402
+from SkullVAELib.io.images import read_volume  # noqa: E402
+from SkullVAELib.io.invesalius import read_inv3  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("scene")
 
@@ -50,7 +50,7 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_patient_arrives_as_a_volume_in_its_place(project, tmp_path):
+def test_patient_is_added_as_a_volume_at_its_position(project, tmp_path):
     fractions = []
     node = sampledata.loadPatient(project.as_uri(), sha256(project), tmp_path / "cache", fractions.append)
     expected = read_inv3(project)
@@ -59,7 +59,7 @@ def test_patient_arrives_as_a_volume_in_its_place(project, tmp_path):
     assert source.array.dtype == np.int16
     np.testing.assert_allclose(source.affine, expected.affine)
     assert fractions[-1] == 1
-    # The second time there is nothing to download.
+    # The second time nothing is downloaded.
     cached = tmp_path / "cache" / "Cranium.inv3"
     assert sha256(cached) == sha256(project)
     again = sampledata.loadPatient("file:///nowhere", sha256(project), tmp_path / "cache")
@@ -75,7 +75,7 @@ def test_damaged_download_leaves_nothing(project, tmp_path):
     assert nodeIDs() == before
 
 
-def test_damaged_file_in_the_cache_is_downloaded_anew(project, tmp_path):
+def test_damaged_file_in_the_cache_is_downloaded_again(project, tmp_path):
     target = tmp_path / "cache" / "Cranium.inv3"
     target.parent.mkdir()
     target.write_bytes(b"cut short")
@@ -83,7 +83,7 @@ def test_damaged_file_in_the_cache_is_downloaded_anew(project, tmp_path):
     assert sha256(target) == sha256(project)
 
 
-def test_address_that_does_not_answer_is_an_error_with_a_remedy(tmp_path):
+def test_address_that_does_not_respond_is_an_error_with_a_remedy(tmp_path):
     with pytest.raises(SkullVAEError, match=r"cannot be downloaded.*generated sample"):
         sampledata.loadPatient((tmp_path / "missing").as_uri(), "0" * 64, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
@@ -92,7 +92,8 @@ def test_address_that_does_not_answer_is_an_error_with_a_remedy(tmp_path):
 SAMPLE = """
     import sys
     import numpy as np
-    from SkullVAELib.volume import Volume, write_volume
+    from SkullVAELib.geometry.volume import Volume
+    from SkullVAELib.io.images import write_volume
     command, _, path = sys.argv[1:]
     assert command == "sample"
     if "bad" in __file__:
@@ -108,7 +109,7 @@ def sampleCommand(tmp_path, name: str) -> list[str]:
     return [sys.executable, str(tmp_path / name)]
 
 
-def test_generated_skull_arrives_as_a_segment_in_its_place(tmp_path):
+def test_generated_skull_is_added_as_a_segment_at_its_position(tmp_path):
     waits = []
     node = sampledata.loadGenerated(sampleCommand(tmp_path, "sample.py"), lambda: waits.append(1))
     voxels = (np.random.default_rng(91).random((6, 7, 8)) < 0.4).astype(np.uint8)
@@ -120,7 +121,7 @@ def test_generated_skull_arrives_as_a_segment_in_its_place(tmp_path):
     assert waits
 
 
-def test_sample_that_cannot_be_made_says_why_in_the_librarys_words(tmp_path):
+def test_sample_that_cannot_be_generated_shows_the_message_of_the_library(tmp_path):
     before = nodeIDs()
     with pytest.raises(SkullVAEError, match=r"^The disk is full\. Free some space\.$"):
         sampledata.loadGenerated(sampleCommand(tmp_path, "bad.py"), lambda: None)
@@ -140,7 +141,7 @@ def test_both_samples_are_registered_once():
 
 
 @pytest.mark.skipif(shippedModel() is None, reason="the shipped model file is missing")
-def test_generated_skull_is_the_command_lines(tmp_path):
+def test_generated_skull_is_that_of_the_command_line(tmp_path):
     node = sampledata.loadGenerated(onWait=lambda: None)
     path = tmp_path / "sample.nrrd"
     command = [sys.executable, "-m", "SkullVAELib", "sample", "-o", str(path)]

@@ -1,4 +1,4 @@
-"""Segments in and out of Slicer's real MRML scene, voxel by voxel (slicer-core, without the application)."""
+"""Segments are read from and added to a real MRML scene without changing voxels (slicer-core)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from slicer_scenes import (  # noqa: E402
     vtkMatrix,
 )
 
-from SkullVAELib.errors import SkullVAEError  # noqa: E402
+from SkullVAELib.core.errors import SkullVAEError  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("scene")
 
@@ -64,7 +64,7 @@ def test_parent_transform_moves_input_and_result_alike(grid, newSegmentation):
     assert added.segmentationNode.GetParentTransformNode() is transform
     for segmentID, expected in ((added.completedID, run.completed), (added.implantID, run.implant)):
         assert np.array_equal(exported(added.segmentationNode, segmentID, grid, transform=transform), expected)
-        # The same in world coordinates, by a grid that is moved itself.
+        # The same in world coordinates, with a grid that is transformed itself.
         matrix = vtk.vtkMatrix4x4()
         transform.GetMatrixTransformToWorld(matrix)
         moved = np.array([[matrix.GetElement(i, j) for j in range(4)] for i in range(4)]) @ grid
@@ -121,7 +121,7 @@ def test_segment_finer_than_the_reference_keeps_its_voxels():
     assert np.array_equal(exported(node, added.implantID, run.affine, run.array.shape), run.implant)
 
 
-def test_segmentation_without_reference_gets_room_for_an_implant():
+def test_segmentation_without_reference_gets_a_margin_for_the_implant():
     mask, grid = randomMask(8), GRIDS["oblique and anisotropic"]
     node = addSkull(mask, grid, reference=False)
     run, added = complete(node)
@@ -133,7 +133,7 @@ def test_segmentation_without_reference_gets_room_for_an_implant():
     assert np.array_equal(exported(node, added.implantID, run.affine, run.array.shape), run.implant)
 
 
-def test_segment_in_a_shared_labelmap_is_told_from_its_neighbours():
+def test_segment_in_a_shared_labelmap_is_separated_from_the_others():
     grid = GRIDS["lps"]
     labels = np.random.default_rng(9).integers(0, 4, SHAPE).astype(np.uint8)
     node = addSkull(np.ones(SHAPE, np.uint8), grid)
@@ -149,11 +149,11 @@ def test_segment_in_a_shared_labelmap_is_told_from_its_neighbours():
     assert np.array_equal(exported(node, added.completedID, grid), run.completed)
 
 
-def test_overlapping_segments_stay_as_they_are():
+def test_overlapping_segments_are_unchanged():
     grid = GRIDS["oblique and left-handed"]
     node = addSkull(randomMask(10), grid)
     addSegment(node, "other", orientedImage(randomMask(11), grid), "Other")
-    # On a lattice of its own: writing into it would resample it.
+    # On another lattice: writing into it would resample it.
     addSegment(node, "third", orientedImage(randomMask(12), grid @ np.diag([0.9, 1.1, 1, 1])), "Third")
     before = fingerprint(node)
     times = {key: node.GetSegmentation().GetSegment(key).GetRepresentation(BINARY).GetMTime() for key in before}
@@ -162,7 +162,7 @@ def test_overlapping_segments_stay_as_they_are():
     assert {key: after[key] for key in before} == before
     assert times == {key: node.GetSegmentation().GetSegment(key).GetRepresentation(BINARY).GetMTime() for key in before}
     assert list(after) == [*before, added.completedID, added.implantID]
-    # completed covers bone and implant: each has a layer of its own.
+    # The completed skull overlaps bone and implant, so each has its own layer.
     assert np.array_equal(exported(node, added.completedID, grid), run.completed)
     assert np.array_equal(exported(node, added.implantID, grid), run.implant)
 
@@ -178,14 +178,14 @@ def test_surface_is_completed_and_left_a_surface(geometry):
     assert volume == pytest.approx(4 / 3 * np.pi * 12**3, rel=0.05)
     centre = run.affine[:3] @ [*np.argwhere(run.array).mean(axis=0), 1]
     np.testing.assert_allclose(centre, (7, -4, 30), atol=0.5)
-    # Voxels put among surfaces would become surfaces.
+    # Voxels added to a segmentation of surfaces would be converted to surfaces.
     assert added.segmentationNode is not node
     assert np.array_equal(exported(added.segmentationNode, added.implantID, run.affine, run.array.shape), run.implant)
 
 
 @pytest.mark.parametrize("transformed", [False, True])
 @pytest.mark.parametrize("grid", [GRIDS["lps"], GRIDS["oblique and left-handed"]], ids=["lps", "oblique"])
-def test_ct_goes_in_as_it_is_and_gets_a_segmentation_beside_it(grid, transformed):
+def test_ct_is_read_unchanged_and_gets_a_segmentation_beside_it(grid, transformed):
     transform = addTransform(rotation(-70, (1, 1, 0))) if transformed else None
     voxels = np.random.default_rng(13).integers(-1000, 2000, SHAPE).astype(np.int16)
     node = addVolume(voxels, grid, transform=transform)
@@ -200,7 +200,7 @@ def test_ct_goes_in_as_it_is_and_gets_a_segmentation_beside_it(grid, transformed
     assert np.array_equal(array.transpose(2, 1, 0), run.completed)
 
 
-def test_result_says_what_it_is():
+def test_result_has_terminology_and_provenance():
     node = addSkull(randomMask(14), GRIDS["lps"])
     _, added = complete(node)
     segmentation = node.GetSegmentation()
@@ -224,7 +224,7 @@ def test_result_says_what_it_is():
         assert segmentTag(segment, "SkullVAE.note") == "Research"
 
 
-def test_research_note_is_there_though_the_report_has_none(monkeypatch):
+def test_notice_is_added_if_the_report_has_none(monkeypatch):
     monkeypatch.delitem(REPORT, "disclaimer")
     node = addSkull(randomMask(14), GRIDS["lps"])
     _, added = complete(node)
@@ -276,7 +276,7 @@ def test_running_again_replaces_a_result_that_saving_has_merged_with_the_input()
     grid = GRIDS["lps"]
     node = addSkull(randomMask(18), grid)
     _, first = complete(node)
-    # What writing a file does: segments that do not overlap share a labelmap from then on.
+    # As after writing a file: segments that do not overlap share a labelmap.
     node.GetSegmentation().CollapseBinaryLabelmaps(False)
     layers = [node.GetSegmentation().GetLayerIndex(key) for key in ("bone", first.completedID, first.implantID)]
     assert layers == [0, 1, 0]
@@ -288,7 +288,7 @@ def test_running_again_replaces_a_result_that_saving_has_merged_with_the_input()
     assert len(node.GetSegmentation().GetSegmentIDs()) == 3
 
 
-def test_results_of_two_segments_live_side_by_side():
+def test_results_of_two_segments_can_coexist():
     grid = GRIDS["lps"]
     node = addSkull(randomMask(19), grid)
     addSegment(node, "second", orientedImage(randomMask(20), grid), "Second")
@@ -303,7 +303,7 @@ def test_new_segmentation_by_choice_leaves_the_input_alone():
     patient = hierarchy.CreateSubjectItem(hierarchy.GetSceneItemID(), "Patient")
     hierarchy.CreateItem(patient, node)
     before = fingerprint(node)
-    # Slicer makes the item of a new node itself; without the application this observer does.
+    # The application adds the item of a new node; here this observer does.
     tag = slicer.mrmlScene.AddObserver(slicer.mrmlScene.NodeAddedEvent, _createItem)
     _, added = complete(node, newSegmentation=True)
     slicer.mrmlScene.RemoveObserver(tag)

@@ -1,4 +1,4 @@
-"""After a run: requests change the result in the scene, where it is."""
+"""After a run: requests change the result in the scene in place."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import slicer_standin
 slicer_standin.prepare()
 
 import slicer  # noqa: E402
-from SkullVAEModule.completion import CompletionOptions  # noqa: E402
+from SkullVAEModule.completion import RunSettings  # noqa: E402
 from SkullVAEModule.logic import SkullVAELogic  # noqa: E402
 from SkullVAEModule.meshnodes import meshData  # noqa: E402
 from SkullVAEModule.segments import isAsAdded  # noqa: E402
@@ -28,14 +28,14 @@ from slicer_scenes import (  # noqa: E402
     waitFor,
 )
 
-from SkullVAELib.errors import SkullVAEError  # noqa: E402
+from SkullVAELib.core.errors import SkullVAEError  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("scene")
 
 
 @pytest.fixture
 def session(tmp_path, request):
-    """(logic, node, mask, grid) after a run whose child stays; the mode may be given by parametrize."""
+    """(logic, node, mask, grid) after a run whose child keeps running; mode of the child by parametrize."""
     _, create = runWithChild(tmp_path, getattr(request, "param", "good"))
     mask, grid = randomMask(40), GRIDS["oblique and left-handed"]
     node = addSkull(mask, grid, transform=addTransform(rotation(30, (1, 0, 1))))
@@ -51,25 +51,25 @@ def moved(mask: np.ndarray, shift: int) -> np.ndarray:
 
 
 def settle(logic) -> int:
-    """Wait for all answers; how often something changed."""
+    """Wait for all responses; the number of changes."""
     changes = 0
 
     def poll() -> bool:
         nonlocal changes
-        changes += logic.pollAnswers()
-        return not logic.answering
+        changes += logic.pollResponses()
+        return not logic.responsePending
 
-    waitFor(poll, "the answer")
+    waitFor(poll, "the response")
     return changes
 
 
-def test_gamma_changes_segments_and_part_where_they_are(session):
+def test_gamma_changes_segments_and_printable_implant_in_place(session):
     logic, node, mask, grid = session
     transform = node.GetParentTransformNode()
     added, nodes, before = logic.added, nodeIDs(), fingerprint(node)
     node.GetSegmentation().GetSegment(added.implantID).SetName("My implant")
     assert logic.requestGamma(3)
-    assert logic.answering
+    assert logic.responsePending
     assert settle(logic)
     assert logic.added is added
     assert nodeIDs() == nodes
@@ -80,13 +80,13 @@ def test_gamma_changes_segments_and_part_where_they_are(session):
     assert node.GetSegmentation().GetSegment(added.implantID).GetName() == "My implant"
     assert isAsAdded(node, added.implantID)
     assert logic.report["gamma"] == 3
-    # And back: nothing of the shape before is left.
+    # Back again: nothing of the previous shape is left.
     assert logic.requestGamma(1)
     settle(logic)
     assert np.array_equal(exported(node, added.completedID, grid, transform=transform), mask | moved(mask, 1))
 
 
-def test_gamma_leaves_other_segments_that_share_the_labelmap_alone(session):
+def test_gamma_does_not_change_other_segments_in_the_labelmap(session):
     logic, node, mask, grid = session
     addSegment(node, "other", orientedImage(randomMask(41), grid), "Other")
     node.GetSegmentation().CollapseBinaryLabelmaps(False)
@@ -100,7 +100,7 @@ def test_gamma_leaves_other_segments_that_share_the_labelmap_alone(session):
     assert np.array_equal(exported(node, logic.added.completedID, grid, transform=transform), mask | moved(mask, 2))
 
 
-def test_gamma_renews_a_surface_that_is_shown(session):
+def test_gamma_updates_a_surface_that_is_shown(session):
     logic, node, _, _ = session
     node.CreateClosedSurfaceRepresentation()
     surface = node.GetClosedSurfaceInternalRepresentation(logic.added.implantID)
@@ -112,15 +112,15 @@ def test_gamma_renews_a_surface_that_is_shown(session):
     assert not np.array_equal(before, np.array(surface.GetPoints().GetData()))
 
 
-def test_part_request_changes_the_mesh_alone(session):
+def test_implant_request_changes_only_the_mesh(session):
     logic, node, _, _ = session
     before = fingerprint(node)
-    assert logic.requestPart(CompletionOptions(clearance=0.5, thickness="constant:4"))
+    assert logic.requestImplant(RunSettings(clearance=0.5, thickness="constant:4"))
     assert settle(logic) == 1
     assert fingerprint(node) == before
     mesh = meshData(logic.added.implantModelNode.GetPolyData())
     assert mesh.points[3, 2] == 0.5
-    assert logic.report["part"]["thickness"] == "constant:4"
+    assert logic.report["printable_implant"]["thickness"] == "constant:4"
 
 
 def test_superseded_request_changes_nothing(session):
@@ -131,7 +131,7 @@ def test_superseded_request_changes_nothing(session):
     assert fingerprint(node) == before
 
 
-def test_error_in_an_answer_is_raised_and_the_session_goes_on(session):
+def test_error_in_a_response_is_raised_and_the_session_continues(session):
     logic, node, mask, grid = session
     before = fingerprint(node)
     assert logic.requestGamma(9)
@@ -145,14 +145,14 @@ def test_error_in_an_answer_is_raised_and_the_session_goes_on(session):
 
 
 @pytest.mark.parametrize("session", ["dies"], indirect=True)
-def test_child_that_dies_over_a_request_ends_the_session_with_an_error(session):
+def test_child_that_ends_during_a_request_ends_the_session_with_an_error(session):
     logic, node, _, _ = session
     before = fingerprint(node)
     assert logic.requestGamma(1)
     with pytest.raises(SkullVAEError, match="Killed"):
         settle(logic)
     assert not logic.live
-    assert not logic.answering
+    assert not logic.responsePending
     assert fingerprint(node) == before
     assert not logic.requestGamma(1)
 
@@ -161,7 +161,7 @@ def test_result_removed_by_the_user_ends_the_session_quietly(session):
     logic, node, _, _ = session
     assert logic.requestGamma(2)
     node.GetSegmentation().RemoveSegment(logic.added.implantID)
-    assert not logic.pollAnswers()
+    assert not logic.pollResponses()
     assert not logic.live
 
 
@@ -173,7 +173,7 @@ def test_next_run_ends_the_session_before_it(session):
     logic.cancel()
 
 
-def test_unusable_next_input_leaves_result_and_session(session):
+def test_unusable_next_input_keeps_result_and_session(session):
     logic, node, _, _ = session
     with pytest.raises(SkullVAEError):
         logic.start(node, "unknown")

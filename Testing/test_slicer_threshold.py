@@ -1,4 +1,4 @@
-"""The threshold preview shares the CT's voxels and leaves the slice views as they were."""
+"""The threshold preview shares the CT's voxels and restores the slice views."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def ct():
 
 @pytest.fixture
 def views():
-    """Three slice views: one bare, one with a background, one linked that shows another volume in front."""
+    """Three slice views: empty, with a background, and linked with another volume in the foreground."""
     other = addVolume(np.zeros(SHAPE, np.int16), GRIDS["lps"])
     nodes = []
     for name in ("Red", "Green", "Yellow"):
@@ -54,7 +54,7 @@ def shownVolume(view):
     return slicer.mrmlScene.GetNodeByID(view.GetForegroundVolumeID())
 
 
-def test_preview_shares_voxels_place_and_transform(ct, views):
+def test_preview_shares_voxels_position_and_transform(ct, views):
     preview = ThresholdPreview(ct)
     preview.show(300)
     assert preview.shown
@@ -74,7 +74,7 @@ def test_preview_shares_voxels_place_and_transform(ct, views):
 
 
 def picture(node) -> np.ndarray:
-    """(N, 4) colours of the voxels as the display node hands them to the slice views."""
+    """(N, 4) colours of the voxels as the display node passes them to the slice views."""
     display = node.GetDisplayNode()
     display.SetInputImageDataConnection(node.GetImageDataConnection())
     display.GetOutputImageDataConnection().GetProducer().Update()
@@ -82,7 +82,7 @@ def picture(node) -> np.ndarray:
 
 
 @pytest.mark.parametrize("threshold", [300, -200, 1500])
-def test_voxels_from_the_threshold_up_are_seen_in_one_colour(ct, views, threshold):
+def test_voxels_at_or_above_the_threshold_are_shown_in_one_colour(ct, views, threshold):
     preview = ThresholdPreview(ct)
     preview.show(100)
     preview.show(threshold)
@@ -92,7 +92,7 @@ def test_voxels_from_the_threshold_up_are_seen_in_one_colour(ct, views, threshol
     assert len(np.unique(colors[voxels >= threshold], axis=0)) == 1
 
 
-def test_cts_own_display_and_voxels_are_untouched(ct, views):
+def test_display_and_voxels_of_the_ct_are_unchanged(ct, views):
     ct.CreateDefaultDisplayNodes()
     display = ct.GetDisplayNode()
     before = (display.GetWindow(), display.GetLevel(), display.GetApplyThreshold(), ct.GetImageData().GetMTime())
@@ -107,7 +107,7 @@ def test_cts_own_display_and_voxels_are_untouched(ct, views):
     ) == before
 
 
-def test_hiding_puts_back_what_was_shown(ct, views):
+def test_hiding_restores_the_views(ct, views):
     nodes, before = nodeIDs(), [state(view) for view in views]
     preview = ThresholdPreview(ct)
     preview.show(300)
@@ -123,7 +123,7 @@ def test_hiding_puts_back_what_was_shown(ct, views):
     assert [state(view) for view in views] == before
 
 
-def test_foreground_the_user_chose_meanwhile_stays(ct, views):
+def test_foreground_that_the_user_chose_meanwhile_is_kept(ct, views):
     preview = ThresholdPreview(ct)
     preview.show(300)
     views[0].SetForegroundVolumeID(ct.GetID())
@@ -131,7 +131,7 @@ def test_foreground_the_user_chose_meanwhile_stays(ct, views):
     assert views[0].GetForegroundVolumeID() == ct.GetID()
 
 
-def test_view_that_is_opened_meanwhile_shows_it_too_and_is_left_bare(ct, views):
+def test_view_that_is_opened_meanwhile_shows_the_preview_and_is_restored(ct, views):
     preview = ThresholdPreview(ct)
     preview.show(300)
     late = slicer.vtkMRMLSliceCompositeNode()

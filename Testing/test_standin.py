@@ -1,6 +1,6 @@
-"""The stand-in for Slicer itself: it is strict, it behaves as PythonQt and MRML do, and its pictures are true.
+"""The stand-in for Slicer: it rejects unknown names, behaves as PythonQt and MRML, and renders correct pictures.
 
-The panel of the module is its first user; what the panel does is tested in the files named after the panel's parts.
+The panel of the module is tested in test_slicer_panel.py.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def test_unknown_attribute_is_an_error(name):
 
 
 @pytest.mark.parametrize(("module", "name"), [(qt, "QDial"), (ctk, "ctkRangeSlider"), (slicer, "qMRMLTreeView")])
-def test_class_that_is_not_on_the_list_is_an_error(module, name):
+def test_class_that_is_not_listed_is_an_error(module, name):
     with pytest.raises(AttributeError):
         getattr(module, name)
 
@@ -77,7 +77,7 @@ def test_read_only_property_cannot_be_written():
         qt.QComboBox().count = 3
 
 
-def test_values_are_coerced_as_pythonqt_does_and_others_refused():
+def test_values_are_converted_as_in_pythonqt_and_others_rejected():
     bar = qt.QProgressBar()
     bar.value = 41.7
     assert bar.value == 41
@@ -149,7 +149,7 @@ def test_timer_runs_in_the_event_loop():
     assert not timer.active
 
 
-def test_collapsed_children_are_hidden_and_come_back_as_they_were():
+def test_collapsed_children_are_hidden_and_restored():
     button = ctk.ctkCollapsibleButton()
     layout = qt.QVBoxLayout(button)
     shown, hidden = qt.QLabel("shown"), qt.QLabel("hidden")
@@ -165,7 +165,7 @@ def test_collapsed_children_are_hidden_and_come_back_as_they_were():
     button.deleteLater()
 
 
-def test_dragging_a_slider_tells_every_step_and_without_tracking_only_the_last_value():
+def test_dragging_a_slider_emits_every_step_and_without_tracking_only_the_last_value():
     slider = ctk.ctkSliderWidget()
     slider.maximum = 2
     slider.singleStep = 0.1
@@ -235,7 +235,7 @@ def load(tmp_path, content: str):
     return slicer.util.loadUI(str(path))
 
 
-def test_widgets_carry_the_files_properties(tmp_path):
+def test_widgets_have_the_properties_of_the_file(tmp_path):
     form = load(
         tmp_path,
         """<widget class="QSpinBox" name="count">
@@ -266,7 +266,7 @@ def test_widgets_carry_the_files_properties(tmp_path):
         '<widget class="QLabel" name="layout"/>',
     ],
 )
-def test_ui_file_with_what_is_not_on_the_list_is_an_error(tmp_path, content):
+def test_ui_file_with_unlisted_content_is_an_error(tmp_path, content):
     with pytest.raises((ValueError, AttributeError)):
         load(tmp_path, content)
 
@@ -293,19 +293,19 @@ def test_node_selector_follows_the_scene(scene):
     box.setMRMLScene(None)
 
 
-def test_segment_selector_takes_the_first_segment_and_tells(scene):
+def test_segment_selector_selects_the_first_segment_and_emits_a_signal(scene):
     selector = slicer.qMRMLSegmentSelectorWidget()
     selector.setMRMLScene(scene)
     node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
-    told = []
-    selector.connect("currentSegmentChanged(QString)", told.append)
+    selected = []
+    selector.connect("currentSegmentChanged(QString)", selected.append)
     selector.setCurrentNode(node)
     first = node.GetSegmentation().AddEmptySegment("a", "A")
     second = node.GetSegmentation().AddEmptySegment("b", "B")
-    assert told == [first]
+    assert selected == [first]
     selector.setCurrentSegmentID(second)
     node.GetSegmentation().RemoveSegment(second)
-    assert told == [first, second, first]
+    assert selected == [first, second, first]
     selector.setMRMLScene(None)
 
 
@@ -335,7 +335,7 @@ def test_parameters_have_their_defaults():
     assert (parameters.kind, parameters.on, parameters.folder) == ("two", True, pathlib.Path("/tmp"))
 
 
-def test_parameters_live_in_the_scene():
+def test_parameters_are_stored_in_the_scene():
     first = ThingLogic().getParameterNode()
     first.share = 0.25
     first.on = False
@@ -344,7 +344,7 @@ def test_parameters_live_in_the_scene():
 
 
 @pytest.mark.parametrize("extension", ["mrml", "mrb"])
-def test_parameters_come_back_with_the_scene(scene, tmp_path, extension):
+def test_parameters_are_loaded_with_the_scene(scene, tmp_path, extension):
     parameters = ThingLogic().getParameterNode()
     node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Head")
     node.GetSegmentation().AddEmptySegment("bone", "Bone")
@@ -374,7 +374,7 @@ def test_parameters_come_back_with_the_scene(scene, tmp_path, extension):
         ("text", None, ValueError),
     ],
 )
-def test_wrong_values_are_refused(name, value, error):
+def test_wrong_values_are_rejected(name, value, error):
     parameters = ThingLogic().getParameterNode()
     before = getattr(parameters, name)
     with pytest.raises(error):
@@ -382,7 +382,7 @@ def test_wrong_values_are_refused(name, value, error):
     assert getattr(parameters, name) == before
 
 
-def test_node_of_another_class_is_refused(scene):
+def test_node_of_another_class_is_rejected(scene):
     with pytest.raises((TypeError, ValueError)):
         ThingLogic().getParameterNode().node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode")
 
@@ -409,7 +409,7 @@ def form() -> qt.QWidget:
     return top
 
 
-def test_widgets_and_parameters_follow_one_another(scene):
+def test_widgets_and_parameters_update_each_other(scene):
     top = form()
     ui = slicer.util.childWidgetVariables(top)
     parameters = ThingLogic().getParameterNode()
@@ -469,7 +469,7 @@ def test_every_data_node_has_its_item_in_the_subject_hierarchy(scene):
     assert hierarchy.GetNumberOfItems() == count - 1
 
 
-def test_folders_come_back_with_the_scene(scene, tmp_path):
+def test_folders_are_loaded_with_the_scene(scene, tmp_path):
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
     node = scene.AddNewNodeByClass("vtkMRMLModelNode", "Part")
     node.SetAndObserveMesh(sphere(3))
@@ -493,7 +493,7 @@ def test_default_layout_is_in_the_scene(scene):
 
 
 @pytest.mark.parametrize("name", ["head.nrrd", "head.nii.gz", "part.stl", "part.ply", "head.seg.nrrd"])
-def test_files_come_back(scene, tmp_path, name):
+def test_files_are_read_as_written(scene, tmp_path, name):
     if name.startswith("part"):
         node = scene.AddNewNodeByClass("vtkMRMLModelNode")
         node.SetAndObserveMesh(sphere(5))
@@ -569,7 +569,7 @@ def test_three_d_shows_models_under_their_parent_transform(scene, tmp_path):
         mask = (pixels[..., 1] > pixels[..., 0] + 40) & (pixels[..., 1] > pixels[..., 2] + 40)
         return float(np.nonzero(mask)[1].mean())
 
-    # Seen from the front, the patient's right (-x... +x in RAS) lies left.
+    # In the view from the front, the patient's right side is on the left.
     before = middleOfGreen()
     transform = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
     matrix = vtk.vtkMatrix4x4()
@@ -579,7 +579,7 @@ def test_three_d_shows_models_under_their_parent_transform(scene, tmp_path):
     assert (before - 150) * (middleOfGreen() - 150) < 0
 
 
-def test_three_d_honours_the_scenes_camera(scene, tmp_path):
+def test_three_d_uses_the_camera_of_the_scene(scene, tmp_path):
     ball(scene)
     whole = green(slicer_standin.views.renderThreeD(tmp_path / "3d.png", (300, 300)))
     camera = scene.GetFirstNodeByClass("vtkMRMLCameraNode")
@@ -646,7 +646,7 @@ def test_foreground_is_blended_and_thresholded(scene, tmp_path):
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# The module's panel in it
+# The module's panel in the stand-in
 
 
 @pytest.fixture
@@ -656,7 +656,7 @@ def panel(scene):
     slicer_standin.closeModule(widget)
 
 
-def test_panel_opens_and_says_what_is_missing(scene, panel):
+def test_panel_opens_and_shows_what_is_missing(scene, panel):
     button = panel.ui.completeButton
     assert not button.enabled
     assert button.toolTip == "Choose a segmentation or a CT volume"
@@ -670,7 +670,7 @@ def test_panel_opens_and_says_what_is_missing(scene, panel):
     assert button.enabled
 
 
-def test_panel_is_pictured_with_its_letters(panel, tmp_path):
+def test_picture_of_the_panel_contains_text(panel, tmp_path):
     slicer_standin.grabPanel(panel, tmp_path / "panel.png")
     image = qt.QImage(str(tmp_path / "panel.png"))
     assert image.width() == 440
@@ -678,7 +678,7 @@ def test_panel_is_pictured_with_its_letters(panel, tmp_path):
     assert dark > 1000
 
 
-def test_run_is_cancelled_and_the_scene_is_as_it_was(scene, panel, sample):
+def test_run_is_cancelled_and_the_scene_is_unchanged(scene, panel, sample):
     volume = sample.bone
     node = skull(scene, volume)
     panel.ui.inputSelector.setCurrentNode(node)
@@ -704,7 +704,7 @@ def test_run_ends_with_a_picture_of_the_result(scene, panel, sample, tmp_path):
     node.CreateClosedSurfaceRepresentation()
     picture = slicer_standin.views.screenshot(panel, tmp_path / "window.png")
     assert picture.shape[1] == 1680
-    # Panel grey, 3D view blue-violet, slices black: nothing is left empty.
+    # Panel, 3D view and slices have different colours, so no area is empty.
     assert len(np.unique(picture.reshape(-1, 3)[::7], axis=0)) > 300
 
 
@@ -727,8 +727,8 @@ def skull(scene, volume):
     return node
 
 
-@pytest.mark.skipif(not OWN, reason="Slicer's own parameter nodes keep other types too")
-def test_own_wrapper_refuses_a_type_it_cannot_keep():
+@pytest.mark.skipif(not OWN, reason="Slicer's own parameter nodes support other types as well")
+def test_own_wrapper_rejects_a_type_it_cannot_store():
     with pytest.raises(TypeError):
 
         @parameterNodeWrapper

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.meshfile import write_stl
-from SkullVAELib.surface import Mesh, mask_surface
-from SkullVAELib.volume import Volume
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.mesh.files import write_stl
+from SkullVAELib.mesh.isosurface import mask_surface
+from SkullVAELib.mesh.mesh import Mesh
 
 RNG = np.random.default_rng(0)
 

@@ -22,19 +22,19 @@ import pytest
 import tiny
 import torch
 
-from SkullVAELib import trainer
-from SkullVAELib.checkpoint import load_any_model, read_tensors
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.experiment import Plan, run
-from SkullVAELib.paper_task import PaperTask
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.training import trainer
+from SkullVAELib.training.paper import PaperTask
+from SkullVAELib.training.run import TrainingPlan, run_training
+from SkullVAELib.vae.checkpoint import load_any_model, read_tensors
 
 PLAN_OPTIONS = dataclasses.replace(tiny.PAPER_OPTIONS, vae_epochs=1, decoder_epochs=1)
 """A run of a second, in this process."""
 
 
 @pytest.fixture(scope="module")
-def plan(tmp_path_factory) -> Plan:
-    return Plan(tiny.write_paper_set(tmp_path_factory.mktemp("set") / "data"), tiny.TINY_PAPER, PLAN_OPTIONS)
+def plan(tmp_path_factory) -> TrainingPlan:
+    return TrainingPlan(tiny.write_paper_set(tmp_path_factory.mktemp("set") / "data"), tiny.TINY_PAPER, PLAN_OPTIONS)
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
@@ -113,7 +113,7 @@ def test_tensorboards_own_checksums_are_right(paper_run):
 def test_training_goes_on_without_tensorboardX(plan, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)  # what import makes of a package that is not there
     monkeypatch.setitem(sys.modules, "tensorboardX.event_file_writer", None)
-    run(plan, tmp_path, ("vae",))
+    run_training(plan, tmp_path, ("vae",))
     assert len(tiny.rows(tmp_path)) == 5
     assert not (tmp_path / "tensorboard").exists()
 
@@ -129,7 +129,7 @@ def test_the_best_checkpoint_holds_the_weights_of_the_step_that_was_best_on_held
         if "held_out_skull_dice" in row:
             kept[row["step"]] = weights(tmp_path / "vae.last.safetensors")
 
-    run(dataclasses.replace(plan, options=options), tmp_path, ("vae",), report=keep)
+    run_training(dataclasses.replace(plan, options=options), tmp_path, ("vae",), report=keep)
     scores = {int(row["step"]): float(row["held_out_skull_dice"] or 0) for row in tiny.rows(tmp_path)}
     best = max(scores, key=scores.get)
     assert sorted(scores.values())[-2] < scores[best], "the figures must differ for this test to tell anything"
@@ -146,7 +146,7 @@ def test_without_held_out_skulls_there_is_no_best_checkpoint(plan, tmp_path):
     own = [entry | {"complete": str(plan.data / entry["complete"]), "split": None} for entry in entries]
     own = [e | {"defective": str(plan.data / e["defective"])} if "defective" in e else e for e in own]
     (tmp_path / "list.json").write_text(json.dumps(own))
-    run(dataclasses.replace(plan, data=tmp_path / "list.json"), tmp_path / "run", ("vae",))
+    run_training(dataclasses.replace(plan, data=tmp_path / "list.json"), tmp_path / "run", ("vae",))
     assert not (tmp_path / "run" / "vae.best.safetensors").exists()
 
 
@@ -274,7 +274,7 @@ def test_our_own_method_killed_resumes_to_the_same_weights_to_the_last_bit(canon
 
 def test_a_header_that_a_full_disk_cut_is_written_again(plan, tmp_path):
     (tmp_path / "log.csv").write_text("stage,st")
-    run(plan, tmp_path, ("vae",))
+    run_training(plan, tmp_path, ("vae",))
     assert [int(row["step"]) for row in tiny.rows(tmp_path)] == [1, 2, 3, 4, 5]
 
 
@@ -369,7 +369,7 @@ def test_a_disk_that_fills_at_any_write_leaves_a_run_that_resumes(plan, tmp_path
     assert "train.py: The disk is full" in capfd.readouterr().err
     assert left_behind(tmp_path / "run") == []
     assert train_py.main(call) == 0
-    run(plan, tmp_path / "straight", ("vae",))
+    run_training(plan, tmp_path / "straight", ("vae",))
     one, other = (weights(tmp_path / name / "vae.last.safetensors") for name in ("run", "straight"))
     assert all(torch.equal(one[name], other[name]) for name in one)
 
@@ -381,7 +381,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(plan, tmp_
     made = []
     for number, seed in enumerate((3, 3, 4)):
         options = dataclasses.replace(PLAN_OPTIONS, seed=seed)
-        run(dataclasses.replace(plan, options=options), tmp_path / str(number))
+        run_training(dataclasses.replace(plan, options=options), tmp_path / str(number))
         made.append(weights(tmp_path / str(number) / "model.safetensors"))
     assert all(torch.equal(made[0][name], made[1][name]) for name in made[0])
     assert not torch.equal(made[0]["encoder.mu.weight"], made[2]["encoder.mu.weight"])
@@ -435,7 +435,7 @@ def test_files_of_one_name_in_several_folders_are_all_recorded(plan, tmp_path):
         entries.append(entry)
     (tmp_path / "list").mkdir()
     (tmp_path / "list" / "list.json").write_text(json.dumps(entries))
-    run(dataclasses.replace(plan, data=tmp_path / "list" / "list.json"), tmp_path / "run", ("vae",))
+    run_training(dataclasses.replace(plan, data=tmp_path / "list" / "list.json"), tmp_path / "run", ("vae",))
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert sorted(record["data"]) == [
         f"{kind}/{who}.nrrd" for kind in ("cranial", "facial", "whole") for who in ("ada", "ben", "cyd")
@@ -444,14 +444,14 @@ def test_files_of_one_name_in_several_folders_are_all_recorded(plan, tmp_path):
 
 def test_a_run_may_start_from_anothers_weights_and_says_so(plan, paper_run, tmp_path):
     from_there = dataclasses.replace(plan, start_from=paper_run.folder)
-    run(from_there, tmp_path / "run", ("vae",))
+    run_training(from_there, tmp_path / "run", ("vae",))
     first = float(tiny.rows(tmp_path / "run")[0]["loss"])
     assert first < 0.95 * float(tiny.rows(paper_run.folder)[0]["loss"])
     origin = json.loads((tmp_path / "run" / "run.json").read_text())["start_from"]
     assert origin["run"] == "run" and len(origin["data"]) == 9
     other = dataclasses.replace(from_there, architecture=dataclasses.replace(tiny.TINY_PAPER, latent_size=5))
-    with pytest.raises(SkullVAEError, match="another architecture"):
-        run(other, tmp_path / "other", ("vae",))
+    with pytest.raises(SkullVAEError, match="different architecture"):
+        run_training(other, tmp_path / "other", ("vae",))
 
 
 def test_a_run_that_saw_held_out_skulls_is_no_start(plan, paper_run, tmp_path):
@@ -460,7 +460,7 @@ def test_a_run_that_saw_held_out_skulls_is_no_start(plan, paper_run, tmp_path):
     record["data"]["out_facial.nrrd"] = ""
     (tmp_path / "seen" / "run.json").write_text(json.dumps(record))
     with pytest.raises(SkullVAEError, match=r"trained on 'out_facial\.nrrd', which is held out"):
-        run(dataclasses.replace(plan, start_from=tmp_path / "seen"), tmp_path / "run", ("vae",))
+        run_training(dataclasses.replace(plan, start_from=tmp_path / "seen"), tmp_path / "run", ("vae",))
 
 
 # Inside Slicer
@@ -528,8 +528,8 @@ def test_any_error_ends_in_an_exit_code(train_py, monkeypatch, capsys, error, de
 
 
 def test_a_library_that_cannot_be_imported_is_an_exit_code_too(train_py, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "SkullVAELib.distributed", None)
-    monkeypatch.setitem(sys.modules, "SkullVAELib.cli", None)
+    monkeypatch.setitem(sys.modules, "SkullVAELib.training.distributed", None)
+    monkeypatch.setitem(sys.modules, "SkullVAELib.vae.device", None)
     assert train_py.main(["all", "--data", "x", "--output", "y"]) == 2
     assert capsys.readouterr().err.startswith("train.py: ")
 
@@ -540,6 +540,6 @@ def test_training_starts_no_other_process(plan, tmp_path):
         pytest.skip("only Linux tells a process's children")
     # An earlier test's pool of processes leaves Python's own tracker of resources behind.
     already, seen = set(children.read_text().split()), set()
-    run(plan, tmp_path, report=lambda row: seen.update(children.read_text().split()))
+    run_training(plan, tmp_path, report=lambda row: seen.update(children.read_text().split()))
     assert seen <= already
     assert "DataLoader" not in Path(trainer.__file__).read_text()

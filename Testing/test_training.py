@@ -12,20 +12,23 @@ import pytest
 import torch
 from tiny import OPTIONS, TINY, rows
 
-from SkullVAELib.canonical_task import SkullPool, distance_loss, implant_scores, make_defective, soft_dice_loss
-from SkullVAELib.checkpoint import load_model, read_tensors
-from SkullVAELib.datasets import find_cases
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.experiment import STAGES, Plan, load_population, run, split
-from SkullVAELib.networks import IndependentDecoder
-from SkullVAELib.options import TrainingOptions
-from SkullVAELib.population import CLAMP_MM, Population, draw_skull
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.data.augmentation import draw_skull
+from SkullVAELib.data.datasets import find_cases, split_by_individual
+from SkullVAELib.registration.mean_skull import Population
+from SkullVAELib.registration.skull import CLAMP_MM
+from SkullVAELib.training.canonical import SkullPool, implant_scores, load_population, make_defective
+from SkullVAELib.training.config import TrainingOptions
+from SkullVAELib.training.losses import distance_loss, soft_dice_loss
+from SkullVAELib.training.run import STAGES, TrainingPlan, run_training
+from SkullVAELib.vae.checkpoint import load_model, read_tensors
+from SkullVAELib.vae.networks import IndependentDecoder
 
 HOLDOUT = ("out",)
 
 
 def train(data: Path, folder: Path, stages=STAGES, options: TrainingOptions = OPTIONS, **more) -> Path:
-    return run(Plan(data, TINY, options, HOLDOUT), folder, stages, **more)
+    return run_training(TrainingPlan(data, TINY, options, HOLDOUT), folder, stages, **more)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +75,7 @@ def test_held_out_figures_stand_beside_those_of_training(finished):
 
 
 def test_a_few_steps_lower_the_loss_on_the_same_skulls(population):
-    from SkullVAELib.networks import BetaVAE
+    from SkullVAELib.vae.networks import BetaVAE
 
     torch.manual_seed(0)
     vae = BetaVAE(TINY).eval()  # the posterior mean: sampling would hide the fall in noise
@@ -131,7 +134,7 @@ def test_a_folder_with_a_run_is_not_overwritten(data, finished):
     before = (finished / "log.csv").read_bytes()
     with pytest.raises(SkullVAEError, match="--resume"):
         train(data, finished)
-    with pytest.raises(SkullVAEError, match="other options"):
+    with pytest.raises(SkullVAEError, match="different options"):
         train(data, finished, options=dataclasses.replace(OPTIONS, beta=1.0), resume=True)
     assert (finished / "log.csv").read_bytes() == before
 
@@ -142,25 +145,25 @@ def test_a_run_may_go_on_for_longer_but_not_its_encoder_under_its_decoders(finis
     train(data, tmp_path / "run", ("decoder",), longer, resume=True)
     assert [int(row["step"]) for row in rows(tmp_path / "run", "decoder")] == list(range(1, 8))
     longer = dataclasses.replace(OPTIONS, vae_steps=OPTIONS.vae_steps + 1)
-    with pytest.raises(SkullVAEError, match=r"decoders in .* were trained on its encoder as it is"):
+    with pytest.raises(SkullVAEError, match=r"decoders in .* were trained on its encoder, which must not change"):
         train(data, tmp_path / "run", ("vae",), longer, resume=True)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["options"]["vae_steps"] == OPTIONS.vae_steps
 
 
 def test_a_later_stage_asks_for_the_one_before(data, finished, tmp_path):
     (tmp_path / "population.safetensors").write_bytes((finished / "population.safetensors").read_bytes())
-    with pytest.raises(SkullVAEError, match=r"vae stage has done 0 of 12 steps.*train\.py vae"):
+    with pytest.raises(SkullVAEError, match=r"vae stage has completed 0 of 12 steps.*train\.py vae"):
         train(data, tmp_path, stages=("decoder",))
 
 
 def test_the_split_goes_by_individual(data):
-    training, held = split(find_cases(data), ("out",))
+    training, held = split_by_individual(find_cases(data), ("out",))
     assert {case.individual for case in training} == {"ada", "ben", "cyd"}
     assert {case.individual for case in held} == {"out"}
     with pytest.raises(SkullVAEError, match="no individual 'eve'"):
-        split(find_cases(data), ("eve",))
+        split_by_individual(find_cases(data), ("eve",))
     with pytest.raises(SkullVAEError, match="Every individual"):
-        split(find_cases(data), ("ada", "ben", "cyd", "out"))
+        split_by_individual(find_cases(data), ("ada", "ben", "cyd", "out"))
 
 
 def test_skulls_laid_on_the_mean_differ_little_on_the_vault(population):

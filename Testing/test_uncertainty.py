@@ -14,11 +14,12 @@ from PIL import Image
 from scipy.spatial import cKDTree
 from torch.nn.functional import normalize
 
-from SkullVAELib.frame import apply_affine
-from SkullVAELib.outcome import Outcome
-from SkullVAELib.part_options import PartOptions
-from SkullVAELib.rim import RimOptions, _kernel, along_vault
-from SkullVAELib.uncertainty import _FEATURES, ROUGH_MM, Waves
+from SkullVAELib.completion.gaussian_process import _kernel, along_vault
+from SkullVAELib.completion.options import GaussianProcessOptions
+from SkullVAELib.completion.uncertainty import _FEATURES, ROUGH_MM, FourierFeatures
+from SkullVAELib.geometry.affines import apply_affine
+from SkullVAELib.implant.options import ImplantOptions
+from SkullVAELib.report.result_files import RunResult
 
 
 @pytest.fixture(scope="module")
@@ -28,18 +29,18 @@ def uncertainty(completion):
 
 @pytest.fixture(scope="module")
 def outcome(completion, sample):
-    options = PartOptions.parse()
-    return Outcome.of(completion, sample.bone, options, ("stl",), "head.nrrd", "m.safetensors").with_part()
+    options = ImplantOptions.parse()
+    return RunResult.of(completion, sample.bone, options, ("stl",), "head.nrrd", "m.safetensors").with_implant()
 
 
 def test_draws_have_the_kernel_of_the_rim_correction():
-    options = RimOptions()
+    options = GaussianProcessOptions()
     rng = np.random.default_rng(0)
     points = along_vault(rng.standard_normal((30, 3)) * 80)
     lengths = ((options.length_mm, 1 - options.short_share), (options.short_mm, options.short_share))
     draws = []
     for _ in range(300):  # a few waves each, so many that their mean is the kernel
-        waves = Waves(lengths, options.symmetry, rng)
+        waves = FourierFeatures(lengths, options.symmetry, rng)
         draws.append(waves.at(points) @ rng.standard_normal((_FEATURES, 20)))
     drawn = np.hstack(draws)
     covariance = drawn @ drawn.T / drawn.shape[1]
@@ -49,11 +50,11 @@ def test_draws_have_the_kernel_of_the_rim_correction():
 def test_the_tables_are_surest_where_bone_is_near(uncertainty, completion):
     patient = completion.patient
     inside = apply_affine(
-        patient.place.alignment @ patient.place.skull.fraction.affine, np.argwhere(patient.gap.pieces[0])
+        patient.registered.alignment @ patient.registered.skull.fraction.affine, np.argwhere(patient.defects.masks[0])
     )
-    bone = patient.site.points.numpy()
+    bone = patient.rim.points.numpy()
     away = cKDTree(bone).query(inside)[0]
-    spread = patient.place.grid.sample(uncertainty.deviation, torch.tensor(inside).float()).numpy()
+    spread = patient.registered.grid.sample(uncertainty.deviation, torch.tensor(inside).float()).numpy()
     near, far = away < np.percentile(away, 20), away > np.percentile(away, 80)
     for table in (0, 1):
         assert spread[far, table].mean() > 1.2 * spread[near, table].mean()
@@ -69,12 +70,12 @@ def test_the_same_seed_draws_the_same_and_another_one_does_not(uncertainty):
 def test_the_true_surface_of_a_generated_skull_lies_within_the_band(uncertainty, completion, sample):
     """Not how often exactly: that is measured on real skulls. But most of it must, and a band of nothing holds none."""
     points, normals = true_surface(sample.whole, sample.bone.array != 0, sample.truth)
-    matrix = completion.patient.place.alignment
+    matrix = completion.patient.registered.alignment
     at = torch.tensor(apply_affine(matrix, points)).float()
     away = normalize(torch.tensor(normals @ np.linalg.inv(matrix[:3, :3])).float())
     table = (away * normalize(at)).sum(1).abs() > 0.7
     at, away = at[table], away[table]
-    error = completion.proposal.conformed.field(at).abs().numpy()
+    error = completion.proposal.warped.field(at).abs().numpy()
     assert (error < uncertainty.band_mm(at, away)).mean() > 0.8
     assert (error < 0.05).mean() < 0.5
 
@@ -84,7 +85,7 @@ def test_the_part_is_written_with_its_uncertainty(outcome, tmp_path):
     head = (tmp_path / "implant_uncertainty.ply").read_bytes()[:800]
     assert b"property float uncertainty" in head
     assert b"nine times of ten" in head
-    figures = outcome.with_uncertainty().result["uncertainty"]
+    figures = outcome.with_uncertainty().report["uncertainty"]
     json.dumps(figures)
     assert 0.5 < figures["median_mm"] < figures["most_mm"] < 8
 
@@ -95,14 +96,16 @@ def test_the_report_shows_and_tells_it(outcome, tmp_path):
     (tmp_path / "preview.png").write_bytes(preview.getvalue())
     outcome.write_report(tmp_path, tmp_path / "preview.png")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    median = outcome.with_uncertainty().result["uncertainty"]["median_mm"]
+    median = outcome.with_uncertainty().report["uncertainty"]["median_mm"]
     assert f"{median:.1f} mm in the median" in page
     assert len(re.findall('alt="Uncertainty', page)) == 2
 
 
 def test_without_a_rim_correction_none_is_told(completed, sample, tmp_path):
     plain = completed(sample.bone, rim=None)
-    bare = Outcome.of(plain, sample.bone, PartOptions.parse(), ("stl",), "head.nrrd", "m.safetensors").with_part()
-    assert "uncertainty" not in bare.with_uncertainty().result
+    bare = RunResult.of(
+        plain, sample.bone, ImplantOptions.parse(), ("stl",), "head.nrrd", "m.safetensors"
+    ).with_implant()
+    assert "uncertainty" not in bare.with_uncertainty().report
     bare.write_uncertainty(tmp_path)
     assert not list(tmp_path.iterdir())

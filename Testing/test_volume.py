@@ -16,8 +16,9 @@ from hypothesis.extra.numpy import arrays
 from image_files import SHAPE, cut, nifti, nrrd, numbered_voxels, several_values, written
 from scipy.spatial.transform import Rotation
 
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.volume import Volume, read_volume, to_image, volume_suffix, write_volume
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.io.images import read_volume, to_image, volume_suffix, write_volume
 
 
 def affine_of(spacing, rotation=((1, 0, 0), (0, 1, 0), (0, 0, 1)), origin=(-31.5, 12.25, 80.0)) -> np.ndarray:
@@ -108,11 +109,11 @@ BAD_FILES = {
     "unknown suffix": (lambda d: cut(nrrd(d), None).rename(d / "a.dcm"), "no known image suffix"),
     "no bytes": (lambda d: cut(nrrd(d), 0), "is empty"),
     "not an image": (lambda d: cut(nrrd(d), 9), "cannot be read"),
-    "cut .nrrd": (lambda d: cut(written(d, "a.nrrd"), 20000), "Check that the file is whole"),
-    "cut .mha": (lambda d: cut(written(d, "a.mha"), 20000), "was cut short"),
-    "cut .nii": (lambda d: cut(written(d, "a.nii"), -1), "was cut short"),
-    "cut .nii.gz": (lambda d: cut(written(d, "a.nii.gz"), 20000), "was cut short"),
-    "cut trailer of .nii.gz": (lambda d: cut(written(d, "a.nii.gz"), -4), "was cut short"),
+    "cut .nrrd": (lambda d: cut(written(d, "a.nrrd"), 20000), "Check that the file is complete"),
+    "cut .mha": (lambda d: cut(written(d, "a.mha"), 20000), "is damaged or truncated"),
+    "cut .nii": (lambda d: cut(written(d, "a.nii"), -1), "is damaged or truncated"),
+    "cut .nii.gz": (lambda d: cut(written(d, "a.nii.gz"), 20000), "is damaged or truncated"),
+    "cut trailer of .nii.gz": (lambda d: cut(written(d, "a.nii.gz"), -4), "is damaged or truncated"),
     ".nhdr without its data": (lambda d: (written(d, "a.nhdr"), (d / "a.raw.gz").unlink())[0], "is missing"),
     "2D": (lambda d: nifti(d, array=np.zeros((9, 9), np.int16)), "has 2 dimensions"),
     "one slice": (lambda d: nifti(d, array=np.zeros((9, 9, 1), np.int16)), "single slice"),
@@ -120,7 +121,7 @@ BAD_FILES = {
     "several values per voxel": (lambda d: several_values(d / "a.nrrd"), "several values"),
     "terabytes in .nrrd": (lambda d: nrrd(d, sizes="100000 100000 100000"), "too large"),
     "terabytes in .nii.gz": (lambda d: nifti(d, size=(42, "hhh", 32000, 32000, 32000)), "too large"),
-    "a gigabyte in a kilobyte": (lambda d: nrrd(d, sizes="1000 1000 1000"), "was cut short"),
+    "a gigabyte in a kilobyte": (lambda d: nrrd(d, sizes="1000 1000 1000"), "is damaged or truncated"),
     "sheared sform": (lambda d: nifti(d, affine=shear()), "not perpendicular"),
     "sheared .nrrd": (lambda d: nrrd(d, directions="(1,0.3,0) (0,1,0) (0,0,1)"), "not perpendicular"),
     "singular .nrrd": (lambda d: nrrd(d, directions="(1,0,0) (1,0,0) (0,0,1)"), "not perpendicular"),
@@ -201,7 +202,7 @@ HOSTILE_FILES = {
     "a negative extension": lambda d: nifti(d, "a.nii", at=(108, "f", 400.0), extension=(348, "iii", 1, -16, 0)),
     "an unknown type of voxels": lambda d: nifti(d, "a.nii", type=(70, "h", 99)),
     "dimensions in .mha that are none": lambda d: meta(d, b"NDims = 1e30"),
-    "dimensions in .mha told twice": lambda d: meta(d, more=b"NDims = 65536\n"),
+    "dimensions in .mha given twice": lambda d: meta(d, more=b"NDims = 65536\n"),
     "more numbers in .mha than dimensions": lambda d: meta(d, b"Offset = " + b"0 " * 200),
     "another object in .mha": lambda d: meta(d, b"ObjectType = Tube"),
     "a voxel size in .mha that overflows": lambda d: meta(d, b"ElementSpacing = 1e300 1e300 1e300"),

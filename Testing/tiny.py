@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from SkullVAELib.networks import Architecture
-from SkullVAELib.options import PaperOptions, TrainingOptions
-from SkullVAELib.paper import PaperArchitecture
-from SkullVAELib.volume import Volume, write_volume
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.io.images import write_volume
+from SkullVAELib.training.config import PaperOptions, TrainingOptions
+from SkullVAELib.vae.networks import Architecture
+from SkullVAELib.vae.paper_networks import PaperArchitecture
 
 ROOT = Path(__file__).resolve().parent.parent
 TRAIN = ROOT / "Training" / "train.py"
@@ -79,10 +80,10 @@ def write_paper_set(folder: Path) -> Path:
 
 def write_config(path: Path, *parts: object, **changes: object) -> Path:
     """A --config file of an architecture and options, or of the names and values in `changes` alone."""
-    told = {} if not any(isinstance(part, PaperOptions) for part in parts) else {"method": "paper"}
+    content = {} if not any(isinstance(part, PaperOptions) for part in parts) else {"method": "paper"}
     for part in parts:
-        told |= dataclasses.asdict(part)
-    path.write_text(json.dumps(told | changes))
+        content |= dataclasses.asdict(part)
+    path.write_text(json.dumps(content | changes))
     return path
 
 

@@ -1,8 +1,8 @@
-"""The pictures of the tutorial, made by going through it: `make tutorial`.
+"""Makes the pictures of the tutorial by running its steps: `make tutorial`.
 
-Drives the module's own panel in the tests' stand-in for Slicer's application, with Slicer's own scene. What
-the pictures show of panel, slices and 3D view is drawn from the real scene; the frame around them is not Slicer's. The
-patient is the demo's (`make demo` first, which fetches the CT), or with --generated a skull drawn from the model.
+Operates the module's panel in the tests' stand-in for Slicer's application, with a real MRML scene. Panel, slice views
+and 3D view in the pictures are rendered from that scene; the window frame is not Slicer's. The input is the patient of
+the demo (run `make demo` first, which downloads the CT), or with --generated a skull sampled from the model.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ PATIENCE_S = 300
 
 
 class Tutorial:
-    """The tutorial's steps, in order; each leaves a picture.
+    """Runs the steps of the tutorial and saves a picture of each.
 
-    widget: the module's panel; folder: where the pictures go.
+    widget: the module's panel; folder: folder of the pictures.
     """
 
     def __init__(self, widget, folder: Path):
@@ -36,30 +36,30 @@ class Tutorial:
         self.pictures: list[Path] = []
 
     def shoot(self, name: str, scroll: str | None = None) -> None:
-        """A picture of the whole window; scroll: the widget of the panel that must be in view."""
+        """Save a picture of the whole window; scroll: name of the panel's widget that must be visible."""
         from slicer_standin import views
 
         path = self.folder / f"{len(self.pictures) + 1}_{name}.jpg"
         with tempfile.TemporaryDirectory() as folder:
             whole = Path(folder) / "window.png"
             views.screenshot(self.widget, whole, scrollTo=scroll)
-            # A fifth of the PNG's size: the pictures live in the repository.
+            # JPEG has a fifth of the PNG's size; the pictures are in the repository.
             Image.open(whole).convert("RGB").save(path, quality=90, optimize=True)
         self.pictures.append(path)
         print(path.name, flush=True)
 
     def wait(self, condition: Callable[[], bool]) -> None:
-        """Let the application work until the condition holds."""
+        """Process events until the condition is true."""
         import slicer_standin
 
         end = time.monotonic() + PATIENCE_S
         while not condition():
             if time.monotonic() > end:
-                raise TimeoutError(f"nothing happens any more: {self.ui.statusLabel.text}")
+                raise TimeoutError(f"timeout, last status: {self.ui.statusLabel.text}")
             slicer_standin.processEvents(0.02)
 
     def run(self, load: Callable[[], object]) -> None:
-        """All eight steps. load: puts the input into the scene and returns its node."""
+        """Run all eight steps. load: adds the input to the scene and returns its node."""
         ui, logic = self.ui, self.widget.logic
         node = load()
         parameters = logic.getParameterNode()
@@ -87,14 +87,14 @@ class Tutorial:
         self.shoot("result", "resultCollapsibleButton")
 
         ui.proposalComboBox.currentIndex = 1
-        self.wait(lambda: not logic.answering)
+        self.wait(lambda: not logic.responsePending)
         self.shoot("proposals", "resultCollapsibleButton")
         ui.proposalComboBox.currentIndex = 0
-        self.wait(lambda: not logic.answering)
+        self.wait(lambda: not logic.responsePending)
 
         ui.thicknessComboBox.currentText = "Patient's own"
-        self.wait(lambda: logic.answering)
-        self.wait(lambda: not logic.answering)
+        self.wait(lambda: logic.responsePending)
+        self.wait(lambda: not logic.responsePending)
         ui.showThicknessCheckBox.checked = True
         self.shoot("thickness", "resultCollapsibleButton")
 
@@ -110,13 +110,16 @@ class Tutorial:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--ct", type=Path, default=ROOT / "demo" / "patient_ct.nrrd", help="default: the demo's patient"
+        "--ct",
+        type=Path,
+        default=ROOT / "demo" / "patient_ct.nrrd",
+        help="CT of the patient; default: the demo's",
     )
-    parser.add_argument("--generated", action="store_true", help="a skull drawn from the model instead")
+    parser.add_argument("--generated", action="store_true", help="use a skull sampled from the model")
     parser.add_argument("--output", type=Path, default=ROOT / "Docs" / "images" / "tutorial")
     arguments = parser.parse_args()
     if not arguments.generated and not arguments.ct.is_file():
-        print(f"'{arguments.ct}' is not there: run make demo first, or use --generated", file=sys.stderr)
+        print(f"'{arguments.ct}' does not exist. Run make demo first, or use --generated.", file=sys.stderr)
         return 2
     import slicer_standin
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import slicer
 
 from SkullVAE import SkullVAELogic
-from SkullVAELib.errors import SkullVAEError
+from SkullVAELib.core.errors import SkullVAEError
 
 SUFFIXES = (".nrrd", ".nhdr", ".nii", ".nii.gz", ".mha")
 

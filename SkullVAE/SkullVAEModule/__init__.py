@@ -1,9 +1,9 @@
-"""The rooms of the Slicer module: what the panel shows, what the logic does, how the library is run.
+"""The Slicer module: its panel, its logic, and the child process that runs the library.
 
-No image processing happens here: that is SkullVAELib's, in a child process.
+The image processing is in SkullVAELib, which runs in the child process.
 """
 
 from .librarypath import addLibraryToPath
 
-# Before any room asks for it.
+# Before any module of this package imports the library.
 addLibraryToPath()

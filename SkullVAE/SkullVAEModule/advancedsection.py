@@ -1,4 +1,4 @@
-"""The panel's models and installation: what is there, adding, removing, and a report to send along with a question."""
+"""The section "Advanced" of the panel: list of models, and check of the installation."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from .parameters import SkullVAEParameterNode
 
 
 class AdvancedSection:
-    """Keeps the list of models, and runs the check of the installation.
+    """Manages the list of models and runs the check of the installation.
 
-    onStart: called when a check has begun, so that the panel follows it; showText: shows text in the log.
+    onStart: called when a check has started, so that the panel polls it; showText: shows text in the log.
     """
 
     def __init__(self, ui, logic: SkullVAELogic, onStart, showText) -> None:
@@ -33,11 +33,11 @@ class AdvancedSection:
         ui.copyReportButton.connect("clicked(bool)", self.onCopyReport)
 
     def setParameterNode(self, parameters: SkullVAEParameterNode | None) -> None:
-        """Show these parameters, or none."""
+        """Use these parameters; None while there are none."""
         self._parameters = parameters
 
     def update(self) -> None:
-        """List the models anew, and choose the parameters' one."""
+        """Update the list of models and select the one of the parameters."""
         self._entries = self.models.list()
         combo = self.ui.modelComboBox
         wasBlocked = combo.blockSignals(True)
@@ -51,7 +51,7 @@ class AdvancedSection:
         self.ui.modelInfoLabel.text = "" if chosen is None else _information(chosen)
 
     def entry(self) -> ModelEntry | None:
-        """The chosen model; the shipped one where the chosen is no longer there."""
+        """The selected model; the shipped one if the selected file no longer exists."""
         wanted = self._parameters.model if self._parameters is not None else ""
         for entry in self._entries:
             if entry.sha256 == wanted or (not wanted and entry.shipped):
@@ -59,36 +59,36 @@ class AdvancedSection:
         return next((entry for entry in self._entries if entry.shipped), None)
 
     def missing(self) -> str:
-        """What stands in the way of a run; empty when nothing."""
-        return "" if self.entry() is not None else _("There is no model: add one from a file, under Advanced")
+        """What the user has to do before a run can start; empty if nothing."""
+        return "" if self.entry() is not None else _("No model is available: add one from a file under Advanced")
 
     def modelPath(self) -> Path | None:
-        """The file of the chosen model; None for the shipped one, which the library finds itself."""
+        """The file of the selected model; None for the shipped one, which the library finds itself."""
         entry = self.entry()
         return None if entry is None or entry.shipped else entry.path
 
     def onModelChosen(self, index: int) -> None:
-        """The user has chosen another model."""
+        """Called when the user selects another model."""
         if self._parameters is not None and 0 <= index < len(self._entries):
             entry = self._entries[index]
             self._parameters.model = "" if entry.shipped else entry.sha256
 
     def addModel(self) -> bool:
-        """Ask for a file and copy it into the list; False when the user declines. Raises SkullVAEError."""
+        """Ask for a file and add a copy of it; False if the user cancels. Raises SkullVAEError."""
         path = qt.QFileDialog.getOpenFileName(
             slicer.util.mainWindow(), _("Add a model"), "", _("Model files (*.safetensors)")
         )
         if not path:
             return False
-        # The library reads it in a child process, which takes seconds.
+        # The library loads the file in a child process, which takes seconds.
         entry = self.models.add(Path(path), onWait=slicer.app.processEvents)
         self._parameters.model = entry.sha256
         return True
 
     def removeModel(self) -> bool:
-        """Remove the chosen model's copy after asking; False when the user declines. Raises SkullVAEError."""
+        """Remove the copy of the selected model after asking; False if the user cancels. Raises SkullVAEError."""
         entry = self.entry()
-        question = _("Remove the model '{name}' from the list? The file it was added from stays.")
+        question = _("Remove the model '{name}' from the list? The original file is not deleted.")
         if not slicer.util.confirmOkCancelDisplay(question.format(name=entry.name), _("SkullVAE")):
             return False
         self.models.remove(entry)
@@ -96,12 +96,12 @@ class AdvancedSection:
         return True
 
     def startCheck(self) -> None:
-        """Begin to look at the installation. Raises SkullVAEError."""
+        """Start the check of the installation. Raises SkullVAEError."""
         self._run = self._logic.checkInstallation()
         self._onStart()
 
     def poll(self) -> bool:
-        """Follow the check: True while it goes on."""
+        """Poll the check: True while it runs."""
         if self._run is None:
             return False
         self._run.poll()
@@ -115,18 +115,18 @@ class AdvancedSection:
         return False
 
     def cancel(self) -> None:
-        """End the check."""
+        """Stop the check."""
         if self._run is not None:
             self._run.cancel()
             self._run = None
 
     def onCopyReport(self, checked: bool = False) -> None:
-        """Put the last report into the clipboard."""
+        """Copy the last report to the clipboard."""
         qt.QApplication.clipboard().setText(self._report)
 
 
 def _modelFolder() -> Path:
-    """Beside the user's settings: there it stays when Slicer is updated."""
+    """Beside the user's settings, where files are kept when Slicer is updated."""
     return Path(slicer.app.slicerUserSettingsFilePath).parent / "SkullVAE" / "Models"
 
 

@@ -1,6 +1,6 @@
-"""A child process: start, progress, log, requests and their answers, cancel.
+"""A child process: start, progress, log, requests and responses, cancellation.
 
-Knows neither Qt nor Slicer, so that it is tested without them.
+Uses neither Qt nor Slicer, so that it can be tested without them.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from SkullVAELib.errors import SkullVAEError
+from SkullVAELib.core.errors import SkullVAEError
 
-# A poll reads at most this much of each stream, so that a chatty child cannot freeze the panel.
+# Largest number of bytes that a poll reads of each stream, so that much output does not freeze the panel.
 _BYTES_PER_POLL = 1 << 18
 
 
 class _Tail:
-    """Reads the lines that were appended to a file since the last look."""
+    """Reads the lines that were appended to a file since the last call."""
 
     def __init__(self, path: Path):
         self._file = path.open("rb")
         self._rest = b""
 
     def lines(self, final: bool) -> tuple[list[str], bool]:
-        """(the new complete lines, whether there may be more to read); final: the last line needs no line end."""
+        """(the new complete lines, whether there may be more); final: also return a last line without line end."""
         chunk = self._file.read(_BYTES_PER_POLL)
         more = len(chunk) == _BYTES_PER_POLL
         *whole, self._rest = (self._rest + chunk).split(b"\n")
@@ -45,15 +45,15 @@ class _Tail:
 class ChildProcess:
     """One run of a command that prints {"stage": ..., "fraction": ...} lines on stdout and anything else on stderr.
 
-    The owner calls poll() from a timer. The child writes to two files in `folder` instead of pipes: a pipe that
-    nobody empties in time blocks the child, and threads that would empty it starve in Slicer, whose main thread
-    keeps Python's lock while Qt's event loop runs.
+    The owner calls poll() from a timer. The child writes to two files in `folder` instead of pipes: a full pipe would
+    block the child, and threads that empty a pipe rarely run in Slicer, whose main thread holds Python's global
+    interpreter lock while Qt's event loop runs.
 
-    requests: whether the child reads requests, one JSON object a line, from stdin; it answers each with lines
-    {"answer": ...} on stdout. Closing stdin tells it that there will be no more.
+    requests: whether the child reads requests from stdin, one JSON object per line; it sends responses as lines
+    {"response": ...} on stdout. Closing stdin ends the requests.
 
-    stage, fraction: the latest progress. done: whether it has reported the stage "done" at fraction 1, after which a
-    child with requests stays. exitCode: None until the end. lastErrorLine: the last line on stderr.
+    stage, fraction: the latest progress. done: whether the child has reported the stage "done" at fraction 1, after
+    which a child with requests keeps running. exitCode: None until the end. lastErrorLine: the last line on stderr.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class ChildProcess:
         self._folder = Path(folder)
         self._environment = dict(os.environ, **(environment or {}))
         self._requests = requests
-        self._answers: deque[dict] = deque()
+        self._responses: deque[dict] = deque()
         self._process: subprocess.Popen | None = None
         self._tails: tuple[_Tail, ...] = ()
         self.stage = ""
@@ -79,12 +79,12 @@ class ChildProcess:
         self.log: deque[str] = deque(maxlen=2000)
 
     def start(self) -> None:
-        """Start the child at the head of its own process group. Raises SkullVAEError when it cannot be started."""
+        """Start the child as leader of its own process group. Raises SkullVAEError if it cannot be started."""
         paths = self._folder / "stdout.txt", self._folder / "stderr.txt"
         if os.name == "nt":
             options = {"creationflags": subprocess.CREATE_NO_WINDOW}
         else:
-            # PythonSlicer is a launcher: only the whole group reaches the interpreter behind it.
+            # PythonSlicer is a launcher: the interpreter that it starts is reached through the process group only.
             options = {"start_new_session": True}
         with paths[0].open("wb") as stdout, paths[1].open("wb") as stderr:
             try:
@@ -102,17 +102,17 @@ class ChildProcess:
                     f"'{self._command[0]}' cannot be started: {error.strerror}", "Reinstall Slicer or the extension"
                 ) from error
         if self._requests and os.name != "nt":
-            # A child that does not read must not hold up the panel.
+            # A child that does not read must not block the panel.
             os.set_blocking(self._process.stdin.fileno(), False)
         self._tails = _Tail(paths[0]), _Tail(paths[1])
-        # An application that quits without closing the module must not leave the child behind.
+        # The child must not outlive an application that quits without closing the module.
         atexit.register(self.cancel)
 
     def poll(self) -> list[str]:
-        """Take in what the child has printed; returns the new log lines. After the end, exitCode is set."""
+        """Read what the child has printed; returns the new log lines. Sets exitCode after the end."""
         if self._process is None or self.exitCode is not None:
             return []
-        # Asked before reading: what an ended child has printed is all there.
+        # Checked before reading: the output of a child that has ended is complete.
         exitCode = self._process.poll()
         ended = exitCode is not None
         lines: list[str] = []
@@ -132,34 +132,34 @@ class ChildProcess:
 
     @property
     def running(self) -> bool:
-        """Whether the child was started and its end has not been seen by poll() yet."""
+        """Whether the child was started and poll() has not seen its end yet."""
         return self._process is not None and self.exitCode is None
 
     def send(self, request: Mapping) -> bool:
-        """Ask the child for something; False when it has ended, takes no requests or does not read them."""
+        """Send a request to the child; False if it has ended, takes no requests or does not read them."""
         if not self._requests or not self.running or self._process.stdin.closed:
             return False
         line = json.dumps(request, allow_nan=False).encode("ascii") + b"\n"
         try:
-            # Past Python's buffer, so that a line goes out whole or not at all: it is shorter than what a pipe takes.
+            # Without Python's buffer, so that a line, shorter than a pipe's capacity, is written whole or not at all.
             return os.write(self._process.stdin.fileno(), line) == len(line)
         except OSError:
             return False
 
-    def takeAnswers(self) -> list[dict]:
-        """The answers that poll() has seen since the last call, oldest first."""
-        answers = list(self._answers)
-        self._answers.clear()
-        return answers
+    def takeResponses(self) -> list[dict]:
+        """The responses that poll() has read since the last call, oldest first."""
+        responses = list(self._responses)
+        self._responses.clear()
+        return responses
 
     def closeRequests(self) -> None:
-        """Tell the child that there will be no more requests; it then ends by itself."""
+        """Close the child's stdin: there are no further requests, and the child ends by itself."""
         if self._process is not None and self._process.stdin is not None:
             with contextlib.suppress(OSError):
                 self._process.stdin.close()
 
     def wait(self, onWait: Callable[[], None] = lambda: None) -> None:
-        """Poll until the end. It blocks: onWait is called again and again meanwhile."""
+        """Poll until the end. Blocks; onWait is called repeatedly meanwhile."""
         while self.running:
             self.poll()
             onWait()
@@ -167,7 +167,7 @@ class ChildProcess:
                 self._process.wait(timeout=0.05)
 
     def cancel(self) -> None:
-        """End the child and everything it has started, at once. Safe to call at any time, also twice."""
+        """Kill the child and all processes that it has started. May be called at any time, also repeatedly."""
         if not self.running:
             return
         self.cancelled = True
@@ -181,8 +181,8 @@ class ChildProcess:
             return False
         try:
             message = json.loads(line)
-            if "answer" in message:
-                self._answers.append({**message, "answer": int(message["answer"])})
+            if "response" in message:
+                self._responses.append({**message, "response": int(message["response"])})
                 return True
             self.stage, self.fraction = str(message["stage"]), min(1.0, max(0.0, float(message["fraction"])))
         except (ValueError, KeyError, TypeError):
@@ -199,7 +199,7 @@ class ChildProcess:
                 check=False,
             )
             return
-        # The child leads its session, so its id is the group's. Nothing it leaves behind is of use: no gentle signal.
+        # The child leads its session, so its id is that of the group. Its partial output is not needed, hence SIGKILL.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
 

@@ -1,6 +1,6 @@
-"""One run of the library's command line: the skull goes into a private folder, the result comes out of it.
+"""One run of the library's command line: writes the input into a private folder and reads the result from it.
 
-The process stays after the result, holding the completion, and answers requests for another shape or part.
+After the result the process keeps the completion and responds to requests for another shape or printable implant.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.exit_codes import BAD_INPUT, NO_DEFECT
+from SkullVAELib.completion.options import PRIORS
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.core.exit_codes import BAD_INPUT, NO_DEFECT
 
 from .background import BackgroundStep
 from .childprocess import ChildProcess
@@ -27,26 +28,45 @@ from .librarypath import libraryFolder, shippedModel
 from .masks import Mask
 from .meshfiles import MeshData, readPly
 
-PART_FILE, SKULL_FILE = "implant.ply", "skull_display.ply"
+IMPLANT_FILE, SKULL_FILE = "implant.ply", "skull_display.ply"
 
 
 @dataclass(frozen=True)
-class CompletionOptions:
-    """What the user chose; None leaves the choice to the library.
+class RunSettings:
+    """Settings of a run; None selects the default of the library.
 
-    thresholdHU: bone threshold of a CT; box: six or fifteen numbers, RAS mm in the input's own coordinates, outside
-    which nothing is bone (see cropbox.boxArgument); prior: auto, encode, map, dev or mean; gamma: how far to move
-    along the deviation vector of defect, "cranial" or "facial"; proposals: how many shapes to propose, 1 to 5;
-    face: whether bone that one side of the face lacks is completed, too.
-    The part, in mm: clearance: least distance to bone; thickness: "patient", "constant:MM" or "minimum:MM";
-    underContour: how much lower the outer surface; smooth: of the shape; holes: "DIAMETER,PITCH,MARGIN" of perfusion
-    holes; split: no piece longer than this.
-    device: auto, cpu or cuda; model: path of a model file.
+    Attributes
+    ----------
+    thresholdHU : float or None
+        Bone threshold of a CT in HU.
+    roi : tuple of float or None
+        Region of interest: 6 or 15 numbers, RAS mm in the input's own coordinates, see `roi.roiArgument`.
+    prior : str
+        Source of the complete shape, one of `SkullVAELib.completion.options.PRIORS`.
+    defect : {"cranial", "facial"}
+        Class of the deviation vector that gamma scales.
+    gamma : float or None
+        Factor of the deviation vector.
+    proposals : int
+        Number of proposals, 1 to `SkullVAELib.completion.options.MOST_PROPOSALS`.
+    face : bool
+        Whether bone that is missing on one side of the face is completed as well.
+    clearance, underContour, smooth, split : float or None
+        Minimum distance to bone, recess of the outer surface, smoothing and maximum length of a piece of the printable
+        implant, in mm.
+    thickness : str or None
+        "patient", "constant:MM" or "minimum:MM".
+    holes : str or None
+        "DIAMETER,PITCH,MARGIN" of the perfusion holes in mm.
+    device : {"auto", "cpu", "cuda"}
+        Device that the network runs on.
+    model : path or None
+        Model file; None for the shipped one.
     """
 
     thresholdHU: float | None = None
-    box: tuple[float, ...] | None = None
-    prior: str = "auto"
+    roi: tuple[float, ...] | None = None
+    prior: str = PRIORS[0]
     defect: str = "cranial"
     gamma: float | None = None
     proposals: int = 1
@@ -61,7 +81,7 @@ class CompletionOptions:
     model: str | os.PathLike | None = None
 
     def arguments(self) -> list[str]:
-        """The command line's options for these choices."""
+        """Return these settings as options of the command line."""
         arguments = ["--device", self.device, "--prior", self.prior, "--defect", self.defect]
         for option, value in (
             ("--threshold", self.thresholdHU),
@@ -76,9 +96,9 @@ class CompletionOptions:
         for option, text in (("--thickness", self.thickness), ("--holes", self.holes)):
             if text:
                 arguments += [option, text]
-        if self.box is not None:
-            # In one word: the first number may begin with a minus.
-            arguments.append("--box=" + ",".join(f"{value:.9g}" for value in self.box))
+        if self.roi is not None:
+            # As one argument, because the first number may start with a minus sign.
+            arguments.append("--roi=" + ",".join(f"{value:.9g}" for value in self.roi))
         if self.proposals != 1:
             arguments += ["--proposals", str(self.proposals)]
         if self.face:
@@ -88,8 +108,8 @@ class CompletionOptions:
             arguments += ["--model", str(model)]
         return [*arguments, "--interactive", "--display", "--report", "--uncertainty", "--format", "stl,ply"]
 
-    def part(self) -> dict:
-        """The part's choices as a request names them."""
+    def implantRequest(self) -> dict:
+        """Return the settings of the printable implant as the value of an "implant" request."""
         return {
             "clearance": self.clearance,
             "thickness": self.thickness,
@@ -102,21 +122,22 @@ class CompletionOptions:
 
 @dataclass(frozen=True)
 class CompletionResult:
-    """What the library returned: completed and implant on the input's grid, the report, and the meshes it made."""
+    """Result of the library: masks on the input's grid, report, and the meshes of printable implant and skull."""
 
     completed: Mask
     implant: Mask
     report: dict
-    part: MeshData | None = None
+    printableImplant: MeshData | None = None
     skull: MeshData | None = None
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a request has brought. kind: gamma, proposal, part, host or report; value: what was asked for.
+class Response:
+    """Response to a request. kind: gamma, proposal, implant, skull or report; value: the value requested.
 
-    completed, implant: the new voxels, where they changed; part: the new mesh; files: all that was written;
-    report: the figures that changed; error: why there is nothing; more: another answer to this request follows.
+    completed, implant: the new masks if they changed; printableImplant: the new mesh if it changed; files: all files
+    written; report: the report fields that changed; error: why the request failed; more: whether another response to
+    this request follows.
     """
 
     number: int
@@ -130,21 +151,21 @@ class Answer:
     more: bool = False
     completed: Mask | None = None
     implant: Mask | None = None
-    part: MeshData | None = None
+    printableImplant: MeshData | None = None
 
 
 def pythonExecutable() -> str:
-    """The Python that has the library's dependencies: PythonSlicer inside Slicer, else the running interpreter."""
+    """The Python with the library's dependencies: PythonSlicer inside Slicer, otherwise the running interpreter."""
     return shutil.which("PythonSlicer") or sys.executable
 
 
 def libraryCommand() -> list[str]:
-    """The library's command line, to be followed by a command and its options."""
+    """Start of the library's command line; a command and its options follow."""
     return [pythonExecutable(), "-m", "SkullVAELib"]
 
 
 def childEnvironment() -> dict[str, str]:
-    """What the child needs on top of the present environment."""
+    """Environment variables that the child needs in addition to the current ones."""
     environment = {"PYTHONIOENCODING": "utf-8"}
     folder = libraryFolder()
     if folder is not None:
@@ -156,22 +177,22 @@ class CompletionRun:
     """Completes one skull in a child process.
 
     array: (I, J, K) voxels of a CT in HU or of a skull labelmap, which must not change until the child runs;
-    affine: (4, 4) voxel index -> RAS mm; command: what to run in place of `python -m SkullVAELib` (for tests).
-    poll() until running is False, then take result(). While live is true, request() and pollAnswers() go on.
-    The private folder disappears with close(), at the latest with the object itself.
+    affine: (4, 4) voxel index -> RAS mm; command: command to run instead of `python -m SkullVAELib` (for tests).
+    Call poll() until running is False, then result(). While live is true, use request() and pollResponses().
+    The private folder is removed by close(), at the latest with the object itself.
     """
 
     def __init__(
         self,
         array: np.ndarray,
         affine: np.ndarray,
-        options: CompletionOptions,
+        settings: RunSettings,
         command: Sequence[str] | None = None,
     ):
         self._array: np.ndarray | None = array
         self._shape = array.shape
         self._affine = affine
-        self._options = options
+        self._settings = settings
         self._command = list(command) if command else libraryCommand()
         self._temporary = tempfile.TemporaryDirectory(prefix="SkullVAE-", ignore_cleanup_errors=True)
         self.folder = Path(self._temporary.name)
@@ -179,25 +200,25 @@ class CompletionRun:
         self._writing: BackgroundStep | None = None
         self._reading: BackgroundStep | None = None
         self._closed = False
-        # The bone without implant, to which each new implant is added.
+        # The bone without implant; each new implant is added to it.
         self._bone: Mask | None = None
         self._requests: dict[int, tuple[str, object]] = {}
         self._lastNumber = 0
-        self._unread: deque[Answer] = deque()
-        self._answer: BackgroundStep | None = None
+        self._unread: deque[Response] = deque()
+        self._readingResponse: BackgroundStep | None = None
 
     @property
     def outputFolder(self) -> Path:
-        """Where the library puts what it makes."""
+        """Folder that the library writes the result to."""
         return self.folder / "result"
 
     def start(self) -> None:
-        """Begin: the input is written beside the event loop, then the child is started by poll()."""
+        """Start writing the input in a thread; poll() then starts the child."""
         self.outputFolder.mkdir()
         self._writing = BackgroundStep(self._writeInput)
 
     def poll(self) -> list[str]:
-        """Go on; returns the new log lines. Raises SkullVAEError when the child cannot be started."""
+        """Advance the run; returns the new log lines. Raises SkullVAEError if the child cannot be started."""
         if self._closed:
             return []
         if self.child is None:
@@ -215,40 +236,40 @@ class CompletionRun:
 
     @property
     def running(self) -> bool:
-        """Whether the result is still on its way."""
+        """Whether the result is not available yet."""
         return not self._closed and (self._reading is None or not self._reading.poll())
 
     @property
     def stage(self) -> str:
-        """The stage the child last reported."""
+        """The stage that the child reported last."""
         return self.child.stage if self.child else ""
 
     @property
     def fraction(self) -> float:
-        """The part done, 0 to 1."""
+        """The fraction done, 0 to 1."""
         return self.child.fraction if self.child else 0.0
 
     def cancel(self) -> None:
-        """End the child and all it has started."""
+        """Kill the child and all processes that it has started."""
         if self.child is not None:
             self.child.cancel()
 
     def result(self) -> CompletionResult | None:
-        """The result of a run that has ended; None when the library found no defect. Raises SkullVAEError."""
+        """The result of a run that has ended; None if the library found no defect. Raises SkullVAEError."""
         return self._reading.result()
 
     @property
     def live(self) -> bool:
-        """Whether the child holds the completion and takes requests."""
+        """Whether the child keeps the completion and takes requests."""
         return self.child is not None and self.child.done and self.child.running
 
     @property
-    def answering(self) -> bool:
-        """Whether a request has not been answered yet."""
-        return bool(self._requests or self._unread or self._answer)
+    def responsePending(self) -> bool:
+        """Whether a response to a request is still missing."""
+        return bool(self._requests or self._unread or self._readingResponse)
 
     def request(self, kind: str, value: object) -> bool:
-        """Ask for {kind: value}, as the command line's --interactive reads it; False when nobody listens."""
+        """Send the request {kind: value}, see the command line's --interactive; False if the child takes none."""
         number = self._lastNumber + 1
         if not self.live or not self.child.send({"request": number, kind: value}):
             return False
@@ -256,57 +277,58 @@ class CompletionRun:
         self._requests[number] = (kind, value)
         return True
 
-    def pollAnswers(self) -> tuple[list[Answer], list[str]]:
-        """(the answers that have come, read and ready for the scene; the new log lines)."""
+    def pollResponses(self) -> tuple[list[Response], list[str]]:
+        """(the responses that have arrived, with their files read; the new log lines)."""
         if self.child is None or self._closed:
             return [], []
         lines = self.child.poll()
-        for message in self.child.takeAnswers():
-            answer = self._understand(message)
-            if answer is not None:
-                self._unread.append(answer)
+        for message in self.child.takeResponses():
+            response = self._parseResponse(message)
+            if response is not None:
+                self._unread.append(response)
         if not self.child.running and self._requests:
-            # It died over them.
+            # The child ended before it responded.
             error = _childError(self.child.exitCode, self.child.lastErrorLine)
-            self._unread += [Answer(n, kind, value, error=error) for n, (kind, value) in self._requests.items()]
+            self._unread += [Response(n, kind, value, error=error) for n, (kind, value) in self._requests.items()]
             self._requests.clear()
-        answers = []
-        while self._unread or self._answer:
-            if self._answer is None:
-                answer = self._unread[0]
-                self._answer = BackgroundStep(lambda answer=answer: self._readAnswer(answer))
-            if not self._answer.poll():
+        responses = []
+        while self._unread or self._readingResponse:
+            if self._readingResponse is None:
+                response = self._unread[0]
+                self._readingResponse = BackgroundStep(lambda response=response: self._readFiles(response))
+            if not self._readingResponse.poll():
                 break
-            step, self._answer = self._answer, None
-            answer = self._unread.popleft()
+            step, self._readingResponse = self._readingResponse, None
+            response = self._unread.popleft()
             try:
-                answers.append(step.result())
+                responses.append(step.result())
             except SkullVAEError as error:
-                answers.append(Answer(answer.number, answer.kind, answer.value, error=error))
-        return answers, lines
+                responses.append(Response(response.number, response.kind, response.value, error=error))
+        return responses, lines
 
     def close(self) -> None:
-        """End whatever still runs and remove the private folder."""
+        """Stop everything that still runs and remove the private folder."""
         self._closed = True
         self.cancel()
-        for step in (self._writing, self._reading, self._answer):
-            # What it is about to write must not outlive the folder.
+        for step in (self._writing, self._reading, self._readingResponse):
+            # A step must not write after the folder was removed.
             while step is not None and not step.poll():
                 pass
         self._array = None
         self._requests.clear()
         self._unread.clear()
-        self._answer = None
+        self._readingResponse = None
         self._temporary.cleanup()
 
     def _writeInput(self) -> None:
-        # Not when Slicer starts: SimpleITK takes a while, and nibabel may not be installed yet.
+        # Imported here and not when Slicer starts: SimpleITK is slow to import, and nibabel may not be installed yet.
         import SimpleITK as sitk
 
-        from SkullVAELib.volume import Volume, to_image
+        from SkullVAELib.geometry.volume import Volume
+        from SkullVAELib.io.images import to_image
 
         try:
-            # Uncompressed: packing a 512^3 CT takes longer than the disk.
+            # Uncompressed: compressing a CT of 512 x 512 x 512 voxels takes longer than writing it.
             image = to_image(Volume(self._array, self._affine))
             sitk.WriteImage(image, str(self.folder / "input.nrrd"), useCompression=False)
         except RuntimeError as error:
@@ -317,10 +339,10 @@ class CompletionRun:
     def _startChild(self) -> None:
         source, output = self.folder / "input.nrrd", self.outputFolder
         command = [*self._command, "complete", str(source), "-o", str(output), "--progress", "json"]
-        command += self._options.arguments()
+        command += self._settings.arguments()
         self.child = ChildProcess(command, self.folder, childEnvironment(), requests=True)
         self.child.start()
-        # Who loses a run without closing it leaves no process behind; the folder has such a guard of its own.
+        # Ends the process of a run that is discarded without close(); the temporary folder has its own finalizer.
         weakref.finalize(self, self.child.cancel)
 
     def _readResult(self) -> CompletionResult | None:
@@ -336,11 +358,11 @@ class CompletionRun:
         implant = self._readMask(folder / "implant.nrrd")
         completed = self._readMask(folder / "completed.nrrd")
         self._bone = completed.without(implant)
-        meshes = [readPly(folder / name) if (folder / name).is_file() else None for name in (PART_FILE, SKULL_FILE)]
+        meshes = [readPly(folder / name) if (folder / name).is_file() else None for name in (IMPLANT_FILE, SKULL_FILE)]
         return CompletionResult(completed, implant, report, *meshes)
 
-    def _understand(self, message: dict) -> Answer | None:
-        number = message["answer"]
+    def _parseResponse(self, message: dict) -> Response | None:
+        number = message["response"]
         if number not in self._requests:
             return None
         kind, value = self._requests[number]
@@ -348,8 +370,8 @@ class CompletionRun:
         if not more:
             del self._requests[number]
         text = message.get("error")
-        folder = Path(message.get("folder") or self.outputFolder / "answers" / str(number))
-        return Answer(
+        folder = Path(message.get("folder") or self.outputFolder / "responses" / str(number))
+        return Response(
             number,
             kind,
             value,
@@ -361,35 +383,35 @@ class CompletionRun:
             more=more,
         )
 
-    def _readAnswer(self, answer: Answer) -> Answer:
+    def _readFiles(self, response: Response) -> Response:
         changes = {}
-        if answer.kind in ("gamma", "proposal", "part") and not answer.error:
-            for path in answer.files:
+        if response.kind in ("gamma", "proposal", "implant") and not response.error:
+            for path in response.files:
                 if path.name == "implant.nrrd":
                     changes["implant"] = self._readMask(path)
                     changes["completed"] = self._bone.union(changes["implant"])
-                elif path.name == PART_FILE:
-                    changes["part"] = readPly(path)
-                elif path.name == "implant.stl" and path.with_name(PART_FILE).is_file():
-                    changes["part"] = readPly(path.with_name(PART_FILE))
-        return Answer(**{**vars(answer), **changes})
+                elif path.name == IMPLANT_FILE:
+                    changes["printableImplant"] = readPly(path)
+                elif path.name == "implant.stl" and path.with_name(IMPLANT_FILE).is_file():
+                    changes["printableImplant"] = readPly(path.with_name(IMPLANT_FILE))
+        return Response(**{**vars(response), **changes})
 
     def _readMask(self, path: Path) -> Mask:
-        from SkullVAELib.volume import read_volume
+        from SkullVAELib.io.images import read_volume
 
         volume = read_volume(path)
-        # Slicer would take an array of the wrong shape in silence and show it in the wrong place.
+        # Slicer would accept an array of the wrong shape and show it in the wrong place.
         if volume.array.shape != self._shape or not np.allclose(volume.affine, self._affine, atol=1e-3):
-            raise SkullVAEError(f"'{path.name}' does not lie on the input's grid", "Reinstall the extension")
+            raise SkullVAEError(f"'{path.name}' is not on the grid of the input", "Reinstall the extension")
         return Mask.of(volume.array)
 
 
 def _childError(code: int, line: str) -> SkullVAEError:
-    """The child's own cause and remedy, unchanged; or, when it died without a word, what is known."""
+    """Cause and remedy as the child printed them; without them, exit code and last line."""
     if code == BAD_INPUT and line:
         return SkullVAEError.from_line(line)
     detail = f": {line}" if line else ""
     return SkullVAEError(
-        f"The completion ended unexpectedly with code {code}{detail}",
-        "See the log; if memory ran out, close other data or choose the device 'cpu'",
+        f"The completion ended unexpectedly with exit code {code}{detail}",
+        "See the log. If memory ran out, close other data or choose the device 'cpu'",
     )

@@ -1,8 +1,8 @@
-"""A result as files: the implant and the host skull as meshes, the labelmaps, the report.
+"""Exports a result: meshes of implant and skull surface, labelmaps, and report.
 
-Everything is prepared in a private folder beside the target and appears there at the end, whole and under names that
-were free. Coordinates are world coordinates (parent transforms applied) in LPS mm, as Slicer's own export of
-segments to files writes them.
+All files are written to a private folder inside the target folder and moved at the end, complete and under names that
+were not in use. Coordinates are world coordinates (parent transforms applied) in LPS mm, as in Slicer's own export of
+segments to files.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import slicer
 import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.exit_codes import BAD_INPUT
-from SkullVAELib.part_options import MESH_FORMATS
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.core.exit_codes import BAD_INPUT
+from SkullVAELib.implant.options import MESH_FORMATS
 
 from .background import BackgroundStep
 from .childprocess import ChildProcess
@@ -30,16 +30,17 @@ from .completion import childEnvironment, libraryCommand
 from .masks import Mask
 from .meshfiles import MeshData, readPly, readStl, writeMesh
 from .meshnodes import meshData
-from .results import AddedResult, partMatchesImplant
+from .results import AddedResult, modelMatchesImplant
 from .segments import isAsAdded, maskOnGrid, readInput
 
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What was written. files: in the order of writing; notes: what the user should know of them.
+    """The files written, in this order; notes: remarks for the user.
 
-    implantFrom: "part" where the implant's mesh is the precise part, "segment" where the segment was edited (or had
-    no part), so that the mesh is the surface of its voxels: without clearance, holes and the other choices of a part.
+    implantFrom: "model" if the implant's mesh is the model of the printable implant; "segment" if the segment was
+    edited or has no model: the mesh is then the surface of its voxels, without clearance, holes and the other settings
+    of the printable implant.
     """
 
     folder: Path
@@ -49,27 +50,29 @@ class ExportResult:
 
 
 class SessionFiles:
-    """Files a live session makes on request; this one makes none. request(): whether it will; take(): the file."""
+    """Files that a live session writes on request; this base class has no session."""
 
     def request(self, kind: str) -> bool:
-        """Ask for the file "host" or "report"; False when there is nobody to make it."""
+        """Request the file "skull" or "report"; False without a live session."""
         return False
 
     def take(self, kind: str) -> Path | None:
-        """The file, or None while it is being made. Raises SkullVAEError when it will not come."""
+        """The file; None while it is being written. Raises SkullVAEError if it cannot be written."""
         raise SkullVAEError("The session has ended", "Run again")
 
 
 class ExportRun:
-    """Writes one result into a folder; start(), then poll() until running is False, then result().
+    """Writes one result into a folder: start(), poll() until running is False, then result().
 
-    added, inputNode, segmentID: the result and what it was made from; formats: of the meshes, "stl", "obj", "ply";
-    host, labelmaps, report: what else; sessionFiles: where host and report come from; command: the library's.
+    added, inputNode, segmentID: the result and its input; formats: mesh formats, of `MESH_FORMATS`; skull, labelmaps,
+    report: whether these are written as well; sessionFiles: source of skull surface and report; command: the library's
+    command line.
 
-    Files are named after the input: NAME_implant.stl, NAME_host.stl, NAME_completed.nrrd, NAME_implant.nrrd,
-    NAME_report.html. Nothing is ever overwritten: where one of the names is taken, all get a number, NAME-2_...
-    The meshes are in world coordinates under any transform. The labelmaps are on the input's whole grid, moved with
-    the transform; under one that is not rigid they stay in the input's own coordinates, and notes say so.
+    Files are named after the input: NAME_implant.stl, NAME_skull.stl, NAME_completed.nrrd, NAME_implant.nrrd,
+    NAME_report.html. Existing files are not overwritten: if one of the names is in use, all names get a number,
+    NAME-2_... The meshes are in world coordinates under any transform. The labelmaps are on the input's whole grid,
+    moved with the transform; if the transform is not rigid, they are in the input's own coordinates and a note reports
+    it.
     """
 
     def __init__(
@@ -79,21 +82,21 @@ class ExportRun:
         segmentID: str,
         folder: str | os.PathLike,
         formats: Sequence[str] = ("stl",),
-        host: bool = True,
+        skull: bool = True,
         labelmaps: bool = True,
         report: bool = True,
         sessionFiles: SessionFiles | None = None,
         command: Sequence[str] | None = None,
     ):
         if not formats and not (labelmaps or report):
-            raise SkullVAEError("Nothing is chosen for export", "Choose a mesh format, the labelmaps or the report")
+            raise SkullVAEError("Nothing is selected for export", "Select a mesh format, the labelmaps or the report")
         unknown = set(formats) - set(MESH_FORMATS)
         if unknown:
-            raise SkullVAEError(f"The mesh format '{sorted(unknown)[0]}' is unknown", "Use stl, obj or ply")
+            raise SkullVAEError(f"The mesh format '{sorted(unknown)[0]}' is unknown", f"Use {', '.join(MESH_FORMATS)}")
         self._added, self._inputNode, self._segmentID = added, inputNode, segmentID
         self._target = Path(folder)
         self._formats = tuple(formats)
-        self._wants = {"host": host and bool(formats), "labelmaps": labelmaps, "report": report}
+        self._selected = {"skull": skull and bool(formats), "labelmaps": labelmaps, "report": report}
         self._sessionFiles = sessionFiles or SessionFiles()
         self._command = list(command) if command else libraryCommand()
         self._work: Iterator | None = None
@@ -108,32 +111,32 @@ class ExportRun:
 
     @property
     def running(self) -> bool:
-        """Whether there is more to do."""
+        """Whether the export is in progress."""
         return self._work is not None
 
     def start(self) -> None:
-        """Read the result from the scene and begin. Raises SkullVAEError when it, or the folder, cannot be used."""
+        """Read the result from the scene and start. Raises SkullVAEError if result or folder cannot be used."""
         if not self._added.exists:
             raise SkullVAEError("The result is no longer in the scene", "Run again")
         node = self._added.segmentationNode
         source = readInput(self._inputNode, self._segmentID)
         self._affine = source.affine
         implant = maskOnGrid(node, self._added.implantID, source)
-        # Without the completed skull, as when the user removed it, there are still the implant's files.
+        # The implant can be exported even if the user has removed the completed skull.
         completed = maskOnGrid(node, self._added.completedID, source)
         if implant.empty:
-            raise SkullVAEError("The implant's segment is empty", "Run again, or undo what was done to it")
-        isPart = partMatchesImplant(self._added)
-        # Points and faces are copied: the next request may change the model meanwhile.
-        part = (
+            raise SkullVAEError("The segment of the implant is empty", "Run again, or undo the changes to the segment")
+        matches = modelMatchesImplant(self._added)
+        # Points and faces are copied: the next request may change the model during the export.
+        model = (
             MeshData(*map(_copied, vars(meshData(self._added.implantModelNode.GetPolyData())).values()))
-            if isPart
+            if matches
             else None
         )
-        unedited = isPart and isAsAdded(node, self._added.completedID)
+        unedited = matches and isAsAdded(node, self._added.completedID)
         self._toWorld, self._linear = _pointsToWorld(node)
         self._labelmapAffine = self._affine if (m := _rigidToWorld(node)) is None else m @ self._affine
-        if m is None and self._wants["labelmaps"]:
+        if m is None and self._selected["labelmaps"]:
             self._notes.append("The transform is not rigid: the labelmaps are in the input's own coordinates.")
         try:
             self._target.mkdir(parents=True, exist_ok=True)
@@ -143,10 +146,10 @@ class ExportRun:
                 f"'{self._target}' cannot be written to: {error.strerror}", "Choose another folder"
             ) from error
         self._temporary = tempfile.TemporaryDirectory(prefix="SkullVAE-", ignore_cleanup_errors=True)
-        self._work = self._steps(implant, completed, part, unedited)
+        self._work = self._steps(implant, completed, model, unedited)
 
     def poll(self) -> list[str]:
-        """Go on; returns the new log lines. What goes wrong is raised by result()."""
+        """Advance the export; returns the new log lines. result() raises the error of an export that failed."""
         lines: list[str] = []
         if self._work is None:
             return lines
@@ -166,7 +169,7 @@ class ExportRun:
         return lines
 
     def result(self) -> ExportResult:
-        """What was written. Raises SkullVAEError when it could not be, and when it was cancelled."""
+        """The files written. Raises SkullVAEError if the export failed or was cancelled."""
         if self._error is not None:
             raise self._error
         if self._result is None:
@@ -174,7 +177,7 @@ class ExportRun:
         return self._result
 
     def wait(self, onProgress: Callable[[str, float], None] = lambda stage, fraction: None) -> ExportResult:
-        """Go on to the end and return the result. Not for the panel: it blocks."""
+        """Wait for the end and return the result. Blocks, so the panel must not call it."""
         try:
             while self.running:
                 self.poll()
@@ -184,30 +187,32 @@ class ExportRun:
         return self.result()
 
     def cancel(self) -> None:
-        """End it, with all its processes; the target folder stays as it was. Safe to call at any time."""
+        """Stop the export and all its processes; the target folder is not changed. May be called at any time."""
         if self._work is not None:
             self.cancelled = True
             self._finish()
 
-    def _steps(self, implant: Mask, completed: Mask, part: MeshData | None, unedited: bool) -> Iterator:
-        """The work, one thing after another: yields what is to be waited for (None: nothing, go on)."""
+    def _steps(self, implant: Mask, completed: Mask, model: MeshData | None, unedited: bool) -> Iterator:
+        """The steps of the export; yields each step to wait for, or None to continue at the next poll."""
         names: list[str] = []
         if self._formats:
             self.stage, self.fraction = "implant", 0.05
-            mesh = part
+            mesh = model
             if mesh is None:
-                self._notes.append("No part fits the implant's voxels (edited by hand?): the mesh is their surface.")
+                self._notes.append(
+                    "The implant was edited, or has no model: the exported mesh is the surface of its voxels."
+                )
                 mesh = yield from self._surface(implant)
             yield from self._write(mesh, "implant", names)
-        if self._wants["host"] and completed.empty:
-            self._notes.append("There is no completed skull, so no host skull was written.")
-        elif self._wants["host"]:
-            self.stage, self.fraction = "host skull", 0.3
-            mesh = (yield from self._sessionHost()) if unedited else None
+        if self._selected["skull"] and completed.empty:
+            self._notes.append("The skull surface was not exported: the completed skull is missing.")
+        elif self._selected["skull"]:
+            self.stage, self.fraction = "skull surface", 0.3
+            mesh = (yield from self._sessionSkull()) if unedited else None
             if mesh is None:
                 mesh = yield from self._surface(completed.without(implant))
-            yield from self._write(mesh, "host", names)
-        if self._wants["labelmaps"]:
+            yield from self._write(mesh, "skull", names)
+        if self._selected["labelmaps"]:
             for role, mask, fraction in (("completed", completed, 0.7), ("implant", implant, 0.85)):
                 self.stage, self.fraction = "labelmaps", fraction
                 if mask.empty:
@@ -217,19 +222,19 @@ class ExportRun:
                 yield step
                 step.result()
                 names.append(path.name)
-        if self._wants["report"]:
+        if self._selected["report"]:
             self.stage, self.fraction = "report", 0.95
             path = yield from self._sessionFile("report")
             if path is None:
-                self._notes.append("There is no report: the session that could write it has ended. Run again for one.")
+                self._notes.append("The report was not exported: the session has ended. Run again to get a report.")
             else:
                 shutil.copyfile(path, self._staging / "report.html")
                 names.append("report.html")
-        self._publish(names, "segment" if part is None else "part")
+        self._publish(names, "segment" if model is None else "model")
         self.stage, self.fraction = "done", 1.0
 
     def _surface(self, mask: Mask) -> Iterator:
-        """The surface of a mask, by the library in a child process, in the input's own coordinates."""
+        """The surface of a mask, computed by the library in a child process, in the input's own coordinates."""
         folder = Path(tempfile.mkdtemp(dir=self._temporary.name))
         step = BackgroundStep(lambda: _writeMask(mask, self._affine, folder / "labelmap.nrrd", False))
         yield step
@@ -241,16 +246,16 @@ class ExportRun:
         if child.exitCode != 0:
             cause, _dot, remedy = child.lastErrorLine.partition(". ")
             if child.exitCode != BAD_INPUT or not remedy:
-                cause = f"The mesh could not be made (code {child.exitCode}): {child.lastErrorLine}"
-                remedy = "See the log; if memory ran out, close other data"
+                cause = f"The mesh could not be computed (exit code {child.exitCode}): {child.lastErrorLine}"
+                remedy = "See the log. If memory ran out, close other data"
             raise SkullVAEError(cause, remedy)
         step = BackgroundStep(lambda: readPly(folder / "surface.ply"))
         yield step
         return step.result()
 
-    def _sessionHost(self) -> Iterator:
-        """The host skull as the session makes it, from a CT's grey values; None without a session."""
-        path = yield from self._sessionFile("host")
+    def _sessionSkull(self) -> Iterator:
+        """The skull surface from the session, which uses the CT's grey values; None without a session."""
+        path = yield from self._sessionFile("skull")
         if path is None:
             return None
         step = BackgroundStep(lambda: readStl(path))
@@ -271,7 +276,7 @@ class ExportRun:
 
     def _write(self, mesh: MeshData, role: str, names: list[str]) -> Iterator:
         if not self._linear:
-            # A warp is the scene's: not for a thread.
+            # A nonlinear transform belongs to the scene, which a thread must not use.
             mesh = replace(mesh, points=self._toWorld(mesh.points))
         for kind in self._formats:
             path = self._staging / f"{role}.{kind}"
@@ -312,18 +317,19 @@ class ExportRun:
 def _writeMask(mask: Mask, affine: np.ndarray, path: Path, compressed: bool) -> None:
     import SimpleITK as sitk
 
-    from SkullVAELib.volume import Volume, to_image
+    from SkullVAELib.geometry.volume import Volume
+    from SkullVAELib.io.images import to_image
 
     try:
         sitk.WriteImage(to_image(Volume(mask.whole(), affine)), str(path), compressed, 1)
     except RuntimeError as error:
         raise SkullVAEError(
-            f"'{path.name}' cannot be written to '{path.parent.parent}'", "Check the free space and the permissions"
+            f"'{path.name}' cannot be written to '{path.parent.parent}'", "Check free space and permissions"
         ) from error
 
 
 def _pointsToWorld(node) -> tuple[Callable[[np.ndarray], np.ndarray], bool]:
-    """(what brings (N, 3) points of a node to world RAS mm, whether that is linear)."""
+    """(function that maps (N, 3) points of a node to world RAS mm, whether it is linear)."""
     transform = node.GetParentTransformNode()
     matrix = _matrixToWorld(transform)
     if matrix is not None:
@@ -342,7 +348,7 @@ def _pointsToWorld(node) -> tuple[Callable[[np.ndarray], np.ndarray], bool]:
 
 
 def _matrixToWorld(transform) -> np.ndarray | None:
-    """(4, 4) from below a transform node to the world; None where that is no matrix."""
+    """(4, 4) matrix from a transform node's children to the world; None if the transform is not linear."""
     if transform is None:
         return np.eye(4)
     matrix = vtk.vtkMatrix4x4()
@@ -352,7 +358,7 @@ def _matrixToWorld(transform) -> np.ndarray | None:
 
 
 def _rigidToWorld(node) -> np.ndarray | None:
-    """(4, 4) from a node to the world where that keeps right angles (a scale will do), else None."""
+    """(4, 4) matrix from a node to the world if it preserves angles (uniform scaling is allowed), else None."""
     array = _matrixToWorld(node.GetParentTransformNode())
     if array is None:
         return None
@@ -361,7 +367,7 @@ def _rigidToWorld(node) -> np.ndarray | None:
 
 
 def _fileName(name: str) -> str:
-    """A node's name as the beginning of a file's."""
+    """A node's name as the start of a file name."""
     return re.sub(r"[^\w. +()-]+", "_", name).strip(" ._")[:80] or "skull"
 
 

@@ -1,4 +1,4 @@
-"""The panel's export: into which folder, which files, and how far it has got."""
+"""The section "Export" of the panel: folder, files and progress."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ from pathlib import Path
 
 from slicer.i18n import tr as _
 
+from SkullVAELib.implant.options import MESH_FORMATS
+
 from .logic import SkullVAELogic
 from .parameters import SkullVAEParameterNode
 
 
 class ExportSection:
-    """Writes the result to files in a child process.
+    """Starts an export and polls it.
 
-    onStart: called when an export has begun, so that the panel follows it; showStatus: shows a line to the user;
-    onLog: takes the lines of the child process.
+    onStart: called when an export has started, so that the panel polls it; showStatus: shows a line to the user;
+    onLog: receives the log lines of the child process.
     """
 
     def __init__(self, ui, logic: SkullVAELogic, onStart, showStatus, onLog) -> None:
@@ -29,20 +31,20 @@ class ExportSection:
 
     @property
     def running(self) -> bool:
-        """Whether an export is at work."""
+        """Whether an export is in progress."""
         return self._run is not None
 
     def setParameterNode(self, parameters: SkullVAEParameterNode | None) -> None:
-        """Show these parameters, or none."""
+        """Use these parameters; None while there are none."""
         self._parameters = parameters
 
     def onFolderChanged(self, path: str) -> None:
-        """The user has chosen a folder."""
+        """Called when the user chooses a folder."""
         if self._parameters is not None:
             self._parameters.exportFolder = path
 
     def update(self, present: bool, busy: bool) -> None:
-        """Show what the parameters say; present: there is a result; busy: a run is at work."""
+        """Show the parameters; present: whether there is a result; busy: whether a run is in progress."""
         parameters = self._parameters
         if parameters is None:
             return
@@ -52,15 +54,17 @@ class ExportSection:
             self.ui.exportFolderPathLineEdit.blockSignals(wasBlocked)
         missing = self._missing(present, busy)
         self.ui.exportButton.enabled = not missing
-        self.ui.exportButton.toolTip = missing or _("Write the chosen files there; nothing is overwritten")
+        self.ui.exportButton.toolTip = missing or _(
+            "Write the selected files to the folder; existing files are not overwritten"
+        )
 
     def start(self) -> None:
-        """Begin. Raises SkullVAEError."""
+        """Start the export. Raises SkullVAEError."""
         parameters = self._parameters
         self._run = self._logic.startExport(
             Path(parameters.exportFolder),
             formats=self._formats(),
-            host=parameters.exportHost,
+            skull=parameters.exportHost,
             labelmaps=parameters.exportLabelmaps,
             report=parameters.exportReport,
             inputNode=parameters.inputNode,
@@ -70,7 +74,7 @@ class ExportSection:
         self._onStart()
 
     def poll(self) -> bool:
-        """Follow the export: True while it goes on. Raises SkullVAEError when it failed."""
+        """Poll the export: True while it runs. Raises SkullVAEError if it failed."""
         if self._run is None:
             return False
         try:
@@ -83,33 +87,33 @@ class ExportSection:
             self.cancel()
             raise
         self._run = None
-        text = _("{count} files are in {folder}.").format(count=len(result.files), folder=result.folder)
+        text = _("Exported {count} files to {folder}.").format(count=len(result.files), folder=result.folder)
         self._showStatus(" ".join([text, *result.notes]))
         return False
 
     def cancel(self) -> None:
-        """End the export; nothing half-written is left."""
+        """Stop the export; no incomplete files are left."""
         if self._run is not None:
             self._run.cancel()
             self._run = None
 
     def _formats(self) -> list[str]:
         parameters = self._parameters
-        chosen = {"stl": parameters.exportSTL, "obj": parameters.exportOBJ, "ply": parameters.exportPLY}
-        return [name for name, wanted in chosen.items() if wanted]
+        selected = {"stl": parameters.exportSTL, "obj": parameters.exportOBJ, "ply": parameters.exportPLY}
+        return [name for name in MESH_FORMATS if selected[name]]
 
     def _missing(self, present: bool, busy: bool) -> str:
         parameters = self._parameters
         if not present:
             return _("Complete a skull first")
         if busy or self.running:
-            return _("Wait for the end of the run")
-        if self._logic.answering:
-            return _("Wait until the part is made")
+            return _("Wait until the run has finished")
+        if self._logic.responsePending:
+            return _("Wait until the printable implant is updated")
         if not parameters.exportFolder:
             return _("Choose a folder")
         if not Path(parameters.exportFolder).is_dir():
             return _("The folder does not exist: choose another one")
         if not (self._formats() or parameters.exportLabelmaps or parameters.exportReport):
-            return _("Choose at least one kind of file")
+            return _("Select at least one kind of file")
         return ""

@@ -1,4 +1,4 @@
-"""The figures of a result as the panel shows them: a small table with a traffic light for the rim. No Qt, no scene."""
+"""The measures of a result as the panel shows them, with the rating of the rim gap; without Qt and scene."""
 
 from __future__ import annotations
 
@@ -6,66 +6,71 @@ import html
 
 from slicer.i18n import tr as _
 
-from SkullVAELib.rim_light import rim_light
+from SkullVAELib.report.rating import rate_rim_gap
 
 GREEN, AMBER, RED, GREY = "#2e8b57", "#d98e04", "#c0392b", "#808080"
 
+_COLOURS = {"good": GREEN, "acceptable": AMBER, "poor": RED, "unknown": GREY}
 
-def trafficLight(rimGap: float | None) -> tuple[str, str]:
-    """(colour, what it means) for a rim gap in mm.
 
-    >>> trafficLight(0.4)[0] == GREEN, trafficLight(3)[0] == RED, trafficLight(None)[0] == GREY
+def rimGapRating(rimGap: float | None) -> tuple[str, str]:
+    """(colour, text) of a rim gap in mm, rated as in the HTML report.
+
+    >>> rimGapRating(0.4)[0] == GREEN, rimGapRating(3)[0] == RED, rimGapRating(None)[0] == GREY
     (True, True, True)
     """
-    return {
-        "good": (GREEN, _("good")),
-        "usable": (AMBER, _("usable, look at the rim")),
-        "poor": (RED, _("poor, check the rim")),
-        "unknown": (GREY, _("not measured")),
-    }[rim_light(rimGap)[0]]
+    rating, text = rate_rim_gap(rimGap)
+    # Translations of the texts of `rate_rim_gap`; a text without translation is shown as it is.
+    translated = {
+        "good": _("good"),
+        "acceptable: inspect the rim": _("acceptable: inspect the rim"),
+        "poor: check the rim before use": _("poor: check the rim before use"),
+        "not measured": _("not measured"),
+    }
+    return _COLOURS[rating], translated.get(text, text)
 
 
 def figuresTable(report: dict) -> str:
-    """The report's figures of the implant as rich text for a label; an empty text for a report without an implant."""
+    """The measures of the implant in a report as rich text for a label; empty for a report without an implant."""
     implant = report.get("implant")
     if not implant:
         return ""
-    pieces = (report.get("part") or {}).get("pieces") or []
+    pieces = (report.get("printable_implant") or {}).get("pieces") or []
     rows = [(_("Missing bone"), _quantity(implant.get("volume_ml"), "ml"))]
     if pieces:
         size = _("{volume:.1f} ml, surface {area:.1f} cm\u00b2")
         volume, area = (sum(piece[name] for piece in pieces) for name in ("volume_ml", "area_cm2"))
-        rows.append((_("Part"), size.format(volume=volume, area=area)))
+        rows.append((_("Printable implant"), size.format(volume=volume, area=area)))
     thickness = (pieces[0] if len(pieces) == 1 else implant).get("thickness_mm")
     if thickness:
         text = _("{mean:.1f} mm ({low:.1f} to {high:.1f})")
         rows.append((_("Thickness"), text.format(mean=thickness["mean"], low=thickness["min"], high=thickness["max"])))
     gap = implant.get("rim_gap_mm")
-    color, meaning = trafficLight(gap)
-    light = f'<span style="color:{color}">&#9679;</span> {_quantity(gap, "mm")} ({html.escape(meaning)})'
-    rows.append((_("Rim gap"), light))
+    colour, text = rimGapRating(gap)
+    rating = f'<span style="color:{colour}">&#9679;</span> {_quantity(gap, "mm")} ({html.escape(text)})'
+    rows.append((_("Rim gap"), rating))
     rows.append((_("Pieces"), str(len(pieces) or implant.get("pieces", 1))))
     cells = "".join(f"<tr><td>{html.escape(name)}:&nbsp;&nbsp;</td><td>{value}</td></tr>" for name, value in rows)
     return f"<table>{cells}</table>"
 
 
 def warningsText(report: dict) -> str:
-    """The report's warnings, a line each, as rich text; empty when there are none."""
+    """The warnings of a report as rich text, one per line; empty if there are none."""
     lines = [f'<span style="color:{AMBER}">&#9650;</span> {html.escape(text)}' for text in report.get("warnings", [])]
     return "<br/>".join(lines)
 
 
 def proposalText(proposal: dict) -> str:
-    """One entry of the proposal chooser.
+    """The text of a proposal in the list of proposals.
 
     >>> proposalText({"number": 2, "volume_ml": 41.26, "rim_gap_mm": 0.52, "difference_mm": 0.8})
-    '2: 41.3 ml, rim 0.5 mm, 0.8 mm from the first'
+    '2: 41.3 ml, rim gap 0.5 mm, 0.8 mm from proposal 1'
     """
     text = _("{number}: {volume:.1f} ml").format(number=proposal["number"], volume=proposal["volume_ml"])
     if proposal.get("rim_gap_mm") is not None:
-        text += _(", rim {gap:.1f} mm").format(gap=proposal["rim_gap_mm"])
+        text += _(", rim gap {gap:.1f} mm").format(gap=proposal["rim_gap_mm"])
     if proposal.get("difference_mm"):
-        text += _(", {distance:.1f} mm from the first").format(distance=proposal["difference_mm"])
+        text += _(", {distance:.1f} mm from proposal 1").format(distance=proposal["difference_mm"])
     return text
 
 

@@ -1,4 +1,4 @@
-"""Bringing the views to the implant: the slices through its middle, the camera in front of it."""
+"""Centres the views on the implant: slices through its centre, camera in front of it."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import slicer
 
 from .results import AddedResult
 
-# How far the camera stands off, in diameters of the implant, and at least.
+# Distance of the camera in diameters of the implant, and its minimum.
 _DIAMETERS = 4.5
 _NEAREST_MM = 620.0
 
 
 def showImplant(added: AddedResult) -> None:
-    """Bring all slice views to the middle of the implant, and look at it from outside in 3D.
+    """Move all slice views to the centre of the implant, and the 3D camera in front of its outer surface.
 
-    Does nothing when the implant is empty.
+    Does nothing if the implant is empty.
     """
     implant = _bounds(added, added.implantID)
     skull = _bounds(added, added.completedID)
@@ -26,11 +26,11 @@ def showImplant(added: AddedResult) -> None:
     outwards = centre - skull.mean(axis=0)
     length = np.linalg.norm(outwards)
     outwards = outwards / length if length > 1 else np.array([0.0, 1.0, 0.0])
-    # Straight from above or below the head would stand on its side in the view.
+    # A view direction close to vertical would show the head lying on its side.
     outwards[2] = np.clip(outwards[2], -0.8, 0.8)
     outwards /= np.linalg.norm(outwards)
     distance = max(_NEAREST_MM, _DIAMETERS * float(np.linalg.norm(implant[1] - implant[0])))
-    # Halfway to the skull's middle: the implant in front, and the head around it.
+    # Halfway to the centre of the skull, so that the implant is in front and the whole head is visible.
     target = (centre + skull.mean(axis=0)) / 2
     for camera in slicer.util.getNodesByClass("vtkMRMLCameraNode"):
         camera.SetFocalPoint(target.tolist())
@@ -40,7 +40,7 @@ def showImplant(added: AddedResult) -> None:
 
 
 def _bounds(added: AddedResult, segmentID: str) -> np.ndarray | None:
-    """(2, 3) least and greatest corner of a segment in world RAS, mm; None when it is empty."""
+    """(2, 3) minimum and maximum corner of a segment in world RAS mm; None if it is empty."""
     node = added.segmentationNode
     segment = node.GetSegmentation().GetSegment(segmentID)
     bounds = [0.0] * 6

@@ -1,17 +1,17 @@
-"""The panel's first part: which skull, from which threshold on it is bone, and the box around it."""
+"""The section "Input" of the panel: input node, bone threshold and ROI."""
 
 from __future__ import annotations
 
 import slicer
 from slicer.i18n import tr as _
 
-from .cropbox import boxArgument, headBox
 from .parameters import SkullVAEParameterNode, isVolume
+from .roi import headROI, roiArgument
 from .thresholdpreview import ThresholdPreview
 
 
 class InputSection:
-    """Keeps the widgets of the input in step with the parameters, and shows threshold and box in the views."""
+    """Shows the parameters of the input in the widgets, and threshold and ROI in the views."""
 
     def __init__(self, ui) -> None:
         self.ui = ui
@@ -22,18 +22,18 @@ class InputSection:
         ui.segmentSelector.connect("currentSegmentChanged(QString)", self.onSegmentChanged)
 
     def setParameterNode(self, parameters: SkullVAEParameterNode | None) -> None:
-        """Show these parameters, or none: then nothing is left in the views."""
+        """Use these parameters; None removes the preview from the views."""
         self._parameters = parameters
         if parameters is None:
             self._hidePreview()
 
     def onSegmentChanged(self, segmentID: str) -> None:
-        """The user, or a change of the segmentation, has chosen another segment."""
+        """Called when the user, or a change of the segmentation, selects another segment."""
         if self._parameters is not None:
             self._parameters.segmentID = segmentID
 
     def update(self) -> None:
-        """Show what the parameters say."""
+        """Show the parameters."""
         parameters = self._parameters
         node = parameters.inputNode
         volume = isVolume(node)
@@ -47,30 +47,30 @@ class InputSection:
             self._showPreview(node, parameters.boneThreshold)
         else:
             self._hidePreview()
-        self._showBox(parameters.useBox and not self.missing())
+        self._showROI(parameters.useBox and not self.missing())
 
     def missing(self) -> str:
-        """What the user has to do before a run can start; empty when nothing."""
+        """What the user has to do before a run can start; empty if nothing."""
         node = self._parameters.inputNode
         if node is None:
             return _("Choose a segmentation or a CT volume")
         if isVolume(node):
-            return "" if node.GetImageData() else _("The chosen volume is empty: choose another one")
+            return "" if node.GetImageData() else _("The selected volume is empty: choose another one")
         if node.GetSegmentation().GetNumberOfSegments() == 0:
-            return _("The chosen segmentation has no segments: segment the bone first")
+            return _("The selected segmentation has no segments: segment the bone first")
         if not node.GetSegmentation().GetSegment(self._parameters.segmentID):
             return _("Choose the segment of the skull")
         return ""
 
-    def box(self) -> list[float] | None:
-        """The numbers of the box in the input's own coordinates; None when the whole input counts."""
+    def roi(self) -> tuple[float, ...] | None:
+        """The ROI as numbers in the input's own coordinates, see `roi.roiArgument`; None without an ROI."""
         parameters = self._parameters
         if not parameters.useBox or parameters.boxNode is None:
             return None
-        return boxArgument(parameters.boxNode, parameters.inputNode)
+        return roiArgument(parameters.boxNode, parameters.inputNode)
 
     def _showSegment(self, node) -> None:
-        """Let the selector show the parameters' segment, or take the selector's where that one does not exist."""
+        """Select the segment of the parameters; if it does not exist, use the one that is selected."""
         selector = self.ui.segmentSelector
         wasBlocked = selector.blockSignals(True)
         selector.setCurrentNode(node)
@@ -93,17 +93,17 @@ class InputSection:
             self._preview.hide()
         self._preview = self._previewNode = None
 
-    def _showBox(self, visible: bool) -> None:
+    def _showROI(self, visible: bool) -> None:
         parameters = self._parameters
         if visible and parameters.boxNode is None:
             threshold = parameters.boneThreshold if isVolume(parameters.inputNode) else None
-            parameters.boxNode = headBox(parameters.inputNode, parameters.segmentID, threshold)
+            parameters.boxNode = headROI(parameters.inputNode, parameters.segmentID, threshold)
         if parameters.boxNode is not None and parameters.boxNode.GetDisplayNode() is not None:
             parameters.boxNode.GetDisplayNode().SetVisibility(visible)
 
 
 def firstInput():
-    """What a user most likely wants to complete: the first segmentation of the scene, else its first volume."""
+    """The node that is selected by default: the first segmentation of the scene, otherwise its first volume."""
     for className in ("vtkMRMLSegmentationNode", "vtkMRMLScalarVolumeNode"):
         node = slicer.mrmlScene.GetFirstNodeByClass(className)
         if node is not None:

@@ -1,9 +1,9 @@
-"""What the library needs: its Python packages, installed only after the user has agreed, and a report of what is there.
+"""Installs the Python packages that the library needs, after the user has agreed, and checks the installation.
 
-PyTorch comes by the PyTorch extension, which picks the build for the computer's GPU; the others by Slicer's own pip
-functions, with Slicer's numpy, SimpleITK and VTK held where they are. Without a network all of it comes from a folder
-of wheels (`pip download` on another computer). Nothing is imported here but the PyTorch extension's helper: the
-library runs in another process.
+PyTorch is installed by the PyTorch extension, which selects the build for the computer's GPU; the other packages by
+Slicer's own pip functions, with the versions of Slicer's numpy, SimpleITK and VTK pinned. Without a network, all of
+them are installed from a folder of wheels (`pip download` on another computer). No package is imported here except
+the helper of the PyTorch extension, because the library runs in another process.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from subprocess import CalledProcessError
 import slicer
 from slicer.i18n import tr as _
 
-from SkullVAELib.errors import SkullVAEError
+from SkullVAELib.core.errors import SkullVAEError
 
 from .childprocess import ChildProcess
 from .completion import childEnvironment, libraryCommand
@@ -27,14 +27,14 @@ from .librarypath import shippedModel
 
 TORCH = "torch>=2.5"
 PACKAGES = ("monai>=1.4", "nibabel", "safetensors", "pillow")
-# torch 2.13 unpacks paths that are too long for Windows.
+# torch 2.13 contains paths that are too long for Windows.
 _TORCH_TO_INSTALL = ">=2.5,<2.13"
-# A package that asks for other versions of these would break the running application.
+# Other versions of these packages would break the running application.
 _KEEP = ("numpy", "scipy", "SimpleITK", "vtk", "pillow")
 
 
 def missingPackages() -> list[str]:
-    """The requirements that are not met in Slicer's Python; imports none of them."""
+    """The requirements that Slicer's Python does not meet; imports none of the packages."""
     from packaging.requirements import Requirement
 
     missing = []
@@ -53,22 +53,24 @@ def missingPackages() -> list[str]:
 def ensurePackages(
     confirm: Callable[[list[str]], bool] | None = None, wheelFolder: str | os.PathLike | None = None
 ) -> bool:
-    """Install what is missing after asking; False when the user declines. Raises SkullVAEError.
+    """Install missing packages after asking the user; False if the user declines. Raises SkullVAEError.
 
-    confirm: asks the user about these requirements (default: Slicer's dialog); wheelFolder: where the packages lie as
-    wheels, so that nothing is downloaded. Without a window nobody can be asked, and a test must not change the user's
-    Python: missing packages are then an error, unless confirm is given.
+    confirm: asks the user about these requirements (default: Slicer's dialog); wheelFolder: folder of wheels to install
+    from instead of downloading. Without a main window, and in tests, missing packages are an error unless confirm is
+    given: the user cannot be asked, and a test must not change the user's Python.
     """
     missing = missingPackages()
     if not missing:
         return True
     if wheelFolder is not None and not list(Path(wheelFolder).glob("*.whl")):
-        raise SkullVAEError(f"The folder '{wheelFolder}' holds no wheels", "Choose the folder made by 'pip download'")
+        raise SkullVAEError(
+            f"The folder '{wheelFolder}' contains no wheels", "Choose the folder that 'pip download' has written"
+        )
     if confirm is None:
         if slicer.app.testingEnabled() or slicer.util.mainWindow() is None:
             raise SkullVAEError(
                 f"These Python packages are missing: {', '.join(missing)}",
-                "Install them, or run the module once by hand",
+                "Install them, or run the module once in Slicer's main window",
             )
         confirm = _askUser
     if not confirm(missing):
@@ -89,7 +91,7 @@ def ensurePackages(
 
 
 def _askUser(missing: list[str]) -> bool:
-    message = _("Completing skulls needs Python packages that will be downloaded and installed into Slicer. Continue?")
+    message = _("Python packages are missing. They will be downloaded and installed into Slicer. Continue?")
     return slicer.util.confirmOkCancelDisplay(message, _("SkullVAE"), detailedText="\n".join(missing))
 
 
@@ -104,7 +106,7 @@ def _installTorch() -> None:
     try:
         PyTorchUtils.PyTorchUtilsLogic().installTorch(torchVersionRequirement=_TORCH_TO_INSTALL)
     except Exception as error:
-        # Whatever that extension met, the user can only act on it there.
+        # The user can correct any error of that extension only in its own module.
         raise SkullVAEError(
             f"PyTorch could not be installed: {error}", "Install it with the module 'PyTorch Utils' and try again"
         ) from error
@@ -124,15 +126,15 @@ def _installOthers(requirements: list[str], wheelFolder: Path | None) -> None:
             else:
                 pip_install([*requirements, *source], constraints=constraints, requester="SkullVAE")
         except (CalledProcessError, RuntimeError) as error:
-            where = "the network connection" if wheelFolder is None else f"that '{wheelFolder}' holds all wheels"
+            where = "the network connection" if wheelFolder is None else f"that '{wheelFolder}' contains all wheels"
             raise SkullVAEError(
                 f"{', '.join(requirements)} could not be installed",
-                f"Check {where} and the Python console, then try again",
+                f"Check {where} and the messages in the Python console, then try again",
             ) from error
 
 
 def _installed(names: tuple[str, ...]) -> list[tuple[str, str]]:
-    """Names and versions of those packages that are there."""
+    """Names and versions of those of the packages that are installed."""
     found = []
     for name in names:
         try:
@@ -143,10 +145,10 @@ def _installed(names: tuple[str, ...]) -> list[tuple[str, str]]:
 
 
 class InstallationCheck:
-    """Gathers a report to copy into a question: Slicer, packages, device, disk, model. start(), then poll().
+    """Collects a report on Slicer, packages, device, disk and model: start(), then poll().
 
-    command: the library's command line. text: the report, whole when running is False. It never fails: what cannot
-    be found out is said in the report.
+    command: the library's command line. text: the report, complete when running is False. The check does not raise:
+    errors are lines of the report.
     """
 
     def __init__(self, model: str | os.PathLike | None = None, command: Sequence[str] | None = None):
@@ -157,7 +159,7 @@ class InstallationCheck:
         self._lines: list[str] = []
 
     def start(self) -> None:
-        """Begin."""
+        """Start the check."""
         self._lines = [f"Slicer         {_slicerVersion()}"]
         missing = missingPackages()
         self._lines.append(f"Missing        {', '.join(missing) or 'nothing'}")
@@ -167,18 +169,18 @@ class InstallationCheck:
             self._lines.append(str(error))
 
     def poll(self) -> list[str]:
-        """Go on; returns the new lines of the report."""
+        """Advance the check; returns the new lines of the report."""
         lines = self._child.poll()
         self._lines += lines
         if not self.running:
             if self._child.exitCode not in (0, None):
-                self._lines.append(f"Ended with code {self._child.exitCode}")
+                self._lines.append(f"Ended with exit code {self._child.exitCode}")
             self._temporary.cleanup()
         return lines
 
     @property
     def running(self) -> bool:
-        """Whether the report is not whole yet."""
+        """Whether the report is not complete yet."""
         return self._child.running
 
     @property
@@ -187,12 +189,12 @@ class InstallationCheck:
         return "\n".join(self._lines)
 
     def cancel(self) -> None:
-        """End it; the report stays as far as it is."""
+        """Stop the check; the lines collected so far are kept."""
         self._child.cancel()
         self._temporary.cleanup()
 
     def wait(self) -> str:
-        """Wait for the whole report. Not for the panel: it blocks."""
+        """Wait for the complete report. Blocks, so the panel must not call it."""
         while self.running:
             self.poll()
             time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""Where the library SkullVAELib lies: beside the installed module, or beside the module's folder in a checkout."""
+"""Locates the library SkullVAELib: in the folder of the installed module, or beside that folder in a checkout."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _SHIPPED_MODEL = MODULE_FOLDER / "Resources" / "Models" / "skullvae.safetensors"
 
 
 def libraryFolder() -> Path | None:
-    """The folder that holds SkullVAELib and belongs to this module, or None when the library is installed by pip.
+    """The folder of this module that contains SkullVAELib, or None if the library is installed by pip.
 
-    Slicer puts the module's own folder on sys.path: enough for the built extension, where both lie in one folder,
-    but not for a checkout, where the library is one level up.
+    Slicer adds the module's own folder to sys.path. That suffices for the built extension, where both are in one
+    folder, but not for a checkout, where the library is one level up.
     """
     for folder in (MODULE_FOLDER, MODULE_FOLDER.parent):
         if (folder / "SkullVAELib" / "__init__.py").is_file():
@@ -23,13 +23,13 @@ def libraryFolder() -> Path | None:
 
 
 def addLibraryToPath() -> None:
-    """Make `import SkullVAELib` find the library of this module."""
+    """Add the folder of the library to sys.path."""
     folder = libraryFolder()
     if folder is not None and str(folder) not in sys.path:
-        # At the end: the checkout's other folders must not shadow anybody's package.
+        # At the end, so that other folders of the checkout do not shadow installed packages.
         sys.path.append(str(folder))
 
 
 def shippedModel() -> Path | None:
-    """The model file that came with the module, or None when there is none."""
+    """The model file that is shipped with the module, or None if it is missing."""
     return _SHIPPED_MODEL if _SHIPPED_MODEL.is_file() else None

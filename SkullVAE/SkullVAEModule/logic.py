@@ -1,11 +1,11 @@
-"""The module's logic: usable from Python without the panel.
+"""The logic of the module, which can be used from Python without the panel.
 
 logic = SkullVAELogic()
 added = logic.completeSkull(segmentationNode, segmentID)
 print(added.segmentationNode.GetName(), added.implantID)
 print(logic.report["implant"])
 if logic.requestGamma(0.5):
-    logic.waitForAnswers()
+    logic.waitForResponses()
 print(logic.exportResult("folder", formats=("stl",)).files)
 logic.closeSession()
 """
@@ -23,10 +23,10 @@ import slicer
 from slicer.i18n import tr as _
 from slicer.ScriptedLoadableModule import ScriptedLoadableModuleLogic
 
-from SkullVAELib.errors import SkullVAEError
+from SkullVAELib.core.errors import SkullVAEError
 
 from . import meshnodes, results
-from .completion import Answer, CompletionOptions, CompletionRun
+from .completion import CompletionRun, Response, RunSettings
 from .export import ExportResult, ExportRun, SessionFiles
 from .installation import InstallationCheck
 from .parameters import SkullVAEParameterNode
@@ -34,20 +34,21 @@ from .remaining import RemainingTime
 from .results import AddedResult
 from .segments import SkullInput, readInput
 
-# What the library says when the graphics card's memory does not suffice, and what torch says.
+# Messages of the library and of torch if the memory of the graphics card is insufficient.
 _OUT_OF_GPU_MEMORY = ("graphics card has not enough memory", "cuda out of memory", "outofmemoryerror")
 
 
 class SkullVAELogic(ScriptedLoadableModuleLogic):
-    """Reads the input from the scene, has it completed in a child process, puts the result into the scene.
+    """Reads the input from the scene, completes it in a child process and adds the result to the scene.
 
-    After a result the child stays: requestGamma(), requestProposal() and requestPart() ask it for another shape or
-    part, and pollAnswers() puts what comes into the scene, until closeSession(), the next start() or the scene's end.
+    After a result the child keeps running: requestGamma(), requestProposal() and requestImplant() request another shape
+    or printable implant, and pollResponses() updates the scene, until closeSession(), the next start() or the scene is
+    closed.
 
-    createRun: makes the run for (array, affine, options), as CompletionRun does; a test puts a known result there.
-    command: what to run in place of `python -m SkullVAELib` for everything else.
-    added: the last result; None before the first run and where no defect was found. report: its report.json.
-    notice: what the user should know of the run besides, such as that it was done again on the processor.
+    createRun: makes the run for (array, affine, settings), as CompletionRun does; tests pass a run with a known result.
+    command: command to run instead of `python -m SkullVAELib` for everything else.
+    added: the last result; None before the first run and if no defect was found. report: its report.json.
+    notice: a remark on the run for the user, such as that it was repeated on the CPU.
     """
 
     def __init__(self, createRun: Callable = CompletionRun, command: Sequence[str] | None = None) -> None:
@@ -57,12 +58,12 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
         self._run = None
         self._session = None
         self._source: SkullInput | None = None
-        # Of the last result: its input's node and segment.
+        # Node ID and segment ID of the input of the last result.
         self._key: tuple[str, str] | None = None
-        self._options = CompletionOptions()
+        self._settings = RunSettings()
         self._newSegmentation = False
         self._remaining = RemainingTime()
-        # Files asked of the session, by kind: None while they are awaited.
+        # Files requested from the session, by kind: None until the response arrives.
         self._files: dict[str, Path | SkullVAEError | None] = {}
         self._sceneObserver: tuple | None = None
         self.added: AddedResult | None = None
@@ -80,12 +81,12 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
         self,
         inputNode,
         segmentID: str = "",
-        options: CompletionOptions | None = None,
+        settings: RunSettings | None = None,
         newSegmentation: bool = False,
     ) -> None:
         """Start completing a segment of a segmentation node, or a CT volume node; poll() until it returns False.
 
-        Raises SkullVAEError before anything is run when the input cannot be used.
+        Raises SkullVAEError before anything is run if the input cannot be used.
         """
         if self.running:
             raise RuntimeError("a run is in progress")
@@ -93,15 +94,16 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
         self.closeSession()
         self.added, self.report, self.notice = None, {}, ""
         self._source = source
-        self._options = options or CompletionOptions()
+        self._settings = settings or RunSettings()
         self._newSegmentation = newSegmentation
         self._observeScene()
         self._startRun()
 
     def poll(self, onLog: Callable[[list[str]], None] = lambda lines: None) -> bool:
-        """Follow the run: True while it goes on. At its end the result is put into the scene.
+        """Poll the run: True while it runs. At its end the result is added to the scene.
 
-        onLog: gets the lines the child has printed since the last call. Raises SkullVAEError when the run failed.
+        onLog: receives the lines that the child has printed since the last call.
+        Raises SkullVAEError if the run failed.
         """
         if self._run is None:
             return False
@@ -111,7 +113,7 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
                 onLog(lines)
             if slicer.mrmlScene.GetNodeByID(self._source.nodeID) is None:
                 raise SkullVAEError(
-                    "The input was removed while its skull was being completed", "Run again with another input"
+                    "The input was removed from the scene during the run", "Run again with another input"
                 )
             if self._run.running:
                 self._remaining.update(self._run.fraction)
@@ -119,7 +121,7 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
             try:
                 result = self._run.result()
             except SkullVAEError as error:
-                if self._options.device == "cpu" or not _isOutOfGPUMemory(error):
+                if self._settings.device == "cpu" or not _isOutOfGPUMemory(error):
                     raise
                 self._startAgainOnCPU()
                 return True
@@ -139,12 +141,12 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
         self,
         inputNode,
         segmentID: str = "",
-        options: CompletionOptions | None = None,
+        settings: RunSettings | None = None,
         newSegmentation: bool = False,
         onLog: Callable[[list[str]], None] = lambda lines: None,
     ) -> AddedResult | None:
-        """As start(), but waits for the end; None when no defect was found. Not for the panel: it blocks."""
-        self.start(inputNode, segmentID, options, newSegmentation)
+        """As start(), but waits for the end; None if no defect was found. Blocks, so the panel must not call it."""
+        self.start(inputNode, segmentID, settings, newSegmentation)
         try:
             while self.poll(onLog):
                 time.sleep(0.05)
@@ -159,21 +161,21 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
 
     @property
     def stage(self) -> str:
-        """What the run is doing."""
+        """The current stage of the run."""
         return self._run.stage if self._run else ""
 
     @property
     def fraction(self) -> float:
-        """The part done, 0 to 1."""
+        """The fraction done, 0 to 1."""
         return self._run.fraction if self._run else 0.0
 
     @property
     def secondsLeft(self) -> float | None:
-        """How long the run will probably take still; None until that can be told."""
+        """Estimated seconds until the end of the run; None while there is no estimate."""
         return self._remaining.seconds if self._run else None
 
     def cancel(self) -> None:
-        """End the run and all its processes; the scene stays as it is. Does nothing when nothing runs."""
+        """Stop the run and all its processes; the scene is not changed. Does nothing without a run."""
         self._closeRun()
 
     # ----------------------------------------------------------------------------------------------------------------
@@ -185,57 +187,57 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
         return self._session is not None and self._session.live and self.added is not None
 
     @property
-    def answering(self) -> bool:
-        """Whether an answer is awaited."""
-        return self._session is not None and self._session.answering
+    def responsePending(self) -> bool:
+        """Whether a response is still missing."""
+        return self._session is not None and self._session.responsePending
 
     def requestGamma(self, gamma: float) -> bool:
-        """Ask for the shape at gamma deviation vectors from the prior's; False when there is no live session."""
+        """Request the shape with gamma times the deviation vector added; False without a live session."""
         return self._request("gamma", float(gamma))
 
     def requestProposal(self, number: int) -> bool:
-        """Ask for the proposal of this number, from 1, as the result's shape; False without a live session."""
+        """Request the proposal with this number, from 1; False without a live session."""
         return self._request("proposal", int(number))
 
-    def requestPart(self, options: CompletionOptions) -> bool:
-        """Ask for the present shape's part with these options' part choices; False without a live session."""
-        return self._request("part", options.part())
+    def requestImplant(self, settings: RunSettings) -> bool:
+        """Request the printable implant of the current shape with these settings; False without a live session."""
+        return self._request("implant", settings.implantRequest())
 
-    def pollAnswers(self, onLog: Callable[[list[str]], None] = lambda lines: None) -> bool:
-        """Put the answers that have come into the scene, in place; whether result or report have changed.
+    def pollResponses(self, onLog: Callable[[list[str]], None] = lambda lines: None) -> bool:
+        """Update the result in the scene from the responses; whether result or report have changed.
 
-        Raises SkullVAEError when the last answer is an error; the result is then as before the request.
+        Raises SkullVAEError if the last response is an error; the result is then as before the request.
         """
         if self._session is None:
             return False
         if self.added is None or not self.added.exists or slicer.mrmlScene.GetNodeByID(self._source.nodeID) is None:
             self.closeSession()
             return False
-        answers, lines = self._session.pollAnswers()
+        responses, lines = self._session.pollResponses()
         if lines:
             onLog(lines)
         changed = False
         error = None
-        for answer in answers:
-            if answer.kind not in self._files:
-                error = answer.error
-            changed = self._take(answer) or changed
-        if not self._session.live and not self._session.answering:
+        for response in responses:
+            if response.kind not in self._files:
+                error = response.error
+            changed = self._apply(response) or changed
+        if not self._session.live and not self._session.responsePending:
             self.closeSession()
         if error is not None:
             raise error
         return changed
 
-    def waitForAnswers(self) -> bool:
-        """pollAnswers() until all have come; whether anything has changed. Not for the panel: it blocks."""
+    def waitForResponses(self) -> bool:
+        """Wait for all responses; whether anything has changed. Blocks, so the panel must not call it."""
         changed = False
-        while self.answering:
-            changed = self.pollAnswers() or changed
+        while self.responsePending:
+            changed = self.pollResponses() or changed
             time.sleep(0.02)
         return changed
 
     def closeSession(self) -> None:
-        """End the child that holds the completion and remove its folder; the result stays as it is in the scene."""
+        """End the child that keeps the completion and remove its folder; the result stays in the scene."""
         session, self._session = self._session, None
         self._files.clear()
         if session is not None:
@@ -246,15 +248,15 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
     # Results in the scene
 
     def hasResult(self, inputNode, segmentID: str = "") -> bool:
-        """Whether the scene holds a result of this input ("" for a CT)."""
+        """Whether the scene contains a result of this input (segmentID "" for a CT)."""
         return results.resultOf(inputNode, segmentID) is not None
 
     def resultOf(self, inputNode, segmentID: str = "") -> AddedResult | None:
-        """The result of an input that is in the scene, also of a scene that was saved and loaded; None without."""
+        """The result of an input in the scene, also after the scene was saved and loaded; None without one."""
         return results.resultOf(inputNode, segmentID)
 
     def removeResult(self, inputNode, segmentID: str = "") -> bool:
-        """Remove exactly what was added for this input; whether there was anything."""
+        """Remove everything that was added for this input; whether there was anything."""
         removed = results.removeResult(inputNode, segmentID)
         ours = inputNode is not None and self._key == (inputNode.GetID(), segmentID)
         if ours and not self.running:
@@ -263,37 +265,37 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
         return removed
 
     def showThickness(self, modelNode, shown: bool) -> None:
-        """Colour a part's model by its thickness in mm, or show it in its own colour again."""
+        """Colour the model of a printable implant by its thickness in mm, or reset its colour."""
         meshnodes.showColours(modelNode, meshnodes.THICKNESS if shown else None)
 
     def showUncertainty(self, modelNode, shown: bool) -> None:
-        """Colour a part's model by how near the true surface lies in mm, nine times of ten, or no longer."""
+        """Colour the model by the half-width of the 90 % uncertainty band in mm, or reset its colour."""
         meshnodes.showColours(modelNode, meshnodes.UNCERTAINTY if shown else None)
 
     def startExport(
         self,
         folder: str | os.PathLike,
         formats: Sequence[str] = ("stl",),
-        host: bool = True,
+        skull: bool = True,
         labelmaps: bool = True,
         report: bool = True,
         inputNode=None,
         segmentID: str = "",
     ) -> ExportRun:
-        """Begin to write the result of an input (default: of the last run) into a folder; see export.ExportRun.
+        """Start exporting the result of an input (default: of the last run) to a folder; see export.ExportRun.
 
-        Poll the run that is returned until it has ended; its result() says what was written. Raises SkullVAEError.
+        Poll the returned run until its end; its result() lists the files written. Raises SkullVAEError.
         """
         if inputNode is None and self._key is not None:
             inputNode, segmentID = slicer.mrmlScene.GetNodeByID(self._key[0]), self._key[1]
         added = results.resultOf(inputNode, segmentID)
         if added is None:
             raise SkullVAEError("There is no result to export", "Complete the skull first")
-        if self.answering:
-            raise SkullVAEError("The part is still being made", "Export when it is done")
+        if self.responsePending:
+            raise SkullVAEError("The printable implant is still being updated", "Export when it is done")
         ours = self.live and self._key == (inputNode.GetID(), segmentID)
         files = _SessionFiles(self) if ours else None
-        run = ExportRun(added, inputNode, segmentID, folder, formats, host, labelmaps, report, files, self._command)
+        run = ExportRun(added, inputNode, segmentID, folder, formats, skull, labelmaps, report, files, self._command)
         run.start()
         return run
 
@@ -301,26 +303,26 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
         self,
         folder: str | os.PathLike,
         formats: Sequence[str] = ("stl",),
-        host: bool = True,
+        skull: bool = True,
         labelmaps: bool = True,
         report: bool = True,
         onProgress: Callable[[str, float], None] = lambda stage, fraction: None,
         inputNode=None,
         segmentID: str = "",
     ) -> ExportResult:
-        """As startExport(), but waits for the end and returns what was written. Not for the panel: it blocks."""
-        self.waitForAnswers()
-        return self.startExport(folder, formats, host, labelmaps, report, inputNode, segmentID).wait(onProgress)
+        """As startExport(), but waits for the end and returns the result. Blocks, so the panel must not call it."""
+        self.waitForResponses()
+        return self.startExport(folder, formats, skull, labelmaps, report, inputNode, segmentID).wait(onProgress)
 
     def checkInstallation(self) -> InstallationCheck:
-        """Begin to gather a report of the installation; poll() it until it has ended, then show its text."""
+        """Start collecting a report on the installation; poll() it until its end, then show its text."""
         check = InstallationCheck(command=self._command)
         check.start()
         return check
 
     def _startRun(self) -> None:
         self._remaining = RemainingTime()
-        self._run = self._createRun(self._source.array, self._source.affine, self._options)
+        self._run = self._createRun(self._source.array, self._source.affine, self._settings)
         try:
             self._run.start()
         except BaseException:
@@ -329,8 +331,8 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
 
     def _startAgainOnCPU(self) -> None:
         self._run.close()
-        self._options = dataclasses.replace(self._options, device="cpu")
-        self.notice = _("The graphics card has not enough memory: done again on the processor.")
+        self._settings = dataclasses.replace(self._settings, device="cpu")
+        self.notice = _("The memory of the graphics card is insufficient: the run was repeated on the CPU.")
         self._startRun()
 
     def _closeRun(self) -> None:
@@ -340,26 +342,28 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
         self._forgetSource()
 
     def _forgetSource(self) -> None:
-        # It holds the input's voxels.
+        # Releases the voxels of the input.
         if self._run is None and self._session is None:
             self._source = None
 
     def _request(self, kind: str, value: object) -> bool:
         return self.live and self._session.request(kind, value)
 
-    def _take(self, answer: Answer) -> bool:
-        if answer.kind in self._files:
-            missing = SkullVAEError(f"The session made no {answer.kind}", "Run again")
-            self._files[answer.kind] = answer.error or (answer.files[0] if answer.files else missing)
+    def _apply(self, response: Response) -> bool:
+        """Update result and files from a response; whether result or report have changed."""
+        mesh = response.printableImplant
+        if response.kind in self._files:
+            missing = SkullVAEError(f"The session has not written the file '{response.kind}'", "Run again")
+            self._files[response.kind] = response.error or (response.files[0] if response.files else missing)
             return False
-        if answer.error is not None or answer.superseded:
+        if response.error is not None or response.superseded:
             return False
-        self.report = {**self.report, **answer.report}
-        results.changeResult(self.added, self._source, self.report, answer.completed, answer.implant, answer.part)
-        return bool(answer.report) or answer.implant is not None or answer.part is not None
+        self.report = {**self.report, **response.report}
+        results.changeResult(self.added, self._source, self.report, response.completed, response.implant, mesh)
+        return bool(response.report) or response.implant is not None or mesh is not None
 
     def _observeScene(self) -> None:
-        """End run and session with the scene they belong to, whether or not there is a panel."""
+        """End run and session when their scene is closed, with or without a panel."""
         scene = slicer.mrmlScene
         if self._sceneObserver is not None and self._sceneObserver[0] is scene:
             return
@@ -378,7 +382,7 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
 
 
 class _SessionFiles(SessionFiles):
-    """The host skull and the report, from the logic's session while it lives."""
+    """Skull surface and report from the session of the logic, while it is live."""
 
     def __init__(self, logic: SkullVAELogic):
         self._logic = logic
@@ -390,8 +394,8 @@ class _SessionFiles(SessionFiles):
         return True
 
     def take(self, kind: str) -> Path | None:
-        # The panel polls, too: whoever comes first puts the answers where they belong.
-        self._logic.pollAnswers()
+        # The panel polls as well: either of the two calls stores the files of a response.
+        self._logic.pollResponses()
         if kind not in self._logic._files:
             return super().take(kind)
         found = self._logic._files[kind]

@@ -1,4 +1,4 @@
-"""The library's meshes: read with what they say in mm, and written again elsewhere. Plain numpy."""
+"""Reads the mesh files of the library with their values in mm, and writes meshes to files; plain numpy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from SkullVAELib.errors import SkullVAEError
+from SkullVAELib.core.errors import SkullVAEError
 
 _TYPES = {"float": "<f4", "double": "<f8", "uchar": "u1", "int": "<i4", "uint": "<u4"}
 _LPS_RAS = np.array([-1.0, -1.0, 1.0])
@@ -16,8 +16,10 @@ _LPS_RAS = np.array([-1.0, -1.0, 1.0])
 
 @dataclass(frozen=True)
 class MeshData:
-    """points: (N, 3) float32 RAS mm; faces: (M, 3) int32; thickness, uncertainty: (N,) float32 mm at each point, or
-    None."""
+    """A triangle mesh.
+
+    points: (N, 3) float32 RAS mm; faces: (M, 3) int32; thickness, uncertainty: (N,) float32 mm at each point, or None.
+    """
 
     points: np.ndarray
     faces: np.ndarray
@@ -26,9 +28,9 @@ class MeshData:
 
 
 def readPly(path: str | os.PathLike) -> MeshData:
-    """A binary PLY as the library writes it: LPS mm, triangles. Raises SkullVAEError for any other file.
+    """Read a binary PLY of the library: LPS mm, triangles. Raises SkullVAEError for any other file.
 
-    VTK's own reader leaves out thickness and uncertainty.
+    VTK's own reader does not read thickness and uncertainty.
     """
     path = Path(path)
     try:
@@ -57,14 +59,14 @@ def readPly(path: str | os.PathLike) -> MeshData:
         raise SkullVAEError(f"'{path.name}' cannot be read: {error.strerror}", "Run again") from error
     except (ValueError, KeyError, IndexError, NameError) as error:
         raise SkullVAEError(
-            f"'{path.name}' is not a mesh of this library: {error}", "Reinstall the extension"
+            f"'{path.name}' is not a mesh file of this library: {error}", "Reinstall the extension"
         ) from error
-    told = {name: points[name].astype(np.float32) for name in ("thickness", "uncertainty") if name in vertex.names}
-    return MeshData((lps * _LPS_RAS).astype(np.float32), faces["corners"].astype(np.int32), **told)
+    values = {name: points[name].astype(np.float32) for name in ("thickness", "uncertainty") if name in vertex.names}
+    return MeshData((lps * _LPS_RAS).astype(np.float32), faces["corners"].astype(np.int32), **values)
 
 
 def readStl(path: str | os.PathLike) -> MeshData:
-    """A binary STL in LPS mm, its equal corners joined. Raises SkullVAEError for any other file."""
+    """Read a binary STL in LPS mm and merge equal corners. Raises SkullVAEError for any other file."""
     path = Path(path)
     facet = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
     try:
@@ -86,19 +88,19 @@ def readStl(path: str | os.PathLike) -> MeshData:
 
 
 def writeMesh(mesh: MeshData, path: str | os.PathLike) -> None:
-    """Write a mesh in RAS mm as .stl, .obj or .ply in LPS mm, facing outwards, as the library writes its own.
+    """Write a mesh in RAS mm as .stl, .obj or .ply in LPS mm with outward-facing triangles, as the library does.
 
-    A file that is there is replaced once the new one is whole. Raises SkullVAEError when it cannot be written.
+    An existing file is replaced after the new one is complete. Raises SkullVAEError if the file cannot be written.
     """
-    from SkullVAELib.meshfile import shades_of, write_mesh
-    from SkullVAELib.surface import Mesh
+    from SkullVAELib.mesh.files import vertex_scalars, write_mesh
+    from SkullVAELib.mesh.mesh import Mesh
 
     path = Path(path)
-    # What mirrors has turned the faces over.
+    # A transform that mirrors has reversed the orientation of the faces.
     whole = Mesh.outward(np.asarray(mesh.points, np.float64), np.asarray(mesh.faces, np.int64))
     try:
-        write_mesh(whole, path, *shades_of(mesh.thickness, mesh.uncertainty))
+        write_mesh(whole, path, *vertex_scalars(mesh.thickness, mesh.uncertainty))
     except OSError as error:
         raise SkullVAEError(
-            f"'{path.name}' cannot be written: {error.strerror}", "Check the free space and the permissions"
+            f"'{path.name}' cannot be written: {error.strerror}", "Check free space and permissions"
         ) from error

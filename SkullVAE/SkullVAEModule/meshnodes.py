@@ -1,4 +1,4 @@
-"""Meshes in the scene: the printable part and the skull to look at, as model nodes."""
+"""Model nodes of the printable implant and of the skull surface, and their colouring."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ import vtk
 from slicer.i18n import tr as _
 from vtk.util.numpy_support import numpy_to_vtk, numpy_to_vtkIdTypeArray, vtk_to_numpy
 
-from SkullVAELib.thickness_colours import THICK_MM, UNSURE_MM, thickness_colours
+from SkullVAELib.mesh.colours import THICKNESS_SCALE_MM, UNCERTAINTY_SCALE_MM, length_colours
 
 from .meshfiles import MeshData
 from .segments import looks, removeNode
 
 THICKNESS, UNCERTAINTY = "Thickness (mm)", "Uncertainty (mm)"
 
+# Roles of the models. Scenes saved by version 0.1 contain these values.
+IMPLANT_ROLE, SKULL_ROLE = "part", "skull"
+
 
 @dataclass(frozen=True)
 class _Scale:
-    """How millimetres are coloured: most_mm is yellow; labels of the legend; name and singleton tag of the colours."""
+    """Colour scale: length in mm of the last colour, labels of the legend, name and singleton tag of the table."""
 
     most_mm: float
     labels: int
@@ -29,13 +32,13 @@ class _Scale:
 
 
 _SCALES = {
-    THICKNESS: _Scale(THICK_MM, 6, "SkullVAE thickness", "SkullVAEThickness"),
-    UNCERTAINTY: _Scale(UNSURE_MM, 4, "SkullVAE uncertainty", "SkullVAEUncertainty"),
+    THICKNESS: _Scale(THICKNESS_SCALE_MM, 6, "SkullVAE thickness", "SkullVAEThickness"),
+    UNCERTAINTY: _Scale(UNCERTAINTY_SCALE_MM, 4, "SkullVAE uncertainty", "SkullVAEUncertainty"),
 }
 
 
 def polyData(mesh: MeshData) -> vtk.vtkPolyData:
-    """The mesh in RAS mm, with thickness and uncertainty as point scalars where they are known."""
+    """The mesh in RAS mm, with thickness and uncertainty as point scalars if the mesh has them."""
     points = vtk.vtkPoints()
     points.SetData(numpy_to_vtk(np.ascontiguousarray(mesh.points, np.float32), deep=True))
     cells = vtk.vtkCellArray()
@@ -54,18 +57,18 @@ def polyData(mesh: MeshData) -> vtk.vtkPolyData:
 
 
 def meshData(polydata) -> MeshData:
-    """The triangles of a model in its own RAS mm; the opposite of polyData()."""
+    """The triangles of a model in its own RAS mm; the inverse of polyData()."""
     points = vtk_to_numpy(polydata.GetPoints().GetData())
     faces = vtk_to_numpy(polydata.GetPolys().GetConnectivityArray()).reshape(-1, 3)
-    told = [polydata.GetPointData().GetArray(name) for name in (THICKNESS, UNCERTAINTY)]
-    return MeshData(points, faces, *(None if array is None else vtk_to_numpy(array) for array in told))
+    arrays = [polydata.GetPointData().GetArray(name) for name in (THICKNESS, UNCERTAINTY)]
+    return MeshData(points, faces, *(None if array is None else vtk_to_numpy(array) for array in arrays))
 
 
 def addModel(role: str, mesh: MeshData):
-    """A model node "Implant part" (role "part") or "Skull surface" (role "skull") with this mesh, on display."""
+    """Add and show a model node of this mesh: "Printable implant" (IMPLANT_ROLE) or "Skull surface" (SKULL_ROLE)."""
     name, look = {
-        "part": (_("Implant part"), looks()["implant"]),
-        "skull": (_("Skull surface"), looks()["completed"]),
+        IMPLANT_ROLE: (_("Printable implant"), looks()["implant"]),
+        SKULL_ROLE: (_("Skull surface"), looks()["completed"]),
     }[role]
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLModelNode", slicer.mrmlScene.GenerateUniqueName(name))
     node.SetAndObserveMesh(polyData(mesh))
@@ -73,33 +76,33 @@ def addModel(role: str, mesh: MeshData):
     display = node.GetDisplayNode()
     display.SetColor(look.color)
     display.SetScalarVisibility(False)
-    # In the slices the segments show the same, voxel by voxel.
+    # The slice views show the segments already.
     display.SetVisibility2D(False)
     return node
 
 
 def changeModel(node, mesh: MeshData) -> None:
-    """Give a model another mesh; how it is shown stays, unless the new one does not know what it was coloured by."""
+    """Replace the mesh of a model. Its display is kept, except a colouring that the new mesh has no values for."""
     node.SetAndObserveMesh(polyData(mesh))
     name = shownColours(node)
-    if name is not None and not knows(node, name):
+    if name is not None and not hasScalars(node, name):
         showColours(node, None)
 
 
 def removeModel(node) -> None:
-    """Remove a model with what belongs to it alone."""
+    """Remove a model with its display, storage and unused colours."""
     removeNode(node)
     _removeUnusedColors()
 
 
-def knows(node, name: str) -> bool:
-    """Whether a model knows its THICKNESS or UNCERTAINTY at every point."""
+def hasScalars(node, name: str) -> bool:
+    """Whether a model has THICKNESS or UNCERTAINTY as point scalars."""
     mesh = node.GetPolyData() if node is not None else None
     return mesh is not None and mesh.GetPointData().GetArray(name) is not None
 
 
 def shownColours(node) -> str | None:
-    """What a model is coloured by, THICKNESS or UNCERTAINTY; None for neither."""
+    """The scalars that a model is coloured by, THICKNESS or UNCERTAINTY; None for neither."""
     display = node.GetDisplayNode() if node is not None else None
     if display is None or not display.GetScalarVisibility():
         return None
@@ -107,15 +110,14 @@ def shownColours(node) -> str | None:
 
 
 def showColours(node, name: str | None) -> None:
-    """Colour a part by its THICKNESS, violet 0 to yellow 10 mm, or its UNCERTAINTY, to 3 mm, with a legend; None: show
-    it in its own colour again.
+    """Colour a printable implant by THICKNESS (0 violet to 10 mm yellow) or UNCERTAINTY (to 3 mm), with a legend.
 
-    What is not known is not shown.
+    None, or scalars that the model does not have, resets the model to its own colour.
     """
     display = node.GetDisplayNode()
-    if name is not None and knows(node, name):
+    if name is not None and hasScalars(node, name):
         scale = _SCALES[name]
-        # In this order: choosing the scalars also chooses a range and colours.
+        # In this order, because choosing the scalars also sets range and colours.
         display.SetActiveScalar(name, vtk.vtkAssignAttribute.POINT_DATA)
         display.SetAndObserveColorNodeID(_colors(scale).GetID())
         display.SetScalarRangeFlag(slicer.vtkMRMLDisplayNode.UseManualScalarRange)
@@ -141,7 +143,7 @@ def showColours(node, name: str | None) -> None:
 
 
 def _colors(scale: _Scale):
-    """The scene's colour table of a scale, made when it is first wanted."""
+    """The scene's colour table of a scale, added when it is first needed."""
     scene = slicer.mrmlScene
     colors = scene.GetSingletonNode(scale.tag, "vtkMRMLColorTableNode")
     if colors is None:
@@ -150,7 +152,7 @@ def _colors(scale: _Scale):
         colors.SetName(scale.name)
         colors.SetTypeToUser()
         colors.SetNumberOfColors(256)
-        for index, color in enumerate((thickness_colours(np.linspace(0, 1, 256), 1) / 255).tolist()):
+        for index, color in enumerate((length_colours(np.linspace(0, 1, 256), 1) / 255).tolist()):
             colors.SetColor(index, *color, 1)
         colors.GetLookupTable().SetRange(0, scale.most_mm)
         colors = scene.AddNode(colors)

@@ -1,4 +1,4 @@
-"""The model files on this computer: the shipped one, and those the user has added. Plain Python, no torch."""
+"""The model files on this computer: the shipped one, and those that the user has added; without torch."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from SkullVAELib.checksum import file_sha256
-from SkullVAELib.errors import SkullVAEError
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.core.files import file_sha256
 
 from .childprocess import ChildProcess
 from .completion import childEnvironment, libraryCommand
 from .librarypath import shippedModel
 
 _SUFFIX = ".safetensors"
-# More than any header of such a file; a damaged one claims anything.
+# Larger than the header of any model file; the length in a damaged file can be arbitrary.
 _MAX_HEADER_BYTES = 100 << 20
 _CHUNK_BYTES = 1 << 20
 _NAME = re.compile(r"[^\w. +()-]+")
@@ -29,7 +29,7 @@ _NAME = re.compile(r"[^\w. +()-]+")
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """A model file. sizeMB: in 10^6 bytes; sha256: as it was when the file was added; shipped: with the module."""
+    """A model file. sizeMB: in 10^6 bytes; sha256: when the file was added; shipped: part of the module."""
 
     name: str
     path: Path
@@ -39,7 +39,7 @@ class ModelEntry:
 
 
 class ModelStore:
-    """A folder of model files, each beside a FILE.json with its SHA-256. command: the library's (for tests)."""
+    """A folder of model files, each with a FILE.json that contains its SHA-256. command: the library's (for tests)."""
 
     def __init__(self, folder: str | os.PathLike, command: list[str] | None = None):
         self.folder = Path(folder)
@@ -47,7 +47,7 @@ class ModelStore:
         self._hashes: dict[tuple, str] = {}
 
     def list(self) -> list[ModelEntry]:
-        """The shipped model first, then the others by name. A file without its SHA-256 was not added here: left out."""
+        """The shipped model, then the others by name. Files without a SHA-256 were not added here: not listed."""
         shipped = shippedModel()
         entries = [] if shipped is None else [self._entry(shipped, self._hash(shipped), shipped=True)]
         for path in sorted(self.folder.glob(f"*{_SUFFIX}")) if self.folder.is_dir() else ():
@@ -59,19 +59,19 @@ class ModelStore:
         return entries
 
     def add(self, path: str | os.PathLike, sha256: str = "", onWait: Callable[[], None] = lambda: None) -> ModelEntry:
-        """Copy a model file into the store, verified; the same file again is the entry that is there.
+        """Check a model file and copy it into the store; for a file with equal content the existing entry is returned.
 
-        It takes seconds, as the library reads it in a child process: onWait is called again and again meanwhile.
-        sha256: what it must be, where that is known.
-        Raises SkullVAEError when it is no model file, not the expected one, or cannot be copied; the store is then
-        as before. A file is never overwritten: another one of the same name gets a number.
+        The check takes seconds, since the library loads the file in a child process; onWait is called repeatedly
+        meanwhile. sha256: expected SHA-256, if known.
+        Raises SkullVAEError if it is not a model file, not the expected one, or cannot be copied; the store is not
+        changed then. Files are not overwritten: another file with the same name gets a number.
         """
         source = Path(path)
         _checkHeader(source)
         found = _sha256(source)
         if sha256 and found != sha256.strip().lower():
             raise SkullVAEError(
-                f"'{source.name}' is not the file it should be: its SHA-256 is {found}", "Download or copy it again"
+                f"'{source.name}' is not the expected file: its SHA-256 is {found}", "Download or copy it again"
             )
         for entry in self.list():
             if entry.sha256 == found:
@@ -83,22 +83,26 @@ class ModelStore:
         except OSError as error:
             raise SkullVAEError(
                 f"'{source.name}' cannot be copied to '{self.folder}': {error.strerror}",
-                "Check the free space and the permissions",
+                "Check free space and permissions",
             ) from error
         return self._entry(target, found)
 
     def remove(self, entry: ModelEntry) -> None:
-        """Remove an added model's files. Raises SkullVAEError for the shipped one and for files elsewhere."""
+        """Remove the files of an added model. Raises SkullVAEError for the shipped model and for files elsewhere."""
         if entry.shipped or entry.path.parent.resolve() != self.folder.resolve():
-            raise SkullVAEError(f"'{entry.name}' belongs to the module", "Remove only models that were added")
+            raise SkullVAEError(
+                f"The model '{entry.name}' is part of the module and cannot be removed", "Select a model that was added"
+            )
         try:
             entry.path.unlink(missing_ok=True)
             _record(entry.path).unlink(missing_ok=True)
         except OSError as error:
-            raise SkullVAEError(f"'{entry.name}' cannot be removed: {error.strerror}", "Close what uses it") from error
+            raise SkullVAEError(
+                f"'{entry.name}' cannot be removed: {error.strerror}", "Close the programs that use it"
+            ) from error
 
     def verify(self, entry: ModelEntry) -> bool:
-        """Whether the file still is what was added, by its SHA-256; False also when it is gone."""
+        """Whether the file still has the SHA-256 that it was added with; False also if it is missing."""
         try:
             return _sha256(entry.path) == entry.sha256
         except SkullVAEError:
@@ -108,7 +112,7 @@ class ModelStore:
         return ModelEntry(path.stem, path, path.stat().st_size / 1e6, sha256, shipped)
 
     def _hash(self, path: Path) -> str:
-        """Of the shipped file, once for each of its states."""
+        """SHA-256 of the shipped file, computed once for each modification time."""
         state = path.stat()
         key = path, state.st_size, state.st_mtime_ns
         if key not in self._hashes:
@@ -130,7 +134,7 @@ class ModelStore:
         if not loads:
             cause, _, remedy = reason.partition(". ")
             if not remedy:
-                cause, remedy = f"'{path.name}' is not a model of this library", "Choose a model file of SkullVAE"
+                cause, remedy = f"'{path.name}' is not a model file of this library", "Choose a model file of SkullVAE"
             raise SkullVAEError(cause, remedy)
 
     def _publish(self, source: Path, sha256: str) -> Path:
@@ -148,14 +152,14 @@ class ModelStore:
             while True:
                 target = self.folder / f"{stem}{'' if number == 1 else f'_{number}'}{_SUFFIX}"
                 try:
-                    # Claims the name, also against another Slicer.
+                    # Reserves the name, also against another instance of Slicer.
                     with _record(target).open("x", encoding="utf-8") as record:
                         json.dump({"sha256": sha256, "added_from": source.name}, record)
                 except FileExistsError:
                     number += 1
                     continue
                 if target.exists():
-                    # Somebody put a file there by hand.
+                    # A file that was not added by this class.
                     _record(target).unlink()
                     number += 1
                     continue
@@ -170,7 +174,7 @@ def _record(path: Path) -> Path:
 
 
 def _checkHeader(path: Path) -> None:
-    """A safetensors file begins with the length of its JSON header, eight bytes, and holds no code."""
+    """Check the JSON header, which follows its length in eight bytes; a safetensors file contains no code."""
     refusal = SkullVAEError(f"'{path.name}' is not a safetensors file", "Choose a model file of SkullVAE")
     try:
         size = path.stat().st_size
@@ -186,7 +190,7 @@ def _checkHeader(path: Path) -> None:
     except (ValueError, AttributeError, KeyError, TypeError, IndexError) as error:
         raise refusal from error
     if not ends or 8 + length + max(ends) != size:
-        raise SkullVAEError(f"'{path.name}' is cut short or damaged", "Download or copy it again")
+        raise SkullVAEError(f"'{path.name}' is truncated or damaged", "Download or copy it again")
 
 
 def _sha256(path: Path) -> str:

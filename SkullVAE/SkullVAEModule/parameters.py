@@ -1,17 +1,22 @@
-"""What the panel's widgets stand for; saved with the scene."""
+"""The parameters of the panel's widgets, which are saved with the scene."""
 
-# No "from __future__ import annotations" here: Slicer's wrapper reads the annotations.
+# Without "from __future__ import annotations", because Slicer's wrapper evaluates the annotations.
 from typing import Annotated, Union
 
 from slicer import vtkMRMLMarkupsROINode, vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
 from slicer.parameterNodeWrapper import Choice, WithinRange, parameterNodeWrapper
 
-from .completion import CompletionOptions
+from SkullVAELib.completion.options import MOST_PROPOSALS, PRIORS
+from SkullVAELib.data.kinds import CLASSES
+from SkullVAELib.implant.options import THICKNESS_MODES
 
-# What the panel shows, and what the command line calls it.
-THICKNESSES = {"Patient's own": "patient", "Constant": "constant", "At least": "minimum"}
-DEFECT_KINDS = {"Cranial vault": "cranial", "Face (experimental)": "facial"}
-# What the library takes of itself for a CT. Left to it, it also recognises a labelmap that was loaded as a volume.
+from .completion import RunSettings
+
+# Values of the parameters, which the panel shows and scenes contain, and those of the command line.
+THICKNESSES = dict(zip(("Patient's own", "Constant", "At least"), THICKNESS_MODES, strict=True))
+DEFECT_CLASSES = dict(zip(("Cranial vault", "Face (experimental)"), CLASSES, strict=True))
+# Default threshold of the library for a CT. For this value the option is left out: the library then also detects a
+# labelmap that was loaded as a volume.
 USUAL_THRESHOLD_HU = 300.0
 
 
@@ -19,25 +24,26 @@ USUAL_THRESHOLD_HU = 300.0
 class SkullVAEParameterNode:
     """The parameters of a run. Lengths in mm.
 
-    inputNode - The segmentation that holds the skull, or a CT volume.
-    segmentID - The segment of the skull; unused for a CT.
-    boneThreshold - HU from which on a CT's voxels are bone.
-    showThreshold - Whether the slices show in colour what the threshold takes for bone.
-    useBox, boxNode - Whether only what lies in this box counts as bone.
+    inputNode - Segmentation that contains the skull, or a CT volume.
+    segmentID - Segment of the skull; unused for a CT.
+    boneThreshold - Bone threshold of a CT in HU.
+    showThreshold - Whether the slice views show a preview of the threshold.
+    useBox, boxNode - Whether bone outside this ROI is ignored.
     model - SHA-256 of the model file; empty for the shipped one.
-    defectKind - Which deviation vector gamma moves along.
-    gamma - How far to move along it.
-    proposals - How many implants to propose.
-    face - Whether the face is completed, too.
-    clearance, thickness, thicknessMillimetres, underContour, smoothing, split - What the part shall be.
+    defectKind - Class of the deviation vector that gamma scales.
+    gamma - Factor of the deviation vector.
+    proposals - Number of proposals.
+    face - Whether the face is completed as well.
+    clearance, thickness, thicknessMillimetres, underContour, smoothing, split - Options of the printable implant.
     holes, holeDiameter, holePitch, holeMargin - Perfusion holes.
-    exportFolder, exportSTL, exportOBJ, exportPLY, exportHost, exportLabelmaps, exportReport - What goes into files.
-    prior - Where the complete shape comes from; see the command line's --prior.
-    device - Where the network runs.
-    newSegmentation - Whether the result goes into a segmentation of its own.
+    exportFolder, exportSTL, exportOBJ, exportPLY, exportHost, exportLabelmaps, exportReport - Files to export;
+        exportHost is the skull surface.
+    prior - Source of the complete shape; see the command line's --prior.
+    device - Device that the network runs on.
+    newSegmentation - Whether the result is added to a new segmentation.
     """
 
-    # Without None among them Slicer's wrapper cannot hold "nothing chosen".
+    # None must be one of the types, so that Slicer's wrapper can represent that no node is selected.
     inputNode: Union[vtkMRMLSegmentationNode, vtkMRMLScalarVolumeNode, None]  # noqa: UP007 (what Slicer 5.10 reads)
     segmentID: str = ""
     boneThreshold: Annotated[float, WithinRange(-1000, 3000)] = USUAL_THRESHOLD_HU
@@ -46,12 +52,12 @@ class SkullVAEParameterNode:
     boxNode: Union[vtkMRMLMarkupsROINode, None]  # noqa: UP007
 
     model: str = ""
-    defectKind: Annotated[str, Choice(list(DEFECT_KINDS))] = "Cranial vault"
+    defectKind: Annotated[str, Choice(list(DEFECT_CLASSES))] = "Cranial vault"
     gamma: Annotated[float, WithinRange(0, 2)] = 0.0
-    proposals: Annotated[int, WithinRange(1, 5)] = 1
+    proposals: Annotated[int, WithinRange(1, MOST_PROPOSALS)] = 1
     face: bool = False
 
-    # What the guide for printing recommends; the voxels of the segments fill the whole gap all the same.
+    # The clearance that the guide for printing recommends. The implant segment fills the whole defect regardless.
     clearance: Annotated[float, WithinRange(0, 5)] = 0.5
     thickness: Annotated[str, Choice(list(THICKNESSES))] = "Patient's own"
     thicknessMillimetres: Annotated[float, WithinRange(1, 12)] = 4.0
@@ -71,7 +77,7 @@ class SkullVAEParameterNode:
     exportLabelmaps: bool = True
     exportReport: bool = True
 
-    prior: Annotated[str, Choice(["auto", "blend", "encode", "map", "dev", "mean"])] = "auto"
+    prior: Annotated[str, Choice(list(PRIORS))] = PRIORS[0]
     device: Annotated[str, Choice(["auto", "cpu", "cuda"])] = "auto"
     newSegmentation: bool = False
 
@@ -81,28 +87,29 @@ def isVolume(node) -> bool:
     return node is not None and not node.IsA("vtkMRMLSegmentationNode")
 
 
-def completionOptions(parameters: SkullVAEParameterNode, box=None, modelPath=None) -> CompletionOptions:
-    """The options of the command line for the panel's choices.
+def runSettings(parameters: SkullVAEParameterNode, roi=None, modelPath=None) -> RunSettings:
+    """The settings of a run with these parameters.
 
-    box: the numbers of --box, in the input's own coordinates, or None; modelPath: of another model than the shipped.
+    roi: numbers in the input's own coordinates, see roi.roiArgument, or None; modelPath: model file, None for the
+    shipped one.
     """
     chosen = isVolume(parameters.inputNode) and parameters.boneThreshold != USUAL_THRESHOLD_HU
-    return CompletionOptions(
+    return RunSettings(
         thresholdHU=parameters.boneThreshold if chosen else None,
-        box=box,
+        roi=roi,
         prior=parameters.prior,
-        defect=DEFECT_KINDS[parameters.defectKind],
+        defect=DEFECT_CLASSES[parameters.defectKind],
         gamma=parameters.gamma if parameters.gamma > 0 or parameters.prior == "dev" else None,
         proposals=parameters.proposals,
         face=parameters.face,
         device=parameters.device,
         model=modelPath,
-        **partOptions(parameters),
+        **implantSettings(parameters),
     )
 
 
-def partOptions(parameters: SkullVAEParameterNode) -> dict:
-    """What the part shall be, by the names that CompletionOptions has for it."""
+def implantSettings(parameters: SkullVAEParameterNode) -> dict:
+    """The settings of the printable implant, as arguments of RunSettings."""
     thickness = THICKNESSES[parameters.thickness]
     hole = (parameters.holeDiameter, parameters.holePitch, parameters.holeMargin)
     return {
@@ -111,6 +118,6 @@ def partOptions(parameters: SkullVAEParameterNode) -> dict:
         "underContour": parameters.underContour,
         "smooth": parameters.smoothing,
         "holes": ",".join(f"{number:g}" for number in hole) if parameters.holes else None,
-        # Shorter pieces than this nobody asks for: below it means one piece.
+        # Values below 20 mm mean one piece; the library does not accept them.
         "split": parameters.split if parameters.split >= 20 else None,
     }

@@ -1,19 +1,19 @@
-"""How long something will still take, told from how far it is."""
+"""Estimates the remaining time of a run from its progress."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
-# Before this the guess would jump about.
+# Before this time and progress the estimate is not stable.
 _LEAST_SECONDS = 2.0
 _LEAST_FRACTION = 0.05
 
 
 class RemainingTime:
-    """Guesses the seconds left from the fraction done and the time it took. clock: seconds, for tests.
+    """Estimates the remaining seconds from the fraction done and the elapsed time. clock: seconds, for tests.
 
-    What happens before the fraction first moves, such as the loading of libraries, is no measure of the rest.
+    The time before the first change of the fraction, such as for loading libraries, is not used.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
@@ -23,7 +23,7 @@ class RemainingTime:
         self._end: float | None = None
 
     def update(self, fraction: float) -> None:
-        """Take in the present fraction, 0 to 1. Between two changes of it the time left runs down."""
+        """Set the current fraction, 0 to 1. Between two changes the remaining time counts down."""
         if fraction == self._fraction:
             return
         self._fraction = fraction
@@ -36,5 +36,5 @@ class RemainingTime:
 
     @property
     def seconds(self) -> float | None:
-        """Seconds left, at least 0; None until they can be told."""
+        """Remaining seconds, at least 0; None while there is no estimate."""
         return None if self._end is None else max(0.0, self._end - self._clock())

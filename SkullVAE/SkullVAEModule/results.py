@@ -1,6 +1,6 @@
-"""A result in the scene: two segments, two models and the folder that holds them; found again, changed, removed.
+"""A result in the scene: two segments, two models and their folder; adds, finds, changes and removes it.
 
-Everything carries what it belongs to in tags, attributes and node references, which are saved with the scene.
+Tags, attributes and node references, which are saved with the scene, link the result to its input.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import slicer
 from slicer.i18n import tr as _
 
-from SkullVAELib.errors import SkullVAEError
+from SkullVAELib.core.errors import SkullVAEError
 
 from .completion import CompletionResult
 from .masks import Mask
 from .meshfiles import MeshData
-from .meshnodes import addModel, changeModel, removeModel
+from .meshnodes import IMPLANT_ROLE, SKULL_ROLE, addModel, changeModel, removeModel
 from .segments import (
     ROLE_TAG,
     VOXELS_TAG,
@@ -34,17 +34,19 @@ from .segments import (
 )
 
 _ROLE_ATTRIBUTE = "SkullVAE.role"
-# On the part's model: the tag of the implant's voxels that it was made for.
+# Attribute of the implant's model: tag of the implant's voxels that it was made from.
 _MADE_FOR_ATTRIBUTE = VOXELS_TAG
 _FOLDER_ROLE = "folder"
-# Of the part's model: the panel shows them for a scene that was saved and loaded, too.
+# Attribute of the implant's model: report fields that the panel shows, also after the scene was saved and loaded.
 _FIGURES_ATTRIBUTE = "SkullVAE.figures"
-_FIGURES = ("implant", "part", "warnings")
+_FIGURES = ("implant", "printable_implant", "warnings")
+# Name of the field "printable_implant" in scenes saved by version 0.1.
+_FORMER_FIELD = "part"
 
 
 @dataclass(frozen=True)
 class AddedResult:
-    """Where a result lies in the scene. The models are None, and folderItemID 0, where the library made no meshes."""
+    """The nodes of a result. The models are None, and folderItemID is 0, if the library has written no meshes."""
 
     segmentationNode: slicer.vtkMRMLSegmentationNode
     completedID: str
@@ -55,7 +57,7 @@ class AddedResult:
 
     @property
     def exists(self) -> bool:
-        """Whether the segmentation and the implant's segment are still in the scene."""
+        """Whether segmentation and segment of the implant are still in the scene."""
         return (
             slicer.mrmlScene.IsNodePresent(self.segmentationNode) != 0
             and self.segmentationNode.GetSegmentation().GetSegment(self.implantID) is not None
@@ -63,37 +65,36 @@ class AddedResult:
 
 
 def addResult(source: SkullInput, result: CompletionResult, newSegmentation: bool = False) -> AddedResult:
-    """Put the result into the scene, in place of an earlier result of the same input.
+    """Add the result to the scene and replace an earlier result of the same input; one undo step.
 
-    The segments go into the input's segmentation or into one of their own (see segments.targetSegmentation), the
-    meshes into model nodes under a folder beside the input; all of it moves with the input. One undo step.
-    Raises SkullVAEError when the input is no longer in the scene.
+    The segments are added to the input's segmentation or to a new one (see segments.targetSegmentation), the meshes as
+    model nodes in a folder beside the input. All nodes follow the transform of the input.
+    Raises SkullVAEError if the input is no longer in the scene.
     """
     node = slicer.mrmlScene.GetNodeByID(source.nodeID)
     if node is None:
-        raise SkullVAEError("The input was removed while its skull was being completed", "Run again with another input")
+        raise SkullVAEError("The input was removed from the scene during the run", "Run again with another input")
     _saveStateForUndo(node)
     target = targetSegmentation(source, newSegmentation)
     earlier = resultOf(node, source.segmentID)
     if earlier is not None and earlier.segmentationNode is not target:
-        # The choice where the segments go has changed.
+        # The setting of the segmentation that results are added to has changed.
         _removeSegments(earlier, node, source.segmentID)
     ids = addSegments(target, source, {"completed": result.completed, "implant": result.implant}, result.report)
-    models = {
-        "part": _putModel("part", earlier.implantModelNode if earlier else None, result.part, node, source.segmentID),
-        "skull": _putModel("skull", earlier.skullModelNode if earlier else None, result.skull, node, source.segmentID),
-    }
-    if models["part"] is not None:
-        models["part"].SetAttribute(_MADE_FOR_ATTRIBUTE, _voxelsOf(target, ids["implant"]))
-    _keepFigures(models["part"], result.report)
-    inside = [model for model in models.values() if model is not None]
+    formerImplant, formerSkull = (earlier.implantModelNode, earlier.skullModelNode) if earlier else (None, None)
+    implantModel = _putModel(IMPLANT_ROLE, formerImplant, result.printableImplant, node, source.segmentID)
+    skullModel = _putModel(SKULL_ROLE, formerSkull, result.skull, node, source.segmentID)
+    if implantModel is not None:
+        implantModel.SetAttribute(_MADE_FOR_ATTRIBUTE, _voxelsOf(target, ids["implant"]))
+    _keepFigures(implantModel, result.report)
+    inside = [model for model in (implantModel, skullModel) if model is not None]
     if target is not node:
         inside.append(target)
     if slicer.mrmlScene.GetUndoFlag():
         for made in inside:
             made.SetUndoEnabled(True)
     folder = _putIntoFolder(node, inside, earlier.folderItemID if earlier else 0)
-    return AddedResult(target, ids["completed"], ids["implant"], models["part"], models["skull"], folder)
+    return AddedResult(target, ids["completed"], ids["implant"], implantModel, skullModel, folder)
 
 
 def changeResult(
@@ -102,33 +103,37 @@ def changeResult(
     report: dict,
     completed: Mask | None = None,
     implant: Mask | None = None,
-    part: MeshData | None = None,
+    printableImplant: MeshData | None = None,
 ) -> None:
-    """Give parts of a result other voxels or another mesh, in place."""
+    """Replace masks and mesh of a result in place; None keeps the current one."""
     for segmentID, mask in ((added.completedID, completed), (added.implantID, implant)):
         if mask is not None and added.segmentationNode.GetSegmentation().GetSegment(segmentID) is not None:
             changeSegment(added.segmentationNode, segmentID, source, mask, report)
     model = added.implantModelNode
     if model is None or not slicer.mrmlScene.IsNodePresent(model):
         return
-    if part is not None:
-        changeModel(model, part)
+    if printableImplant is not None:
+        changeModel(model, printableImplant)
         model.SetAttribute(_MADE_FOR_ATTRIBUTE, _voxelsOf(added.segmentationNode, added.implantID))
     _keepFigures(model, report)
 
 
 def figuresOf(added: AddedResult) -> dict:
-    """What the report said of a result's implant and part, and its warnings; also after saving and loading."""
+    """The report fields of a result that the panel shows, also after saving and loading."""
     model = added.implantModelNode
     try:
         figures = json.loads((model.GetAttribute(_FIGURES_ATTRIBUTE) if model is not None else None) or "{}")
     except ValueError:
         return {}
-    return figures if isinstance(figures, dict) else {}
+    if not isinstance(figures, dict):
+        return {}
+    if _FORMER_FIELD in figures:
+        figures.setdefault("printable_implant", figures.pop(_FORMER_FIELD))
+    return figures
 
 
 def resultOf(inputNode, segmentID: str = "") -> AddedResult | None:
-    """The result of an input that is in the scene, also after the scene was saved and loaded; None without one."""
+    """The result of an input in the scene, also after the scene was saved and loaded; None without one."""
     if inputNode is None:
         return None
     made = madeSegmentation(inputNode, segmentID)
@@ -142,16 +147,15 @@ def resultOf(inputNode, segmentID: str = "") -> AddedResult | None:
         ids = _idsByRole(target, segmentID)
         if "implant" in ids:
             folder = _folderOf([*models.values(), *([made] if made is not None else [])])
-            return AddedResult(
-                target, ids.get("completed", ""), ids["implant"], models.get("part"), models.get("skull"), folder
-            )
+            implantModel, skullModel = models.get(IMPLANT_ROLE), models.get(SKULL_ROLE)
+            return AddedResult(target, ids.get("completed", ""), ids["implant"], implantModel, skullModel, folder)
     return None
 
 
 def removeResult(inputNode, segmentID: str = "") -> bool:
-    """Remove exactly what this module added for an input; whether there was anything. One undo step.
+    """Remove everything that this module added for an input; whether there was anything. One undo step.
 
-    What the user put into a segmentation or folder that this module made stays, and so does its container.
+    A segmentation or folder of this module that contains other items of the user is kept with these items.
     """
     if inputNode is None:
         return False
@@ -177,8 +181,8 @@ def removeResult(inputNode, segmentID: str = "") -> bool:
     return True
 
 
-def partMatchesImplant(added: AddedResult) -> bool:
-    """Whether the part's model was made for the voxels the implant's segment has now."""
+def modelMatchesImplant(added: AddedResult) -> bool:
+    """Whether the model of the printable implant was made from the current voxels of the implant's segment."""
     model = added.implantModelNode
     return (
         model is not None
@@ -196,10 +200,10 @@ def _voxelsOf(target, segmentID: str) -> str | None:
 
 
 def _saveStateForUndo(*nodes) -> None:
-    """One step to which the user can go back, where the scene keeps any."""
+    """Save one undo step of these nodes if undo is enabled in the scene."""
     if slicer.mrmlScene.GetUndoFlag():
         for node in nodes:
-            # Else undo would pass it over.
+            # Otherwise undo would not include the node.
             node.SetUndoEnabled(True)
         slicer.mrmlScene.SaveStateForUndo()
 
@@ -227,7 +231,7 @@ def _removeSegments(earlier: AddedResult, node, segmentID: str) -> None:
 
 
 def _putModel(role: str, model, mesh: MeshData | None, node, segmentID: str):
-    """The model with this mesh: the earlier one changed, a new one, or none."""
+    """The model with this mesh: the former one changed, or a new one; None without a mesh."""
     if mesh is None or not len(mesh.faces):
         if model is not None:
             removeModel(model)
@@ -243,7 +247,7 @@ def _putModel(role: str, model, mesh: MeshData | None, node, segmentID: str):
 
 
 def _putIntoFolder(node, inside: list, folder: int) -> int:
-    """The folder of a result, made beside the input where there is none; 0 where there is nothing to put in."""
+    """The folder of a result, added beside the input if there is none; 0 if there are no nodes for it."""
     if not inside:
         _removeFolder(folder)
         return 0
@@ -264,7 +268,7 @@ def _putIntoFolder(node, inside: list, folder: int) -> int:
 
 
 def _folderOf(nodes: list) -> int:
-    """The folder this module made that holds one of these nodes; 0 when there is none."""
+    """The folder of this module that contains one of these nodes; 0 if there is none."""
     for node in nodes:
         folder = _folderAbove(_hierarchy().GetItemByDataNode(node))
         if folder:
@@ -283,7 +287,7 @@ def _folderAbove(item: int) -> int:
 
 def _removeFolder(folder: int) -> None:
     if folder and _hierarchy().GetNumberOfItemChildren(folder) == 0:
-        # With its display node, which Slicer makes when the folder is shown or hidden.
+        # Also removes the display node that Slicer adds when the folder is shown or hidden.
         _hierarchy().RemoveItem(folder)
 
 

@@ -1,4 +1,4 @@
-"""The panel's result: figures with a traffic light, proposals, what is shown, and the way back."""
+"""The section "Result" of the panel: measures and rating, proposals, visibility, and removal."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from slicer.i18n import tr as _
 from .figures import figuresTable, proposalText, warningsText
 from .focus import showImplant
 from .logic import SkullVAELogic
-from .meshnodes import THICKNESS, UNCERTAINTY, knows, shownColours
+from .meshnodes import THICKNESS, UNCERTAINTY, hasScalars, shownColours
 from .results import figuresOf
 
 
 class ResultSection:
-    """Shows what the logic has added to the scene for the present input.
+    """Shows the result of the current input.
 
-    onStart: called when another shape was asked for, so that the panel follows it.
+    onStart: called when another proposal was requested, so that the panel polls for the response.
     """
 
     def __init__(self, ui, logic: SkullVAELogic, onStart) -> None:
@@ -36,28 +36,28 @@ class ResultSection:
         return self._added is not None
 
     def update(self, inputNode, segmentID: str) -> None:
-        """Show the result that the scene holds for this input."""
+        """Show the result of this input."""
         self._added = None if inputNode is None else self._logic.resultOf(inputNode, segmentID)
         ui = self.ui
         for widget in (ui.showImplantCheckBox, ui.jumpButton, ui.removeResultButton):
             widget.enabled = self.present
         ui.showSkullCheckBox.enabled = self.present and self._added.skullModelNode is not None
         for box, name in ((ui.showThicknessCheckBox, THICKNESS), (ui.showUncertaintyCheckBox, UNCERTAINTY)):
-            box.enabled = self.present and knows(self._added.implantModelNode, name)
+            box.enabled = self.present and hasScalars(self._added.implantModelNode, name)
         report = {}
         if self.present:
-            # The proposals of another input's result, or of one that came with a scene, are gone with their process.
+            # Proposals are available only while the process of the result runs, so not for other or loaded results.
             report = self._logic.report if self._added == self._logic.added else figuresOf(self._added)
         self._showProposals(report.get("proposals", []), report.get("proposal", 1))
         table = "<br/>".join(filter(None, [figuresTable(report), warningsText(report)]))
         if not table:
-            table = _("The scene holds a result.") if self.present else _("Nothing completed yet.")
+            table = _("The scene contains a result without measures.") if self.present else _("No result yet.")
         ui.figuresLabel.text = table
         if self.present:
             self._showState()
 
     def onProposal(self, index: int) -> None:
-        """Another of the proposed implants was chosen."""
+        """Called when another proposal is selected."""
         if index >= 0 and self._logic.requestProposal(index + 1):
             self._onStart()
 
@@ -69,24 +69,24 @@ class ResultSection:
             _setVisible(self._added.implantModelNode, visible)
 
     def onShowSkull(self, visible: bool) -> None:
-        """Show or hide the skull's surface in 3D."""
+        """Show or hide the surface of the skull in 3D."""
         if self.present:
             _setVisible(self._added.skullModelNode, visible)
 
     def onShowThickness(self, colored: bool) -> None:
-        """Colour the part by its thickness, or give it its own colour back."""
+        """Colour the printable implant by its thickness, or reset its colour."""
         if self.present:
             self._logic.showThickness(self._added.implantModelNode, colored)
             self._showState()
 
     def onShowUncertainty(self, colored: bool) -> None:
-        """Colour the part by how near the true surface lies, or give it its own colour back."""
+        """Colour the printable implant by its uncertainty band, or reset its colour."""
         if self.present:
             self._logic.showUncertainty(self._added.implantModelNode, colored)
             self._showState()
 
     def onJump(self, checked: bool = False) -> None:
-        """Bring the slices and the 3D view to the implant."""
+        """Centre the slice views and the 3D view on the implant."""
         if self.present:
             showImplant(self._added)
 
@@ -103,7 +103,7 @@ class ResultSection:
         combo.blockSignals(wasBlocked)
 
     def _showState(self) -> None:
-        """Let the boxes say what the views show, also where the user changed that elsewhere."""
+        """Set the check boxes to the state of the views, which may be changed outside the panel."""
         display = self._added.segmentationNode.GetDisplayNode()
         implant = display is not None and display.GetSegmentVisibility(self._added.implantID)
         skull = self._added.skullModelNode

@@ -1,4 +1,4 @@
-"""Two samples for Slicer's Sample Data module: a real patient's CT, downloaded, and a generated skull, made offline."""
+"""Two samples for Slicer's Sample Data module: the CT of a patient, downloaded, and a generated skull."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ import vtk
 from slicer.i18n import tr as _
 from vtk.util.numpy_support import numpy_to_vtk
 
-from SkullVAELib.checksum import CRANIUM_SHA256, file_sha256
-from SkullVAELib.errors import SkullVAEError
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.core.files import CRANIUM_SHA256, file_sha256
 
 from .childprocess import ChildProcess
 from .completion import childEnvironment, libraryCommand
 from .librarypath import MODULE_FOLDER
 
-# "Cranium" of the InVesalius project (GPL-2): a frontal defect after trauma. Pinned to a commit, checked by its hash.
+# "Cranium" of the InVesalius project (GPL-2): a frontal defect after trauma. Pinned to a commit, verified by SHA-256.
 PATIENT_URL = "https://raw.githubusercontent.com/invesalius/invesalius3/22dfef43c05bdb20f50a5e05579324af3eb12ec4/samples/Cranium.inv3"
 PATIENT_SHA256 = CRANIUM_SHA256
 PATIENT_BYTES = 18719455
@@ -36,7 +36,7 @@ _SECONDS = 30
 
 
 def registerSampleData() -> None:
-    """Show both samples in the Sample Data module. To be called once, after Slicer has started."""
+    """Add both samples to the Sample Data module. Call it once, after Slicer has started."""
     import SampleData
 
     icon = str(MODULE_FOLDER / "Resources" / "Icons" / "SkullVAE.png")
@@ -55,7 +55,7 @@ def registerSampleData() -> None:
         category="SkullVAE",
         sampleName=GENERATED_NAME,
         thumbnailFileName=icon,
-        # Slicer counts them, though the custom downloader needs none.
+        # Slicer counts the URIs, although the custom downloader needs none.
         uris="",
         customDownloader=lambda source: [_reported(loadGenerated)],
     )
@@ -67,22 +67,22 @@ def loadPatient(
     folder: str | os.PathLike | None = None,
     onProgress: Callable[[float], None] = lambda fraction: None,
 ):
-    """The real patient's CT as a volume node, downloaded into the cache folder where it is not there yet.
+    """Add the CT of the patient as a volume node; it is downloaded unless it is in the cache folder.
 
-    Raises SkullVAEError when it cannot be had or is not what it should be.
+    Raises SkullVAEError if the file cannot be downloaded or has another SHA-256.
     """
-    from SkullVAELib.invesalius import read_inv3
+    from SkullVAELib.io.invesalius import read_inv3
 
     path = downloadFile(url, Path(folder or _cacheFolder()) / "Cranium.inv3", sha256, onProgress)
     return addVolumeNode(read_inv3(path), _("Patient with a frontal defect"))
 
 
 def loadGenerated(command: list[str] | None = None, onWait: Callable[[], None] | None = None):
-    """A skull drawn from the model, with a defect, as a segmentation node with one segment. Needs no network.
+    """Add a skull sampled from the model, with a defect, as a segmentation node with one segment; needs no network.
 
-    onWait: called while the child process works (default: Slicer's event loop goes on). Raises SkullVAEError.
+    onWait: called repeatedly while the child process runs (default: processes Slicer's events). Raises SkullVAEError.
     """
-    from SkullVAELib.volume import read_volume
+    from SkullVAELib.io.images import read_volume
 
     with tempfile.TemporaryDirectory(prefix="SkullVAE-", ignore_cleanup_errors=True) as folder:
         path = Path(folder) / "sample.nrrd"
@@ -93,7 +93,7 @@ def loadGenerated(command: list[str] | None = None, onWait: Callable[[], None] |
         finally:
             child.cancel()
         if child.exitCode != 0:
-            line = child.lastErrorLine or "The sample could not be made"
+            line = child.lastErrorLine or "The sample could not be generated"
             raise SkullVAEError.from_line(line, "Check the installation")
         volume = read_volume(path)
     return addSegmentationNode(volume, _("Generated skull"))
@@ -102,9 +102,9 @@ def loadGenerated(command: list[str] | None = None, onWait: Callable[[], None] |
 def downloadFile(
     url: str, path: Path, sha256: str, onProgress: Callable[[float], None] = lambda fraction: None
 ) -> Path:
-    """A file with this SHA-256 at `path`: the one that is there, or downloaded. Raises SkullVAEError.
+    """Download a file to `path` unless a file with this SHA-256 is there already. Raises SkullVAEError.
 
-    It appears whole and checked, or not at all.
+    The file appears only after it is complete and verified.
     """
     if path.is_file() and file_sha256(path) == sha256:
         return path
@@ -112,20 +112,20 @@ def downloadFile(
     digest = hashlib.sha256()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(url, timeout=_SECONDS) as answer, temporary.open("xb") as file:
-            size = int(answer.headers.get("Content-Length") or PATIENT_BYTES)
-            while chunk := answer.read(_CHUNK_BYTES):
+        with urllib.request.urlopen(url, timeout=_SECONDS) as response, temporary.open("xb") as file:
+            size = int(response.headers.get("Content-Length") or PATIENT_BYTES)
+            while chunk := response.read(_CHUNK_BYTES):
                 digest.update(chunk)
                 file.write(chunk)
                 onProgress(min(1.0, file.tell() / size))
                 slicer.app.processEvents()
         if digest.hexdigest() != sha256:
-            raise SkullVAEError(f"'{path.name}' arrived damaged or was changed", "Try again later")
+            raise SkullVAEError(f"'{path.name}' was damaged during the download or has changed", "Try again later")
         os.replace(temporary, path)
     except (urllib.error.URLError, OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or error
         raise SkullVAEError(
-            f"'{path.name}' cannot be downloaded: {reason}", "Check the network, or take the generated sample"
+            f"'{path.name}' cannot be downloaded: {reason}", "Check the network, or use the generated sample"
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -133,7 +133,7 @@ def downloadFile(
 
 
 def addVolumeNode(volume, name: str):
-    """A scalar volume node with the voxels and the place of a library volume."""
+    """Add a scalar volume node with voxels and position of a library volume."""
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", slicer.mrmlScene.GenerateUniqueName(name))
     image = vtk.vtkImageData()
     image.SetDimensions(volume.array.shape)
@@ -145,7 +145,7 @@ def addVolumeNode(volume, name: str):
 
 
 def addSegmentationNode(volume, name: str, segmentName: str = "Skull"):
-    """A segmentation node with one segment, "skull", of the voxels that are not 0, on the volume's whole grid."""
+    """Add a segmentation node with one segment, ID "skull", of the nonzero voxels, on the volume's whole grid."""
     image = slicer.vtkOrientedImageData()
     image.SetDimensions(volume.array.shape)
     image.SetGeometryFromImageToWorldMatrix(slicer.util.vtkMatrixFromArray(volume.affine))
@@ -175,7 +175,7 @@ def _cacheFolder() -> str:
 
 
 def _reported(load: Callable):
-    """Sample Data shows nothing of an error: say it in its place."""
+    """Show the error of a sample, which Sample Data itself does not."""
     try:
         return load()
     except SkullVAEError as error:

@@ -1,8 +1,8 @@
-"""Segments in and out of the scene, voxel by voxel.
+"""Reads the voxels of the input from the scene, and adds segments of a result to it.
 
-Reading and writing happen in the input node's own coordinate system and on the segment's own lattice, so parent
-transforms cancel out and nothing is ever resampled. Both work on copies or on new segments: the user's segments, and
-the labelmaps they may share, are not touched.
+Voxels are read and written in the input node's own coordinate system and on the segment's own lattice, so parent
+transforms cancel out and nothing is resampled. Only copies and new segments are used: the user's segments, and the
+labelmaps that they may share, are not changed.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from slicer.i18n import tr as _
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from SkullVAELib import NOTICE
-from SkullVAELib.errors import SkullVAEError
+from SkullVAELib.core.errors import SkullVAEError
 
 from .masks import Mask
 
-# Tags of the segments this module adds. The source tag says which segment the result belongs to ("" for a CT):
-# by it an earlier result is found again, whatever the user has renamed it to.
+# Tags of the segments that this module adds. The source tag is the ID of the input segment ("" for a CT), so that an
+# earlier result is found even if the user has renamed it.
 SOURCE_TAG = "SkullVAE.source"
 ROLE_TAG = "SkullVAE.role"
-# SHA-256 of the voxels and where they lie: by it a segment that was edited is told from one that was not.
+# SHA-256 and position of the voxels, to detect whether a segment was edited.
 VOXELS_TAG = "SkullVAE.voxels"
-# Keys of report.json that travel with each segment, and everything it says of the model.
+# Fields of report.json that are stored in each segment, besides those of the model.
 PROVENANCE = ("software", "version", "parameters")
 
-# On a node that this module made: the node it was made from, and the segment.
+# Node reference and attribute of the nodes that this module adds: input node and input segment.
 INPUT_ROLE = "SkullVAE.input"
 SOURCE_ATTRIBUTE = "SkullVAE.source"
 
-# Space around a segment that has no image geometry: the implant may reach beyond the bone that is there.
+# Margin around a segment without image geometry, since the implant may extend beyond the bone.
 _MARGIN_MM = 20.0
 # Voxel edge for a surface that has neither voxels nor an image geometry.
 _SURFACE_SPACING_MM = 1.0
@@ -46,7 +46,7 @@ _ANATOMIC_CODES = "~^^~Anatomic codes - DICOM master list~^^~^^"
 
 @dataclass(frozen=True)
 class Look:
-    """How a result segment presents itself: name, RGB 0..1, terminology as Slicer serialises it."""
+    """Appearance of a result segment: name, RGB 0..1, terminology as Slicer serialises it."""
 
     name: str
     color: tuple[float, float, float]
@@ -54,7 +54,7 @@ class Look:
 
 
 def looks() -> dict[str, Look]:
-    """The two result segments by role."""
+    """The appearance of the two result segments, by role."""
     return {
         "completed": Look(
             _("Completed skull"),
@@ -73,11 +73,11 @@ def looks() -> dict[str, Look]:
 
 @dataclass(frozen=True)
 class SkullInput:
-    """What is to be completed, and where it came from.
+    """The voxels to complete and their source.
 
-    array: (I, J, K) voxels, uint8 0/1 of a segment or a CT's own; affine: (4, 4) from their index to the node's own
-    RAS, in mm; geometry: the same grid as an image without voxels, whose extent starts where Slicer's does;
-    segmentID: "" for a CT.
+    array: (I, J, K) voxels, uint8 0/1 of a segment, or those of a CT; affine: (4, 4) voxel index -> RAS mm of the node;
+    geometry: the same grid as an image without voxels, with the start of its extent as in Slicer; segmentID: "" for a
+    CT.
     """
 
     array: np.ndarray
@@ -88,9 +88,9 @@ class SkullInput:
 
 
 def readInput(node, segmentID: str = "") -> SkullInput:
-    """The voxels of a segment or of a CT volume. Raises SkullVAEError when there is nothing to complete."""
+    """Read the voxels of a segment or of a CT volume. Raises SkullVAEError if there is nothing to complete."""
     if node is None:
-        raise SkullVAEError("No input is chosen", "Choose a segmentation or a CT volume")
+        raise SkullVAEError("No input is selected", "Choose a segmentation or a CT volume")
     if node.IsA("vtkMRMLSegmentationNode"):
         return _readSegment(node, segmentID)
     return _readVolume(node)
@@ -117,7 +117,7 @@ def _readSegment(node, segmentID: str) -> SkullInput:
         raise SkullVAEError(
             f"The segmentation '{node.GetName()}' has no segment '{segmentID}'", "Choose the segment of the skull"
         )
-    # A copy outside the scene: making voxels of a surface would otherwise change the user's node.
+    # A copy outside the scene, since converting a surface to voxels would change the user's node.
     copy = slicer.vtkSegmentation()
     copy.SetSourceRepresentationName(segmentation.GetSourceRepresentationName())
     copy.CopyConversionParameters(segmentation)
@@ -133,7 +133,7 @@ def _readSegment(node, segmentID: str) -> SkullInput:
     if labelmap is None or labelmap.IsEmpty() or labelmap.GetPointData().GetScalars() is None:
         mask = np.zeros((0, 0, 0), bool)
     else:
-        # Segments may share one labelmap: each has its own value in it.
+        # Segments may share one labelmap, in which each has its own value.
         mask = _voxels(labelmap) == segment.GetLabelValue()
     if not mask.any():
         raise SkullVAEError(
@@ -141,7 +141,7 @@ def _readSegment(node, segmentID: str) -> SkullInput:
         )
     own = labelmap.GetExtent()
     geometry = _newImage(labelmap, _wholeExtent(labelmap, _referenceGeometry(copy)))
-    # In VTK's order of voxels: a large grid is filled ten times as fast.
+    # In VTK's order of voxels, which makes filling a large grid ten times as fast.
     whole = np.zeros(_shape(geometry), np.uint8, order="F")
     start = np.subtract(own[::2], geometry.GetExtent()[::2])
     whole[tuple(slice(a, a + n) for a, n in zip(start, mask.shape, strict=True))] = mask
@@ -149,10 +149,10 @@ def _readSegment(node, segmentID: str) -> SkullInput:
 
 
 def targetSegmentation(source: SkullInput, newSegmentation: bool):
-    """Where a result goes: the input's segmentation, or one beside it, found again or made.
+    """The segmentation that a result is added to: the input's, or one beside it, which is added if there is none.
 
-    Beside it by choice (newSegmentation), for a CT, and where the input holds surfaces, because voxels put there
-    would be turned into surfaces.
+    The result is added beside the input if newSegmentation is set, for a CT, and if the source representation of the
+    input is a surface, because Slicer would convert added voxels to surfaces.
     """
     node = slicer.mrmlScene.GetNodeByID(source.nodeID)
     representation = slicer.vtkSegmentationConverter.GetBinaryLabelmapRepresentationName()
@@ -166,7 +166,7 @@ def targetSegmentation(source: SkullInput, newSegmentation: bool):
 
 
 def addSegments(target, source: SkullInput, masks: dict[str, Mask], report: dict) -> dict[str, str]:
-    """Add the completed skull and the implant in place of an earlier result of the same input; their IDs by role."""
+    """Add completed skull and implant, and replace an earlier result of the same input; returns the IDs by role."""
     segments = {role: _newSegment(masks[role], source, look) for role, look in looks().items()}
     for role, segment in segments.items():
         _tag(segment, role, source, masks[role], report)
@@ -176,8 +176,8 @@ def addSegments(target, source: SkullInput, masks: dict[str, Mask], report: dict
         for segmentID in resultSegmentIDs(segmentation, source.segmentID):
             segmentation.RemoveSegment(segmentID)
         for role, segment in segments.items():
-            # Each comes with a labelmap of its own. An empty segment would first join the labelmap of the others
-            # and then be written into it, with the user's segments resampled where the grids differ.
+            # Each segment has its own labelmap. An empty segment would be added to the shared labelmap first and then
+            # be written into it, which resamples the user's segments if the grids differ.
             ids[role] = segmentation.GenerateUniqueSegmentID(f"SkullVAE_{role}")
             segmentation.AddSegment(segment, ids[role])
     target.CreateDefaultDisplayNodes()
@@ -185,15 +185,15 @@ def addSegments(target, source: SkullInput, masks: dict[str, Mask], report: dict
 
 
 def changeSegment(target, segmentID: str, source: SkullInput, mask: Mask, report: dict) -> None:
-    """Give a result segment other voxels; its name, colour and display stay as the user has them."""
+    """Replace the voxels of a result segment; name, colour and display are kept."""
     segmentation = target.GetSegmentation()
     segment = segmentation.GetSegment(segmentID)
     binary = slicer.vtkSegmentationConverter.GetBinaryLabelmapRepresentationName()
     surface = slicer.vtkSegmentationConverter.GetClosedSurfaceRepresentationName()
     shown = segment.GetRepresentation(surface) is not None
     with slicer.util.NodeModify(target):
-        # Saving makes segments share a labelmap. Writing into it could reach others' voxels, and leaving it would
-        # leave our voxels behind as nobody's.
+        # Slicer makes segments share a labelmap when it saves. Writing into it could change voxels of other segments,
+        # and only leaving it would keep the old voxels in it without a segment.
         segmentation.SeparateSegmentLabelmap(segmentID)
         segment.RemoveRepresentation(surface)
         segment.SetLabelValue(1)
@@ -205,7 +205,7 @@ def changeSegment(target, segmentID: str, source: SkullInput, mask: Mask, report
 
 
 def resultSegmentIDs(segmentation, sourceSegmentID: str) -> list[str]:
-    """The segments of an earlier result for this source segment ("" for a CT), found by tag."""
+    """IDs of the result segments of this source segment ("" for a CT), found by tag."""
     return [
         segmentID
         for segmentID in segmentation.GetSegmentIDs()
@@ -214,15 +214,15 @@ def resultSegmentIDs(segmentation, sourceSegmentID: str) -> list[str]:
 
 
 def segmentTag(segment, tag: str) -> str | None:
-    """The value of a segment's tag, or None."""
+    """The value of a tag of a segment, or None."""
     value = vtk.reference("")
     return value.get() if segment.GetTag(tag, value) else None
 
 
 def segmentMask(target, segmentID: str) -> tuple[Mask, np.ndarray]:
-    """(the voxels of a segment, (4, 4) from their whole grid's index to the node's own RAS).
+    """(voxels of a segment, (4, 4) voxel index of their grid -> RAS mm of the node).
 
-    The whole grid is the labelmap's own here. An empty mask for a segment without voxels.
+    The grid is that of the labelmap. The mask is empty for a segment without voxels.
     """
     segment = target.GetSegmentation().GetSegment(segmentID)
     name = slicer.vtkSegmentationConverter.GetBinaryLabelmapRepresentationName()
@@ -233,9 +233,10 @@ def segmentMask(target, segmentID: str) -> tuple[Mask, np.ndarray]:
 
 
 def maskOnGrid(target, segmentID: str, source: SkullInput) -> Mask:
-    """A segment's voxels on the input's whole grid; empty for a segment that is missing or empty.
+    """The voxels of a segment on the input's whole grid; empty for a segment that is missing or empty.
 
-    The segments this module made lie on that grid. One that was edited on another is resampled, nearest neighbour.
+    The segments of this module are on that grid. A segment that was edited on another grid is resampled (nearest
+    neighbour).
     """
     segment = target.GetSegmentation().GetSegment(segmentID) if segmentID else None
     mask, affine = segmentMask(target, segmentID)
@@ -262,20 +263,20 @@ def maskOnGrid(target, segmentID: str, source: SkullInput) -> Mask:
 
 
 def isAsAdded(target, segmentID: str) -> bool:
-    """Whether a result segment's voxels are still those this module put there, by their SHA-256 and place."""
+    """Whether a result segment is unedited: SHA-256 and position of its voxels are those that were added."""
     segment = target.GetSegmentation().GetSegment(segmentID)
     tag = segmentTag(segment, VOXELS_TAG) if segment is not None else None
     if not tag:
         return False
-    sha256, *place = tag.split()
+    sha256, *position = tag.split()
     mask, affine = segmentMask(target, segmentID)
     if mask.sha256() != sha256:
         return False
-    return mask.empty or np.allclose(_place(mask, affine), [float(value) for value in place], atol=1e-2)
+    return mask.empty or np.allclose(_position(mask, affine), [float(value) for value in position], atol=1e-2)
 
 
 def newImage(mask: Mask, source: SkullInput):
-    """The mask as an image on the input's lattice, cropped to what it contains as Slicer's own segments are."""
+    """The mask as an image on the input's lattice, cropped to its occupied region as Slicer's own segments."""
     if mask.shape != source.array.shape:
         raise ValueError(f"the mask has shape {mask.shape}, the input has {source.array.shape}")
     image = slicer.vtkOrientedImageData()
@@ -302,35 +303,35 @@ def _newSegment(mask: Mask, source: SkullInput, look: Look):
     return segment
 
 
-def _place(mask: Mask, affine: np.ndarray) -> np.ndarray:
-    """RAS of the first and of the last voxel of what the mask contains: six numbers."""
+def _position(mask: Mask, affine: np.ndarray) -> np.ndarray:
+    """(6,) RAS mm of the first and of the last voxel of the occupied region."""
     corners = np.array([mask.start, np.add(mask.start, mask.array.shape) - 1])
     return (corners @ affine[:3, :3].T + affine[:3, 3]).ravel()
 
 
 def _tag(segment, role: str, source: SkullInput, mask: Mask, report: dict) -> None:
-    place = "" if mask.empty else "".join(f" {value:.4f}" for value in _place(mask, source.affine))
+    position = "" if mask.empty else "".join(f" {value:.4f}" for value in _position(mask, source.affine))
     tags = {
         ROLE_TAG: role,
         SOURCE_TAG: source.segmentID,
-        VOXELS_TAG: mask.sha256() + place,
+        VOXELS_TAG: mask.sha256() + position,
         "SkullVAE.note": report.get("disclaimer", NOTICE),
     }
     for key, value in report.items():
         if key in PROVENANCE or key.startswith("model"):
             tags[f"SkullVAE.{key}"] = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
     for tag, value in tags.items():
-        # Segmentation files separate the tags by "|".
+        # "|" separates the tags in segmentation files.
         segment.SetTag(tag, " ".join(value.replace("|", "/").split()))
 
 
 def madeSegmentation(node, segmentID: str):
-    """The segmentation this module made for the result of this input, or None."""
+    """The segmentation that this module has added for the result of this input, or None."""
     return next(iter(madeNodes("vtkMRMLSegmentationNode", node, segmentID)), None)
 
 
 def madeNodes(className: str, node, segmentID: str) -> list:
-    """The nodes of a class that this module made for this input, found again by what is saved with them."""
+    """The nodes of a class that this module has added for this input, found by saved references and attributes."""
     return [
         candidate
         for candidate in slicer.util.getNodesByClass(className)
@@ -340,20 +341,20 @@ def madeNodes(className: str, node, segmentID: str) -> list:
 
 
 def markAsMade(made, node, segmentID: str) -> None:
-    """Let madeNodes() find a node."""
+    """Set reference and attribute of an added node, so that madeNodes() finds it."""
     made.SetNodeReferenceID(INPUT_ROLE, node.GetID())
     made.SetAttribute(SOURCE_ATTRIBUTE, segmentID)
 
 
 def _resultNode(node, source: SkullInput):
-    """The segmentation this module made from this input before, or a new one beside the input."""
+    """The segmentation of an earlier result of this input, or a new one beside the input."""
     target = madeSegmentation(node, source.segmentID)
     if target is None:
         name = slicer.mrmlScene.GenerateUniqueName(_("{name} completed").format(name=node.GetName()))
         target = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
         markAsMade(target, node, source.segmentID)
     target.SetAndObserveTransformNodeID(node.GetTransformNodeID())
-    # So that Slicer's editor works on the input's whole grid, not on the cropped result.
+    # Slicer's editor then uses the input's whole grid instead of the cropped result.
     target.GetSegmentation().SetConversionParameter(
         slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName(),
         slicer.vtkSegmentationConverter.SerializeImageGeometry(source.geometry),
@@ -365,7 +366,7 @@ def _resultNode(node, source: SkullInput):
 
 
 def removeNode(node) -> None:
-    """Remove a node with its display and storage nodes and its place in the subject hierarchy."""
+    """Remove a node with its display and storage nodes and its item in the subject hierarchy."""
     scene = slicer.mrmlScene
     own = [node.GetNthDisplayNode(i) for i in range(node.GetNumberOfDisplayNodes())]
     own += [node.GetNthStorageNode(i) for i in range(node.GetNumberOfStorageNodes())]
@@ -380,7 +381,7 @@ def removeNode(node) -> None:
 
 
 def _referenceGeometry(segmentation):
-    """The image geometry a segmentation was made on, or None when it has none."""
+    """The reference image geometry of a segmentation, or None."""
     name = slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
     text = segmentation.GetConversionParameter(name)
     image = slicer.vtkOrientedImageData()
@@ -390,7 +391,7 @@ def _referenceGeometry(segmentation):
 
 
 def _setGeometryFromBounds(segmentation, segment) -> None:
-    """Give a segment that is only a surface a grid to be turned into voxels on."""
+    """Set a grid for the conversion of a segment that is a surface only."""
     bounds = [0.0] * 6
     segment.GetBounds(bounds)
     low, high = np.array(bounds[::2]), np.array(bounds[1::2])
@@ -408,7 +409,7 @@ def _setGeometryFromBounds(segmentation, segment) -> None:
 
 
 def _wholeExtent(labelmap, reference) -> list[int]:
-    """The extent on the labelmap's lattice that holds the labelmap and the reference geometry, or some margin."""
+    """The extent on the labelmap's lattice of labelmap and reference geometry, or of the labelmap with a margin."""
     own = labelmap.GetExtent()
     if reference is None:
         margin = [math.ceil(_MARGIN_MM / spacing) for spacing in labelmap.GetSpacing()]
@@ -417,7 +418,7 @@ def _wholeExtent(labelmap, reference) -> list[int]:
     corners = np.array([(*corner, 1.0) for corner in product(extent[0:2], extent[2:4], extent[4:6])])
     toLattice = np.linalg.inv(_matrix(labelmap)) @ _matrix(reference)
     indices = (corners @ toLattice.T)[:, :3]
-    # On the same lattice the indices are whole but for rounding.
+    # On the same lattice the indices are integers except for rounding errors.
     low = np.minimum(np.floor(indices.min(axis=0) + 0.01), own[::2]).astype(int)
     high = np.maximum(np.ceil(indices.max(axis=0) - 0.01), own[1::2]).astype(int)
     return [int(value) for pair in zip(low, high, strict=True) for value in pair]
@@ -448,14 +449,14 @@ def _voxels(image) -> np.ndarray:
 
 
 def _matrix(image) -> np.ndarray:
-    """(4, 4) lattice index -> node's RAS."""
+    """(4, 4) lattice index -> RAS mm of the node."""
     matrix = vtk.vtkMatrix4x4()
     image.GetImageToWorldMatrix(matrix)
     return slicer.util.arrayFromVTKMatrix(matrix)
 
 
 def _affine(image) -> np.ndarray:
-    """(4, 4) array index -> node's RAS: the array starts where the extent starts."""
+    """(4, 4) array index -> RAS mm of the node; the first voxel of the array is the start of the extent."""
     start = np.eye(4)
     start[:3, 3] = image.GetExtent()[::2]
     return _matrix(image) @ start

@@ -1,7 +1,7 @@
-# ruff: noqa: PT009, PT027 (unittest: Slicer brings no pytest)
-"""The module's self-test, for a running Slicer: Developer mode's "Test" button, and CTest in a built extension.
+# ruff: noqa: PT009, PT027 (unittest, because Slicer does not include pytest)
+"""Self-test of the module in a running Slicer: "Test" button of the developer mode, and CTest of a built extension.
 
-It goes through the tutorial with a generated skull, by the panel's own widgets, and looks at voxels and files.
+It runs the steps of the tutorial on a generated skull with the widgets of the panel and checks voxels and files.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import numpy as np
 import slicer
 from slicer.ScriptedLoadableModule import ScriptedLoadableModuleTest
 
-from SkullVAELib.errors import SkullVAEError
+from SkullVAELib.core.errors import SkullVAEError
 
 from .installation import missingPackages
 from .logic import SkullVAELogic
 from .sampledata import loadGenerated
 from .segments import readInput, resultSegmentIDs, segmentTag
 
-# A run takes seconds; on a slow machine for the first time, when files are read from disk, more.
+# A run takes seconds; the first run on a slow machine takes longer, because files are read from disk.
 _PATIENCE_S = 300
 
 
@@ -39,7 +39,7 @@ class SkullVAETest(ScriptedLoadableModuleTest):
             test()
 
     def test_EmptySegmentIsRefused(self) -> None:
-        """A segment without voxels is an error before anything is run."""
+        """A segment without voxels is an error before the run starts."""
         node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Empty")
         segmentID = node.GetSegmentation().AddEmptySegment("", "Skull")
         logic = SkullVAELogic()
@@ -48,12 +48,12 @@ class SkullVAETest(ScriptedLoadableModuleTest):
         self.assertFalse(logic.running)
 
     def test_Tutorial(self) -> None:
-        """Load the sample, complete it, cancel, complete again, move gamma, export, remove the result."""
+        """Load the sample, cancel a run, complete the skull, move gamma, export, remove the result."""
         missing = missingPackages()
         if missing:
-            self.delayDisplay("Not run: these packages are missing: {}".format(", ".join(missing)))
+            self.delayDisplay("Not run, because packages are missing: {}".format(", ".join(missing)))
             return
-        # Not by selecting the module: tests may run without a main window.
+        # Without selecting the module, since tests may run without a main window.
         widget = slicer.util.getModuleWidget("SkullVAE")
         widget.enter()
         ui = widget.ui
@@ -86,8 +86,8 @@ class SkullVAETest(ScriptedLoadableModuleTest):
 
         self.delayDisplay("Moving gamma")
         ui.gammaSlider.value = 1.0
-        self._wait(lambda: widget.logic.answering)
-        self._wait(lambda: not widget.logic.answering)
+        self._wait(lambda: widget.logic.responsePending)
+        self._wait(lambda: not widget.logic.responsePending)
         self._checkVoxels(node, segmentID, before, added)
         self.assertFalse(np.array_equal(first, readInput(node, added.implantID).array))
 
@@ -108,7 +108,7 @@ class SkullVAETest(ScriptedLoadableModuleTest):
         self.delayDisplay("Test passed")
 
     def _checkVoxels(self, node, segmentID: str, before: np.ndarray, added) -> None:
-        """The input is untouched, the implant lies outside its bone, and both together are the completed skull."""
+        """The input is unchanged, the implant is outside its bone, and their union is the completed skull."""
         completed = readInput(node, added.completedID).array
         implant = readInput(node, added.implantID).array
         self.assertTrue(np.array_equal(before, readInput(node, segmentID).array))
@@ -120,16 +120,16 @@ class SkullVAETest(ScriptedLoadableModuleTest):
         self.assertTrue(segmentTag(segment, "SkullVAE.note"))
 
     def _wait(self, condition) -> None:
-        """Let the application work until the condition holds."""
+        """Process events until the condition is true."""
         end = time.monotonic() + _PATIENCE_S
         while not condition():
-            self.assertLess(time.monotonic(), end, "nothing happens any more")
+            self.assertLess(time.monotonic(), end, "timeout")
             slicer.app.processEvents()
             time.sleep(0.02)
 
 
 def _nodeIDs() -> set[str]:
-    """The nodes that the user sees; Slicer makes others as it goes."""
+    """The nodes that are visible to the user; Slicer adds other nodes by itself."""
     classes = ("vtkMRMLSegmentationNode", "vtkMRMLVolumeNode", "vtkMRMLModelNode", "vtkMRMLMarkupsNode")
     nodes = (node for name in classes for node in slicer.util.getNodesByClass(name))
     return {node.GetID() for node in nodes if not node.GetHideFromEditors()}

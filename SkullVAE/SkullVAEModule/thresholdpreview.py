@@ -1,4 +1,4 @@
-"""What a bone threshold would take, shown over the slices of a CT while the user chooses it."""
+"""Preview of the bone threshold in the slice views."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _OPACITY = 0.5
 
 
 class ThresholdPreview:
-    """Shows the voxels of a CT from a threshold up, in one colour, in the foreground of every slice view.
+    """Shows the voxels of a CT at or above a threshold in one colour, in the foreground of every slice view.
 
-    No voxel is copied: a hidden volume shares the CT's image data, and the graphics pipeline of its display node
-    leaves out what lies below the threshold. So a change is seen at once, whatever the size of the CT.
+    No voxels are copied: a hidden volume shares the image data of the CT, and its display node hides voxels below the
+    threshold. A change is therefore visible at once for a CT of any size.
     """
 
     def __init__(self, volumeNode) -> None:
@@ -23,16 +23,16 @@ class ThresholdPreview:
         self._scene = slicer.mrmlScene
         self._preview = None
         self._colors = None
-        # What each slice view showed before, by the ID of its composite node.
+        # Former state of each slice view, by the ID of its composite node.
         self._before: dict[str, tuple] = {}
 
     @property
     def shown(self) -> bool:
-        """Whether the preview is on view."""
+        """Whether the preview is shown."""
         return self._preview is not None and self._scene.IsNodePresent(self._preview) != 0
 
     def show(self, threshold: float) -> None:
-        """Show what lies at or above `threshold` HU; does nothing for a volume without voxels or out of the scene."""
+        """Show the voxels at or above `threshold` HU; hides the preview if the volume is empty or was removed."""
         image = self._volume.GetImageData()
         if image is None or not self._scene.IsNodePresent(self._volume):
             self.hide()
@@ -41,7 +41,7 @@ class ThresholdPreview:
             self._make()
         if self._preview.GetImageData() is not image:
             self._preview.SetAndObserveImageData(image)
-        # Here and now: the user may have moved the volume since.
+        # At each call, since the user may have moved the volume.
         self._preview.CopyOrientation(self._volume)
         self._preview.SetAndObserveTransformNodeID(self._volume.GetTransformNodeID())
         highest = max(image.GetScalarTypeMax(), threshold)
@@ -59,10 +59,10 @@ class ThresholdPreview:
                     composite.SetCompositing(slicer.vtkMRMLSliceCompositeNode.Alpha)
 
     def hide(self) -> None:
-        """Let the slice views show what they showed before; safe to call at any time."""
+        """Restore the slice views; may be called at any time."""
         for identifier, (volumeID, opacity, compositing) in self._before.items():
             composite = self._scene.GetNodeByID(identifier)
-            # Where the user has meanwhile chosen another foreground, that stays.
+            # A foreground that the user has selected meanwhile is kept.
             if composite is None or self._preview is None:
                 continue
             if composite.GetForegroundVolumeID() != self._preview.GetID():
@@ -84,7 +84,7 @@ class ThresholdPreview:
         _hideFromUser(self._colors, "SkullVAE threshold colour")
         self._colors.SetTypeToUser()
         self._colors.SetNumberOfColors(1)
-        # Without the 1 it would be as transparent as a new table's colours are.
+        # With opacity 1, since colours of a new table are transparent.
         self._colors.SetColor(0, *looks()["implant"].color, 1)
         self._scene.AddNode(self._colors)
 
@@ -109,13 +109,13 @@ def _hideFromUser(node, name: str) -> None:
     node.SetHideFromEditors(True)
     node.SetSaveWithScene(False)
     node.SetSelectable(False)
-    # The subject hierarchy leaves it out, too.
+    # Also hidden in the subject hierarchy.
     node.SetAttribute("SubjectHierarchy.ExcludeFromTree", "1")
 
 
 @contextlib.contextmanager
 def _unlinked(composite):
-    """Linked views would pass on each change to the others, before what those showed is known."""
+    """Unlink views temporarily: linked views would change before their former state is stored."""
     linked = composite.GetLinkedControl()
     composite.SetLinkedControl(False)
     try:

@@ -1,4 +1,4 @@
-"""The panel: binds its parts to the parameters, starts and follows a run, says what is missing and what went wrong."""
+"""The panel: connects widgets and parameters, starts and polls runs, shows missing input and errors."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from slicer.i18n import tr as _
 from slicer.ScriptedLoadableModule import ScriptedLoadableModuleWidget
 from slicer.util import VTKObservationMixin
 
-from SkullVAELib.errors import SkullVAEError
+from SkullVAELib.core.errors import SkullVAEError
 
 from .advancedsection import AdvancedSection
-from .completion import CompletionOptions
+from .completion import RunSettings
 from .exportsection import ExportSection
 from .focus import showImplant
 from .inputsection import InputSection, firstInput
 from .installation import ensurePackages
 from .logic import SkullVAELogic
-from .parameters import SkullVAEParameterNode, completionOptions, partOptions
+from .parameters import SkullVAEParameterNode, implantSettings, runSettings
 from .resultsection import ResultSection
 
 _POLL_MS = 100
-# A slider that moves asks for a new shape when it rests this long.
+# A new shape is requested after a slider has not moved for this time.
 _REST_MS = 150
 
 
@@ -40,13 +40,13 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._parameterNodeGuiTag = None
         self._timer = None
         self._restTimer = None
-        # What the result on view was made with: what differs from it is asked for anew.
+        # Settings of the result that is shown; settings that differ from these are requested.
         self._shown: tuple | None = None
         self._runGamma = 0.0
         self._prior = "auto"
 
     def setup(self) -> None:
-        """Build the panel; called once, when the module is first shown."""
+        """Build the panel; called once, when the module is first opened."""
         ScriptedLoadableModuleWidget.setup(self)
         panel = slicer.util.loadUI(self.resourcePath("UI/SkullVAE.ui"))
         self.layout.addWidget(panel)
@@ -87,22 +87,22 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.initializeParameterNode()
 
     def exit(self) -> None:
-        """Called each time another module is opened; a run goes on."""
+        """Called each time another module is opened; a run continues."""
         self.setParameterNode(None)
 
     def onSceneStartClose(self, caller, event) -> None:
-        """The input is about to disappear: end the run."""
+        """Stop the run, because the scene with its input is about to be closed."""
         self._stop()
         self.logic.closeSession()
         self.setParameterNode(None)
 
     def onSceneEndClose(self, caller, event) -> None:
-        """Make new parameters when the panel is on view."""
+        """Make new parameters if the panel is open."""
         if self.parent.isEntered:
             self.initializeParameterNode()
 
     def initializeParameterNode(self) -> None:
-        """Take the scene's parameters, with the first input there is when none is chosen."""
+        """Use the parameters of the scene; without a selected input, select the first one."""
         self.setParameterNode(self.logic.getParameterNode())
         if self._parameterNode.inputNode is None:
             node = firstInput()
@@ -110,7 +110,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 self._parameterNode.inputNode = node
 
     def setParameterNode(self, parameterNode: SkullVAEParameterNode | None) -> None:
-        """Bind the widgets to these parameters, or to none."""
+        """Connect the widgets to these parameters; None disconnects them."""
         if self._parameterNode is not None:
             self._parameterNode.disconnectGui(self._parameterNodeGuiTag)
             self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParametersModified)
@@ -120,33 +120,33 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         for section in (self.inputSection, self.exportSection, self.advancedSection):
             section.setParameterNode(parameterNode)
         if parameterNode is not None:
-            # The .ui file names each widget's parameter in the dynamic property "SlicerParameterName".
+            # The dynamic property "SlicerParameterName" in the .ui file is the name of the widget's parameter.
             self._parameterNodeGuiTag = parameterNode.connectGui(self.ui)
             self.addObserver(parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParametersModified)
             self.advancedSection.update()
             self._prior = parameterNode.prior
             self._onParametersModified()
 
-    # ------------------------------------------------------------------ what the user does
+    # ------------------------------------------------------------------ actions of the user
 
     def onCompleteButton(self, checked: bool = False) -> None:
         """Start a run."""
         parameters = self._parameterNode
         self.ui.logTextEdit.clear()
-        # An installation lets clicks through.
+        # Events are processed during an installation, so the button must be disabled.
         self.ui.completeButton.enabled = False
         with self._errorsShown(_("The skull could not be completed.")):
             try:
                 if not self._ensurePackages():
                     return
                 self._stop()
-                # The preview has done its work, and would lie over the result.
+                # The preview would cover the result.
                 parameters.showThreshold = False
-                self._shown, self._runGamma = self._wishes(), parameters.gamma
+                self._shown, self._runGamma = self._settings(), parameters.gamma
                 self.logic.start(
                     parameters.inputNode,
                     parameters.segmentID,
-                    completionOptions(parameters, self.inputSection.box(), self.advancedSection.modelPath()),
+                    runSettings(parameters, self.inputSection.roi(), self.advancedSection.modelPath()),
                     parameters.newSegmentation,
                 )
                 self._showStatus(_("Starting..."))
@@ -155,13 +155,13 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 self._showRunning(self.logic.running)
 
     def onCancelButton(self, checked: bool = False) -> None:
-        """End the run or the export; the scene stays as it is."""
+        """Stop the run or the export; the scene is not changed."""
         if self.logic.running or self.exportSection.running:
             self._stop()
-            self._showStatus(_("Cancelled. The scene is as it was."))
+            self._showStatus(_("Cancelled. The scene was not changed."))
 
     def onRemoveResultButton(self, checked: bool = False) -> None:
-        """Take away what was added for this input."""
+        """Remove everything that was added for this input."""
         with self._errorsShown(_("The result could not be removed.")):
             self.logic.removeResult(self._parameterNode.inputNode, self._parameterNode.segmentID)
             self._showStatus(_("The result was removed."))
@@ -182,52 +182,52 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 self.advancedSection.update()
 
     def onRemoveModelButton(self, checked: bool = False) -> None:
-        """Remove the chosen model."""
+        """Remove the selected model."""
         with self._errorsShown(_("The model could not be removed.")):
             if self.advancedSection.removeModel():
                 self.advancedSection.update()
 
     def onCheckInstallationButton(self, checked: bool = False) -> None:
-        """List what is installed."""
+        """Check the installation."""
         with self._errorsShown(_("The installation could not be checked.")):
             self.advancedSection.startCheck()
 
-    # ------------------------------------------------------------------ what time brings
+    # ------------------------------------------------------------------ timers
 
     def onPoll(self) -> None:
-        """Follow what is at work; called by the timer."""
+        """Poll everything that is in progress; called by the timer."""
         with self._errorsShown(_("The skull could not be completed."), self._stop):
             if self.logic.running:
                 if self.logic.poll(self._appendLog):
                     self._showProgress()
                 else:
                     self._showResult()
-            elif self.logic.pollAnswers(self._appendLog):
+            elif self.logic.pollResponses(self._appendLog):
                 self._onParametersModified()
             exporting = self.exportSection.running
             if exporting and not self.exportSection.poll():
                 self._showRunning(False)
             checking = self.advancedSection.poll()
-            if not (self.logic.running or self.logic.answering or self.exportSection.running or checking):
+            if not (self.logic.running or self.logic.responsePending or self.exportSection.running or checking):
                 self._timer.stop()
                 self._onParametersModified()
 
     def onRest(self) -> None:
-        """A slider has come to rest: ask for what differs from what is shown; called by the timer."""
-        wishes = self._wishes()
-        if self._shown is None or not self.logic.live or self.logic.running or wishes == self._shown:
+        """Request the settings that differ from those of the result; called when a slider has stopped moving."""
+        settings = self._settings()
+        if self._shown is None or not self.logic.live or self.logic.running or settings == self._shown:
             return
-        (gamma, part), (shownGamma, shownPart) = wishes, self._shown
-        self._shown = wishes
+        (gamma, implant), (shownGamma, shownImplant) = settings, self._shown
+        self._shown = settings
         if gamma != shownGamma:
             self.logic.requestGamma(gamma)
-        if part != shownPart:
-            self.logic.requestPart(part)
+        if implant != shownImplant:
+            self.logic.requestImplant(implant)
         self._follow()
 
     def _onProposal(self) -> None:
-        """Another proposal was asked for: it comes with the gamma of the run."""
-        self._shown = (self._runGamma, self._shown[1] if self._shown else self._wishes()[1])
+        """Called when another proposal was requested; proposals have the gamma of the run."""
+        self._shown = (self._runGamma, self._shown[1] if self._shown else self._settings()[1])
         self._parameterNode.gamma = self._runGamma
         self._follow()
 
@@ -242,23 +242,25 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _showResult(self) -> None:
         if self.logic.added is None:
-            self._showStatus(_("No defect was found: nothing was added. If a tool closed the hole, try the CT."))
+            self._showStatus(
+                _("No defect was found: nothing was added. If the segmentation has closed the defect, use the CT.")
+            )
         else:
             name = self.logic.added.segmentationNode.GetName()
-            text = _("Done: the completed skull and the implant are in '{name}'.").format(name=name)
+            text = _("Done: completed skull and implant were added to '{name}'.").format(name=name)
             self._showStatus(" ".join(filter(None, [text, self.logic.notice])))
         self._showRunning(False)
         if self.logic.added is not None:
             showImplant(self.logic.added)
 
-    # ------------------------------------------------------------------ what the panel shows
+    # ------------------------------------------------------------------ display
 
     def _onParametersModified(self, caller=None, event=None) -> None:
         parameters = self._parameterNode
         if parameters is None:
             return
         if parameters.prior == "dev" != self._prior and parameters.gamma == 0:
-            # Chosen just now: without a move along it, it would only reconstruct the defect.
+            # Just selected: with gamma 0 this prior would reconstruct the defective skull.
             parameters.gamma = 1.0
         self._prior = parameters.prior
         busy = self._busy
@@ -282,22 +284,22 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _busy(self) -> bool:
         return self.logic.running or self.exportSection.running
 
-    def _wishes(self) -> tuple:
-        return self._parameterNode.gamma, CompletionOptions(**partOptions(self._parameterNode))
+    def _settings(self) -> tuple:
+        return self._parameterNode.gamma, RunSettings(**implantSettings(self._parameterNode))
 
     def _ensurePackages(self) -> bool:
         if ensurePackages(wheelFolder=self.ui.wheelFolderPathLineEdit.currentPath or None):
             return True
-        self._showStatus(_("Nothing was installed, so nothing was done."))
+        self._showStatus(_("The installation was declined, so the run was not started."))
         return False
 
     def _follow(self) -> None:
         self._timer.start()
-        # What is not there yet cannot be exported.
+        # Disables the export until the result is complete.
         self.exportSection.update(self.resultSection.present, self._busy)
 
     def _stop(self) -> None:
-        """End what is at work, but keep a result and its session."""
+        """Stop everything that is in progress, but keep a result and its session."""
         if self.logic is None:
             return
         self._timer.stop()
@@ -322,16 +324,16 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.statusLabel.text = text
 
     def _appendLog(self, lines: list[str] | str) -> None:
-        # In one call: one call a line would hold up the panel when the child is talkative.
+        # In one call, because one call per line would block the panel for a child with much output.
         text = lines if isinstance(lines, str) else "\n".join(lines)
         if text:
             self.ui.logTextEdit.appendPlainText(text)
 
     @contextlib.contextmanager
     def _errorsShown(self, title: str, onError=lambda: None):
-        """Show an error of the library in the status line, and any other as Slicer does, in a dialog.
+        """Show a SkullVAEError in the status line and any other error in Slicer's dialog.
 
-        onError: called first, to end what would raise it again and again.
+        onError: called first, to stop whatever would raise the error repeatedly.
         """
         try:
             yield

@@ -9,9 +9,12 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from SkullVAELib.defects import Defect, Part, random_defect, skullfix_defect
-from SkullVAELib.frame import apply_affine, reduce_bone, start_alignment, surface_points
-from SkullVAELib.volume import Volume, to_image
+from SkullVAELib.data.synthetic_defects import Defect, Ellipsoid, random_defect, skullfix_defect
+from SkullVAELib.geometry.affines import apply_affine
+from SkullVAELib.geometry.distance_field import downsample_mask, surface_points
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.io.images import to_image
+from SkullVAELib.registration.affine import initial_alignment
 
 FOLDS = (
     ("visible_human", "mgh_angel001", "mgh_dca"),
@@ -28,7 +31,7 @@ WITH_FACE = ("visible_human", "mgh_angel001", "usc19_average")
 class Place:
     """One defect of the fixed set: its kind, direction from the vault's centre (R, A, S), size 0..1, grid.
 
-    kind: one of SkullVAELib.defects.KINDS, or of SPECIAL.
+    kind: one of synthetic_defects.KINDS, or of SPECIAL.
     """
 
     name: str
@@ -65,19 +68,19 @@ PLACES = (
 def _large_hemicraniectomy(rng: np.random.Generator, bone: torch.Tensor, place: Place) -> Defect:
     """Decompressive: 12 cm along the head and 9 cm up, as guidelines ask for."""
     drawn = random_defect("hemicraniectomy", rng, bone, np.array(place.direction), 0.8)
-    plate = dataclasses.replace(drawn.parts[0], half_axes=np.array([60.0, 45.0, 42.0]))
-    return dataclasses.replace(drawn, parts=(plate,))
+    plate = dataclasses.replace(drawn.solids[0], half_axes=np.array([60.0, 45.0, 42.0]))
+    return dataclasses.replace(drawn, solids=(plate,))
 
 
 def _skullbreak_union(rng: np.random.Generator, bone: torch.Tensor, place: Place) -> Defect:
     """A sphere of 28 mm radius and four of 16 mm whose centres lie near its border, with a wavy border."""
     drawn = random_defect("blob", rng, bone, np.array(place.direction), 0.9)
-    middle = drawn.parts[0]
+    middle = drawn.solids[0]
     parts = [dataclasses.replace(middle, half_axes=np.full(3, 28.0))]
     for angle in rng.uniform(0, 2 * np.pi, 4):
         offset = rng.uniform(18, 28) * np.array([np.cos(angle), np.sin(angle)])
-        parts.append(Part(middle.centre + offset @ middle.frame[:2], middle.frame, np.full(3, 16.0)))
-    return dataclasses.replace(drawn, parts=tuple(parts))
+        parts.append(Ellipsoid(middle.centre + offset @ middle.frame[:2], middle.frame, np.full(3, 16.0)))
+    return dataclasses.replace(drawn, solids=tuple(parts))
 
 
 SPECIAL: dict[str, Callable[[np.random.Generator, torch.Tensor, Place], Defect]] = {
@@ -115,8 +118,8 @@ def cut_place(whole: Volume, number: int) -> tuple[Volume, np.ndarray, np.ndarra
     place = PLACES[number]
     if place.oblique:
         whole = stored_obliquely(whole)
-    points, _ = surface_points(reduce_bone(whole))
-    alignment = start_alignment(points)
+    points, _ = surface_points(downsample_mask(whole))
+    alignment = initial_alignment(points)
     surface = torch.tensor(apply_affine(alignment, points)).float()
     rng = np.random.default_rng(number)
     if place.kind in SPECIAL:

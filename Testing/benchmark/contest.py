@@ -17,13 +17,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from SkullVAELib import completion
-from SkullVAELib.bone import bone_mask
-from SkullVAELib.checkpoint import read_tensors
-from SkullVAELib.checksum import file_sha256
-from SkullVAELib.datasets import Case
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.volume import Volume, read_volume
+from SkullVAELib.completion import pipeline as completion
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.core.files import file_sha256
+from SkullVAELib.data.datasets import SkullCase
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.io.images import read_volume
+from SkullVAELib.registration.bone import bone_mask
+from SkullVAELib.vae.checkpoint import read_tensors
 
 from . import rows
 from .cases import PLACES, cut_place, folds_of
@@ -33,7 +34,7 @@ from .scores import measured, score
 TRAIN = Path(__file__).resolve().parents[2] / "Training" / "train.py"
 
 
-def saw(provenance: dict, case: Case) -> bool:
+def saw(provenance: dict, case: SkullCase) -> bool:
     """Whether a model was trained on a case's individual, by the model's own record: by name, or by the file itself.
 
     A model that does not name whom it held out may have seen anybody.
@@ -52,7 +53,7 @@ def provenance_of(model: Path) -> dict:
     return metadata["provenance"]
 
 
-def match_models(models: Iterable[Path], cases: Sequence[Case]) -> dict[str, Path]:
+def match_models(models: Iterable[Path], cases: Sequence[SkullCase]) -> dict[str, Path]:
     """Individual -> the first of the models that held it out and never saw it."""
     found: dict[str, Path] = {}
     for model in models:
@@ -86,7 +87,7 @@ def train_missing(
     return models
 
 
-def training_files(model: Path, cases: Sequence[Case]) -> tuple[Path, ...]:
+def training_files(model: Path, cases: Sequence[SkullCase]) -> tuple[Path, ...]:
     """The complete skulls of a model's own training, which other rows are fitted to, too."""
     hashes = set(provenance_of(model)["data"].values())
     return tuple(sorted({c.complete for c in cases if file_sha256(c.complete) in hashes}))

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from SkullVAELib.datasets import read_bone
-from SkullVAELib.frame import Grid
-from SkullVAELib.outputs import whole_file
-from SkullVAELib.population import CLAMP_MM, prepare_skull
-from SkullVAELib.skullset import draw_head, lay_heads
+from SkullVAELib.core.atomic_output import atomic_file
+from SkullVAELib.data.datasets import read_bone
+from SkullVAELib.data.skullfix_like import draw_head, register_heads
+from SkullVAELib.geometry.grid import Grid
+from SkullVAELib.registration.skull import CLAMP_MM, prepare_skull
 
 COUNT = 200
 
@@ -34,12 +34,14 @@ def drawn_fields(
             return fields
     folder.mkdir(parents=True, exist_ok=True)
     log(f"drawing {count} skulls from {len(training)}")
-    base, heads, _ = lay_heads([prepare_skull(file.name.split(".")[0], read_bone(file)) for file in training], [], grid)
+    base, heads, _ = register_heads(
+        [prepare_skull(file.name.split(".")[0], read_bone(file)) for file in training], [], grid
+    )
     at = grid.coordinates().reshape(-1, 3)
     fields = np.empty((count, *grid.shape), np.float16)
     for number in range(count):
         head = draw_head(heads, base, np.random.default_rng([0, number]))
         fields[number] = head.signed_distance(at, grid).clamp(-CLAMP_MM, CLAMP_MM).reshape(grid.shape).half().numpy()
-    with whole_file(path) as temporary, temporary.open("wb") as file:
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
         np.save(file, fields)
     return fields

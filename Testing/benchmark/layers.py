@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from SkullVAELib.frame import apply_affine, reduce_bone, start_alignment, surface_points
+from SkullVAELib.geometry.affines import apply_affine
+from SkullVAELib.geometry.distance_field import downsample_mask, surface_points
+from SkullVAELib.registration.affine import initial_alignment
 
 from .cases import cut_place
 from .contest import Job, load_mask, load_whole
 
 LINES = 30
-"""Lines are told apart by their unit vectors, rounded to 1 / LINES: 2 to 3 mm at the vault."""
+"""Lines are distinguished by their unit vectors, rounded to 1 / LINES: 2 to 3 mm at the vault."""
 
 
 def layer_errors(truth: np.ndarray, prediction: np.ndarray, to_vault: np.ndarray) -> dict[str, float]:
@@ -30,13 +32,13 @@ def layer_errors(truth: np.ndarray, prediction: np.ndarray, to_vault: np.ndarray
         return {}
     ends = np.array([(*first[line], *second[line]) for line in both])
     inner, outer = ends[:, 2] - ends[:, 0], ends[:, 3] - ends[:, 1]
-    told = {
+    content = {
         "outer": outer.mean(), "outer_size": np.abs(outer).mean(), "inner": inner.mean(),
         "inner_size": np.abs(inner).mean(), "shift": (outer + inner).mean() / 2, "thicker": (outer - inner).mean(),
         "thickness": (ends[:, 1] - ends[:, 0]).mean(), "lacking": 1 - len(both) / len(first),
         "extra": 1 - len(both) / len(second),
     }  # fmt: skip
-    return {name: round(float(value), 3) for name, value in told.items()}
+    return {name: round(float(value), 3) for name, value in content.items()}
 
 
 def _ends(mask: np.ndarray, to_vault: np.ndarray) -> dict[tuple[int, ...], tuple[float, float]]:
@@ -60,7 +62,7 @@ def of_job(job: Job, row: str) -> dict[str, float]:
     if not prediction.any():
         return {}
     whole, _, truth = cut_place(load_whole(job.file), job.number)
-    to_vault = start_alignment(surface_points(reduce_bone(whole))[0]) @ whole.affine
+    to_vault = initial_alignment(surface_points(downsample_mask(whole))[0]) @ whole.affine
     return layer_errors(truth, prediction, to_vault)
 
 

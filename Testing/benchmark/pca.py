@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from SkullVAELib.checkpoint import read_tensors, write_tensors
-from SkullVAELib.frame import Grid, canonical_field
-from SkullVAELib.networks import SkullModel
-from SkullVAELib.placement import Aligned
-from SkullVAELib.population import CLAMP_MM, Skull
+from SkullVAELib.geometry.grid import Grid
+from SkullVAELib.registration.patient import AlignedSkull
+from SkullVAELib.registration.skull import CLAMP_MM, Skull, canonical_field
+from SkullVAELib.vae.checkpoint import read_tensors, write_tensors
+from SkullVAELib.vae.networks import SkullModel
 
 from .drawn import drawn_fields
 
@@ -87,7 +87,7 @@ def load(folder: Path) -> Components:
 
 
 def fitted(
-    found: Components, count: int, skull: Skull, aligned: Aligned, model: SkullModel
+    found: Components, count: int, skull: Skull, aligned: AlignedSkull, model: SkullModel
 ) -> tuple[torch.Tensor, Grid]:
     """The shape of a defective skull; see shapes.MakeShape."""
     grid = model.architecture.grid

@@ -16,12 +16,11 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from SkullVAELib.bone import bounding_box
-from SkullVAELib.frame import crop
-from SkullVAELib.outputs import whole_file
-from SkullVAELib.preview import BONE_RGB, IMPLANT_RGB
-from SkullVAELib.raycast import IMPLANT, Scene, View, _sample
-from SkullVAELib.volume import Volume
+from SkullVAELib.core.atomic_output import atomic_file
+from SkullVAELib.geometry.masks import bounding_box
+from SkullVAELib.geometry.volume import Volume, crop
+from SkullVAELib.report.preview import BONE_RGB, IMPLANT_RGB
+from SkullVAELib.report.raycast import IMPLANT, Scene, View, _sample
 
 from .cases import cut_place
 from .contest import Job, load_mask, load_whole
@@ -177,7 +176,7 @@ def draw_job(job: Job, row: str) -> Path:
         return path
     whole, bone, truth = cut_place(load_whole(job.file), job.number)
     path.parent.mkdir(exist_ok=True)
-    with whole_file(path) as temporary:
+    with atomic_file(path) as temporary:
         strip(whole.with_array(bone), truth, load_mask(mask)).save(temporary, "PNG")
     return path
 
@@ -201,7 +200,7 @@ def write_page(path: Path, strips: Sequence[tuple[dict, Path]], row: str) -> Non
     for record, image in _worst_first(strips, row):
         source = html.escape(Path(os.path.relpath(image, path.parent)).as_posix())
         parts.append(f'<p>{html.escape(caption(record, row))}</p><img loading="lazy" src="{source}" alt="">')
-    with whole_file(path) as temporary:
+    with atomic_file(path) as temporary:
         temporary.write_text("\n".join(parts) + "\n", encoding="utf-8")
 
 
@@ -218,7 +217,7 @@ def write_contact_sheet(
         draw.text((6, top + 4), caption(record, row), _INK, ImageFont.load_default(15))
         with Image.open(file) as image:
             sheet.paste(image.resize((width, height), Image.Resampling.LANCZOS), (0, top + line))
-    with whole_file(path) as temporary:
+    with atomic_file(path) as temporary:
         sheet.quantize(256).save(temporary, "PNG", optimize=True)
 
 

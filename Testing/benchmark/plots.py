@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from SkullVAELib.outputs import whole_file
+from SkullVAELib.core.atomic_output import atomic_file
 
 from .tables import paired, values
 
@@ -48,5 +48,5 @@ def write_figure(path: Path, records: Sequence[dict], rows: Sequence[str], ours:
     )
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
-    with whole_file(path) as temporary:
+    with atomic_file(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from SkullVAELib.checkpoint import load_model
-from SkullVAELib.completion import PRIORS, CompletionOptions, complete
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.networks import SkullModel
-from SkullVAELib.progress import Stages
-from SkullVAELib.rim import RimOptions
-from SkullVAELib.volume import Volume
-from SkullVAELib.warp import WarpOptions
+from SkullVAELib.completion.options import PRIORS, CompletionOptions, GaussianProcessOptions
+from SkullVAELib.completion.pipeline import complete
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.core.progress import Stages
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.registration.options import WarpOptions
+from SkullVAELib.vae.checkpoint import load_model
+from SkullVAELib.vae.networks import SkullModel
 
 from . import pca, shapes, unet
 
@@ -35,7 +35,7 @@ TITLES = {
     "encode": "VAE + warp + rim",
     OURS: "ours",
 }
-"""The rows that are run unless others are asked for, and what a reader is told they are."""
+"""The default rows and their descriptions for readers."""
 
 ABLATION = tuple(
     f"{prior}{without}" for prior in ("mean", "encode", OURS) for without in ("", "-rim", "-warp", "-rim-warp")
@@ -92,7 +92,7 @@ def method(row: str) -> Method:
     options = CompletionOptions(
         least_quality=0.0,  # what would be refused is measured all the same
         prior=prior,
-        rim=None if "rim" in changes else RimOptions(),
+        rim=None if "rim" in changes else GaussianProcessOptions(),
         face="face" in changes,
         warp=WarpOptions(steps=0) if "warp" in changes else WarpOptions(),
     )

@@ -12,10 +12,10 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from SkullVAELib.bone import bounding_box
-from SkullVAELib.frame import surface_points
-from SkullVAELib.metrics import boundary_dice, dice, hd95
-from SkullVAELib.volume import Volume
+from SkullVAELib.evaluation.metrics import boundary_dice, dice, hd95
+from SkullVAELib.geometry.distance_field import surface_points
+from SkullVAELib.geometry.masks import bounding_box
+from SkullVAELib.geometry.volume import Volume
 
 RIM_MM = 5.0
 

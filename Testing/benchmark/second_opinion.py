@@ -1,11 +1,11 @@
-"""The three measures computed by SimpleITK's filters alone, sharing no code with SkullVAELib.metrics: do they agree?"""
+"""The three measures computed by SimpleITK's filters alone, without evaluation/metrics.py: do they agree?"""
 
 from __future__ import annotations
 
 import numpy as np
 import SimpleITK as sitk
 
-from SkullVAELib.metrics import boundary_dice, dice, hd95
+from SkullVAELib.evaluation.metrics import boundary_dice, dice, hd95
 
 from .cases import cut_place
 from .contest import Job, load_mask, load_whole

@@ -11,17 +11,18 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from SkullVAELib.bone import bone_mask
-from SkullVAELib.conformed import ConformedPrior, Shape
-from SkullVAELib.frame import Grid, canonical_field
-from SkullVAELib.gaps import find_gaps
-from SkullVAELib.implant import allowance, fill
-from SkullVAELib.networks import SkullModel
-from SkullVAELib.placement import Aligned, align
-from SkullVAELib.population import Skull, prepare_skull
-from SkullVAELib.volume import Volume
+from SkullVAELib.completion.defects import find_defects
+from SkullVAELib.completion.fill import allowed_region, fill_defects
+from SkullVAELib.geometry.grid import Grid
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.registration.bone import bone_mask
+from SkullVAELib.registration.patient import AlignedSkull, align_to_mean
+from SkullVAELib.registration.skull import Skull, canonical_field, prepare_skull
+from SkullVAELib.shape.two_table import TwoTableShape
+from SkullVAELib.shape.warped import WarpedShape
+from SkullVAELib.vae.networks import SkullModel
 
-MakeShape = Callable[[Skull, Aligned, SkullModel], tuple[torch.Tensor, Grid]]
+MakeShape = Callable[[Skull, AlignedSkull, SkullModel], tuple[torch.Tensor, Grid]]
 """From a registered defective skull to a complete shape: signed distance (X, Y, Z) in mm on a canonical grid."""
 
 
@@ -32,27 +33,27 @@ def complete_by(make_shape: MakeShape, volume: Volume, model: SkullModel) -> np.
     """
     bone = volume.with_array(bone_mask(volume)[0])
     skull = prepare_skull("patient", bone)
-    aligned = align(skull, model)
+    aligned = align_to_mean(skull, model)
     field, grid = make_shape(skull, aligned, model)
     spread = model.spread.cpu()
     if grid.shape != tuple(spread.shape):
         spread = torch.nn.functional.interpolate(
             spread[None, None], size=grid.shape, mode="trilinear", align_corners=True
         )[0, 0]
-    conformed = ConformedPrior(Shape.of(field, grid), torch.zeros(3, 2, 2, 2))
-    gap = find_gaps(conformed, spread, aligned.matrix, skull.fraction, skull.distance)
-    if not gap.pieces:
+    conformed = WarpedShape(TwoTableShape.of(field, grid), torch.zeros(3, 2, 2, 2))
+    gap = find_defects(conformed, spread, aligned.matrix, skull.fraction, skull.distance)
+    if not gap.masks:
         return np.zeros_like(bone.array)
-    gap = dataclasses.replace(gap, pieces=gap.pieces[:1])
-    return fill(conformed, aligned.matrix, bone, gap, allowance(skull.fraction, gap))
+    gap = dataclasses.replace(gap, masks=gap.masks[:1])
+    return fill_defects(conformed, aligned.matrix, bone, gap, allowed_region(skull.fraction, gap))
 
 
-def defective_field(skull: Skull, aligned: Aligned, grid: Grid) -> torch.Tensor:
+def defective_field(skull: Skull, aligned: AlignedSkull, grid: Grid) -> torch.Tensor:
     """The defective skull's own signed distance (X, Y, Z) in mm in the canonical frame, registered and not warped."""
     return canonical_field(skull.fraction, skull.distance, aligned.matrix, grid)[0]
 
 
-def mirrored(skull: Skull, aligned: Aligned, model: SkullModel) -> tuple[torch.Tensor, Grid]:
+def mirrored(skull: Skull, aligned: AlignedSkull, model: SkullModel) -> tuple[torch.Tensor, Grid]:
     """The patient's own mirror image at the registered mid-sagittal plane, at 1 mm: finer than the model's grid."""
     coarse = model.architecture.grid
     grid = Grid(tuple(round(2 * half) + 1 for half in coarse.half_mm), 1.0)

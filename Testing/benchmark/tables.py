@@ -76,7 +76,7 @@ def _error(sample: np.ndarray) -> float | None:
 
 
 def report(records: Sequence[dict], rows: Sequence[str], ours: str, titles: dict[str, str]) -> dict:
-    """All that is told of cases of one sort: each row's summary, by defect, by individual, ours against the rest."""
+    """Statistics of a group of cases: each row's summary, by defect, by individual, ours against the others."""
 
     def by(key: str) -> dict[str, dict[str, float]]:
         groups = dict.fromkeys(record[key] for record in records)
@@ -97,9 +97,9 @@ def report(records: Sequence[dict], rows: Sequence[str], ours: str, titles: dict
     }
 
 
-def as_text(told: dict, ours: str) -> str:
+def as_text(content: dict, ours: str) -> str:
     """A report as Markdown tables, which a terminal shows as well."""
-    rows = told["rows"]
+    rows = content["rows"]
     count = next(iter(rows.values()))["cases"]
     lines = [f"{count} cases", ""]
     head = ("row", "", "DSC", "worst", "bDSC", "HD95 median", "mean", "rim gap P95", "missed", "s", "MiB")
@@ -111,9 +111,9 @@ def as_text(told: dict, ours: str) -> str:
     ]  # fmt: skip
     lines += [*_markdown(head, body), ""]
     for name, key in (("DSC by defect", "dsc_by_defect"), ("DSC by individual", "dsc_by_individual")):
-        body = [(group, *(_n(found[row]) for row in rows)) for group, found in told[key].items()]
+        body = [(group, *(_n(found[row]) for row in rows)) for group, found in content[key].items()]
         lines += [*_markdown((name, *rows), body), ""]
-    if told["ours_against"]:
+    if content["ours_against"]:
         head = (
             f"{ours} minus",
             "DSC",
@@ -128,7 +128,7 @@ def as_text(told: dict, ours: str) -> str:
             "p",
         )
         body = []
-        for row, found in told["ours_against"].items():
+        for row, found in content["ours_against"].items():
             cells = [row]
             for measure, digits in (("dsc", 4), ("hd95_mm", 2)):
                 f = found[measure]

@@ -15,14 +15,15 @@ import torch.nn.functional as F
 from monai.networks.nets import UNet
 from torch import nn
 
-from SkullVAELib.canonical_task import distance_loss, make_defective, soft_dice_loss
-from SkullVAELib.checkpoint import read_tensors, write_tensors
-from SkullVAELib.errors import SkullVAEError
-from SkullVAELib.frame import Grid
-from SkullVAELib.networks import SkullModel
-from SkullVAELib.options import TrainingOptions
-from SkullVAELib.placement import Aligned
-from SkullVAELib.population import CLAMP_MM, Skull
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.geometry.grid import Grid
+from SkullVAELib.registration.patient import AlignedSkull
+from SkullVAELib.registration.skull import CLAMP_MM, Skull
+from SkullVAELib.training.canonical import make_defective
+from SkullVAELib.training.config import TrainingOptions
+from SkullVAELib.training.losses import distance_loss, soft_dice_loss
+from SkullVAELib.vae.checkpoint import read_tensors, write_tensors
+from SkullVAELib.vae.networks import SkullModel
 
 from .drawn import drawn_fields
 from .shapes import defective_field
@@ -105,9 +106,9 @@ def prepare(
         return
     grid = model.architecture.grid
     net, steps = train(drawn_fields(training, folder, grid, log), grid, minutes, log)
-    told = {"training": [file.name for file in training], "minutes": minutes, "steps": steps}
-    write_tensors(path, net.state_dict(), told)
-    log(f"U-Net: {json.dumps(told)}")
+    content = {"training": [file.name for file in training], "minutes": minutes, "steps": steps}
+    write_tensors(path, net.state_dict(), content)
+    log(f"U-Net: {json.dumps(content)}")
 
 
 @functools.lru_cache(maxsize=1)
@@ -119,7 +120,7 @@ def load(folder: Path) -> nn.Module:
 
 
 @torch.no_grad()
-def completed(net: nn.Module, skull: Skull, aligned: Aligned, model: SkullModel) -> tuple[torch.Tensor, Grid]:
+def completed(net: nn.Module, skull: Skull, aligned: AlignedSkull, model: SkullModel) -> tuple[torch.Tensor, Grid]:
     """The shape of a defective skull; see shapes.MakeShape."""
     grid = model.architecture.grid
     return complete_field(net, defective_field(skull, aligned, grid)[None])[0].float(), grid

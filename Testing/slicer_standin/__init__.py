@@ -1,19 +1,20 @@
 """A small, strict stand-in for the Slicer application, for tests.
 
-slicer-core brings Slicer's real MRML, segmentations and slicer.util; PySide6 (off-screen) the widgets. This package
-adds what the application gives a module besides: `qt`, `ctk` and qMRML widgets PythonQt's way, the loader of .ui files,
-slicer.app, slicer.modules, the views, the subject hierarchy's items, and Slicer's Python base classes. It knows only
-what is listed in its rooms: any other class, property or attribute is an error, never a placeholder.
+slicer-core provides Slicer's MRML, segmentations and slicer.util; PySide6 (off-screen) provides the widgets. This
+package adds the other objects that a module uses of the application: `qt`, `ctk` and qMRML widgets with the interface
+of PythonQt, the loader of .ui files, slicer.app, slicer.modules, the views, the items of the subject hierarchy, and
+Slicer's Python base classes. Only the classes, properties and attributes listed in its modules exist; any other is an
+error.
 
-With the environment variable SLICER_SOURCE_DIR naming a tree of Slicer's sources, its own Python files take the place
-of base.py, i18n.py, parameternode.py and slicer-core's slicer.util: the stand-in is right when tests pass both ways.
+If the environment variable SLICER_SOURCE_DIR is the path of Slicer's sources, their Python files replace base.py,
+i18n.py, parameternode.py and slicer-core's slicer.util. The tests must pass with both.
 
     import slicer_standin
-    slicer_standin.prepare()              # before `import SkullVAE`; skips the test where a package is missing
+    slicer_standin.prepare()              # before `import SkullVAE`; fails the test where a package is missing
     slicer_standin.newScene()
     module, widget = slicer_standin.openModule()
     widget.ui.completeButton.click()
-    slicer_standin.processEvents(0.5)     # raises what slots and observers have raised
+    slicer_standin.processEvents(0.5)     # raises exceptions of slots and observers
     slicer_standin.grabPanel(widget, "panel.png")
 """
 
@@ -28,6 +29,7 @@ import types
 from pathlib import Path
 
 import pytest
+import system_libraries
 
 from . import dialogs
 
@@ -43,27 +45,34 @@ _hierarchy = None
 
 
 def sourceFolder() -> Path | None:
-    """Slicer's own Python files, where SLICER_SOURCE_DIR names its sources."""
+    """Folder of Slicer's own Python files if SLICER_SOURCE_DIR is set, otherwise None."""
     source = os.environ.get("SLICER_SOURCE_DIR")
     return Path(source) / "Base" / "Python" / "slicer" if source else None
 
 
 def prepare() -> None:
-    """Make `import SkullVAE` and its rooms work in this process; skips where slicer-core or PySide6 is missing."""
-    slicer = pytest.importorskip("slicer", reason="slicer-core is not installed")
-    # ImportError: there, but without the system's libraries for it.
-    pytest.importorskip("PySide6.QtWidgets", reason="PySide6-Essentials is not installed", exc_type=ImportError)
+    """Make `import SkullVAE` and its packages work in this process.
+
+    Fails the test where slicer-core or PySide6 cannot be imported, and names the system libraries that they lack.
+    """
+    try:
+        importlib.import_module("PySide6.QtWidgets")
+        slicer = importlib.import_module("slicer")
+    except ImportError as error:
+        remedy = system_libraries.remedy(str(error)) or "Install the extra 'slicer' of pyproject.toml: make venv"
+        reason = f"The tests of the Slicer module cannot run: {error}. {remedy}"
+        raise pytest.fail.Exception(reason, pytrace=False) from None
     if "qt" in sys.modules:
         return
     os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
     from PySide6 import QtCore, QtWidgets
 
-    def say(kind, context, message: str) -> None:
-        # What the off-screen platform says of every window.
+    def printMessage(kind, context, message: str) -> None:
+        # The off-screen platform prints this message for every window.
         if "propagateSizeHints" not in message:
             print(message, file=sys.stderr)
 
-    QtCore.qInstallMessageHandler(say)
+    QtCore.qInstallMessageHandler(printMessage)
     global _application
     _application = QtWidgets.QApplication.instance() or QtWidgets.QApplication(["Slicer"])
     QtWidgets.QApplication.setStyle("Fusion")
@@ -84,7 +93,7 @@ def prepare() -> None:
         _installOwn()
     else:
         _installSlicers(sourceFolder())
-    # As Slicer does: the module's own folder, not the library's.
+    # As Slicer does: the module's own folder, not that of the library.
     sys.path.insert(0, str(MODULE_FOLDER))
     newScene()
 
@@ -125,7 +134,7 @@ def _installOwn() -> None:
 
 
 def _installSlicers(folder: Path) -> None:
-    """Slicer's own files in the place of the stand-in's; of other names they use, only that they exist."""
+    """Install Slicer's own files instead of the stand-in's; other names that they import only exist."""
     import slicer
 
     from . import namesonly
@@ -142,7 +151,7 @@ def _installSlicers(folder: Path) -> None:
 
 
 def newScene():
-    """An empty scene as slicer.mrmlScene, with the default layout's views and the logics of Slicer's own modules."""
+    """Set slicer.mrmlScene to an empty scene with the default layout's views and the logics of Slicer's modules."""
     global _views, _hierarchy
     import slicer
 
@@ -161,12 +170,12 @@ def newScene():
     dataIO.SetCacheManager(cache)
     scene.SetDataIOManager(dataIO)
     slicer.mrmlScene = scene
-    # The Colors module's; its logic would also fill the scene with a hundred colour tables.
+    # Registered here, since the logic of the Colors module would also add a hundred colour tables to the scene.
     scene.RegisterNodeClass(slicer.vtkMRMLColorLegendDisplayNode())
     _views = layout.Views(scene)
     slicer.app._views = _views
     for name, kind in (
-        # First: the display nodes of the others look for its colour tables.
+        # First, because the display nodes of the others use its colour tables.
         ("colors", slicer.vtkMRMLColorLogic),
         ("segmentations", slicer.vtkSlicerSegmentationsModuleLogic),
         ("volumes", slicer.vtkSlicerVolumesLogic),
@@ -181,7 +190,7 @@ def newScene():
 
 
 def moduleRecord():
-    """What a title page fills in: slicer.modules.skullvae."""
+    """The record of the module, slicer.modules.skullvae, whose title and help the module sets."""
     import slicer
 
     from . import app
@@ -191,9 +200,9 @@ def moduleRecord():
 
 
 def openModule(mainWindow: bool = True):
-    """Show the module as Slicer does: (the module's title page, its panel). Close it again with closeModule.
+    """Open the module as Slicer does: (module, panel). Close it with closeModule.
 
-    mainWindow: whether there is one, as there is not with --no-main-window; without it nobody can answer dialogs.
+    mainWindow: whether there is a main window; without it, as with --no-main-window, no dialog can be answered.
     """
     import qt
     import slicer
@@ -229,13 +238,13 @@ def leaveModule(widget) -> None:
 
 
 def enterModule(widget) -> None:
-    """As when the user comes back."""
+    """As when the user returns to the module."""
     widget.parent.enter()
     processEvents()
 
 
 def closeModule(widget) -> None:
-    """Unload the module as Slicer does when it quits; raises what slots have raised and nobody has looked at."""
+    """Unload the module as Slicer does when it quits; raises exceptions of slots that were not handled yet."""
     import slicer
     from PySide6 import QtWidgets
 
@@ -243,7 +252,7 @@ def closeModule(widget) -> None:
     if frame.isEntered:
         frame.exit()
     unloading = slicer.app.moduleManager()
-    # Slicer's own base class listens; the stand-in's is called.
+    # Slicer's own base class observes the module manager; that of the stand-in is called directly.
     if sourceFolder() is None:
         widget.cleanup()
     else:
@@ -259,7 +268,7 @@ def closeModule(widget) -> None:
 
 
 def processEvents(seconds: float = 0.0) -> None:
-    """Let the application work for so long; then raise the first exception of a slot or observer, if there was one."""
+    """Process events for this time; then raise the first exception of a slot or observer, if any."""
     from PySide6 import QtCore, QtWidgets
 
     end = time.monotonic() + seconds
@@ -268,7 +277,7 @@ def processEvents(seconds: float = 0.0) -> None:
         if time.monotonic() >= end:
             break
         time.sleep(0.002)
-    # processEvents alone leaves what deleteLater() asked for.
+    # processEvents alone does not delete objects after deleteLater().
     QtWidgets.QApplication.sendPostedEvents(None, QtCore.QEvent.Type.DeferredDelete)
     raised = errors()
     if raised:
@@ -283,7 +292,7 @@ def errors() -> list[BaseException]:
 
 
 def waitFor(condition, seconds: float = 60.0) -> None:
-    """Let the application work until the condition holds; raises TimeoutError."""
+    """Process events until the condition is true; raises TimeoutError."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
@@ -292,14 +301,14 @@ def waitFor(condition, seconds: float = 60.0) -> None:
 
 
 def setTesting(enabled: bool) -> None:
-    """Whether slicer.app.testingEnabled(), as under --testing: displays are then logged instead of shown."""
+    """Set slicer.app.testingEnabled(), as with --testing: messages are then logged instead of shown."""
     import slicer
 
     slicer.app._testing = enabled
 
 
 def drag(slider, *values: float) -> None:
-    """Drag a ctkSliderWidget with the mouse over these values and let go at the last."""
+    """Drag a ctkSliderWidget with the mouse over these values and release it at the last one."""
     from PySide6 import QtWidgets
 
     inner = slider._slider
@@ -312,7 +321,7 @@ def drag(slider, *values: float) -> None:
 
 
 def grabPanel(widget, path, width: int = 440, height: int | None = None) -> None:
-    """Save a picture of the panel as PNG; height None takes as much as the panel wants."""
+    """Save a picture of the panel as PNG; height None: the preferred height of the panel."""
     from PySide6 import QtWidgets
 
     frame = widget.parent
@@ -329,7 +338,7 @@ def grabPanel(widget, path, width: int = 440, height: int | None = None) -> None
 
 
 def __getattr__(name: str):
-    # Needs vtk's rendering, which most tests do without.
+    # Imported on demand, since it needs VTK's rendering, which most tests do not use.
     if name == "views":
         return importlib.import_module(".views", __name__)
     raise AttributeError(name)

@@ -1,7 +1,8 @@
-"""What a .ui file of this extension may use: classes, their properties, and dynamic properties. Needs no Qt.
+"""Classes, properties and dynamic properties that a .ui file of this extension may use; without Qt.
 
-Slicer's own loader takes any class its designer plugins know and passes over what it does not; here each is listed, so
-that a slip of the pen fails. To use another widget, add it here and, where it is not Qt's, to ctk.py or mrmlwidgets.py.
+Slicer's own loader accepts every class of its designer plugins and ignores unknown ones. Here all of them are listed,
+so that a typing error is detected. To use another widget, add it here and, if it is not a class of Qt, to ctk.py or
+mrmlwidgets.py.
 """
 
 from __future__ import annotations
@@ -118,7 +119,7 @@ SPACER = {"orientation", "sizeHint", "sizeType"}
 # Read by Slicer's parameter nodes.
 DYNAMIC = {"SlicerParameterName"}
 
-# Header settings of a table, which .ui files keep as attributes.
+# Header settings of a table, which are attributes in .ui files.
 TABLE_ATTRIBUTES = {
     "horizontalHeaderStretchLastSection",
     "horizontalHeaderVisible",
@@ -126,7 +127,7 @@ TABLE_ATTRIBUTES = {
     "verticalHeaderDefaultSectionSize",
 }
 
-# Which parameter types Slicer's own connectors bind to which widget.
+# Types of parameters that Slicer's own connectors support, by class of the widget.
 CONNECTORS: dict[str, set[str]] = {
     "QCheckBox": {"bool"},
     "QPushButton": {"bool"},

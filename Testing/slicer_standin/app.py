@@ -1,4 +1,4 @@
-"""slicer.app and slicer.modules: the application a module finds around itself."""
+"""slicer.app and slicer.modules: the application that a module runs in."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class CommandOptions:
 
 
 class ModuleManager:
-    """slicer.app.moduleManager(): knows the modules, and tells before one is unloaded."""
+    """slicer.app.moduleManager(): the modules, and a signal before one is unloaded."""
 
     def __init__(self, modules: Modules):
         self._modules = modules
@@ -43,13 +43,13 @@ class ModuleManager:
         return True
 
     def aboutToUnload(self, name: str) -> None:
-        """Tell everybody: Slicer calls a panel's cleanup() so."""
+        """Call the slots of the signal; in Slicer it calls the cleanup() of a panel."""
         for slot in list(self._unloading):
             slot(name)
 
 
 class App:
-    """slicer.app, as much of it as modules ask for; any other name is an AttributeError."""
+    """slicer.app with the attributes that modules use; any other name is an AttributeError."""
 
     applicationName = "Slicer"
     applicationVersion = "5.12.0-standin"
@@ -64,7 +64,7 @@ class App:
         self._temporary = tempfile.TemporaryDirectory(prefix="SlicerStandin-")
         self._views: Views | None = None
         self._ioManager = CoreIOManager()
-        # Nobody's own settings are read or written.
+        # The settings of the user are neither read nor written.
         QtCore.QCoreApplication.setOrganizationName("SlicerStandin")
         QtCore.QCoreApplication.setApplicationName("Slicer")
         QtCore.QSettings.setDefaultFormat(QtCore.QSettings.Format.IniFormat)
@@ -128,7 +128,7 @@ class App:
         return True
 
     def finishStartup(self) -> None:
-        """Emit startupCompleted(): what modules put off until the application stands is done now."""
+        """Emit startupCompleted(), which modules connect to for actions after the start of the application."""
         waiting, self._startup = self._startup, []
         for slot in waiting:
             slot()
@@ -154,7 +154,7 @@ class App:
 
 
 class ModuleRecord:
-    """What slicer.modules.<name> is: the qSlicerScriptedLoadableModule of a Python module."""
+    """slicer.modules.<name>: the qSlicerScriptedLoadableModule of a Python module."""
 
     __slots__ = (
         "_widget",
@@ -185,7 +185,7 @@ class ModuleRecord:
 
 
 class CppModule:
-    """A module of Slicer's own, of which only the logic is there."""
+    """A module of Slicer itself, with its logic only."""
 
     def __init__(self, name: str, logic):
         self.name = name

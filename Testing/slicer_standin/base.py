@@ -12,7 +12,7 @@ from . import qt
 
 
 class ScriptedLoadableModule:
-    """The module's title page; `parent` is the application's record of the module."""
+    """Title, help and acknowledgement of the module; `parent` is the application's record of the module."""
 
     def __init__(self, parent):
         self.parent = parent
@@ -31,7 +31,7 @@ class ScriptedLoadableModule:
 
 
 class ScriptedLoadableModuleWidget:
-    """The panel; `parent` is the frame Slicer gives it, whose layout takes the panel's widgets."""
+    """The panel; `parent` is the frame in Slicer to whose layout the widgets of the panel are added."""
 
     def __init__(self, parent=None):
         self.moduleName = type(self).__name__.removesuffix("Widget")
@@ -57,7 +57,7 @@ class ScriptedLoadableModuleWidget:
 
 
 class ScriptedLoadableModuleLogic:
-    """Holds the module's parameter node: one in a scene, unless isSingletonParameterNode is false."""
+    """Provides the parameter node of the module: one per scene, unless isSingletonParameterNode is false."""
 
     def __init__(self, parent=None):
         self.moduleName = type(self).__name__.removesuffix("Logic")
@@ -70,7 +70,7 @@ class ScriptedLoadableModuleLogic:
             node = next(iter(self.getAllParameterNodes()), None)
         if node is None:
             node = slicer.mrmlScene.AddNode(self.createParameterNode())
-        # Closing the scene takes the attribute away.
+        # Closing the scene removes the attribute.
         if node.GetAttribute("ModuleName") != self.moduleName:
             node.SetAttribute("ModuleName", self.moduleName)
         return node

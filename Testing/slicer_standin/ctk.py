@@ -1,6 +1,6 @@
-"""The module `ctk`: those widgets of CTK that this extension may use. Any other name is an AttributeError.
+"""The module `ctk`: the widgets of CTK that this extension may use. Any other name is an AttributeError.
 
-Inside these classes Qt is seen PythonQt's way too: properties are attributes.
+Qt objects in these classes also have the interface of PythonQt: properties are attributes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from .pythonqt import pythonQt
 
 
 class _ctkMessageBox:
-    """Shown by slicer.util's displays; answered by the test."""
+    """Message box of the display functions of slicer.util; the test sets its answer."""
 
     def __init__(self, parent=None):
         self.text = ""
@@ -39,7 +39,7 @@ class _ctkMessageBox:
 
 
 class _Collapsing:
-    """What both collapsible widgets do with their children: hide them, and remember who was hidden anyway."""
+    """Base class of both collapsible widgets: hides the children, and stores which ones were hidden already."""
 
     def _initCollapsing(self) -> None:
         self._collapsed = False
@@ -96,7 +96,7 @@ class _Collapsing:
             child.installEventFilter(self)
 
     def eventFilter(self, watched, event) -> bool:
-        # A child that is shown or hidden while the widget is collapsed: only when it is opened again.
+        # A child that is shown or hidden while the widget is collapsed changes only when the widget is expanded.
         if self._collapsed and not self._hiding and event.type() == QtCore.QEvent.Type.ShowToParent:
             self._hiding = True
             QtWidgets.QWidget.setVisible(watched, False)
@@ -136,7 +136,7 @@ class _ctkCollapsibleButton(_Collapsing, QtWidgets.QAbstractButton):
         hint = QtCore.QSize(200, self._headerHeight())
         layout = QtWidgets.QWidget.layout(self)
         if layout is not None and not self._collapsed:
-            # The layout counts the widget's margins, so the header, in.
+            # The size hint of the layout includes the margins of the widget, and thus the header.
             hint = layout.sizeHint()
         return hint
 
@@ -183,7 +183,7 @@ class _ctkCollapsibleButton(_Collapsing, QtWidgets.QAbstractButton):
 
 
 class _ctkCollapsibleGroupBox(_Collapsing, QtWidgets.QGroupBox):
-    """A group box whose check box is an arrow that opens and closes it."""
+    """A group box with an arrow instead of the check box, which expands and collapses it."""
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
@@ -204,7 +204,7 @@ class _ctkCollapsibleGroupBox(_Collapsing, QtWidgets.QGroupBox):
         option.subControls = control.SC_GroupBoxLabel | control.SC_GroupBoxCheckBox
         if not self._collapsed:
             option.subControls |= control.SC_GroupBoxFrame
-        # The check box takes its place but is not drawn: the arrow stands there.
+        # The arrow is drawn at the position of the check box, which is not drawn.
         arrow = QtWidgets.QStyleOption()
         arrow.initFrom(self)
         arrow.rect = QtWidgets.QWidget.style(self).subControlRect(
@@ -223,7 +223,7 @@ class _ctkCollapsibleGroupBox(_Collapsing, QtWidgets.QGroupBox):
 
 
 class _ctkSliderWidget(QtWidgets.QWidget):
-    """A slider and a spin box that hold one number."""
+    """A slider and a spin box with a common value."""
 
     valueChanged = Signal(float)
     valueIsChanging = Signal(float)
@@ -377,7 +377,7 @@ class _ctkSliderWidget(QtWidgets.QWidget):
 
 
 class _ctkPathLineEdit(QtWidgets.QWidget):
-    """A line with a file's or folder's path, and a button to browse for it."""
+    """A line edit with the path of a file or folder, and a button to browse for it."""
 
     currentPathChanged = Signal(str)
     Dirs = 0x001
@@ -418,7 +418,7 @@ class _ctkPathLineEdit(QtWidgets.QWidget):
 
     @Slot()
     def browse(self) -> None:
-        """Ask for a path: the test answers."""
+        """Ask for a path; the test sets the answer."""
         path = dialogs.takeFile("Select a file or folder")
         if path:
             self._lineEdit.setText(path)

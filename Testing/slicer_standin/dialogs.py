@@ -1,7 +1,7 @@
-"""Dialogs are answered by the test before they come up; one that nobody has answered is a failure.
+"""Answers of dialogs, which a test sets before they are shown; a dialog without an answer is a failure.
 
-answer("Replace the result?", True) for slicer.util's displays, by a part of the text; answerFile("/tmp/x") for the
-next file dialog. shown() tells what came up since.
+answer("Replace the result?", True) for the display functions of slicer.util, by a part of the text;
+answerFile("/tmp/x") for the next file dialog. shown() returns the dialogs shown since the last call.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 
 class UnansweredDialog(AssertionError):
-    """A dialog nobody had an answer for: in Slicer it would have stopped the test for ever."""
+    """A dialog without an answer; in Slicer it would block the test."""
 
 
 @dataclass
 class Shown:
-    """A dialog that came up: its text, details and the answer it was given."""
+    """A dialog that was shown: text, details and answer."""
 
     text: str
     detailedText: str
@@ -39,7 +39,7 @@ def answerFile(path) -> None:
 
 
 def shown() -> list[Shown]:
-    """The dialogs that came up since the last call."""
+    """The dialogs shown since the last call."""
     taken = list(_shown)
     _shown.clear()
     return taken
@@ -53,7 +53,7 @@ def openedUrls() -> list[str]:
 
 
 def reset() -> list[str]:
-    """Forget everything; returns the answers nobody asked for."""
+    """Reset all answers and dialogs; returns the answers that were not used."""
     left = [text for text, _value in _answers] + [f"file {path}" for path in _files]
     for store in (_answers, _files, _shown, _opened):
         store.clear()
@@ -67,13 +67,13 @@ def take(text: str, detailedText: str = "") -> bool:
             _answers.remove(entry)
             _shown.append(Shown(text, detailedText, entry[1]))
             return entry[1]
-    raise UnansweredDialog(f"nobody answers: {text}\n{detailedText}")
+    raise UnansweredDialog(f"dialog without an answer: {text}\n{detailedText}")
 
 
 def takeFile(caption: str):
     """The answer to this file dialog; raises UnansweredDialog."""
     if not _files:
-        raise UnansweredDialog(f"nobody answers the file dialog '{caption}'")
+        raise UnansweredDialog(f"file dialog without an answer: '{caption}'")
     path = _files.pop(0)
     _shown.append(Shown(caption, "", path))
     return [str(each) for each in path] if isinstance(path, list) else str(path)

@@ -1,4 +1,4 @@
-"""Letters for the off-screen Qt on a machine without fonts."""
+"""A font for off-screen Qt on a machine without fonts."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ FAMILY = "DejaVu Sans"
 
 
 def useFonts() -> None:
-    """Set the application's font: DejaVu Sans, from the system or else from matplotlib's files.
+    """Set the application's font to DejaVu Sans, from the system or from matplotlib's files.
 
-    PySide6 brings no fonts, and a bare container has none: all text would be boxes. matplotlib is only looked for,
-    not imported.
+    PySide6 contains no fonts, and without any font all characters are drawn as boxes. matplotlib is located, but not
+    imported.
     """
     if FAMILY not in QtGui.QFontDatabase.families():
         found = importlib.util.find_spec("matplotlib")

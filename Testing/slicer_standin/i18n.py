@@ -1,4 +1,4 @@
-"""slicer.i18n: translation, into the language the texts are written in."""
+"""slicer.i18n: translation functions that return the text unchanged."""
 
 from __future__ import annotations
 

@@ -31,13 +31,13 @@ _EXTENSIONS = {
 
 
 def _extension(path: str) -> str:
-    """The longest known extension of a file's name, or ""."""
+    """The longest known extension of a file name, or ""."""
     found = [extension for extension in _EXTENSIONS if str(path).lower().endswith(extension)]
     return max(found, key=len, default="")
 
 
 class CoreIOManager:
-    """As much of qSlicerCoreIOManager as slicer.util's load and save functions ask for."""
+    """The methods of qSlicerCoreIOManager that the load and save functions of slicer.util use."""
 
     def fileType(self, path: str) -> str:
         if not _extension(path):

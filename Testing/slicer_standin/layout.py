@@ -10,7 +10,7 @@ import vtk
 
 @dataclass(frozen=True)
 class SliceView:
-    """A slice view as the default layout names and colours it."""
+    """Name, label, colour and orientation of a slice view in the default layout."""
 
     name: str
     label: str
@@ -26,7 +26,7 @@ SLICE_VIEWS = (
 
 
 class Views:
-    """The views' nodes and logics of one scene."""
+    """Nodes and logics of the views of one scene."""
 
     def __init__(self, scene):
         self.scene = scene
@@ -57,7 +57,7 @@ class Views:
         self.windows = {}
 
     def camera(self):
-        """The 3D view's camera node; None while the scene has none."""
+        """The camera node of the 3D view; None if the scene has none."""
         nodes = slicer.util.getNodesByClass("vtkMRMLCameraNode", self.scene)
         return next((node for node in nodes if node.GetLayoutName() == self.viewNode.GetLayoutName()), None)
 
@@ -66,14 +66,14 @@ class Views:
         return None if node is None else (node.GetPosition(), node.GetFocalPoint())
 
     def rememberCamera(self) -> None:
-        """Take the camera's place for one that nobody has chosen: pictures then show the whole scene."""
+        """Store the camera position as the default one, for which pictures show the whole scene."""
         self._camera = self._cameraPlace()
 
     def cameraIsUntouched(self) -> bool:
         return self._cameraPlace() in (None, self._camera)
 
     def release(self) -> None:
-        """Let the scene go: before another takes its place."""
+        """Release the scene before another one replaces it."""
         for window in self.windows.values():
             window.release()
         self.windows.clear()

@@ -1,6 +1,6 @@
-"""Slicer's own widgets that show the scene: qMRMLWidget and the selectors of nodes and segments.
+"""Slicer's widgets that show the scene: qMRMLWidget and the selectors of nodes and segments.
 
-Inside these classes Qt is seen PythonQt's way too: properties are attributes.
+Qt objects in these classes also have the interface of PythonQt: properties are attributes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class _qMRMLWidget(QtWidgets.QWidget):
 
 
 class _qSlicerScriptedLoadableModuleWidget(_qMRMLWidget):
-    """The frame Slicer puts a scripted module's panel in; knows the Python widget by self()."""
+    """The frame of a scripted module's panel in Slicer; self() returns the Python widget."""
 
     def __init__(self, parent=None):
         super().__init__(parent)
@@ -56,7 +56,7 @@ class _qSlicerScriptedLoadableModuleWidget(_qMRMLWidget):
 
 
 class _Observers:
-    """VTK observers that are removed together, at the latest with the widget they are for."""
+    """VTK observers that are removed together, at the latest with their widget."""
 
     def __init__(self, owner):
         self._tags = []
@@ -132,7 +132,7 @@ class _qMRMLNodeComboBox(QtWidgets.QWidget):
         self._refresh()
 
     def _onScene(self) -> None:
-        # As in Slicer, a scene that is being loaded or closed is looked at when that is done.
+        # As in Slicer, the list is updated after the loading or closing of a scene.
         if not self._scene.IsBatchProcessing():
             self._refresh()
 

@@ -1,4 +1,4 @@
-"""Names that Slicer's own Python files mention without our using them: they exist, and cannot be used."""
+"""Names that Slicer's own Python files import but the tests do not use: they exist, but cannot be used."""
 
 from __future__ import annotations
 

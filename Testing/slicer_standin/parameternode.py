@@ -1,7 +1,7 @@
-"""slicer.parameterNodeWrapper: a class of typed parameters whose values live in a vtkMRMLScriptedModuleNode.
+"""slicer.parameterNodeWrapper: classes of typed parameters whose values are stored in a vtkMRMLScriptedModuleNode.
 
-Values are the node's texts and references, so they are saved with the scene and come back with it; bound widgets are
-those whose dynamic property "SlicerParameterName" names a parameter.
+Values are texts and references of the node, so they are saved and loaded with the scene. A widget is connected to the
+parameter in its dynamic property "SlicerParameterName".
 """
 
 from __future__ import annotations
@@ -69,21 +69,21 @@ class Default:
 
 
 class Decimals:
-    """Digits after the point in the bound widget."""
+    """Decimals of the connected widget."""
 
     def __init__(self, value: int):
         self.value = value
 
 
 class SingleStep:
-    """Step of the bound widget."""
+    """Step of the connected widget."""
 
     def __init__(self, value: float):
         self.value = value
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# A parameter: its type, how it is kept in the node
+# A parameter: its type and its storage in the node
 
 
 class _Parameter:
@@ -100,7 +100,7 @@ class _Parameter:
             each for each in self.annotations if not isinstance(each, Validator | Default | Decimals | SingleStep)
         ]
         if unused:
-            raise TypeError(f"parameter '{name}': annotations of no use: {unused}")
+            raise TypeError(f"parameter '{name}': annotations without effect: {unused}")
         self.default = default if default is not _MISSING else self._defaultOfAnnotation()
         self.check(self.default)
 
@@ -143,7 +143,7 @@ class _Parameter:
 
 
 def _nodeClasses(kind) -> tuple[type, ...]:
-    """The node classes a type allows; empty for what is no node. None must be among a Union, as Slicer asks."""
+    """The node classes of a type; empty for other types. A Union must contain None, as in Slicer."""
     union = typing.get_origin(kind) in (typing.Union, types.UnionType)
     members = typing.get_args(kind) if union else (kind,)
     classes = tuple(each for each in members if isinstance(each, type) and issubclass(each, slicer.vtkMRMLNode))
@@ -153,7 +153,7 @@ def _nodeClasses(kind) -> tuple[type, ...]:
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# Which widget shows which parameter
+# Connection of widgets and parameters
 
 
 class _Connector:
@@ -253,7 +253,7 @@ def _connector(widget, parameter: _Parameter) -> _Connector:
 
 
 class _Wrapper:
-    """What parameterNodeWrapper makes of a class; see there."""
+    """Base class of the classes that parameterNodeWrapper makes."""
 
     def __init__(self, parameterNode):
         self.parameterNode = parameterNode
@@ -296,7 +296,7 @@ class _Wrapper:
         return cls.allParameters[name]
 
     def connectGui(self, gui) -> int:
-        """Bind the widgets of `gui` (a widget, or an object with widgets as attributes); returns a tag."""
+        """Connect the widgets of `gui` (a widget, or an object with widgets as attributes); returns a tag."""
         isWidget = isinstance(gui, qt.QWidget)
         widgets = gui.findChildren(qt.QWidget) if isWidget else list(vars(gui).values())
         mapping = {widget.property(_NAME_PROPERTY): widget for widget in widgets if widget.property(_NAME_PROPERTY)}
@@ -356,7 +356,7 @@ class _Wrapper:
 
 
 def parameterNodeWrapper(described: type) -> type:
-    """Decorates a class that describes parameters by its annotations."""
+    """Decorator of a class that declares parameters by annotations."""
     parameters = {}
     for name, annotation in typing.get_type_hints(described, include_extras=True).items():
         if hasattr(_Wrapper, name):

@@ -1,8 +1,8 @@
-"""PythonQt's way with Qt objects, over PySide6: what Slicer's Python shows of Qt.
+"""The interface of PythonQt, which Slicer's Python uses for Qt objects, implemented with PySide6.
 
-Properties are read and written as attributes (`label.text = "..."`; `label.text()` is then an error, as in Slicer),
-`widget.connect("clicked(bool)", f)` knows signals by their C++ signatures, and signals can be called. Whatever Qt does
-not know is an AttributeError, on writing too. An exception in a slot is printed and kept for the test: see errors().
+Properties are read and written as attributes (`label.text = "..."`; `label.text()` is an error, as in Slicer),
+`widget.connect("clicked(bool)", f)` finds signals by their C++ signatures, and signals can be called. Reading or
+writing an unknown attribute is an AttributeError. An exception in a slot is printed and stored, see errors().
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ _raised: list[BaseException] = []
 
 
 def record(error: BaseException) -> None:
-    """Print an exception nobody caught and keep it for the test."""
+    """Print an exception that was not caught and store it for the test."""
     traceback.print_exception(error)
     _raised.append(error)
 
 
 def errors() -> list[BaseException]:
-    """The exceptions of slots and observers since the last call; a test that expects one takes it from here."""
+    """The exceptions of slots and observers since the last call, for a test that expects one."""
     taken = list(_raised)
     _raised.clear()
     return taken
 
 
 def keepConstants() -> None:
-    """Make None, True and False last for ever on Python 3.11, as they do by themselves from 3.12 on.
+    """Make None, True and False immortal on Python 3.11, as they are from 3.12 on.
 
-    PySide6 6.12 counts on that: each call that returns nothing takes a reference from None, and after some ten
-    thousand of them Python 3.11 would end with "deallocating None".
+    PySide6 6.12 depends on it: each call that returns nothing releases a reference to None, and after some ten thousand
+    calls Python 3.11 would abort with "deallocating None".
     """
     if sys.version_info < (3, 12):
         for constant in (None, True, False, NotImplemented, Ellipsis):
@@ -45,7 +45,7 @@ def keepConstants() -> None:
 
 
 def recordUncaught() -> None:
-    """Have also those recorded that VTK and PySide would only print."""
+    """Also record the exceptions that VTK and PySide would only print."""
 
     def hook(kind, error, trace):
         record(error)
@@ -64,7 +64,7 @@ def _metaProperty(native, name: str):
 
 
 def _coerced(prop, value):
-    """The value as PythonQt would hand it to the property; TypeError where it could not."""
+    """The value converted as by PythonQt; TypeError if it cannot be converted."""
     kind = prop.typeName()
     number = isinstance(value, numbers.Real)
     if kind == "bool" and number:
@@ -83,7 +83,7 @@ def _coerced(prop, value):
 
 
 def _enumAccess(native, prop):
-    """Getter and setter of a property that holds an enumerator or flags; PySide has no conversion for some of them."""
+    """Getter and setter of a property of enumerators or flags; PySide cannot convert some of them."""
     name = prop.name()
     return (
         object.__getattribute__(native, name),
@@ -92,7 +92,7 @@ def _enumAccess(native, prop):
 
 
 def _pythonProperty(native, name: str):
-    """A property declared in Python, which PySide would look up as an attribute of the object, without end."""
+    """A property declared in Python, for which PySide would look up the attribute of the object recursively."""
     found = inspect.getattr_static(type(native), name, None)
     return found if isinstance(found, QtCore.Property) else None
 
@@ -102,7 +102,7 @@ def readProperty(native, name: str):
     if declared is not None:
         return declared.fget(native)
     if name in ("sizeHint", "minimumSizeHint"):
-        # Virtual in C++, so PySide asks the Python object for them again and again.
+        # Virtual in C++, so PySide would call the Python object recursively.
         return object.__getattribute__(native, name)()
     prop = _metaProperty(native, name)
     if prop.isEnumType():
@@ -111,7 +111,7 @@ def readProperty(native, name: str):
 
 
 def writeProperty(native, name: str, value) -> None:
-    """Raises AttributeError where there is no such property or it is read-only, TypeError for a wrong value."""
+    """Raises AttributeError for an unknown or read-only property, TypeError for a wrong value."""
     prop = _metaProperty(native, name)
     if prop is None:
         raise AttributeError(f"{type(native).__name__} has no property '{name}'")
@@ -150,7 +150,7 @@ def _signals(native) -> dict[str, list[tuple[str, ...]]]:
         method = meta.method(index)
         if method.methodType() == QtCore.QMetaMethod.MethodType.Signal:
             name, kinds = _signature(bytes(method.methodSignature()).decode())
-            # A signal of the stand-in's own classes carries Python objects; Slicer knows it by its C++ types.
+            # Signals of the stand-in's own classes have Python objects as arguments, but C++ types in Slicer.
             overloads = declared.get(name, [kinds])
             found.setdefault(name, []).extend(kinds for kinds in overloads if kinds not in found.get(name, []))
     for overloads in found.values():
@@ -159,7 +159,7 @@ def _signals(native) -> dict[str, list[tuple[str, ...]]]:
 
 
 def _acceptedArguments(slot) -> int:
-    """How many positional arguments a callable takes; a signal's others are dropped, as PythonQt does."""
+    """Number of positional arguments of a callable; further arguments of a signal are dropped, as in PythonQt."""
     try:
         parameters = inspect.signature(slot).parameters.values()
     except (TypeError, ValueError):
@@ -183,7 +183,7 @@ class Signal:
         signal = object.__getattribute__(self._owner, self._name)
         if self._name in getattr(type(self._owner), "_signatures", {}):
             return signal
-        # PySide alone would choose clicked() for a callable that takes anything.
+        # By itself PySide would choose clicked() for a callable with arbitrary arguments.
         return signal[self._kinds[0] if len(self._kinds) == 1 else self._kinds]
 
     def connect(self, slot) -> bool:
@@ -223,7 +223,7 @@ class Signal:
     __call__ = emit
 
 
-# Of objects that are not ours, which would lose an attribute with their short-lived Python wrapper.
+# Connections of objects that are not the stand-in's; attributes would be lost with their short-lived Python wrapper.
 _foreignConnections: dict[object, list] = {}
 
 
@@ -253,13 +253,13 @@ def disconnect(native, signature: str, slot) -> bool:
 # --------------------------------------------------------------------------------------------------------------------
 # Objects
 
-# Classes whose objects Qt makes itself and hands out, as a table its header. Of others only what all objects have.
+# Classes of objects that Qt makes itself, such as the header of a table. Other classes have the common attributes only.
 HANDED_OUT = {"QClipboard", "QHeaderView", "QLineEdit", "QScrollBar", "QStatusBar", "QTextDocument"}
 _OF_ALL = {"children", "className", "inherits", "isWidgetType", "name", "objectName", "parent", "property"}
 
 
 def _attribute(native, name: str):
-    """What the name means in PythonQt: a property's value, a signal, a method."""
+    """The attribute of this name in PythonQt: value of a property, signal, or method."""
     if name == "name":
         return QtCore.QObject.objectName(native)
     if name == "connect":
@@ -292,7 +292,7 @@ def _write(native, name: str, value) -> None:
 
 
 class Foreign:
-    """An object that Qt made itself, shown PythonQt's way."""
+    """An object that Qt has made itself, with the interface of PythonQt."""
 
     __slots__ = ("_native",)
 
@@ -323,7 +323,7 @@ class Foreign:
 
 
 def wrapped(value):
-    """As Python sees it: objects that are not of the stand-in's classes get PythonQt's way of attributes."""
+    """The value with the interface of PythonQt for objects that are not of the stand-in's classes."""
     if isinstance(value, QtCore.QObject) and not isinstance(value, PythonQt):
         return Foreign(value)
     if isinstance(value, list):
@@ -336,7 +336,7 @@ def _native(value):
 
 
 class _Meta(type(QtCore.QObject)):
-    """isinstance(button, qt.QWidget) is true, though the stand-in's classes do not derive from one another."""
+    """Makes isinstance(button, qt.QWidget) true, although the stand-in's classes do not derive from one another."""
 
     def __instancecheck__(cls, instance) -> bool:
         base = cls.__dict__.get("_base")
@@ -344,7 +344,7 @@ class _Meta(type(QtCore.QObject)):
 
 
 class PythonQt:
-    """Mixed into a PySide6 class."""
+    """Mixin that gives a PySide6 class the interface of PythonQt."""
 
     def __getattribute__(self, name: str):
         if name.startswith("_"):
@@ -353,7 +353,7 @@ class PythonQt:
 
     def __setattr__(self, name: str, value) -> None:
         if name.startswith("_") or not type(self).__dict__.get("_base"):
-            # A class that derives from the stand-in's in Python may have attributes of its own.
+            # A Python class that derives from the stand-in's classes may have its own attributes.
             if not name.startswith("_") and _metaProperty(self, name) is not None:
                 writeProperty(self, name, value)
             else:
@@ -374,6 +374,6 @@ class PythonQt:
 
 
 def pythonQt(base, name: str | None = None, **attributes):
-    """The class of that name in Slicer's `qt` or `ctk`, made of a PySide6 class."""
+    """Make the class of this name in Slicer's `qt` or `ctk` from a PySide6 class."""
     name = name or base.__name__.lstrip("_")
     return _Meta(name, (PythonQt, base), {"_base": base, "__module__": __name__, **attributes})

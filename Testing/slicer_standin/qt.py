@@ -1,4 +1,4 @@
-"""The module `qt`: the classes of Qt this extension may use, PythonQt's way. Any other name is an AttributeError."""
+"""The module `qt`: the classes of Qt that this extension may use. Any other name is an AttributeError."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ WIDGETS = (
 for _name in WIDGETS:
     globals()[_name] = pythonQt(getattr(QtWidgets, _name))
 
-# Not QObjects: methods only, in Slicer as here.
+# Not QObjects: they have methods only, also in Slicer.
 QTableWidgetItem = QtWidgets.QTableWidgetItem
 QSizePolicy = QtWidgets.QSizePolicy
 QAbstractItemView = QtWidgets.QAbstractItemView
@@ -72,7 +72,7 @@ class QApplication:
 
 
 class QMessageBox:
-    """The buttons and icons; slicer.util's displays show the box."""
+    """Constants of buttons and icons; the display functions of slicer.util show the box."""
 
     Ok = 0x400
     Cancel = 0x400000
@@ -87,7 +87,7 @@ class QMessageBox:
 
 
 class QFileDialog:
-    """Static file dialogs, answered by the test."""
+    """Static file dialogs; the test sets their answers."""
 
     ShowDirsOnly = QtWidgets.QFileDialog.Option.ShowDirsOnly
 
@@ -109,7 +109,7 @@ class QFileDialog:
 
 
 class QDesktopServices:
-    """What would be opened outside is only written down."""
+    """Records URLs instead of opening them."""
 
     @staticmethod
     def openUrl(url: QUrl) -> bool:

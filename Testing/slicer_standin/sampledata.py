@@ -1,4 +1,4 @@
-"""The Sample Data module, as far as another module asks it to show a sample."""
+"""The Sample Data module, limited to the registration of samples."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class SampleDataSource:
-    """One entry of the module's gallery. Slicer counts the uris: None would break it, custom downloader or not."""
+    """One entry of the module's gallery. Slicer counts the URIs, so None is an error also with a custom downloader."""
 
     sampleName: str
     uris: str | list
@@ -20,7 +20,7 @@ class SampleDataSource:
 
 
 class SampleDataLogic:
-    """Registers samples; the sources by category, as slicer.modules.sampleDataSources has them."""
+    """Registers samples; sources by category, as in slicer.modules.sampleDataSources."""
 
     sources: dict[str, list[SampleDataSource]]
 
@@ -38,7 +38,7 @@ class SampleDataLogic:
         loadFileProperties=None,
         checksums=None,
     ) -> None:
-        """As Slicer's: a source that is there already is not added twice."""
+        """Register a sample; as in Slicer, a name is registered once."""
         if not isinstance(uris, str | list | tuple):
             raise TypeError(f"uris cannot be {uris!r}")
         source = SampleDataSource(

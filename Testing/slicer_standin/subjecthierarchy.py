@@ -1,6 +1,6 @@
-"""The subject hierarchy's items: made for each data node that comes into the scene and removed with it.
+"""Adds an item of the subject hierarchy for each data node that is added to the scene, and removes it with the node.
 
-In the application a Qt plugin does this (qSlicerSubjectHierarchyPluginLogic); slicer-core has the node alone.
+In the application a Qt plugin does this (qSlicerSubjectHierarchyPluginLogic); slicer-core contains the node only.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import vtk
 
 from .pythonqt import record
 
-# Which Slicer plugin owns the item of a node, by class; nodes of other classes get none.
+# Owner plugin of the item of a node, by class; nodes of other classes have no item.
 _OWNERS = {
     "vtkMRMLSegmentationNode": "Segmentations",
     "vtkMRMLLabelMapVolumeNode": "LabelMaps",
@@ -30,7 +30,7 @@ def _owner(node) -> str | None:
 
 
 class Follower:
-    """Keeps the hierarchy of a scene, as the application does, until release()."""
+    """Updates the subject hierarchy of a scene, as the application does, until release()."""
 
     def __init__(self, scene):
         self._scene = scene
@@ -43,7 +43,7 @@ class Follower:
         def onAboutToBeRemoved(caller, event, node) -> None:
             self._guarded(self._onAboutToBeRemoved, node)
 
-        # Before the widgets look at the scene.
+        # Called before the observers of the widgets.
         early = 10.0
         self._tags = [
             scene.AddObserver(scene.NodeAddedEvent, onAdded, early),

@@ -1,4 +1,4 @@
-"""Builds the widgets of a .ui file from its XML, strictly: what allowed.py does not list is an error."""
+"""Builds the widgets of a .ui file from its XML; anything that allowed.py does not list is an error."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .pythonqt import connect, writeProperty
 
 
 class UiError(ValueError):
-    """The .ui file uses something that is not on the list, or that contradicts itself."""
+    """The .ui file contains something that is not listed, or is inconsistent."""
 
 
 class QUiLoader:
@@ -28,8 +28,8 @@ class QUiLoader:
 def _classes() -> dict[str, type]:
     from . import ctk, mrmlwidgets, qt
 
-    rooms = (qt, ctk, mrmlwidgets)
-    return {name: getattr(room, name) for room in rooms for name in allowed.WIDGETS if hasattr(room, name)}
+    modules = (qt, ctk, mrmlwidgets)
+    return {name: getattr(module, name) for module in modules for name in allowed.WIDGETS if hasattr(module, name)}
 
 
 class _Form:
@@ -64,7 +64,7 @@ class _Form:
         if not name:
             return
         if name in self.named:
-            raise UiError(f"two things are called '{name}'")
+            raise UiError(f"the name '{name}' is used twice")
         self.named[name] = made
         QtCore.QObject.setObjectName(made, name)
 
@@ -79,7 +79,7 @@ class _Form:
         later = []
         for child in element:
             if child.tag == "property":
-                # A range may follow its value in the file: values go last.
+                # Values are set last, because a range may follow its value in the file.
                 (later if child.get("name") in ("value", "currentIndex", "collapsed") else [None]).append(child)
                 if child not in later:
                     self.property(made, child, allowed.WIDGETS[name] | allowed.DYNAMIC)
@@ -208,7 +208,7 @@ def _spacer(element):
 
 
 def _enumerator(text: str, made):
-    """The value of 'Qt::AlignLeft' or 'QFrame::HLine'; 'Qt::AlignmentFlag::AlignLeft' as newer designers write."""
+    """The value of 'Qt::AlignLeft' or 'QFrame::HLine'; 'Qt::AlignmentFlag::AlignLeft' in newer files."""
     scope, *_middle, key = text.split("::")
     owner = made if scope == type(made).__name__ else getattr(QtCore, scope, None) or getattr(QtWidgets, scope, None)
     if owner is None:

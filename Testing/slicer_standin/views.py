@@ -1,7 +1,7 @@
 """Pictures of the scene as Slicer's views show it, rendered off-screen by Slicer's own displayable managers.
 
-renderThreeD, renderSlice and renderSlices save PNG files; screenshot puts the panel and the four views together as
-Slicer's window does. What is seen is what the scene's display nodes, slice nodes and composite nodes say.
+renderThreeD, renderSlice and renderSlices save PNG files; screenshot combines the panel and the four views as Slicer's
+window does. The pictures depend only on the display nodes, slice nodes and composite nodes of the scene.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _IN_SLICES = (
 )
 _BAR = 22
 
-# Right, anterior, superior: where the camera stands until somebody moves it.
+# Direction (right, anterior, superior) from which the camera looks until it is moved.
 DEFAULT_LOOK_FROM = (0.55, 0.75, 0.35)
 
 
@@ -48,7 +48,7 @@ class _Window:
         for name in managers:
             if not factory.IsDisplayableManagerRegistered(name):
                 factory.RegisterDisplayableManager(name)
-        # VTK looks for an X server, warns that there is none, and takes EGL.
+        # Suppresses VTK's warning that there is no X server; VTK then uses EGL.
         vtk.vtkLogger.SetStderrVerbosity(vtk.vtkLogger.VERBOSITY_ERROR)
         self.window = vtk.vtkRenderWindow()
         vtk.vtkLogger.SetStderrVerbosity(vtk.vtkLogger.VERBOSITY_WARNING)
@@ -64,14 +64,14 @@ class _Window:
 
     @classmethod
     def of(cls, key: str, *arguments):
-        """The scene's one window of that view; views that come and go would observe the scene twice."""
+        """The window of that view, one per scene, since further windows would observe the scene as well."""
         windows = _current().windows
         if key not in windows:
             windows[key] = cls(*arguments)
         return windows[key]
 
     def picture(self) -> np.ndarray:
-        """(height, width, 3) uint8, the first row on top."""
+        """(height, width, 3) uint8, the first row at the top."""
         self.window.Render()
         grab = vtk.vtkWindowToImageFilter()
         grab.SetInput(self.window)
@@ -82,7 +82,7 @@ class _Window:
         return vtk_to_numpy(image.GetPointData().GetScalars()).reshape(height, width, 3)[::-1].copy()
 
     def release(self) -> None:
-        # Slicer's view manager complains of a view that goes, and does no harm.
+        # Suppresses harmless messages of Slicer's view manager about the removed view.
         vtk.vtkLogger.SetStderrVerbosity(vtk.vtkLogger.VERBOSITY_OFF)
         self.group.SetMRMLDisplayableNode(None)
         self.group.SetRenderer(None)
@@ -120,14 +120,14 @@ def _threeD(size: tuple[int, int], lookFrom, zoom: float) -> np.ndarray:
 
 
 def _fit(logic) -> None:
-    """Let a slice view show the whole of what is there; the slice's offset stays."""
+    """Fit a slice view to all data; the offset of the slice is kept."""
     node, composite = logic.GetSliceNode(), logic.GetSliceCompositeNode()
     offset = logic.GetSliceOffset()
     if composite.GetBackgroundVolumeID() or composite.GetForegroundVolumeID() or composite.GetLabelVolumeID():
         logic.FitSliceToAll()
         logic.SetSliceOffset(offset)
         return
-    # Slicer fits slices to volumes only; a scene of segmentations would hang over the edge.
+    # Slicer fits slices to volumes only, so a scene with segmentations only is fitted here.
     shown = [each for each in slicer.util.getNodesByClass("vtkMRMLSegmentationNode") if each.GetDisplayVisibility()]
     boxes = []
     for segmentation in shown:
@@ -182,8 +182,8 @@ def _slice(name: str, size: tuple[int, int], fit: bool) -> np.ndarray:
 def renderThreeD(path, size: tuple[int, int] = (900, 700), lookFrom=None, zoom: float = 1.25) -> np.ndarray:
     """Save the 3D view; returns the picture's pixels.
 
-    lookFrom: the direction (R, A, S) the camera is put in, to see all. Without it the camera stands where the scene's
-    camera node says, once somebody has moved that; zoom is for a camera that was not moved.
+    lookFrom: direction (R, A, S) from which the camera shows the whole scene. Without it, a camera node that was moved
+    is used as it is; zoom is for a camera that was not moved.
     """
     return _save(_threeD(size, lookFrom, zoom), path)
 
@@ -194,7 +194,7 @@ def renderSlice(name: str, path, size: tuple[int, int] = (500, 500), fit: bool =
 
 
 def renderSlices(path, size: tuple[int, int] = (450, 450), fit: bool = True) -> np.ndarray:
-    """Save the three slice views, each under its coloured bar."""
+    """Save the three slice views, each with its coloured bar."""
     width, height = size
     canvas = _canvas(3 * width + 4, height)
     painter = QtGui.QPainter(canvas)
@@ -214,9 +214,9 @@ def screenshot(
     fit: bool = True,
     panelWidth: int = 460,
 ) -> np.ndarray:
-    """Save panel and views as Slicer's window has them.
+    """Save panel and views in the arrangement of Slicer's window.
 
-    scrollTo: the name of the panel's widget that is brought into view where the panel is higher than the window.
+    scrollTo: name of the panel's widget to scroll to if the panel is higher than the window.
     """
     width, height = size
     canvas = _canvas(width, height)
@@ -264,7 +264,7 @@ def _panel(widget, width: int) -> QtGui.QImage:
 
 
 def _paintPanel(painter: QtGui.QPainter, widget, place: QtCore.QRect, scrollTo: str | None) -> None:
-    """The module's name, and below it what of the panel there is room for, with a scroll bar where that is not all."""
+    """Draw the module's name and the panel below it, with a scroll bar if the panel does not fit."""
     header = 36
     palette = QtGui.QGuiApplication.palette()
     painter.fillRect(place, palette.window())
@@ -294,7 +294,7 @@ def _paintPanel(painter: QtGui.QPainter, widget, place: QtCore.QRect, scrollTo: 
 
 
 def _paintHeader(painter: QtGui.QPainter, place: QtCore.QRect) -> None:
-    """The line above the panel in which the module is chosen."""
+    """Draw the line above the panel with the selector of modules."""
     palette = QtGui.QGuiApplication.palette()
     painter.setRenderHint(QtGui.QPainter.RenderHint.Antialiasing)
     painter.fillRect(place, palette.window())
@@ -337,7 +337,7 @@ def _offsets(logic) -> tuple[float, float]:
 
 
 def _paintBar(painter, place: QtCore.QRect, colour: QtGui.QColor, label: str, text: str, part: float | None) -> None:
-    """A view's coloured bar: its letter, a slider at `part` of its way, the offset."""
+    """Draw the coloured bar of a view: label, slider at the fraction `part`, offset."""
     painter.setRenderHint(QtGui.QPainter.RenderHint.Antialiasing)
     painter.fillRect(place, colour)
     font = painter.font()

@@ -32,7 +32,7 @@ class Pin(importlib.abc.MetaPathFinder):
     """Gives the library one version, whichever it has."""
 
     def find_spec(self, name, path=None, target=None):
-        if name != "SkullVAELib":
+        if name not in ("SkullVAELib", "SkullVAELib.core.version"):  # where it has been, where it is now
             return None
         found = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
         spec = next(filter(None, found), None)

@@ -1,0 +1,240 @@
+"""Options of `complete` that `batch` shares: how skulls are completed and which files are written."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from SkullVAELib.cli.arguments import add_device_option, add_model_option
+from SkullVAELib.completion.options import MOST_PROPOSALS, PRIORS
+from SkullVAELib.core.parsing import number
+from SkullVAELib.data.kinds import CLASSES
+from SkullVAELib.implant.options import MESH_FORMATS, THICKNESS_FORMS, THICKNESS_MODES, ImplantOptions
+
+if TYPE_CHECKING:
+    from SkullVAELib.geometry.roi import ROI
+
+
+def add_case_options(parser: argparse.ArgumentParser) -> tuple[argparse.Action, ...]:
+    """Declare the options.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+        Parser of a command.
+
+    Returns
+    -------
+    tuple of argparse.Action
+        The declared options, for `as_arguments`.
+    """
+    made: list[argparse.Action] = []
+
+    def add(*names: str, to=parser, **about: object) -> None:
+        made.append(to.add_argument(*names, **about))
+
+    add(
+        "--threshold",
+        metavar="HU",
+        type=number,
+        help="bone threshold of a CT in HU; default: 300 for an image that is detected as a CT",
+    )
+    add(
+        "--roi",
+        "--box",  # its name in version 0.1
+        metavar="CX,CY,CZ,SX,SY,SZ",
+        help="region of interest: bone outside it, such as table, headrest and neck, is ignored; centre and full side"
+        " lengths in the file's own coordinates, RAS mm; nine further numbers are the three axes of an oblique ROI",
+    )
+    made.append(add_model_option(parser))
+    add(
+        "--gamma",
+        metavar="G",
+        type=number,
+        help="add G times the deviation vector (DEV) to the latent: 0 reconstructs, 1 completes (default 1 with"
+        " --prior dev, otherwise 0)",
+    )
+    add(
+        "--defect",
+        choices=CLASSES,
+        default=CLASSES[0],
+        help=f"class of the deviation vector that --gamma scales (default {CLASSES[0]}); facial implies --face",
+    )
+    add(
+        "--prior",
+        choices=PRIORS,
+        default=PRIORS[0],
+        help="source of the complete shape: mean = mean skull; encode = reconstruction by the network; dev = that with"
+        " the deviation vector added; map = latent fitted to the intact bone; blend = average of mean and encode, of"
+        f" the head and of its mirror image (default {PRIORS[0]}: blend)",
+    )
+    add(
+        "--face",
+        action="store_true",
+        help="also complete bone that is missing on one side of the face, by the mirror image of the other side",
+    )
+    add(
+        "--proposals",
+        metavar="K",
+        type=_proposals,
+        default=1,
+        help=f"number of proposals, 1 (default) to {MOST_PROPOSALS}: the further ones, proposal_2.nrrd, proposal_2.stl"
+        " and so on, are samples of the shapes that are plausible for this skull",
+    )
+    add(
+        "--uncertainty",
+        action="store_true",
+        help="also write implant_uncertainty.ply: the implant's mesh with the half-width in mm of the 90 %% uncertainty"
+        " band, as values and colours; other PLY files get the values",
+    )
+    add(
+        "--force",
+        action="store_true",
+        help="also complete images that are not plausible as a skull; check the result carefully",
+    )
+    implant = parser.add_argument_group(
+        "printable implant", "options of the meshes, lengths in mm; implant.nrrd does not change"
+    )
+    add(
+        "--clearance",
+        to=implant,
+        metavar="MM",
+        type=number,
+        help="minimum distance between implant and bone (default 0; 0.5 for printing)",
+    )
+    add(
+        "--thickness",
+        to=implant,
+        metavar="HOW",
+        help=f"{THICKNESS_FORMS} (default {THICKNESS_MODES[0]}: as thick as the completed skull)",
+    )
+    add(
+        "--under-contour",
+        to=implant,
+        metavar="MM",
+        type=number,
+        help="recess of the outer surface below the skull contour (default 0)",
+    )
+    add("--smooth", to=implant, metavar="MM", type=number, help="smoothing of the shape, not of the rim (default 0.5)")
+    add(
+        "--holes",
+        to=implant,
+        metavar="D,PITCH,MARGIN",
+        help="perfusion holes: diameter, pitch and distance from every edge, such as 2,10,3 (default none)",
+    )
+    add("--split", to=implant, metavar="MM", type=number, help="split into pieces of at most this length")
+    add(
+        "--format",
+        to=implant,
+        metavar="LIST",
+        type=_formats,
+        default=("stl",),
+        help=f"mesh formats, comma-separated: {', '.join(MESH_FORMATS)}; PLY includes the thickness as values and"
+        " colours; STL is always written",
+    )
+    add(
+        "--skull",
+        "--host",  # its name in version 0.1
+        to=implant,
+        action="store_true",
+        help="also write the surface of the defective skull, skull.stl",
+    )
+    add("--report", action="store_true", help="also write report.html, one file with figures and pictures")
+    add(
+        "--display",
+        action="store_true",
+        help="also write skull_display.ply: the surface of the bone at about 1 mm, for fast display",
+    )
+    made.append(add_device_option(parser))
+    return tuple(made)
+
+
+def as_arguments(options: argparse.Namespace, actions: Iterable[argparse.Action]) -> tuple[str, ...]:
+    """Return parsed options as command-line arguments; options at their default are left out.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+        The parsed options.
+    actions : iterable of argparse.Action
+        The options to return, as `add_case_options` declared them.
+
+    Returns
+    -------
+    tuple of str
+        OPTION=VALUE, or OPTION for flags.
+
+    Examples
+    --------
+    >>> parser = argparse.ArgumentParser()
+    >>> actions = add_case_options(parser)
+    >>> as_arguments(parser.parse_args(["--skull", "--roi=-1,2,3,4,5,6", "--format", "obj,ply"]), actions)
+    ('--roi=-1,2,3,4,5,6', '--format=obj,ply', '--skull')
+    """
+    arguments = []
+    for action in actions:
+        name, value = action.option_strings[0], getattr(options, action.dest)
+        if value == action.default:
+            continue
+        if isinstance(value, tuple):
+            value = ",".join(value)
+        arguments.append(name if action.nargs == 0 else f"{name}={value}")
+    return tuple(arguments)
+
+
+def parse_case_options(options: argparse.Namespace) -> tuple[ImplantOptions, ROI | None]:
+    """Return the implant options and the ROI.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+        Parsed options that `add_case_options` declared.
+
+    Returns
+    -------
+    implant_options : ImplantOptions
+        Options of the printable implant.
+    roi : ROI or None
+        The region of interest; None without --roi.
+
+    Raises
+    ------
+    SkullVAEError
+        A value is invalid or out of range.
+    """
+    implant_options = ImplantOptions.parse(
+        options.clearance,
+        options.thickness,
+        options.under_contour,
+        options.smooth,
+        options.holes,
+        options.split,
+        thickness_map="ply" in options.format,
+    )
+    if options.roi is None:
+        return implant_options, None
+    from SkullVAELib.geometry.roi import ROI
+
+    return implant_options, ROI.parse(options.roi)
+
+
+def _formats(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip().lower() for name in text.split(","))
+    if not set(names) <= set(MESH_FORMATS):
+        raise ValueError(text)
+    return names
+
+
+# argparse prints "invalid ... value"
+_formats.__name__ = f"list of {', '.join(MESH_FORMATS[:-1])} and {MESH_FORMATS[-1]}"
+
+
+def _proposals(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= MOST_PROPOSALS:
+        raise ValueError(text)
+    return value
+
+
+_proposals.__name__ = f"number from 1 to {MOST_PROPOSALS}"

@@ -1,0 +1,159 @@
+"""The command `skullvae complete INPUT -o DIR`: completes a skull and writes it with its implant and a report."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from SkullVAELib.cli.arguments import INPUT_SUFFIXES, add_progress_option, existing_model
+from SkullVAELib.cli.case_options import add_case_options, parse_case_options
+from SkullVAELib.core.console import print_message, progress_on, reserved_stdout
+from SkullVAELib.core.exit_codes import DONE, NO_DEFECT
+from SkullVAELib.core.progress import Report, Stages
+from SkullVAELib.core.version import NOTICE
+from SkullVAELib.report.result_names import OPTIONAL_FILES, RESULT_FILES
+
+if TYPE_CHECKING:
+    from SkullVAELib.geometry.roi import ROI
+    from SkullVAELib.implant.options import ImplantOptions
+    from SkullVAELib.report.result_files import RunResult
+
+
+# Expected seconds of the stages after the completion, for the progress bar.
+_LAST_WEIGHTS = {"mesh": 1.0, "write": 2.0, "preview": 2.0}
+_SECONDS_PER_PROPOSAL = 1.5
+
+
+def add_parser(commands) -> None:
+    """Add `complete` to the command line."""
+    complete = commands.add_parser(
+        "complete",
+        help="complete a skull and design its implant",
+        description="Completes the skull in INPUT and writes completed.nrrd, implant.nrrd, implant.stl (mm, LPS),"
+        f" preview.png and report.json into DIR. {NOTICE}",
+        epilog="Exit codes: 0 done, 2 user-correctable error (one line states cause and remedy), 3 no defect found.",
+    )
+    complete.add_argument(
+        "input",
+        metavar="INPUT",
+        type=Path,
+        help=f"{INPUT_SUFFIXES}: a skull segmentation with one label, or a CT in HU",
+    )
+    complete.add_argument("-o", "--output", metavar="DIR", type=Path, required=True, help="folder for the results")
+    add_case_options(complete)
+    add_progress_option(complete)
+    complete.add_argument(
+        "--interactive",
+        action="store_true",
+        help="after the run, keep running and respond to requests on stdin, one JSON object per line, until stdin is"
+        ' closed. Requests: {"request": 7, "gamma": 0.5} for another shape; {"request": 7, "proposal": 3} for another'
+        ' proposal; {"request": 7, "implant": {"clearance": 0.5, "thickness": "constant:4", "under_contour": 0,'
+        ' "smooth": 0.5, "holes": "2,10,3", "split": null}} for another printable implant of the shape;'
+        ' {"request": 7, "skull": true} for skull.stl; {"request": 7, "report": true} for report.html. Files are'
+        ' written to DIR/responses/7, followed by a line {"response": 7, ...} on stdout; after a line with "more": true'
+        " another line follows, with the mesh. The process ends if no defect is found",
+    )
+    complete.set_defaults(run=run_complete)
+
+
+def run_complete(options: argparse.Namespace) -> int:
+    """Run `complete` and return the exit code, see `SkullVAELib.cli.main`."""
+    from SkullVAELib.core.atomic_output import publish_files
+    from SkullVAELib.io.images import check_readable
+    from SkullVAELib.session.cleanup import remove_responses
+
+    implant_options, roi = parse_case_options(options)
+    path = check_readable(options.input)
+    inputs = [path]
+    if options.model is not None:
+        inputs.append(existing_model(options.model))
+    with ExitStack() as stack:
+        keeps_stdout = options.interactive or options.progress == "json"
+        stream = stack.enter_context(reserved_stdout()) if keeps_stdout else None
+        requests = None
+        if options.interactive:
+            from SkullVAELib.session.protocol import Requests
+
+            requests = stack.enter_context(Requests.from_stdin())
+        report = stack.enter_context(progress_on(stream, options.progress))
+        names = (*RESULT_FILES[:-1], *OPTIONAL_FILES, RESULT_FILES[-1])
+        with publish_files(options.output, names, inputs) as staging:
+            result = _complete_into(staging, path, options, implant_options, roi, report)
+            remove_responses(options.output)  # before the new results appear: responses belong to the earlier ones
+        # The files are in place only now.
+        report("done", 1.0)
+        for warning in result.report["warnings"]:
+            print_message(f"Warning: {warning}")
+        if not result.report["found"]:
+            print_message(
+                f"No defect was found in '{path.name}': the results in '{options.output}' contain no implant."
+            )
+            return NO_DEFECT
+        print_message(f"The results are in '{options.output}'. {NOTICE}")
+        if requests is not None and stream is not None:
+            from SkullVAELib.session.server import serve
+
+            serve(result, requests, options.output, stream)
+    return DONE
+
+
+def _complete_into(
+    staging: Path,
+    path: Path,
+    options: argparse.Namespace,
+    implant_options: ImplantOptions,
+    roi: ROI | None,
+    report: Report,
+) -> RunResult:
+    """Complete the skull in the file `path`, write all files into `staging` and return the result."""
+    from SkullVAELib.io.images import read_volume
+
+    # torch and MONAI take seconds to import, so the file is read before them; until then the bar stays at its start.
+    start = Stages({"read": 1, "load libraries": 1}, lambda stage, fraction: report(stage, 0.0))
+    with start.stage("read"):
+        volume = read_volume(path)
+    with start.stage("load libraries"):
+        import torch._dynamo  # noqa: F401  imported here because the first optimiser would import it during its work, for 1 s
+
+        from SkullVAELib.completion.options import CompletionOptions
+        from SkullVAELib.completion.pipeline import STAGE_WEIGHTS, complete
+        from SkullVAELib.core.threads import claim_buffers
+        from SkullVAELib.registration.options import REFUSE_BELOW
+        from SkullVAELib.report.result_files import OutputOptions, RunResult, write_files
+        from SkullVAELib.vae.checkpoint import load_model
+        from SkullVAELib.vae.default_model import default_model_path
+        from SkullVAELib.vae.device import resolve_device
+
+        claim_buffers()
+
+    weights = {"load model": 1, **STAGE_WEIGHTS, **_LAST_WEIGHTS}
+    face = options.face or options.defect == "facial"
+    if not face:
+        weights.pop("face", None)
+    if options.proposals > 1:
+        weights["proposals"] = _SECONDS_PER_PROPOSAL * (options.proposals - 1)
+    stages = Stages(weights, report)
+    with stages.stage("load model"):
+        device = resolve_device(options.device)
+        model_path = default_model_path() if options.model is None else options.model
+        model = load_model(model_path, device)
+    completion_options = CompletionOptions(
+        threshold_hu=options.threshold,
+        roi=roi,
+        gamma=options.gamma,
+        prior=options.prior,
+        defect_class=options.defect,
+        device=str(device),
+        face=face,
+        least_quality=0.0 if options.force else REFUSE_BELOW,
+    )
+    completion = complete(volume, model, completion_options, stages)
+    result = RunResult.of(completion, volume, implant_options, options.format, path.name, model_path.name)
+    result = dataclasses.replace(result, uncertain=options.uncertainty)
+    outputs = OutputOptions(
+        options.proposals, options.uncertainty, options.skull, options.display, html_report=options.report
+    )
+    return write_files(result, staging, outputs, stages, start.seconds)

@@ -1,0 +1,3 @@
+"""From a registered patient to the completed skull: prior, defects, Gaussian-process correction, implant voxels,
+uncertainty.
+"""

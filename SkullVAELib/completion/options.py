@@ -1,0 +1,255 @@
+"""Options of a completion; importing them does not import torch.
+
+The command line, the session and the panel derive their options from these.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.geometry.roi import ROI
+from SkullVAELib.registration.options import REFUSE_BELOW, WarpOptions
+
+PRIORS = ("auto", "blend", "encode", "map", "dev", "mean")
+"""Sources of the complete shape, see `CompletionOptions`."""
+
+MOST_PROPOSALS = 5
+"""Largest number of proposals for one defect."""
+
+
+@dataclass(frozen=True)
+class DefectOptions:
+    """Criteria for defects.
+
+    A candidate defect grows from a core of missing bone to the rim of the hole. It is rejected for one of the reasons
+    below; report.json lists up to ten rejected candidates with their measures and the reason. "Elevation" is the sine
+    of the angle of a candidate's centre above the horizontal plane of the canonical frame, seen from the vault's
+    centre. Measures are made on the reduced grid (about 1.2 mm). Numbers of defects refer to the benchmark (126 defects
+    cut into 9 skulls). Where no data are named, none are on record for the threshold alone; the benchmark in
+    Docs/accuracy.md measures all of them together.
+
+    Parameters
+    ----------
+    core_mm : float
+        mm. A voxel of missing bone at least this far from any bone is the core of a candidate.
+    smallest_ml : float
+        ml. Smaller candidates are rejected ("below the minimum volume of a defect").
+    radius_mm : float
+        mm. Candidates without a voxel this far from bone are rejected ("narrower than a burr hole"). The smallest burr
+        hole has 11 mm diameter; the least value in 126 defects was 6.7 mm, pinholes and thin spots reached 4.9 mm.
+    share : float
+        Fraction of the volume of the largest defect. Smaller candidates are rejected ("much smaller than the largest
+        defect").
+    open_edge : float
+        Fraction of a candidate's border. Candidates with more of it at the border of the image are rejected, because
+        the field of view ends there ("at the border of the image").
+    air : float
+        Fraction of a candidate's border. Candidates with less air at their border are rejected ("a cavity in intact
+        bone"), for example a frontal sinus.
+    spread_mm : float
+        mm. Candidates whose core has a larger mean standard deviation across skulls are rejected ("in a region of high
+        variability across skulls"), for example in the nasal cavity and at the mastoid tips.
+    grow_spread_mm : float
+        mm. A candidate does not grow where the standard deviation across skulls is larger.
+    cavity_mm : float
+        mm. Missing bone with bone on both sides within this distance, along the line through the vault's centre, is a
+        cavity and stays open.
+    displaced : float
+        Fraction of a core. Candidates with more of it displaced are rejected ("bone is present but displaced"): the
+        prior is wrong there.
+    displaced_mm : float
+        mm. Missing bone with bone within this distance further out or in is displaced.
+    base_elevation : float
+        Elevation. Lower candidates are rejected ("at the skull base"), because anatomy and segmentations vary most
+        there. Facial defects are there as well, see completion/face.py.
+    temple_elevation : float
+        Elevation. Replaces base_elevation at the side of the head, where the vault extends lower.
+    thin_elevation : float
+        Elevation. Lower candidates are in a region of thin bone (temporal squama and orbital roof), where segmentations
+        often have a hole although the bone has none.
+    thin_ml : float
+        ml. Smaller candidates in a region of thin bone are rejected ("small, in a region of thin bone"). Measured on 56
+        cases of 4 skulls: such holes have up to 1.7 ml, true defects at that height 2.7 ml and more.
+    beside_elevation : float
+        Elevation. Replaces thin_elevation for thin_ml where there is a larger defect.
+    mirror_mm : float
+        mm. A candidate in a region of thin bone is rejected if another one of similar volume is within this distance of
+        its mirror image ("missing on both sides"). Also the distance from the midsagittal plane beyond which voxels are
+        compared with their mirror image.
+    both_lack : float
+        Missing fraction. Where more bone than this is missing at the mirror image of a voxel in a region of thin bone,
+        the voxel is removed from its candidate, so that a defect does not grow into a hole that is there by nature.
+        This does not apply to a candidate that contains its own mirror image.
+    both_mm : float
+        mm. Only voxels whose mirror image is this near to the core of a hole are removed.
+    closed : float
+        Fraction of a candidate's rim. Candidates with less bone at their rim are rejected ("open edge of the bone, not
+        a hole"), as where a segmentation was cut off.
+    around_elevation : float
+        Elevation below which `around` is measured.
+    around : float
+        Fraction of the circle around the vault's axis. Candidates that cover more of it are rejected ("skull cut off
+        all around, not a hole"). None of 126 defects covered more than a third.
+    """
+
+    core_mm: float = 2.8
+    smallest_ml: float = 0.5
+    radius_mm: float = 5.5
+    share: float = 0.15
+    open_edge: float = 0.2
+    air: float = 0.35
+    spread_mm: float = 2.2
+    grow_spread_mm: float = 3.0
+    cavity_mm: float = 20.0
+    displaced: float = 0.4
+    displaced_mm: float = 8.0
+    base_elevation: float = -0.35
+    temple_elevation: float = -0.45
+    thin_elevation: float = -0.1
+    thin_ml: float = 2.2
+    beside_elevation: float = 0.1
+    mirror_mm: float = 12.0
+    both_lack: float = 0.5
+    both_mm: float = 6.0
+    closed: float = 0.5
+    around_elevation: float = 0.26
+    around: float = 0.6
+
+
+@dataclass(frozen=True)
+class GaussianProcessOptions:
+    """The Gaussian-process (GP) correction: how residuals are carried across the defect.
+
+    Parameters
+    ----------
+    length_mm, short_mm : float
+        mm. The two length scales of the Matern 3/2 kernel.
+    short_share : float
+        0..1. Share of the variance with the shorter length scale.
+    symmetry : float
+        0..1. Correlation of a residual with that at the mirror image.
+    noise : float
+        Standard deviation of the noise relative to that of the residuals.
+    reach_mm : float
+        mm. Bone farther from the defect is not used.
+    edge_mm : float
+        mm. Width of the band around the defect in which the edge may be rounded off by healing.
+    rounding : float
+        Noise added per mm of rounding beyond rounded_mm.
+    rounded_mm : float
+        mm. Rounding of any edge that comes from the voxel size alone.
+    cut_mm : float
+        mm. Larger residuals are excluded: they belong to other bone, not to an error of thickness.
+    outlier_mm : float
+        mm. An observation that deviates more than this from the prediction loses weight.
+    limit_mm : float
+        mm. Largest correction.
+    count : int
+        Number of observations for each table.
+    """
+
+    length_mm: float = 50.0
+    short_mm: float = 15.0
+    short_share: float = 0.4
+    symmetry: float = 0.75
+    noise: float = 0.3
+    reach_mm: float = 60.0
+    edge_mm: float = 5.0
+    rounding: float = 4.0
+    rounded_mm: float = 0.5
+    cut_mm: float = 4.0
+    outlier_mm: float = 1.0
+    limit_mm: float = 3.0
+    count: int = 600
+
+
+@dataclass(frozen=True)
+class FaceOptions:
+    """Completion of the face; lengths are canonical mm.
+
+    Parameters
+    ----------
+    top_mm, back_mm, low_mm : float
+        Extent of the face: below top_mm, in front of back_mm and above low_mm, from the vault's centre.
+    core_mm : float
+        Bone of the mirror image at least this far from any bone is the core of a candidate defect.
+    grow_mm : float
+        A candidate grows by this much more than core_mm.
+    smallest_ml : float
+        ml. Smaller candidates are rejected.
+    share : float
+        Fraction of the volume of the largest defect. Smaller candidates are rejected.
+    radius_mm : float
+        Candidates without a voxel this far from bone are rejected. In nine complete skulls one candidate remained, a
+        jaw that its segmentation has on one side only; without this criterion there was another of 2.5 ml. Halves of
+        faces that were cut out had 12 to 43 ml.
+    warp : WarpOptions
+        Warp of the mirror image to the bone; asymmetry is not penalised, because the warp has to represent it.
+    """
+
+    top_mm: float = 20.0
+    back_mm: float = 0.0
+    low_mm: float = -128.0
+    core_mm: float = 4.0
+    grow_mm: float = 3.0
+    smallest_ml: float = 2.0
+    share: float = 0.05
+    radius_mm: float = 9.0
+    warp: WarpOptions = field(default_factory=lambda: WarpOptions(stiffness=0.1, symmetry=0.0, count=20000))
+
+
+@dataclass(frozen=True)
+class CompletionOptions:
+    """How a skull is completed.
+
+    Parameters
+    ----------
+    threshold_hu : float, optional
+        Bone threshold of a CT in Hounsfield units; by default a CT is detected by its values and thresholded at 300 HU.
+    roi : ROI, optional
+        Region of interest; nothing outside it is bone.
+    gamma : float, optional
+        Factor of the deviation vector (DEV); by default 1 for the prior "dev" and 0 for all others. 0 reconstructs.
+    prior : str
+        Source of the complete shape: "encode", the defective skull's own latent; "dev", that latent plus gamma * DEV;
+        "map", a search for the latent that fits intact bone; "mean", the mean shape of the training skulls; "blend",
+        the average of the mean shape and the decoded shapes of the skull and its mirror image; "auto", the prior with
+        the best result in the benchmark, which is "blend".
+    defect_class : str
+        Class of the deviation vector.
+    device : str
+        "auto", "cpu" or "cuda".
+    face : bool
+        Whether bone missing on one side of the face is completed by the mirror image, too.
+    least_quality : float
+        0..1. Inputs with a lower plausibility score are rejected, see registration/plausibility.py; 0 accepts every
+        input.
+    warp : WarpOptions
+        The warp to the patient.
+    gaussian_process : GaussianProcessOptions or None
+        The GP correction; None for no correction.
+    defects : DefectOptions
+        Criteria for defects.
+
+    Raises
+    ------
+    SkullVAEError
+        If the prior is unknown.
+    """
+
+    threshold_hu: float | None = None
+    roi: ROI | None = None
+    gamma: float | None = None
+    prior: str = "auto"
+    defect_class: str = "cranial"
+    device: str = "auto"
+    face: bool = False
+    least_quality: float = REFUSE_BELOW
+    warp: WarpOptions = field(default_factory=WarpOptions)
+    gaussian_process: GaussianProcessOptions | None = field(default_factory=GaussianProcessOptions)
+    defects: DefectOptions = field(default_factory=DefectOptions)
+
+    def __post_init__(self):
+        if self.prior not in PRIORS:
+            raise SkullVAEError(f"Unknown prior '{self.prior}'", f"Use one of {', '.join(PRIORS)}")

@@ -1,0 +1,285 @@
+"""The result of a completion, and the patient prepared for further proposals."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from SkullVAELib.completion.defects import Defects
+from SkullVAELib.completion.face import CombinedShape, FaceCompletion, MirrorImage, combined_score
+from SkullVAELib.completion.fill import allowed_region, fill_defects
+from SkullVAELib.completion.gaussian_process import DefectRim
+from SkullVAELib.completion.measures import measure_implant
+from SkullVAELib.completion.options import CompletionOptions
+from SkullVAELib.completion.prior import Prior
+from SkullVAELib.completion.uncertainty import Uncertainty
+from SkullVAELib.core.threads import one_thread
+from SkullVAELib.geometry.affines import apply_affine
+from SkullVAELib.geometry.volume import Volume, crop
+from SkullVAELib.registration.patient import RegisteredPatient
+from SkullVAELib.registration.plausibility import Quality
+from SkullVAELib.registration.skull import canonical_field
+from SkullVAELib.shape.two_table import TwoTableShape
+from SkullVAELib.shape.warped import PatientShape, WarpedShape
+
+_FACE_WARNING = (
+    "The face was completed with the mirror image of its other side. Bone missing on both sides is not added, and thin"
+    " walls are least certain. Check the face."
+)
+
+
+@dataclass(frozen=True)
+class ImplantShape:
+    """The implant at a resolution finer than the voxels: the shape that its voxels were made from.
+
+    Attributes
+    ----------
+    warped : WarpedShape
+        The complete vault, warped to the patient.
+    alignment : numpy.ndarray, shape (4, 4)
+        Patient RAS mm -> canonical mm.
+    score : Volume
+        float32, positive where bone is missing, see `AllowedRegion`.
+    shape : PatientShape
+        The complete shape of vault and face.
+    """
+
+    warped: WarpedShape
+    alignment: np.ndarray
+    score: Volume
+    shape: PatientShape
+
+    def of_face(self, points: np.ndarray) -> np.ndarray:
+        """Which points are represented by the mirror image of the face.
+
+        Parameters
+        ----------
+        points : numpy.ndarray, shape (N, 3)
+            RAS mm.
+
+        Returns
+        -------
+        numpy.ndarray, shape (N,)
+            Bool.
+        """
+        if isinstance(self.shape, CombinedShape):
+            return self.shape.of_face(apply_affine(self.alignment, points))
+        return np.full(len(points), isinstance(self.shape, MirrorImage))
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A completed skull.
+
+    Attributes
+    ----------
+    bone, completed, implant : Volume
+        Bool, on the input's grid.
+    report : dict
+        Content of report.json.
+    found : bool
+        Whether a defect was found.
+    proposal : ImplantShape or None
+        The shape that the implant was made from; None if no defect was found.
+    patient : PreparedPatient or None
+        The patient, for further proposals; None if no defect was found.
+    """
+
+    bone: Volume
+    completed: Volume
+    implant: Volume
+    report: dict
+    found: bool
+    proposal: ImplantShape | None = None
+    patient: PreparedPatient | None = None
+
+    @cached_property
+    def uncertainty(self) -> Uncertainty | None:
+        """Uncertainty of the implant; None without an implant or without GP correction."""
+        if self.patient is None or self.proposal is None:
+            return None
+        return self.patient.uncertainty(self.proposal)
+
+
+@dataclass(frozen=True)
+class PreparedPatient:
+    """A patient whose defects have been found, prepared for further complete shapes: what does not change is computed
+    once.
+
+    The first shape determines where bone is missing. Further shapes fill the same defects, may extend beyond them by a
+    few millimetres as the first one does, use the same warp, and get their own GP correction at the rim. The completion
+    of the face is the same for all shapes.
+
+    Attributes
+    ----------
+    registered : RegisteredPatient
+        The registered patient.
+    quality : Quality
+        Plausibility of the input.
+    prior : Prior
+        Source of complete shapes.
+    defects : Defects
+        Defects of the vault.
+    rim : DefectRim or None
+        Bone around the defects of the vault; None without GP correction or without a defect there.
+    options : CompletionOptions
+        The options.
+    face : FaceCompletion or None
+        Completion of the face; None if nothing is missing there or if it was not requested.
+    """
+
+    registered: RegisteredPatient
+    quality: Quality
+    prior: Prior
+    defects: Defects
+    rim: DefectRim | None
+    options: CompletionOptions
+    face: FaceCompletion | None = None
+
+    @property
+    def warnings(self) -> list[str]:
+        """Warnings that apply to every shape."""
+        return self.quality.warnings + ([_FACE_WARNING] if self.face is not None else [])
+
+    @property
+    def defect_count(self) -> int:
+        """Number of defects of vault and face."""
+        return len(self.defects.masks) + (0 if self.face is None else len(self.face.defects.masks))
+
+    @cached_property
+    def _distance_difference(self) -> Volume:
+        """See FaceCompletion.distance_difference; requires a defect in vault and face."""
+        assert self.face is not None
+        return self.face.distance_difference(self.defects.masks, self.registered.skull.fraction.spacing)
+
+    @classmethod
+    def of(
+        cls,
+        registered: RegisteredPatient,
+        quality: Quality,
+        prior: Prior,
+        defects: Defects,
+        first: WarpedShape,
+        options: CompletionOptions,
+        face: FaceCompletion | None = None,
+    ) -> PreparedPatient:
+        """Prepare a patient whose defects were found with the first shape.
+
+        Parameters
+        ----------
+        registered, quality, prior, defects, options, face
+            See the attributes.
+        first : WarpedShape
+            The shape that the defects were found with.
+
+        Returns
+        -------
+        PreparedPatient
+        """
+        rim = None
+        if options.gaussian_process is not None and defects.masks:
+            fraction, aligned, grid = registered.skull.fraction, registered.aligned, registered.grid
+            bone, _ = canonical_field(fraction, registered.skull.distance, aligned.matrix, grid)
+            at = np.concatenate([np.argwhere(mask) for mask in defects.masks])
+            at = apply_affine(aligned.matrix @ fraction.affine, at)
+            rim = DefectRim.of(first, aligned.points, aligned.normals, bone, at, options.gaussian_process)
+        return cls(registered, quality, prior, defects, rim, options, face)
+
+    @one_thread()
+    def completion(
+        self, gamma: float | None = None, noise: torch.Tensor | None = None, draw: int | None = None
+    ) -> Completion:
+        """Complete the skull with another shape.
+
+        Parameters
+        ----------
+        gamma : float, optional
+            See `Prior.shape`.
+        noise : torch.Tensor, shape (L,), optional
+            See `Prior.shape`.
+        draw : int, optional
+            Number of the draw of the tables, see `Uncertainty.draws`; by default the most likely tables.
+
+        Returns
+        -------
+        Completion
+            Its report has the parts that depend on the shape: "implant" and "warnings". `found` is False if no implant
+            is left.
+        """
+        registered = self.registered
+        warped = WarpedShape(TwoTableShape.of(self.prior.shape(gamma, noise), registered.grid), registered.warp)
+        field = None
+        if self.defects.masks:
+            region = crop(registered.skull.fraction, self.defects.box)
+            index = np.indices(region.array.shape).reshape(3, -1).T
+            field = warped.at_voxels(registered.alignment @ region.affine, index).reshape(region.array.shape)
+        implant, proposal, rim_gap = self.fill_with(warped, field, draw)
+        mask = registered.bone.with_array(implant)
+        has_implant = bool(implant.any())
+        report: dict = {"warnings": self.warnings}
+        if has_implant:
+            report["implant"] = measure_implant(mask, rim_gap) | {"defects": self.defect_count}
+        completed = registered.bone.with_array(registered.bone.array | implant)
+        return Completion(
+            registered.bone, completed, mask, report, has_implant, proposal if has_implant else None, self
+        )
+
+    def uncertainty(self, proposal: ImplantShape) -> Uncertainty | None:
+        """Uncertainty of a proposal; None without GP correction."""
+        if self.rim is None:
+            return None
+        return Uncertainty(self.registered.grid, self.rim, self.rim.regressions(proposal.warped))
+
+    def fill_with(
+        self, warped: WarpedShape, field: np.ndarray | None, draw: int | None = None
+    ) -> tuple[np.ndarray, ImplantShape, float]:
+        """Fill the defects with a shape.
+
+        Parameters
+        ----------
+        warped : WarpedShape
+            The shape before the GP correction.
+        field : numpy.ndarray or None
+            Its signed distance in canonical mm in `defects.box` of the reduced grid; None if the vault has no defect.
+        draw : int, optional
+            See `completion`.
+
+        Returns
+        -------
+        implant : numpy.ndarray
+            Bool, on the input's grid.
+        shape : ImplantShape
+            The shape with its GP correction.
+        rim_gap_mm : float
+            The rim gap, mm; nan for a defect of the face only.
+
+        Raises
+        ------
+        ValueError
+            If the patient has no defect.
+        """
+        registered, face, rim_gap = self.registered, self.face, float("nan")
+        if field is None:
+            if face is None:
+                raise ValueError("a patient without a defect has no implant")
+            return face.implant, ImplantShape(warped, registered.alignment, face.where.score, face.image), rim_gap
+        if self.rim is not None:
+            regressions = self.rim.regressions(warped)
+            warped = self.rim.correct(warped, regressions)
+            if draw is not None and warped.corrections is not None:
+                drawn = Uncertainty(registered.grid, self.rim, regressions).draws(1, seed=draw)[0]
+                warped = dataclasses.replace(warped, corrections=warped.corrections + drawn)
+            rim_gap = self.rim.rim_gap_mm(warped)
+        where = allowed_region(registered.skull.fraction, self.defects, field)
+        implant = fill_defects(
+            warped, registered.alignment, registered.bone, self.defects, where, self.options.defects.smallest_ml
+        )
+        if face is None:
+            return implant, ImplantShape(warped, registered.alignment, where.score, warped), rim_gap
+        shape = CombinedShape(warped, face.image, self._distance_difference)
+        score = combined_score(where.score, face.where.score, registered.skull.fraction)
+        return implant | face.implant, ImplantShape(warped, registered.alignment, score, shape), rim_gap

@@ -1,0 +1,1 @@
+"""Datasets of skulls, synthetic defects, augmentation and generated skulls."""

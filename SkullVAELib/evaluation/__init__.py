@@ -1,0 +1,1 @@
+"""Metrics, and the scoring of folders of implants."""

@@ -1,0 +1,1 @@
+"""Volumes, grids, affine maps, masks, regions of interest and distance fields, all in millimetres."""

@@ -1,0 +1,78 @@
+"""The regular grid of the canonical frame, on which networks and distance fields are defined."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from SkullVAELib.core.threads import all_threads
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A regular grid of nodes centred on the canonical origin.
+
+    Parameters
+    ----------
+    shape : tuple of 3 ints
+        Nodes along R, A, S.
+    spacing_mm : float
+        Distance between neighbouring nodes.
+
+    >>> Grid((3, 3, 3), 2.0).coordinates()[0, 1, 2].tolist()
+    [-2.0, 0.0, 2.0]
+    """
+
+    shape: tuple[int, ...] = (96, 112, 96)
+    spacing_mm: float = 2.0
+
+    @property
+    def half_mm(self) -> np.ndarray:
+        """(3,) canonical mm from the centre to the outermost nodes."""
+        return (np.array(self.shape) - 1) / 2 * self.spacing_mm
+
+    @property
+    def affine(self) -> np.ndarray:
+        """(4, 4) node index -> canonical mm."""
+        affine = np.diag([self.spacing_mm] * 3 + [1.0])
+        affine[:3, 3] = -self.half_mm
+        return affine
+
+    def coordinates(self) -> torch.Tensor:
+        """(X, Y, Z, 3) canonical mm of every node."""
+        return _coordinates(self)
+
+    def sample(self, field: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+        """Trilinear values of a field at points; outside the extent, those of the border.
+
+        Parameters
+        ----------
+        field : (C, X, Y, Z) tensor
+            Over the extent of this grid, at any resolution.
+        points : (N, 3) tensor
+            Canonical mm.
+
+        Returns
+        -------
+        (N, C) tensor
+        """
+        where = (points / torch.as_tensor(self.half_mm, dtype=points.dtype)).flip(-1)
+        # On a CPU grid_sample parallelises over batch entries only: use as many as there are threads.
+        with all_threads() if len(points) > 50_000 else nullcontext(1) as parts:
+            short = -len(points) % parts
+            where = F.pad(where, (0, 0, 0, short)).reshape(parts, -1, 1, 1, 3)
+            source = field[None].expand(parts, *field.shape)
+            value = F.grid_sample(source, where, align_corners=True, padding_mode="border")[..., 0, 0]
+        # Contiguous for any number of parts: the order of a later sum depends on the layout.
+        return value.transpose(1, 2).reshape(-1, len(field))[: len(points)].contiguous()
+
+
+@lru_cache(maxsize=4)
+def _coordinates(grid: Grid) -> torch.Tensor:
+    axes = [torch.arange(n) * grid.spacing_mm - h for n, h in zip(grid.shape, grid.half_mm, strict=True)]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).float()

@@ -1,0 +1,1 @@
+"""The printable implant: options, implicit solid, perforation, splitting and measures."""

@@ -1,0 +1,396 @@
+"""The printable implant: a closed mesh with sub-voxel accuracy, with clearance, thickness, holes and pieces.
+
+The implant's voxels give the location of a defect; the completed shape, which is defined between voxels, gives the
+surface. On a fine grid of its own, the implant of each defect is
+
+    inside the completed shape  AND  where bone is missing  AND  at least the clearance away from bone,
+
+shelled to the requested thickness, perforated and split. Distances are measured to surfaces, not to voxels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import ndimage
+
+from SkullVAELib.core.threads import one_thread
+from SkullVAELib.geometry.affines import apply_affine, scale_of
+from SkullVAELib.geometry.distance_field import downsample_mask
+from SkullVAELib.geometry.masks import bounding_box
+from SkullVAELib.geometry.volume import Volume, crop, sample_volume
+from SkullVAELib.implant.implicit_solid import (
+    FAR_MM,
+    FineGrid,
+    OuterSurface,
+    contour,
+    fine_grid,
+    largest_solid,
+    remove_thin_features,
+    rounded_intersection,
+)
+from SkullVAELib.implant.measures import classify_points, measure_piece, size_figures, thickness_map
+from SkullVAELib.implant.options import ImplantOptions
+from SkullVAELib.implant.perforation import HolePattern, perforate
+from SkullVAELib.implant.split import split_plate
+from SkullVAELib.mesh.distance import BoneDistance
+from SkullVAELib.mesh.isosurface import GreyLevels, bone_surface, mask_surface
+from SkullVAELib.mesh.mesh import Mesh, concatenate_meshes, largest_mesh_component
+
+if TYPE_CHECKING:
+    from SkullVAELib.completion.result import Completion, ImplantShape
+
+SMALLEST_ML = 0.05
+"""A piece smaller than this is omitted."""
+
+
+@dataclass(frozen=True)
+class ImplantPiece:
+    """One piece of the printable implant.
+
+    Attributes
+    ----------
+    mesh : Mesh
+        Closed mesh, RAS mm, N points.
+    thickness_mm : numpy.ndarray or None
+        (N,) thickness at each point of the mesh; None unless `ImplantOptions.thickness_map` is set.
+    defect : int
+        Number of its defect, from 1, largest first.
+    figures : dict
+        Measures of the piece for the report.
+    """
+
+    mesh: Mesh
+    thickness_mm: np.ndarray | None
+    defect: int
+    figures: dict
+
+
+@dataclass(frozen=True)
+class PrintableImplant:
+    """The printable implant: its pieces, largest defect first, and warnings."""
+
+    pieces: list[ImplantPiece]
+    warnings: list[str]
+
+    @property
+    def mesh(self) -> Mesh:
+        """All pieces in one mesh, RAS mm."""
+        return concatenate_meshes([piece.mesh for piece in self.pieces])
+
+    @property
+    def thickness_mm(self) -> np.ndarray | None:
+        """(N,) thickness at each point of `mesh`; None where it was not computed for every piece."""
+        maps = [piece.thickness_mm for piece in self.pieces if piece.thickness_mm is not None]
+        return np.concatenate(maps) if maps and len(maps) == len(self.pieces) else None
+
+
+@one_thread()
+def make_implant(completion: Completion, options: ImplantOptions, grey: GreyLevels | None = None) -> PrintableImplant:
+    """Make the printable implant for every defect of a completion.
+
+    Where the options cannot be met in part of a defect, small components or a whole piece are omitted, with a warning.
+    Where the options are plain and the shape is too thin for the grid, the piece is the surface of the implant's
+    voxels.
+
+    Parameters
+    ----------
+    completion : Completion
+        The completed skull.
+    options : ImplantOptions
+        Clearance, thickness, holes and so on.
+    grey : GreyLevels, optional
+        The CT that was completed: it locates the bone surface between voxels.
+
+    Returns
+    -------
+    PrintableImplant
+        Without pieces where the completion has no implant.
+    """
+    implant, proposal = completion.implant, completion.proposal
+    if not implant.array.any():
+        return PrintableImplant([], [])
+    box = bounding_box(implant.array, margin=3)
+    local = crop(implant, box)
+    labels, count = ndimage.label(local.array)
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    bone = local_bone(completion, options, grey)
+    pieces: list[ImplantPiece] = []
+    warnings: list[str] = []
+    for number, label in enumerate(np.argsort(-sizes, kind="stable") + 1, 1):
+        mask = local.with_array(labels == label)
+        mask = crop(mask, bounding_box(mask.array, margin=3))
+        made: list[ImplantPiece] = []
+        texts: list[str] = []
+        if proposal is not None:
+            made, texts = _defect_pieces(mask, proposal, bone, options, number)
+        if not made and options.plain:
+            made, texts = [_voxel_piece(mask, number)], []
+        pieces += made
+        name = f"Defect {number}: " if count > 1 else ""
+        warnings += [name + text for text in texts]
+    return PrintableImplant(pieces, warnings)
+
+
+def local_bone(completion: Completion, options: ImplantOptions, grey: GreyLevels | None) -> BoneDistance | None:
+    """Return distances to the surface of the bone around the implant.
+
+    Parameters
+    ----------
+    completion, options, grey
+        As in `make_implant`; clearance and depth determine how far around.
+
+    Returns
+    -------
+    BoneDistance or None
+        None where there is no bone around the implant.
+    """
+    reach = max(6.0, options.clearance_mm + 3.0) + options.depth_mm
+    bone, implant = completion.bone, completion.implant
+    box = bounding_box(implant.array, margin=np.ceil(reach / bone.spacing).astype(int) + 1)
+    near = _neighbourhood(implant.array[box], bone.spacing, reach)
+    here = Volume(bone.array[box] & near, crop(bone, box).affine)
+    mesh = bone_surface(here, None if grey is None else grey.crop(box))
+    return BoneDistance(mesh, crop(bone, box)) if len(mesh.faces) else None
+
+
+def _neighbourhood(mask: np.ndarray, spacing: np.ndarray, reach_mm: float) -> np.ndarray:
+    """Bool mask of the voxels within about reach_mm of a mask, computed in blocks of 2 mm, which is accurate enough."""
+    factor = np.maximum(1, np.round(2.0 / spacing)).astype(int)
+    padded = np.pad(mask, [(0, -n % f) for n, f in zip(mask.shape, factor, strict=True)])
+    shape = [v for n, f in zip(padded.shape, factor, strict=True) for v in (n // f, f)]
+    blocks = padded.reshape(shape).any(axis=(1, 3, 5))
+    near = ndimage.distance_transform_edt(~blocks, sampling=spacing * factor) <= reach_mm
+    for axis, times in enumerate(factor):
+        near = near.repeat(times, axis)
+    return near[tuple(slice(n) for n in mask.shape)]
+
+
+def _defect_pieces(
+    mask: Volume, proposal: ImplantShape, bone: BoneDistance | None, options: ImplantOptions, number: int
+) -> tuple[list[ImplantPiece], list[str]]:
+    """The pieces for one defect and the warnings about it; mask: its implant voxels."""
+    centre = np.linalg.inv(proposal.alignment)[:3, 3]
+    middle = mask.affine[:3, :3] @ np.argwhere(mask.array).mean(0) + mask.affine[:3, 3]
+    reach = max(2.5, options.depth_mm + 1.5) + options.smoothing_mm
+    grid = fine_grid(mask, middle - centre, reach, options.step_mm)
+    field = _shape(grid, proposal, options.smoothing_mm)
+    outer = OuterSurface(field, grid, centre)
+    solid = _plate(grid, field, _extent(grid, mask, proposal.score), outer, bone, options)
+    solid = remove_thin_features(solid, grid, options.thinnest_mm)
+    whole, count, share = largest_solid(solid)
+    warnings = []
+    if not count:
+        return [], ["No implant remains with this clearance and thickness. Reduce them."]
+    if share < 0.98:
+        warnings.append(
+            f"The implant has {count} separate components with these options: only the largest, {share:.0%} of its"
+            " volume, is kept. Check its shape."
+        )
+    solids = [whole]
+    if options.split_mm is not None:
+        solids = split_plate(whole, grid, options.split_mm, options.clearance_mm, options.edge_mm)
+    made = []
+    for solid in solids:
+        solid, count, share = largest_solid(solid)
+        mesh = contour(solid, grid)
+        if mesh.volume_ml < SMALLEST_ML:
+            warnings.append(
+                f"A piece of {max(0.0, mesh.volume_ml):.2f} ml is omitted: it is too small to be manufactured."
+            )
+            continue
+        if share < 0.98:
+            warnings.append(
+                f"A piece has {count} separate components: only the largest, {share:.0%} of its volume, is kept. Check"
+                " its shape."
+            )
+        faces = classify_points(mesh, outer)
+        holes = 0
+        if options.hole_diameter_mm is not None:
+            pattern = HolePattern(options.hole_diameter_mm, options.hole_pitch_mm, options.hole_margin_mm)
+            solid, holes = perforate(solid, grid, mesh, faces, outer, pattern, options.edge_mm)
+            mesh = contour(largest_solid(solid)[0], grid)
+            faces = classify_points(mesh, outer)
+            if not holes:
+                warnings.append("There is no room for perfusion holes. Reduce their diameter or margin.")
+        tunnels = 1 - (len(mesh.points) - len(mesh.faces) // 2) // 2 - holes
+        if tunnels < 0:
+            warnings.append(f"{-tunnels} of the perfusion holes do not pass through the implant. Check them.")
+        if tunnels > 0:
+            warnings.append(
+                f"The implant has {tunnels} unintended openings where it is too thin. Request a minimum thickness."
+            )
+        figures = {"defect": number, "holes": holes, **measure_piece(mesh, faces, solid, grid, bone, outer, options)}
+        thickness = thickness_map(mesh, faces, solid, grid) if options.thickness_map else None
+        made.append(ImplantPiece(mesh, thickness, number, figures))
+    return made, warnings
+
+
+def _voxel_piece(mask: Volume, number: int) -> ImplantPiece:
+    """The surface of a defect's implant voxels."""
+    mesh = largest_mesh_component(mask_surface(mask))
+    return ImplantPiece(mesh, None, number, {"defect": number, "holes": 0, **size_figures(mesh)})
+
+
+def _shape(grid: FineGrid, proposal: ImplantShape, smoothing_mm: float) -> np.ndarray:
+    """The completed shape on the grid, (*shape): approximate signed distance in mm, negative inside."""
+    matrix = proposal.alignment @ grid.affine
+    values = proposal.shape.at_voxels(matrix, grid.index(grid.active)) / scale_of(proposal.alignment)
+    limit = FAR_MM - 1
+    field = grid.spread(np.clip(values, -limit, limit), limit)
+    # The shape has creases at the nodes of its own 2 mm grid; smoothing by less than their distance removes them.
+    return ndimage.gaussian_filter(field, smoothing_mm / grid.step_mm, truncate=3) if smoothing_mm > 0 else field
+
+
+def _extent(grid: FineGrid, mask: Volume, score: Volume) -> np.ndarray:
+    """Lateral extent of the implant, (M,) on the grid's active nodes: approximate mm, negative inside.
+
+    It combines the score of missing bone and the distance to the implant's voxels, which exclude removed thin features
+    and other defects.
+    """
+    points = grid.points(grid.active)
+    smooth = score.with_array(ndimage.gaussian_filter(score.array, 0.7))
+    missing = -4.0 * sample_volume(smooth, points, -1.0)  # the score rises by about 0.25 per mm
+    coarse = downsample_mask(mask)
+    soft = coarse.with_array(ndimage.gaussian_filter(coarse.array, 0.7))
+    # Steep, because this is a limit and not a wall whose edges are rounded: on the plate's faces it must be far from 0.
+    outside = (0.15 - sample_volume(soft, points, 0.0)) * 8.0 * float(coarse.spacing.mean())
+    return np.maximum(missing, outside)
+
+
+def _plate(
+    grid: FineGrid,
+    field: np.ndarray,
+    extent: np.ndarray,
+    outer: OuterSurface,
+    bone: BoneDistance | None,
+    options: ImplantOptions,
+) -> np.ndarray:
+    """The solid: function on the grid, (*shape), negative inside.
+
+    The edges between its faces and its walls are rounded. Faces are not rounded against each other: where two of them
+    nearly coincide, the rounding would move both.
+    """
+    own, edge = field.ravel()[grid.active], options.edge_mm
+    if options.depth_mm or options.under_contour_mm:
+        depth, beyond = _depth(grid, outer)
+        top, bottom = options.under_contour_mm - depth, depth - options.depth_mm
+        own = np.maximum(own, top)
+    if not options.depth_mm:
+        near_bone = _clearance_deficit(grid, bone, options, np.maximum(own, extent) < 1.5 * grid.step_mm)
+        return grid.spread(rounded_intersection([own, np.maximum(extent, near_bone)], edge))
+    deep, above = _straight_above(grid, field, outer, depth, options)
+    below = extent.copy()
+    below[deep] = grid.sample(grid.spread(extent), above)
+    room = 1.5 * grid.step_mm
+    wanted = (np.minimum(extent, below) < room) & (depth > -room) & (bottom < room)
+    if options.thickness == "minimum":
+        wanted |= np.maximum(own, extent) < room  # the completed shape may be thicker
+    near_bone = _clearance_deficit(grid, bone, options, wanted)
+    walls = np.maximum(extent, near_bone)
+    below[deep] = grid.sample(grid.spread(walls), above)
+    below = np.maximum(below, near_bone)
+    shell = rounded_intersection([np.maximum(top, bottom), np.maximum(below, beyond - 1.5)], edge)
+    if options.thickness == "constant":
+        own = np.maximum(own, bottom)
+    return grid.spread(np.minimum(rounded_intersection([own, walls], edge), shell))
+
+
+def _depth(grid: FineGrid, outer: OuterSurface) -> tuple[np.ndarray, np.ndarray]:
+    """Depth below the outer surface and lateral distance from it, mm, at the active nodes: two arrays (M,).
+
+    They are computed at every second node along each axis and interpolated: distances are smooth, and this needs an
+    eighth of the queries.
+    """
+    coarse_shape = tuple(-(-n // 2) + 1 for n in grid.shape)
+    wanted = np.zeros(coarse_shape, bool)
+    index = grid.index(grid.active)
+    for corner in np.ndindex(2, 2, 2):
+        wanted[tuple((index // 2 + corner).T)] = True
+    nodes = np.argwhere(wanted)
+    depth, beyond = outer.depth(apply_affine(grid.affine, 2 * nodes))
+    out = []
+    for values in (depth, beyond):
+        array = np.zeros(coarse_shape, np.float32)
+        array[wanted] = values
+        out.append(ndimage.map_coordinates(array, index.T / 2, np.float32, order=1))
+    return out[0], out[1]
+
+
+def _straight_above(
+    grid: FineGrid, field: np.ndarray, outer: OuterSurface, depth: np.ndarray, options: ImplantOptions
+) -> tuple[np.ndarray, np.ndarray]:
+    """The active nodes deeper than the completed shape's inner surface, (N,), and for each the point (N, 3) straight
+    above it, just inside the shape.
+
+    An implant thicker than the skull continues below the inner table. Where the defect narrows inwards, it must not
+    extend under the bone, because it could not be inserted; so its extent there is that of the shape above.
+    """
+    own = _own_thickness(grid, field, outer, options.depth_mm + 1.0)
+    ask = np.flatnonzero((depth > 0.5) & (depth < options.depth_mm + 1.5 * grid.step_mm))
+    points = grid.points(grid.active[ask])
+    at = outer.nearest(points)
+    over = depth[ask] - np.maximum(own[at] - 0.4, 0.3)
+    moved = over > 0
+    return ask[moved], points[moved] + over[moved, None] * outer.normals[at[moved]]
+
+
+def _own_thickness(grid: FineGrid, field: np.ndarray, outer: OuterSurface, limit_mm: float) -> np.ndarray:
+    """Thickness (N,) of the completed shape below each point of its outer surface, along the normal, up to limit_mm."""
+    thickness = np.full(len(outer.points), limit_mm, np.float32)
+    for down in np.arange(limit_mm, 0.4, -0.5):
+        outside = grid.sample(field, outer.points - down * outer.normals) > 0
+        thickness[outside] = down
+    if not len(thickness):
+        return thickness
+    # The median, because single rays pass through pinholes.
+    return np.median(thickness[outer.neighbours(16)], axis=1)
+
+
+def _clearance_deficit(
+    grid: FineGrid, bone: BoneDistance | None, options: ImplantOptions, wanted: np.ndarray
+) -> np.ndarray:
+    """Clearance minus distance to bone at the active nodes, (M,) mm, negative where there is room.
+
+    wanted: (M,) bool, nodes that may be inside the implant; values at other nodes are not used.
+    """
+    room = options.clearance_mm + FAR_MM
+    distance = np.full(len(grid.active), room)
+    if bone is not None:
+        ask = np.flatnonzero(wanted)
+        points = grid.points(grid.active[ask])
+        found = np.where(bone.in_bone(points), -FAR_MM, room)
+        # Distances need to be exact only near the surface at the clearance.
+        reach = options.clearance_mm + options.edge_mm + 0.2 * grid.step_mm + bone.triangle_mm
+        near = np.flatnonzero(grid.near(bone.mesh.points, reach).ravel()[grid.active[ask]])
+        near = near[bone.nearby(points[near], reach) < np.inf]
+        exact = bone.signed(points[near])
+        found[near] = _conservative(grid, grid.active[ask[near]], exact, bone, options.clearance_mm)
+        distance[ask] = found
+    return options.clearance_mm - distance
+
+
+def _conservative(
+    grid: FineGrid, flat: np.ndarray, distance: np.ndarray, bone: BoneDistance, clearance_mm: float
+) -> np.ndarray:
+    """Distances (N,) to bone at nodes (N,), reduced by the error of interpolation near the surface at the clearance.
+
+    Around a ridge of bone that surface has a radius of curvature equal to the clearance, and interpolation on the grid
+    cuts the bend short: by 0.15 mm at a clearance of 0.3 mm. The error is measured at the centres of the cells that the
+    surface passes through.
+    """
+    known = np.full(int(np.prod(grid.shape)), np.nan, np.float32)
+    known[flat] = distance
+    base = flat[(grid.index(flat) + 1 < grid.shape).all(1)]
+    strides = np.array([grid.shape[1] * grid.shape[2], grid.shape[2], 1])
+    corners = base[:, None] + np.array(list(np.ndindex(2, 2, 2))) @ strides
+    values = known[corners]
+    passed = (values.min(1) < clearance_mm) & (values.max(1) > clearance_mm)  # false where a corner is unknown
+    middles = grid.points(base[passed]) + grid.affine[:3, :3].sum(1) / 2
+    excess = np.clip(values[passed].mean(1) - bone.signed(middles), 0, grid.step_mm / 2)
+    less = np.zeros(len(known), np.float32)
+    for corner in range(8):
+        np.maximum.at(less, corners[passed, corner], excess)
+    return distance - less[flat]

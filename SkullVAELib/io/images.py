@@ -1,0 +1,273 @@
+"""Volumes: an array and its affine, which never travel apart; reading and writing them."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import os
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import SimpleITK as sitk
+
+from SkullVAELib.core.atomic_output import atomic_file
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.io.header_checks import check_meta, check_nifti, check_nrrd, cut_short, unreadable
+
+SUFFIXES = (".nrrd", ".nhdr", ".nii", ".nii.gz", ".mha")
+
+
+# Voxels must be countable with 32 bits, which component labelling relies on; it is a cube of 1290 voxels.
+MAX_VOXELS = 2**31 - 1
+
+
+# Otherwise ITK chooses a reader by content, and reads a TIFF or HDF5 file named head.nrrd.
+_READERS = {
+    ".nrrd": "NrrdImageIO",
+    ".nhdr": "NrrdImageIO",
+    ".nii": "NiftiImageIO",
+    ".nii.gz": "NiftiImageIO",
+    ".mha": "MetaImageIO",
+}
+
+
+# Deflate cannot shrink data more than 1032 times, so a file that promises more is damaged.
+_MAX_COMPRESSION = 1100
+
+
+# Beyond these limits sizes and positions are not anatomical, and their products overflow.
+_SMALLEST_MM, _LARGEST_MM = 1e-6, 1e6
+
+
+# ITK keeps world coordinates in LPS; this library, like nibabel and Slicer, in RAS.
+_LPS_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def volume_suffix(path: str | os.PathLike) -> str:
+    """The image suffix of a file name, lower case; raises SkullVAEError if it is not one of SUFFIXES.
+
+    >>> volume_suffix("head.NII.GZ")
+    '.nii.gz'
+    """
+    name = Path(path).name
+    for suffix in SUFFIXES:
+        if name.lower().endswith(suffix):
+            return suffix
+    remedy = f"Use one of {', '.join(SUFFIXES)}"
+    if name.lower().endswith((".dcm", ".dicom", ".ima")):
+        remedy = "Load the whole DICOM series in 3D Slicer and save the volume as .nrrd"
+    raise SkullVAEError(f"'{name}' has no known image suffix", remedy)
+
+
+def check_readable(path: str | os.PathLike) -> Path:
+    """The path of an image file that exists, has a known suffix and may be read; otherwise raises SkullVAEError."""
+    path = Path(path)
+    if path.is_dir():
+        raise SkullVAEError(
+            f"'{path}' is a folder",
+            "Name one image file; convert a DICOM folder first: load it in 3D Slicer and save the volume as .nrrd",
+        )
+    if not path.is_file():
+        raise SkullVAEError(f"The file '{path}' does not exist", "Check the path")
+    volume_suffix(path)
+    if not os.access(path, os.R_OK):
+        raise SkullVAEError(f"The file '{path}' is not readable", "Check its permissions")
+    if path.stat().st_size == 0:
+        raise SkullVAEError(f"The file '{path}' is empty", "Export or copy it again")
+    return path
+
+
+def read_volume(path: str | os.PathLike) -> Volume:
+    """Read a 3D image (.nrrd, .nhdr, .nii, .nii.gz, .mha).
+
+    The orientation is the one that ITK, and thus Slicer, reads from the file.
+
+    Parameters
+    ----------
+    path : str or path
+
+    Returns
+    -------
+    Volume
+        With the name of the file.
+
+    Raises
+    ------
+    SkullVAEError
+        The file is missing, damaged or truncated, is not a 3D image with one value per voxel, or its axes are not
+        perpendicular. Nothing is corrected without notice.
+    """
+    path = check_readable(path)
+    suffix = volume_suffix(path)
+    nifti, voxels = None, path
+    if suffix.startswith(".nii"):
+        nifti = check_nifti(path, zipped=suffix == ".nii.gz")
+    else:
+        voxels = check_meta(path) if suffix == ".mha" else check_nrrd(path)
+    with _quiet_stderr():
+        try:
+            reader = sitk.ImageFileReader()
+            reader.SetImageIO(_READERS[suffix])
+            reader.SetFileName(str(path))
+            reader.ReadImageInformation()
+            _check_header(path, reader, voxels.stat().st_size)
+            if nifti is not None:
+                _check_nifti(path, nifti, np.array(reader.GetSpacing())[:3])
+            image = reader.Execute()
+        except RuntimeError as error:
+            raise _reading_error(path, error) from error
+    affine = np.eye(4)
+    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
+    affine[:3, 3] = image.GetOrigin()
+    return Volume(sitk.GetArrayFromImage(image).transpose(2, 1, 0), _LPS_RAS @ affine, path.name)
+
+
+def to_image(volume: Volume) -> sitk.Image:
+    """The volume as a SimpleITK image, whose world coordinates are LPS mm; bool voxels become uint8."""
+    affine = _LPS_RAS @ volume.affine
+    array = volume.array.astype(np.uint8) if volume.array.dtype == bool else volume.array
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array.transpose(2, 1, 0)))
+    image.SetSpacing(volume.spacing.tolist())
+    image.SetOrigin(affine[:3, 3].tolist())
+    image.SetDirection((affine[:3, :3] / volume.spacing).ravel().tolist())
+    return image
+
+
+def write_volume(volume: Volume, path: str | os.PathLike) -> None:
+    """Write a volume, compressed; the file is complete or absent. Raises SkullVAEError if it cannot be written."""
+    path = Path(path)
+    volume_suffix(path)
+    try:
+        with atomic_file(path) as temporary, _quiet_stderr():
+            sitk.WriteImage(to_image(volume), str(temporary), useCompression=True, compressionLevel=1)
+    except RuntimeError as error:
+        raise SkullVAEError(f"'{path}' cannot be written", "Check the free space and the permissions") from error
+
+
+def _check_header(path: Path, reader: sitk.ImageFileReader, stored: int) -> None:
+    """Reject, before any voxel is read, files that would be misread; sets `reader` to read three dimensions.
+
+    stored: bytes of the file that holds the voxels.
+
+    ITK itself fills a truncated NIfTI file with zeros, turns a negative spacing into a mirrored axis, and accepts
+    sheared grids and header sizes of terabytes.
+    """
+    size = np.array(reader.GetSize())
+    if len(size) == 4 and size[3] == 1:
+        reader.SetExtractSize([*size[:3].tolist(), 0])
+    elif len(size) != 3:
+        raise SkullVAEError(f"'{path.name}' is not a 3D image but has {len(size)} dimensions", "Choose a 3D volume")
+    if reader.GetNumberOfComponents() != 1:
+        raise SkullVAEError(f"'{path.name}' has several values per voxel", "Choose a CT or a labelmap")
+    size = size[:3]
+    if size.min() < 2:
+        raise SkullVAEError(f"'{path.name}' is a single slice, not a volume", "Choose a 3D volume")
+
+    voxels = int(np.prod(size, dtype=object))
+    if voxels > MAX_VOXELS:
+        shape = " x ".join(map(str, size))
+        raise SkullVAEError(f"'{path.name}' claims {shape} voxels, which is too large", "Crop or resample the volume")
+    if voxels > _MAX_COMPRESSION * stored:
+        raise cut_short(path)
+
+    dimensions = reader.GetDimension()
+    spacing = np.array(reader.GetSpacing())[:3]
+    direction = np.array(reader.GetDirection()).reshape(dimensions, dimensions)[:3, :3]
+    if not ((spacing > _SMALLEST_MM) & (spacing < _LARGEST_MM)).all():  # also catches NaN
+        numbers = ", ".join(f"{s:g}" for s in spacing)
+        raise SkullVAEError(f"'{path.name}' has the impossible voxel size {numbers} mm", "Correct its header")
+    if not (np.abs(reader.GetOrigin()) < _LARGEST_MM).all():
+        raise SkullVAEError(f"'{path.name}' has an origin that is not a valid position in mm", "Correct its header")
+    _check_rectangular(path, direction)
+
+
+def _check_rectangular(path: Path, direction: np.ndarray) -> None:
+    """Raise SkullVAEError unless the columns of `direction` (3, 3) are perpendicular unit vectors.
+
+    The tolerance is half a voxel over 512, more than headers lose by rounding.
+    """
+    if not np.allclose(direction.T @ direction, np.eye(3), atol=1e-3):
+        raise SkullVAEError(
+            f"'{path.name}' has a sheared or degenerate grid: its axes are not perpendicular",
+            "Resample it to a rectangular grid first (a CT with a tilted gantry, for example)",
+        )
+
+
+def _check_nifti(path: Path, header: nib.Nifti1Header, spacing: np.ndarray) -> None:
+    """Check what ITK does not check in a NIfTI file: its sform, its voxel size and the number of voxels."""
+    try:
+        columns = header.get_best_affine()[:3, :3]
+        voxel_bytes = int(np.prod(header.get_data_shape(), dtype=object)) * header.get_data_dtype().itemsize
+    except (ValueError, nib.spatialimages.HeaderDataError) as error:  # an invalid rotation or voxel type
+        raise unreadable(path) from error
+    lengths = np.linalg.norm(columns, axis=0)
+    zooms = np.asarray(header["pixdim"][1:4], dtype=float)
+    if not (np.isfinite(lengths).all() and lengths.min() > 0 and (zooms > 0).all()):
+        raise SkullVAEError(f"'{path.name}' has a voxel size of zero or less in its header", "Correct its header")
+    _check_rectangular(path, columns / lengths)
+    # Compared without unit: ITK converts metres and micrometres to millimetres, nibabel does not.
+    if not np.allclose(spacing / spacing[0], lengths / lengths[0], rtol=0.01):
+        raise SkullVAEError(f"'{path.name}' has two different voxel sizes (pixdim, sform)", "Correct its header")
+
+    needed = int(header["vox_offset"]) + voxel_bytes
+    if volume_suffix(path) == ".nii":
+        present = path.stat().st_size
+    else:
+        present = _inflated_size(path, needed)
+    if present < needed:
+        raise cut_short(path)
+
+
+def _inflated_size(path: Path, enough: int) -> int:
+    """Uncompressed bytes of a gzip file, counted by reading it, which checks its CRC; -1 if it is damaged.
+
+    Counting stops beyond `enough` bytes, which limits the cost of a decompression bomb.
+    """
+    count = 0
+    try:
+        with gzip.open(path) as stream:
+            while count <= enough + 2**24 and (block := stream.read(2**22)):
+                count += len(block)
+    except (OSError, EOFError, zlib.error):
+        return -1
+    return count
+
+
+def _reading_error(path: Path, error: RuntimeError) -> SkullVAEError:
+    """ITK's error in terms of the user."""
+    text = str(error)
+    if "orthonormal" in text or "determinant" in text:
+        return SkullVAEError(
+            f"'{path.name}' has a sheared or degenerate grid: its axes are not perpendicular",
+            "Resample it to a rectangular grid first",
+        )
+    if "spacing" in text:
+        return SkullVAEError(f"'{path.name}' has a voxel size of zero or less in its header", "Correct its header")
+    if "llocate" in text or "bad_alloc" in text:
+        return SkullVAEError(f"'{path.name}' does not fit into memory", "Crop or resample the volume")
+    return unreadable(path)
+
+
+@contextlib.contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Suppress what ITK's C libraries print to stderr about a bad file, which is reported in one line instead.
+
+    They write to the file descriptor (MetaIO, niftilib and VNL ignore ITK's warning switch), so the descriptor is
+    redirected; without one, as in a windowed program, nothing is done.
+    """
+    try:
+        saved = os.dup(2)
+    except OSError:
+        yield
+        return
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)

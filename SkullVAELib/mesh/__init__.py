@@ -1,0 +1,1 @@
+"""Triangle meshes: isosurfaces, distances, decimation, colours and mesh files."""

@@ -1,0 +1,20 @@
+"""Colour scales of lengths on an implant (thickness, uncertainty), the same in files, in the report and in Slicer."""
+
+from __future__ import annotations
+
+import numpy as np
+
+THICKNESS_SCALE_MM = 10.0
+"""Upper end of the colour scale of the thickness."""
+
+UNCERTAINTY_SCALE_MM = 3.0
+"""Upper end of the colour scale of the uncertainty."""
+
+# Five colours of viridis, whose lightness increases: readable in grey and by colour-blind readers.
+_COLOURS = np.array([[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]], float)
+
+
+def length_colours(thickness_mm: np.ndarray, most_mm: float = THICKNESS_SCALE_MM) -> np.ndarray:
+    """RGB (N, 3), whole numbers 0..255, of lengths (N,) in mm, from violet at 0 to yellow at `most_mm` and above."""
+    shade = np.clip(np.asarray(thickness_mm) / most_mm, 0, 1) * (len(_COLOURS) - 1)
+    return np.stack([np.round(np.interp(shade, np.arange(len(_COLOURS)), channel)) for channel in _COLOURS.T], 1)

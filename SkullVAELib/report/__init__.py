@@ -1,0 +1,1 @@
+"""Pictures, ratings, the HTML report and the files of a result."""

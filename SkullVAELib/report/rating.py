@@ -1,0 +1,42 @@
+"""The rating of the rim gap, the same in the HTML report and in Slicer's panel."""
+
+from __future__ import annotations
+
+import math
+
+GOOD_MM = 1.0
+"""A rim gap up to this is rated good."""
+
+ACCEPTABLE_MM = 2.0
+"""A rim gap above `GOOD_MM` and up to this is rated acceptable; a larger one is rated poor."""
+
+
+def rate_rim_gap(rim_gap_mm: float | None) -> tuple[str, str]:
+    """Rate a rim gap.
+
+    Parameters
+    ----------
+    rim_gap_mm : float or None
+        95th percentile, in mm, of the distance between the completed shape and the bone within 5 mm of the defect.
+
+    Returns
+    -------
+    rating : {"good", "acceptable", "poor", "unknown"}
+        The rating; "unknown" for None and for values that are not finite. Also the CSS class in the HTML report.
+    text : str
+        The rating in words, with the action it asks for.
+
+    Examples
+    --------
+    >>> [rate_rim_gap(gap)[0] for gap in (1.0, 2.0, 2.1, None)]
+    ['good', 'acceptable', 'poor', 'unknown']
+    >>> rate_rim_gap(3.0)[1]
+    'poor: check the rim before use'
+    """
+    if rim_gap_mm is None or not math.isfinite(rim_gap_mm):
+        return "unknown", "not measured"
+    if rim_gap_mm <= GOOD_MM:
+        return "good", "good"
+    if rim_gap_mm <= ACCEPTABLE_MM:
+        return "acceptable", "acceptable: inspect the rim"
+    return "poor", "poor: check the rim before use"

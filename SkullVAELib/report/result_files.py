@@ -1,0 +1,426 @@
+"""The result of a run, completion and printable implant, and the writing of its files."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from SkullVAELib.completion.face import FACE_ERROR_MM
+from SkullVAELib.completion.proposals import ProposalSampler, mean_difference_mm
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.core.files import as_json_text
+from SkullVAELib.core.progress import Stages
+from SkullVAELib.core.threads import one_thread
+from SkullVAELib.core.version import NOTICE, __version__
+from SkullVAELib.geometry.affines import apply_affine
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.implant.implant import PrintableImplant, make_implant
+from SkullVAELib.implant.options import MESH_FORMATS, ImplantOptions
+from SkullVAELib.io.images import write_volume
+from SkullVAELib.mesh.colours import UNCERTAINTY_SCALE_MM
+from SkullVAELib.mesh.files import VertexScalar, vertex_scalars, write_mesh, write_ply
+from SkullVAELib.mesh.isosurface import GreyLevels
+from SkullVAELib.mesh.mesh import Mesh
+from SkullVAELib.report.preview import render_preview
+from SkullVAELib.report.result_names import RESULT_FILES
+
+if TYPE_CHECKING:
+    from SkullVAELib.completion.result import Completion
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Result of a run: a completion, its printable implant and the report.
+
+    Attributes
+    ----------
+    completion : Completion
+        The completed skull.
+    grey : GreyLevels or None
+        The CT that was completed; None for a segmentation.
+    options : ImplantOptions
+        Default options of `with_implant`.
+    formats : tuple of str
+        Mesh formats to write in addition to STL, of `MESH_FORMATS`.
+    report : dict
+        Content of report.json so far.
+    printable_implant : PrintableImplant or None
+        The meshes; None until `with_implant`.
+    uncertain : bool
+        Whether PLY files of the implant also hold the uncertainty.
+    """
+
+    completion: Completion
+    grey: GreyLevels | None
+    options: ImplantOptions
+    formats: tuple[str, ...]
+    report: dict
+    printable_implant: PrintableImplant | None = None
+    uncertain: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        completion: Completion,
+        volume: Volume,
+        options: ImplantOptions,
+        formats: tuple[str, ...],
+        input_name: str,
+        model_name: str,
+    ) -> RunResult:
+        """Return the result of completing a volume, without its printable implant.
+
+        Parameters
+        ----------
+        completion : Completion
+            The completed skull.
+        volume : Volume
+            The image that was completed.
+        options, formats
+            As the attributes.
+        input_name, model_name : str
+            Names of the image file and of the model file, for the report.
+
+        Returns
+        -------
+        RunResult
+            The result; its report starts with the figures of the completion.
+        """
+        grey = None
+        if completion.found:
+            bone = completion.report["bone"]
+            grey = GreyLevels.of(volume, completion.bone, bone["threshold_hu"]) if bone["kind"] == "ct" else None
+        report = {
+            "software": f"SkullVAE {__version__}",
+            "disclaimer": NOTICE,
+            "input": input_name,
+            "model_file": model_name,
+            "found": completion.found,
+            "mesh": None,
+            **completion.report,
+        }
+        report["warnings"] = list(report.get("warnings", []))
+        return cls(completion, grey, options, formats, report)
+
+    @property
+    def found(self) -> bool:
+        """Whether a defect was found."""
+        return self.completion.found
+
+    @property
+    def bone(self) -> Volume:
+        """Bone of the input, bool on its grid."""
+        return self.completion.bone
+
+    @property
+    def completed(self) -> Volume:
+        """Bone of the input and the implant, bool on the input's grid."""
+        return self.completion.completed
+
+    @property
+    def implant(self) -> Volume:
+        """The implant, bool on the input's grid; it shares no voxel with `bone`."""
+        return self.completion.implant
+
+    @property
+    def printable(self) -> PrintableImplant:
+        """The printable implant; raises ValueError before `with_implant`."""
+        if self.printable_implant is None:
+            raise ValueError("the printable implant has not been made yet")
+        return self.printable_implant
+
+    def with_implant(self, options: ImplantOptions | None = None) -> RunResult:
+        """Return a copy with the printable implant made and its figures in the copy's report.
+
+        Parameters
+        ----------
+        options : ImplantOptions, optional
+            Options of the implant, by default `self.options`; the copy keeps them.
+
+        Returns
+        -------
+        RunResult
+            The copy.
+        """
+        options = options or self.options
+        printable = make_implant(self.completion, options, self.grey)
+        report = self.report | self._figures(printable, options)
+        return replace(self, options=options, printable_implant=printable, report=report)
+
+    def _figures(self, printable: PrintableImplant, options: ImplantOptions) -> dict:
+        mesh = printable.mesh
+        return {
+            "warnings": [*self.completion.report.get("warnings", []), *printable.warnings],
+            "mesh": {"triangles": len(mesh.faces), "area_mm2": mesh.area_mm2, "volume_ml": mesh.volume_ml},
+            "printable_implant": {
+                **dataclasses.asdict(options),
+                "pieces": [piece.figures for piece in printable.pieces],
+            },
+            "implant": {**self.report.get("implant", {}), "area_cm2": round(mesh.area_mm2 / 100, 2)},
+        }
+
+    def write_implant(self, folder: Path, name: str = "implant", pieces: bool = True) -> None:
+        """Write the printable implant in all formats; without one nothing is written.
+
+        Parameters
+        ----------
+        folder : Path
+            Existing folder.
+        name : str
+            File name without suffix.
+        pieces : bool
+            Whether several pieces are also written one by one, as NAME_1, NAME_2 and so on.
+        """
+        printable = self.printable_implant
+        if printable is None:
+            return
+        band = self.band_mm if self.uncertain and "ply" in self.formats else None
+        scalars = vertex_scalars(printable.thickness_mm, band)
+        if printable.pieces:
+            self._write(printable.mesh, scalars, folder / name)
+        if pieces and len(printable.pieces) > 1:
+            start = 0
+            for number, piece in enumerate(printable.pieces, 1):
+                own = slice(start, start := start + len(piece.mesh.points))
+                self._write(piece.mesh, [scalar.of(own) for scalar in scalars], folder / f"{name}_{number}")
+
+    def write_skull(self, folder: Path) -> None:
+        """Write the surface of the defective skull as skull.stl into an existing folder."""
+        from SkullVAELib.mesh.decimation import skull_surface
+
+        write_mesh(skull_surface(self.completion.bone, self.completion.implant, self.grey), folder / "skull.stl")
+
+    def write_display(self, folder: Path) -> None:
+        """Write a simplified surface of the defective skull as skull_display.ply into an existing folder."""
+        from SkullVAELib.geometry.distance_field import downsample_mask
+        from SkullVAELib.mesh.decimation import display_surface
+
+        patient = self.completion.patient
+        fraction = downsample_mask(self.completion.bone) if patient is None else patient.registered.skull.fraction
+        write_mesh(display_surface(fraction), folder / "skull_display.ply")
+
+    def with_uncertainty(self) -> RunResult:
+        """Return a copy with "uncertainty" in its report: median and maximum of the 90 % band in mm.
+
+        Without a printable implant, or without GP correction, there is no band and the result itself is returned.
+        """
+        band = self.band_mm
+        if band is None:
+            return self
+        figures = {"median_mm": round(float(np.median(band)), 2), "most_mm": round(float(band.max()), 2)}
+        return replace(self, report=self.report | {"uncertainty": figures})
+
+    @cached_property
+    @one_thread()
+    def band_mm(self) -> np.ndarray | None:
+        """(N,) half-width in mm of the 90 % uncertainty band at each point of the printable implant's mesh.
+
+        None without a printable implant or without GP correction. Where the face was completed by its mirror image the
+        half-width is `FACE_ERROR_MM`.
+        """
+        completion = self.completion
+        uncertainty, printable = completion.uncertainty, self.printable_implant
+        if printable is None or not printable.pieces or completion.proposal is None or uncertainty is None:
+            return None
+        mesh, matrix = printable.mesh, completion.proposal.alignment
+        normals = mesh.vertex_normals() @ np.linalg.inv(matrix[:3, :3])
+        normals /= np.linalg.norm(normals, axis=1, keepdims=True).clip(1e-6)
+        points = apply_affine(matrix, mesh.points)
+        band = uncertainty.band_mm(torch.tensor(points).float(), torch.tensor(normals).float())
+        return np.where(completion.proposal.of_face(mesh.points), FACE_ERROR_MM, band)
+
+    def write_uncertainty(self, folder: Path) -> None:
+        """Write the implant coloured by its uncertainty band as implant_uncertainty.ply, where there is a band."""
+        if self.printable_implant is not None and self.band_mm is not None:
+            scalar = VertexScalar.uncertainty(self.band_mm)
+            write_ply(self.printable_implant.mesh, folder / "implant_uncertainty.ply", scalar)
+
+    def write_preview(self, folder: Path) -> None:
+        """Write the picture preview.png into an existing folder."""
+        report, completion = self.report, self.completion
+        footer = f"{report['software']}, model {report['model_file']}"
+        title = report["input"]
+        render_preview(completion.bone, completion.implant, folder / "preview.png", title=title, footer=footer)
+
+    def write_report(self, folder: Path, preview: Path) -> None:
+        """Write report.html into an existing folder; without an implant the report states that.
+
+        Parameters
+        ----------
+        folder : Path
+            Existing folder.
+        preview : Path
+            The file preview.png, which the report embeds.
+        """
+        from SkullVAELib.report.case_report import thickness_pictures, write_case_report
+
+        printable, thickness, uncertainty, result = self.printable_implant, [], [], self
+        if printable is not None and printable.pieces and self.completion.proposal is not None:
+            if printable.thickness_mm is None:
+                printable = make_implant(self.completion, replace(self.options, thickness_map=True), self.grey)
+            if printable.thickness_mm is not None:
+                centre = np.linalg.inv(self.completion.proposal.alignment)[:3, 3]
+                thickness = thickness_pictures(printable.mesh, printable.thickness_mm, centre)
+            result = self.with_uncertainty()
+            if self.printable_implant is not None and self.band_mm is not None:
+                uncertainty = thickness_pictures(
+                    self.printable_implant.mesh, self.band_mm, centre, UNCERTAINTY_SCALE_MM
+                )
+        write_case_report(
+            folder / "report.html", result.report, preview.read_bytes(), thickness, uncertainty=uncertainty
+        )
+
+    def _write(self, mesh: Mesh, scalars: list[VertexScalar], path: Path) -> None:
+        for kind in MESH_FORMATS:
+            if kind == "stl" or kind in self.formats:
+                write_mesh(mesh, path.with_suffix(f".{kind}"), *scalars)
+
+
+def write_proposals(result: RunResult, count: int, folder: Path) -> list[dict]:
+    """Make and write the proposals 2 to `count` as proposal_2.nrrd, proposal_2.stl and so on.
+
+    A defect of the face alone has no further proposals: its mirror image is not sampled.
+
+    Parameters
+    ----------
+    result : RunResult
+        Result with a printable implant, which is the first proposal.
+    count : int
+        Number of proposals including the first, 1 to `MOST_PROPOSALS`.
+    folder : Path
+        Existing folder.
+
+    Returns
+    -------
+    list of dict
+        Entry of each proposal for the report, the first included.
+
+    Raises
+    ------
+    ValueError
+        The completion found no defect.
+    SkullVAEError
+        A proposal has no implant voxels.
+    """
+    patient, first = result.completion.patient, result.printable.mesh
+    if patient is None:
+        raise ValueError("proposals need a completion that found a defect")
+    sampler = ProposalSampler(patient)
+    entries = [_proposal_entry(1, result, 0.0, "implant")]
+    for number in range(2, count + 1 if patient.defects.masks else 2):
+        name = f"proposal_{number}"
+        completion = sampler.completion(number, patient.options.gamma)
+        if not completion.found:
+            raise SkullVAEError(f"Proposal {number} has no implant", "Request fewer --proposals")
+        other = replace(result, completion=completion, report=result.report | completion.report).with_implant()
+        write_volume(completion.implant, folder / f"{name}.nrrd")
+        other.write_implant(folder, name, pieces=False)
+        entries.append(_proposal_entry(number, other, mean_difference_mm(first, other.printable.mesh), name))
+    return entries
+
+
+def _proposal_entry(number: int, result: RunResult, difference: float, name: str) -> dict:
+    implant = result.report["implant"]
+    suffixes = ("nrrd", "stl", *(kind for kind in ("obj", "ply") if kind in result.formats))
+    return {
+        "number": number,
+        "volume_ml": implant["volume_ml"],
+        "rim_gap_mm": implant["rim_gap_mm"],
+        "difference_mm": round(difference, 3),
+        "warnings": result.printable.warnings,
+        "files": [f"{name}.{suffix}" for suffix in suffixes],
+    }
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """What is written in addition to the files of every result.
+
+    Attributes
+    ----------
+    proposals : int
+        Number of implants, 1 to MOST_PROPOSALS.
+    uncertainty : bool
+        implant_uncertainty.ply, coloured by the 90 % uncertainty band.
+    skull : bool
+        skull.stl, the surface of the defective skull.
+    display : bool
+        skull_display.ply, the same simplified for display.
+    html_report : bool
+        report.html, one file with figures and pictures.
+    """
+
+    proposals: int = 1
+    uncertainty: bool = False
+    skull: bool = False
+    display: bool = False
+    html_report: bool = False
+
+
+def write_files(
+    result: RunResult, folder: Path, outputs: OutputOptions, stages: Stages, seconds: dict[str, float] | None = None
+) -> RunResult:
+    """Write all files of a result into an existing folder, report.json last.
+
+    Parameters
+    ----------
+    result : RunResult
+        The printable implant is made if it has not been.
+    folder : Path
+        An empty folder, see `publish_files`.
+    outputs : OutputOptions
+        Further files.
+    stages : Stages
+        Stages "mesh", "proposals" (if any), "write" and "preview" are reported.
+    seconds : dict, optional
+        Of stages before these; together with those of `stages` they are written into the report.
+
+    Returns
+    -------
+    RunResult
+        With the complete report.
+    """
+    completion = result.completion
+    with stages.stage("mesh"):
+        if completion.found:
+            if result.printable_implant is None:
+                result = result.with_implant()
+            result.write_implant(folder)
+            if outputs.uncertainty:
+                result.write_uncertainty(folder)
+            if outputs.uncertainty or outputs.html_report or outputs.proposals > 1:
+                result = result.with_uncertainty()
+            if outputs.skull:
+                result.write_skull(folder)
+        else:
+            warning = (
+                "No implant was made: completed.nrrd is the bone of the input and implant.nrrd is empty. implant.stl is"
+                " not written because an empty mesh is not watertight."
+            )
+            result = replace(result, report=result.report | {"warnings": [*result.report["warnings"], warning]})
+        if outputs.display:
+            result.write_display(folder)
+    if completion.found and outputs.proposals > 1:
+        with stages.stage("proposals"):
+            proposals = write_proposals(result, outputs.proposals, folder)
+            result = replace(result, report=result.report | {"proposals": proposals})
+    with stages.stage("write"):
+        write_volume(completion.completed, folder / "completed.nrrd")
+        write_volume(completion.implant, folder / "implant.nrrd")
+    with stages.stage("preview"):
+        result.write_preview(folder)
+        if outputs.html_report:
+            result.write_report(folder, folder / "preview.png")
+    made = {file.name for file in folder.iterdir() if file.suffix}
+    files = sorted(made | {RESULT_FILES[-1]}, key=lambda name: (name == RESULT_FILES[-1], name))
+    taken = {**(seconds or {}), **stages.seconds}
+    taken["total"] = round(sum(taken.values()), 3)
+    result = replace(result, report=result.report | {"files": files, "seconds": taken})
+    (folder / RESULT_FILES[-1]).write_text(as_json_text(result.report), encoding="utf-8")
+    return result

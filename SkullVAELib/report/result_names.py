@@ -1,0 +1,23 @@
+"""Names of the files of a result; without torch and VTK."""
+
+from __future__ import annotations
+
+from SkullVAELib.implant.options import MESH_FORMATS
+
+RESULT_FILES = ("completed.nrrd", "implant.nrrd", "implant.stl", "preview.png", "report.json")
+"""Files that every completion with a defect writes, in the order of publishing.
+
+The report is last: where it is present, the set is complete.
+"""
+
+OPTIONAL_FILES = (
+    "skull.stl",
+    "skull_display.ply",
+    "report.html",
+    "implant.obj",
+    "implant.ply",
+    "implant_uncertainty.ply",
+    *(f"implant_{number}.{kind}" for kind in MESH_FORMATS for number in ("[1-9]", "[1-9][0-9]")),
+    *(f"proposal_[2-5].{kind}" for kind in ("nrrd", *MESH_FORMATS)),
+)
+"""Patterns (as in `fnmatch`) of the files that a completion writes where they are requested."""

@@ -1,0 +1,210 @@
+"""Responds to the requests of a session for other shapes and implants, see `skullvae complete --interactive`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TextIO
+
+from SkullVAELib.completion.options import MOST_PROPOSALS
+from SkullVAELib.completion.proposals import ProposalSampler
+from SkullVAELib.completion.result import Completion
+from SkullVAELib.core.atomic_output import publish_files
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.core.files import as_json_text
+from SkullVAELib.implant.options import MESH_FORMATS, ImplantOptions
+from SkullVAELib.io.images import write_volume
+from SkullVAELib.report.result_files import RunResult
+from SkullVAELib.session.cleanup import RESPONSES
+from SkullVAELib.session.protocol import Request, Requests
+
+_IMPLANT_FILES = (
+    *(f"implant_{number}.{kind}" for kind in MESH_FORMATS for number in ("[1-9]", "[1-9][0-9]")),
+    *(f"implant.{kind}" for kind in reversed(MESH_FORMATS)),
+)
+
+# Report fields in the response to a request for another shape, and for another printable implant.
+_SHAPE_FIELDS = ("gamma", "proposal", "implant", "warnings")
+_IMPLANT_FIELDS = (*_SHAPE_FIELDS, "printable_implant", "mesh")
+
+# Options of an "implant" request that are numbers, and those that are text.
+_NUMBERS, _TEXTS = ("clearance", "under_contour", "smooth", "split"), ("thickness", "holes")
+
+
+def serve(result: RunResult, requests: Requests, folder: Path, stream: TextIO) -> None:
+    """Respond to requests until their end.
+
+    Each response is one line of JSON on the stream, or two for another shape. Its files are in responses/NUMBER in the
+    folder and are complete when the line is written. A request that fails has a response with "error" and changes
+    nothing.
+
+    Parameters
+    ----------
+    result : RunResult
+        Result of the run, with a defect.
+    requests : Requests
+        The requests.
+    folder : Path
+        Folder of the results of the run.
+    stream : TextIO
+        Stream that the responses are written to.
+    """
+    session = InteractiveSession(
+        result, folder, lambda message: print(as_json_text(message, None), end="", file=stream, flush=True)
+    )
+    while (request := requests.take()) is not None:
+        session.respond(request, lambda: requests.waits("gamma", "proposal"))
+
+
+class InteractiveSession:
+    """Keeps the current shape and printable implant of a completion and changes them on request.
+
+    Parameters
+    ----------
+    result : RunResult
+        Result of a run.
+    folder : Path
+        Folder of the results of the run.
+    send : callable
+        Called with each response, a dict.
+
+    Raises
+    ------
+    ValueError
+        The completion found no defect.
+    """
+
+    def __init__(self, result: RunResult, folder: Path, send: Callable[[dict], None]):
+        self._first, self._folder, self._send = result.completion, folder, send
+        if result.completion.patient is None:
+            raise ValueError("a session needs a completion that found a defect")
+        self._patient = result.completion.patient
+        self._own_gamma = self._patient.prior.gamma_or_own(self._patient.options.gamma)
+        self._sampler = ProposalSampler(self._patient)
+        self._result = replace(result, report=result.report | {"proposal": 1, "gamma": self._own_gamma})
+        self._responders = {
+            "gamma": self._respond_to_gamma,
+            "proposal": self._respond_to_proposal,
+            "implant": self._respond_to_implant,
+            "skull": self._respond_to_skull,
+            "report": self._respond_to_report,
+        }
+
+    def respond(self, request: Request, shape_waits: Callable[[], bool] = lambda: False) -> None:
+        """Process one request and send the response.
+
+        Parameters
+        ----------
+        request : Request
+            The request.
+        shape_waits : callable
+            Whether a request for another shape is queued; the mesh of the current shape is then not computed.
+        """
+        from SkullVAELib.core.errors import explain
+
+        if request.superseded:
+            self._send({"response": request.number, "superseded": True})
+            return
+        start = time.perf_counter()
+        try:
+            if request.error is not None:
+                raise request.error
+            for fields in self._responders[request.kind](request, shape_waits):
+                self._send({"response": request.number, **fields, "seconds": round(time.perf_counter() - start, 3)})
+        except BrokenPipeError:  # the reader of the responses has ended
+            raise
+        except Exception as error:
+            self._send({"response": request.number, "error": str(explain(error))})
+
+    def _respond_to_gamma(self, request: Request, shape_waits: Callable[[], bool]) -> Iterator[dict]:
+        if self._patient.prior.kind == "mean" and request.value:
+            raise SkullVAEError("Gamma has no effect on the prior 'mean'", "Run again with another --prior")
+        return self._other_shape(request, self._result.report["proposal"], float(request.value), shape_waits)
+
+    def _respond_to_proposal(self, request: Request, shape_waits: Callable[[], bool]) -> Iterator[dict]:
+        if not 1 <= request.value <= MOST_PROPOSALS:
+            raise SkullVAEError(f"The proposal {request.value} does not exist", f"Choose 1 to {MOST_PROPOSALS}")
+        return self._other_shape(request, request.value, self._own_gamma, shape_waits)
+
+    def _other_shape(
+        self, request: Request, proposal: int, gamma: float, shape_waits: Callable[[], bool]
+    ) -> Iterator[dict]:
+        """Yield a response with the voxels as soon as they are available, then one with the mesh."""
+        completion = self._shape(proposal, gamma)
+        if not completion.found:
+            raise SkullVAEError("The implant of this shape is empty", "Choose another gamma or proposal")
+        report = self._result.report
+        changes = {
+            "proposal": proposal,
+            "gamma": gamma,
+            "implant": completion.report["implant"],
+            "warnings": list(completion.report["warnings"]),
+            "parameters": report["parameters"] | {"gamma": gamma},
+        }
+        result = replace(self._result, completion=completion, printable_implant=None, report=report | changes)
+        yield self._published(
+            request, ["implant.nrrd"], lambda staging: write_volume(completion.implant, staging / "implant.nrrd")
+        ) | {"report": _selected(result.report, _SHAPE_FIELDS), "more": True}
+        self._result = result
+        if shape_waits():
+            yield {"files": [], "superseded": True, "more": False}
+            return
+        yield self._with_implant(request, self._result.options) | {"more": False}
+
+    def _respond_to_implant(self, request: Request, shape_waits: Callable[[], bool]) -> Iterator[dict]:
+        yield self._with_implant(request, self._implant_options(request.value))
+
+    def _respond_to_skull(self, request: Request, shape_waits: Callable[[], bool]) -> Iterator[dict]:
+        yield self._published(request, ["skull.stl"], self._result.write_skull) | {"report": {}}
+
+    def _respond_to_report(self, request: Request, shape_waits: Callable[[], bool]) -> Iterator[dict]:
+        if self._result.printable_implant is None:
+            self._result = self._result.with_implant()
+
+        def write(staging: Path) -> None:
+            self._result.write_preview(staging)
+            self._result.write_report(staging, staging / "preview.png")
+            (staging / "preview.png").unlink()
+
+        yield self._published(request, ["report.html"], write) | {"report": {}}
+
+    def _shape(self, proposal: int, gamma: float) -> Completion:
+        """The completion with a shape; that of the run is kept, so that it is returned at once and unchanged."""
+        if (proposal, gamma) == (1, self._own_gamma):
+            return self._first
+        return self._sampler.completion(proposal, gamma)
+
+    def _implant_options(self, value: dict) -> ImplantOptions:
+        """The options in an "implant" request; options that it does not contain have their default."""
+        for name, option in value.items():
+            number = isinstance(option, int | float) and not isinstance(option, bool)
+            if name not in (*_NUMBERS, *_TEXTS):
+                raise SkullVAEError(f"The implant option '{name}' is unknown", f"Use {', '.join((*_NUMBERS, *_TEXTS))}")
+            if option is not None and not (number if name in _NUMBERS else isinstance(option, str)):
+                kind = "a number" if name in _NUMBERS else "text"
+                raise SkullVAEError(f"The implant option '{name}' must be {kind}", "Correct the value, or send null")
+        return ImplantOptions.parse(**value, thickness_map="ply" in self._result.formats)
+
+    def _with_implant(self, request: Request, options: ImplantOptions) -> dict:
+        """Make the printable implant of the current shape and return the response."""
+        result = self._result.with_implant(options)
+        if not result.printable.pieces:
+            cause = " ".join(result.printable.warnings) or "The printable implant is empty with these options"
+            raise SkullVAEError(cause, "Reduce clearance, under-contour or holes")
+        response = self._published(request, _IMPLANT_FILES, result.write_implant)
+        self._result = result
+        return response | {"report": _selected(result.report, _IMPLANT_FIELDS)}
+
+    def _published(self, request: Request, names: Iterable[str], write: Callable[[Path], None]) -> dict:
+        """Write files into the folder of the request, where they appear complete; names: patterns of their names."""
+        folder = self._folder / RESPONSES / str(request.number)
+        with publish_files(folder, names) as staging:
+            write(staging)
+            made = [path.name for path in staging.iterdir() if path.suffix]
+        return {"folder": str(folder), "files": sorted(made, key=lambda name: (name.count("_"), name))}
+
+
+def _selected(report: dict, names: Iterable[str]) -> dict:
+    return {name: report[name] for name in names if name in report}

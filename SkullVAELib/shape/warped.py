@@ -1,0 +1,94 @@
+"""A two-table shape warped to a patient, evaluated at any point in canonical space or on the patient's voxels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from SkullVAELib.geometry.grid import Grid
+from SkullVAELib.shape.two_table import TwoTableShape
+
+_VOXELS_AT_ONCE = 2_000_000
+
+
+class PatientShape(Protocol):
+    """A complete shape warped to a patient."""
+
+    def at_voxels(self, to_canonical: np.ndarray, index: np.ndarray) -> np.ndarray:
+        """Signed distance at voxels.
+
+        Parameters
+        ----------
+        to_canonical : numpy.ndarray, shape (4, 4)
+            Voxel index -> canonical mm.
+        index : numpy.ndarray, shape (N, 3)
+            Voxel indices.
+
+        Returns
+        -------
+        numpy.ndarray, shape (N,)
+            Canonical mm, negative in bone.
+        """
+
+
+@dataclass(frozen=True)
+class WarpedShape:
+    """A shape warped to a patient: at x it is the shape at x + u(x), its tables displaced by corrections.
+
+    Attributes
+    ----------
+    shape : TwoTableShape
+        The shape on the mean skull.
+    warp : torch.Tensor, shape (3, X', Y', Z')
+        u in mm over the canonical extent.
+    corrections : torch.Tensor, shape (2, X'', Y'', Z''), or None
+        Displacement in mm of the outer and of the inner table away from bone, over the canonical extent; None before
+        the GP correction.
+    """
+
+    shape: TwoTableShape
+    warp: torch.Tensor
+    corrections: torch.Tensor | None = None
+
+    @property
+    def grid(self) -> Grid:
+        """The canonical grid."""
+        return self.shape.grid
+
+    def field(self, points: torch.Tensor) -> torch.Tensor:
+        """Signed distance at points.
+
+        Parameters
+        ----------
+        points : torch.Tensor, shape (N, 3)
+            Canonical mm.
+
+        Returns
+        -------
+        torch.Tensor, shape (N,)
+            Canonical mm, negative in bone.
+        """
+        moved = points + self.grid.sample(self.warp, points)
+        plain, outer, inner, plate, side = self.grid.sample(self.shape.channels, moved).T
+        if self.corrections is not None:
+            moves = self.grid.sample(self.corrections, points)
+            outer, inner = outer - moves[:, 0], inner - moves[:, 1]
+            plain = plain - side * moves[:, 0] - (1 - side) * moves[:, 1]
+        return plate * torch.maximum(outer, inner) + (1 - plate) * plain
+
+    def on_grid(self) -> torch.Tensor:
+        """Signed distance (X, Y, Z) in mm on the nodes of the canonical grid."""
+        return self.field(self.grid.coordinates().reshape(-1, 3)).reshape(self.grid.shape)
+
+    def at_voxels(self, to_canonical: np.ndarray, index: np.ndarray) -> np.ndarray:
+        """See `PatientShape.at_voxels`."""
+        matrix = torch.tensor(to_canonical).float()
+        out = np.empty(len(index), np.float32)
+        for start in range(0, len(index), _VOXELS_AT_ONCE):
+            chunk = slice(start, start + _VOXELS_AT_ONCE)
+            points = torch.tensor(index[chunk]).float() @ matrix[:3, :3].T + matrix[:3, 3]
+            out[chunk] = self.field(points).numpy()
+        return out

@@ -1,0 +1,1 @@
+"""Training of both methods: configuration, losses, tasks, trainer, distributed training, runs."""
