@@ -53,16 +53,18 @@ class Rules:
     A field is named by its key, or by its parents' keys and its own with dots between ("model.sha256"), the parents in
     their new spelling. A file is named by its name, or by the name of a folder above it.
 
-    renamed_files, renamed_fields: old name -> new name. renamed_values: field -> old text -> new text.
+    renamed_files, renamed_fields: old name -> new name. renamed_values: field -> old text -> new text. renamed_options:
+    old -> new spelling of command-line options, where a text is one ("--box=1,2,3").
     excused_fields: field -> why its value is not compared; it must be present in both. texts: fields that hold texts
     for people: a list is compared by its length, a text by whether it is there. new_fields, new_files: what only the
-    newer recording has. excused_pixels: name of a picture -> rectangles that hold text. excused_cells: regular
+    newer recording has. excused_pixels: end of a picture's path -> rectangles that hold text. excused_cells: regular
     expressions of HTML table cells whose numbers are not compared.
     """
 
     renamed_files: Mapping[str, str] = field(default_factory=dict)
     renamed_fields: Mapping[str, str] = field(default_factory=dict)
     renamed_values: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    renamed_options: Mapping[str, str] = field(default_factory=dict)
     excused_fields: Mapping[str, str] = field(default_factory=dict)
     texts: frozenset[str] = frozenset()
     new_fields: frozenset[str] = frozenset()
@@ -77,6 +79,15 @@ class Rules:
         'demo/responses/4/skull.stl'
         """
         return "/".join(self.renamed_files.get(part, part) for part in name.split("/"))
+
+    def word(self, value: object, keys: tuple[str, ...]) -> object:
+        """The new spelling of a value of a field that may be a renamed word or option."""
+        if not isinstance(value, str):
+            return value
+        if value.startswith("--"):
+            option, equals, rest = value.partition("=")
+            return self.renamed_options.get(option, option) + equals + rest
+        return self.renamed_values.get(match(keys, self.renamed_values) or "", {}).get(value, value)
 
 
 def match(path: tuple[str, ...], names: Iterable[str]) -> str | None:
@@ -315,8 +326,9 @@ def _compare_png(before: bytes, after: bytes, name: str, found: Comparison) -> N
     if not unequal.any():
         found.differs(name, "the pixels are the same but stored in another way")
         return
-    for left, top, right, bottom in found.rules.excused_pixels.get(PurePosixPath(name).name, ()):
-        unequal[top:bottom, left:right] = False
+    for picture, rectangles in found.rules.excused_pixels.items():
+        for left, top, right, bottom in rectangles if f"/{name}".endswith(f"/{picture}") else ():
+            unequal[top:bottom, left:right] = False
     if not unequal.any():
         found.excused["pixels of text in a picture"] += 1
         return
@@ -381,8 +393,7 @@ def compare_values(before: object, after: object, name: str, path: tuple[str, ..
             for number, (old, new) in enumerate(zip(before, after, strict=True)):
                 compare_values(old, new, name, (*path, f"[{number}]"), found)
     else:
-        table = rules.renamed_values.get(match(keys, rules.renamed_values) or "", {})
-        old, new = (table.get(value, value) if isinstance(value, str) else value for value in (before, after))
+        old, new = (rules.word(value, keys) for value in (before, after))
         if type(old) is not type(new) or old != new:
             found.differs(where, f"{json.dumps(new)[:200]}, before {json.dumps(old)[:200]}")
 
