@@ -49,7 +49,9 @@ RENAMED_FIELDS: dict[str, str] = {
 }
 """Keys of JSON objects and columns of CSV files, such as {"passed_over": "rejected", "rejected.because": "reason"}."""
 
-RENAMED_VALUES: dict[str, dict[str, str]] = {}
+RENAMED_VALUES: dict[str, dict[str, str]] = {
+    "made_from.options": {"--box=-131,-126,162,200,240,180": "--roi=-131,-126,162,200,240,180"},
+}
 """Words with a meaning for programs, such as {"status": {"no defect": "no defect found"}}."""
 
 NEW_FIELDS: frozenset[str] = frozenset()
@@ -85,7 +87,10 @@ EXCUSED_FIELDS = {
 """Fields whose values say when, where or by which version, not what. They must be there."""
 
 TEXTS = frozenset(
-    ("warnings", "sentence", "because", "reason", "error", "message", "disclaimer", "notice", "what", "licence")
+    (
+        *("warnings", "sentence", "because", "reason", "error", "message", "notes"),
+        *("disclaimer", "notice", "what", "licence"),
+    )
 )
 """Fields that hold texts for people: compared by their number, not by their wording."""
 
