@@ -98,17 +98,8 @@ EXCUSED_FIELDS = {
 
 TEXTS = frozenset(
     (
-        "warnings",
-        "notes",
-        "sentence",
-        "because",
-        "reason",
-        "error",
-        "message",
-        "disclaimer",
-        "notice",
-        "what",
-        "licence",
+        *("warnings", "sentence", "because", "reason", "error", "message", "notes"),
+        *("disclaimer", "notice", "what", "licence"),
     )
 )
 """Fields that hold texts for people: compared by their number, not by their wording."""

@@ -157,7 +157,7 @@ def gamma_strip(analysis: RunAnalysis, kind: str) -> Figure | None:
         z = run.inference_latents(decoder)
         dev = run.deviations(z, kind)[index]
         line[0].imshow(section(analysis.specimens.complete_bone[index], before, where))
-        line[0].set_title("input, missing: orange", fontsize=8)
+        line[0].set_title("input, gap orange", fontsize=8)
         for axes, gamma in zip(line[1:], GAMMAS, strict=True):
             image = section(run.bone(decoder, (z[index] + gamma * dev)[None])[0], before, where)
             axes.imshow(image)
