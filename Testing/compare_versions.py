@@ -145,7 +145,7 @@ def run_compare(options: argparse.Namespace) -> int:
     for folder in (options.before, options.after):
         if not (folder / RECORD).is_file():
             raise RecordingError(f"'{folder}' is no recording: it has no {RECORD}")
-    _warn_of_other_packages(options.before, options.after)
+    _warn(options.before, options.after, options.cases)
     found = compare_recordings(options.before, options.after, RULES, options.cases)
     return tell(found)
 
@@ -161,14 +161,22 @@ def tell(found: Comparison) -> int:
     return DIFFERENT if found.differences else SAME
 
 
-def _warn_of_other_packages(before: Path, after: Path) -> None:
+def _warn(before: Path, after: Path, cases: Sequence[str]) -> None:
+    """Warn of what weakens a comparison: other packages, and cases of one recording that are of several commits."""
     old, new = (json.loads((folder / RECORD).read_text(encoding="utf-8")) for folder in (before, after))
     for name in {**old["packages"], **new["packages"]}:
-        versions = [record["packages"].get(name) for record in (old, new)]
+        versions = [about["packages"].get(name) for about in (old, new)]
         if versions[0] != versions[1]:
             say(
                 f"Warning: recorded with {name} {versions[0]} before and {versions[1]} now, which may change last bits."
             )
+    for folder, about in ((before, old), (after, new)):
+        compared = [case for name, case in about["cases"].items() if not cases or name in cases]
+        commits = {str(case.get("commit"))[:10] for case in compared}
+        if len(commits) > 1:
+            say(f"Warning: the cases in '{folder}' are of several commits: {', '.join(sorted(commits))}.")
+        if any(case.get("changes") for case in compared):
+            say(f"Warning: '{folder}' was recorded from a checkout with changes that are not committed.")
 
 
 def run_against(options: argparse.Namespace) -> int:

@@ -511,6 +511,20 @@ def test_what_is_no_recording_is_not_compared(before, tmp_path, capsys):
     assert "is no recording" in capsys.readouterr().err
 
 
+def test_a_recording_of_several_commits_or_with_other_packages_is_warned_of(before, after, capsys):
+    assert compare_versions.main(["compare", str(before), str(after)]) == 0
+    assert "Warning" not in capsys.readouterr().err
+    cases = json.loads((after / "recording.json").read_text())["cases"]
+    cases = {"demo": cases["demo"] | {"commit": "1111"}, "info": cases["demo"] | {"commit": "2222", "changes": True}}
+    change_json(after / "recording.json", cases=cases, packages={"torch": "3"})
+    compare_versions.main(["compare", str(before), str(after)])
+    said = capsys.readouterr().err
+    for text in ("several commits: 1111, 2222", "not committed", "torch 2 before and 3 now"):
+        assert text in said
+    assert compare_versions.main(["compare", str(before), str(after), "--cases", "demo"]) == 0
+    assert "several commits" not in capsys.readouterr().err
+
+
 def test_every_case_comes_after_those_that_it_needs():
     names = list(CASES)
     for name, case in CASES.items():

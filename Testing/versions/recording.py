@@ -158,7 +158,8 @@ def _run_cases(recording: Recording, names: Sequence[str], about: dict, jobs: in
             error = f"{problem}" if isinstance(problem, RecordingError) else repr(problem)
         seconds = round(time.monotonic() - start, 1)
         with lock:
-            about["cases"][name] = {"seconds": seconds, "error": error, "commands": case.commands}
+            version = {key: about[key] for key in ("commit", "changes")}
+            about["cases"][name] = {**version, "seconds": seconds, "error": error, "commands": case.commands}
             (recording.folder / RECORD).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
             log(f"{name:<11}{seconds:>7.1f} s   {error or CASES[name].about}")
         return error is None
