@@ -42,7 +42,7 @@ from SkullVAELib.core.progress import Stages
 from SkullVAELib.data.datasets import find_cases
 from SkullVAELib.geometry.masks import bounding_box
 from SkullVAELib.geometry.volume import Volume, crop
-from SkullVAELib.implant.implant import make_implant
+from SkullVAELib.implant.implant_mesh import make_implant
 from SkullVAELib.implant.options import ImplantOptions
 from SkullVAELib.io.images import read_volume
 from SkullVAELib.mesh.files import write_stl

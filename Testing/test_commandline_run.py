@@ -19,8 +19,8 @@ from mesh_check import faults
 from scipy.spatial import cKDTree
 
 import SkullVAELib
+from SkullVAELib.data.defect_kinds import DEFECT_KINDS
 from SkullVAELib.data.generated_skull import complete_skull, generated_skull
-from SkullVAELib.data.kinds import DEFECT_KINDS
 from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.io.images import read_volume, write_volume
 from SkullVAELib.report.result_names import RESULT_FILES

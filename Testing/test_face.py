@@ -17,7 +17,7 @@ from SkullVAELib.data.generated_skull import generated_skull
 from SkullVAELib.evaluation.metrics import dice
 from SkullVAELib.geometry.affines import apply_affine
 from SkullVAELib.geometry.volume import Volume
-from SkullVAELib.implant.implant import make_implant
+from SkullVAELib.implant.implant_mesh import make_implant
 from SkullVAELib.implant.options import ImplantOptions
 from SkullVAELib.io.images import write_volume
 

@@ -21,7 +21,7 @@ from scipy.spatial import cKDTree
 from SkullVAELib.completion.result import Completion, ImplantShape
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.geometry.volume import Volume
-from SkullVAELib.implant.implant import make_implant
+from SkullVAELib.implant.implant_mesh import make_implant
 from SkullVAELib.implant.implicit_solid import FineGrid, remove_thin_features
 from SkullVAELib.implant.options import ImplantOptions
 from SkullVAELib.mesh.isosurface import GreyLevels, bone_surface

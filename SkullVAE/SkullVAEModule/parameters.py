@@ -7,7 +7,7 @@ from slicer import vtkMRMLMarkupsROINode, vtkMRMLScalarVolumeNode, vtkMRMLSegmen
 from slicer.parameterNodeWrapper import Choice, WithinRange, parameterNodeWrapper
 
 from SkullVAELib.completion.options import MOST_PROPOSALS, PRIORS
-from SkullVAELib.data.kinds import CLASSES
+from SkullVAELib.data.defect_kinds import CLASSES
 from SkullVAELib.implant.options import THICKNESS_MODES
 
 from .completion import RunSettings

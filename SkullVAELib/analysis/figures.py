@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from SkullVAELib.analysis.diagnostics import principal_plane
 from SkullVAELib.analysis.run_analysis import GAMMAS, TARGET, BetaRun, Decoder, RunAnalysis
-from SkullVAELib.data.kinds import CLASSES
+from SkullVAELib.data.defect_kinds import CLASSES
 from SkullVAELib.vae.latent import Z_KINDS
 
 COLOURS = {"complete": "#2a9d5c", "cranial": "#d1495b", "facial": "#2e6fb7"}

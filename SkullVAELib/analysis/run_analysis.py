@@ -27,7 +27,7 @@ from SkullVAELib.analysis.diagnostics import (
 )
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.data.datasets import COMPLETE
-from SkullVAELib.data.kinds import CLASSES
+from SkullVAELib.data.defect_kinds import CLASSES
 from SkullVAELib.training.config import DECODERS, METHODS, with_tuples
 from SkullVAELib.training.losses import dice_score
 from SkullVAELib.training.run import TrainingPlan, TrainingRun, make_task, standardise

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from SkullVAELib.cli.arguments import add_device_option, add_model_option
 from SkullVAELib.completion.options import MOST_PROPOSALS, PRIORS
 from SkullVAELib.core.parsing import number
-from SkullVAELib.data.kinds import CLASSES
+from SkullVAELib.data.defect_kinds import CLASSES
 from SkullVAELib.implant.options import MESH_FORMATS, THICKNESS_FORMS, THICKNESS_MODES, ImplantOptions
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from SkullVAELib.cli.arguments import add_device_option, add_model_option
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.core.parsing import count, number
 from SkullVAELib.core.version import NOTICE
-from SkullVAELib.data.kinds import CLASSES
+from SkullVAELib.data.defect_kinds import CLASSES
 
 
 def add_parser(commands) -> None:

@@ -11,7 +11,7 @@ from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.core.exit_codes import DONE
 from SkullVAELib.core.parsing import count
 from SkullVAELib.core.version import NOTICE
-from SkullVAELib.data.kinds import DEFAULT_KIND, DEFECT_KINDS
+from SkullVAELib.data.defect_kinds import DEFAULT_KIND, DEFECT_KINDS
 
 
 def add_parser(commands) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.core.progress import Report, silent
-from SkullVAELib.data.kinds import CASE_KINDS, CLASSES
+from SkullVAELib.data.defect_kinds import CASE_KINDS, CLASSES
 from SkullVAELib.geometry.masks import bounding_box
 from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.io.images import SUFFIXES, read_volume

@@ -7,7 +7,7 @@ import torch
 
 from SkullVAELib.completion.latent_space import skull_from_latent
 from SkullVAELib.core.errors import SkullVAEError
-from SkullVAELib.data.kinds import DEFAULT_KIND, DEFECT_KINDS
+from SkullVAELib.data.defect_kinds import DEFAULT_KIND, DEFECT_KINDS
 from SkullVAELib.data.synthetic_defects import cut_defect
 from SkullVAELib.geometry.distance_field import downsample_mask
 from SkullVAELib.geometry.volume import Volume

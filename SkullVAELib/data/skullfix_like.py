@@ -24,7 +24,7 @@ from SkullVAELib.core.progress import Report, silent
 from SkullVAELib.core.version import NOTICE, __version__
 from SkullVAELib.data.augmentation import vary_skull
 from SkullVAELib.data.datasets import HELD_OUT, LIST, TRAINING, SkullCase, check_cases, find_cases, read_bone
-from SkullVAELib.data.kinds import CLASSES
+from SkullVAELib.data.defect_kinds import CLASSES
 from SkullVAELib.data.synthetic_defects import skullfix_defect
 from SkullVAELib.geometry.affines import apply_affine
 from SkullVAELib.geometry.distance_field import redistance

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from SkullVAELib.data.kinds import DEFECT_KINDS
+from SkullVAELib.data.defect_kinds import DEFECT_KINDS
 from SkullVAELib.geometry.affines import apply_affine
 from SkullVAELib.geometry.distance_field import surface_points
 from SkullVAELib.geometry.volume import Volume

@@ -20,7 +20,7 @@ from SkullVAELib.core.threads import one_thread
 from SkullVAELib.core.version import NOTICE, __version__
 from SkullVAELib.geometry.affines import apply_affine
 from SkullVAELib.geometry.volume import Volume
-from SkullVAELib.implant.implant import PrintableImplant, make_implant
+from SkullVAELib.implant.implant_mesh import PrintableImplant, make_implant
 from SkullVAELib.implant.options import MESH_FORMATS, ImplantOptions
 from SkullVAELib.io.images import write_volume
 from SkullVAELib.mesh.colours import UNCERTAINTY_SCALE_MM

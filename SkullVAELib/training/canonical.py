@@ -18,7 +18,7 @@ from torch import nn
 
 from SkullVAELib.data.augmentation import draw_skull
 from SkullVAELib.data.datasets import COMPLETE, SkullCase, read_bone
-from SkullVAELib.data.kinds import CLASSES, CRANIAL_KINDS
+from SkullVAELib.data.defect_kinds import CLASSES, CRANIAL_KINDS
 from SkullVAELib.data.synthetic_defects import random_defect
 from SkullVAELib.geometry.distance_field import redistance
 from SkullVAELib.geometry.grid import Grid

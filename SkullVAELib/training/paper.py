@@ -17,7 +17,7 @@ from torch import nn
 
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.data.datasets import COMPLETE, UNKNOWN, SkullCase, read_bone
-from SkullVAELib.data.kinds import CLASSES
+from SkullVAELib.data.defect_kinds import CLASSES
 from SkullVAELib.geometry.volume import to_nearest_ras
 from SkullVAELib.training.config import PaperOptions
 from SkullVAELib.training.distributed import Group
