@@ -47,6 +47,7 @@ ALLOWED_SKIPS = {
     "no SIGKILL here": _NOT_POSIX,
     "no SIGKILL and no forked processes here": _NOT_POSIX,
     "looks for processes in POSIX's way": _NOT_POSIX,
+    "no shell scripts here": _NOT_POSIX,
     "only Linux tells a process's children": AllowedSkip("the test reads /proc", ("darwin", "win32")),
     "no Chromium on this machine": AllowedSkip(
         "a browser is required on Linux, where system_libraries.py reports how to install it", ("darwin", "win32")

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from SkullVAELib.completion import pipeline as completion
+import SkullVAELib
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.core.files import file_sha256
 from SkullVAELib.data.datasets import SkullCase
@@ -31,6 +31,7 @@ from .cases import PLACES, cut_place, folds_of
 from .rows import Fold
 from .scores import measured, score
 
+LIBRARY = Path(SkullVAELib.__file__).parent
 TRAIN = Path(__file__).resolve().parents[2] / "Training" / "train.py"
 
 
@@ -93,31 +94,28 @@ def training_files(model: Path, cases: Sequence[SkullCase]) -> tuple[Path, ...]:
     return tuple(sorted({c.complete for c in cases if file_sha256(c.complete) in hashes}))
 
 
-def fingerprint(row: str, model: Path) -> str:
-    """What a row's implants depend on, as one hash: the model, the library's code and the row's own; not comments.
+def fingerprint(row: str, fold: Fold, skull: Path) -> str:
+    """The key of a row's record for one skull: 16 hexadecimal digits that change with everything the record depends on.
 
-    Of the library those modules count that completing a skull imports.
+    These are the row, the model's file and what else was fitted for the row, the skull's file, every module of the
+    library, and those modules of the benchmark that the record depends on.
     """
-    parts = [row, file_sha256(model)]
-    for path in (*_library_of_completion(), *rows.sources(row)):
-        parts.append(ast.dump(ast.parse(path.read_text(encoding="utf-8"))))
+    parts = [row, *(file_sha256(path) for path in (fold.model, *rows.fitted(row, fold), skull))]
+    parts += [_library_hash(), code_hash(Path(__file__).parent, rows.sources(row))]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-@functools.cache
-def _library_of_completion() -> tuple[Path, ...]:
-    library = Path(completion.__file__).parent
-    found, waiting = set(), ["completion"]
-    while waiting:
-        name = waiting.pop()
-        path = library / f"{name}.py"
-        if name in found or not path.is_file():
-            continue
-        found.add(name)
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.level == 1:
-                waiting += [node.module] if node.module else [alias.name for alias in node.names]
-    return tuple(library / f"{name}.py" for name in sorted(found))
+def code_hash(folder: Path, files: Iterable[Path]) -> str:
+    """SHA-256 of Python files, by their paths relative to a folder and their contents; comments do not count."""
+    digest = hashlib.sha256()
+    for name, path in sorted((path.relative_to(folder).as_posix(), path) for path in files):
+        digest.update(f"{name}\n{ast.dump(ast.parse(path.read_text(encoding='utf-8')))}\n".encode())
+    return digest.hexdigest()
+
+
+@functools.cache  # a process runs the code that it has loaded
+def _library_hash() -> str:
+    return code_hash(LIBRARY, LIBRARY.rglob("*.py"))
 
 
 @dataclass(frozen=True)
@@ -148,13 +146,14 @@ def load_whole(file: Path) -> Volume:
 def run_job(job: Job) -> dict:
     """Complete a case with each row that its record does not hold yet, and score it; returns the record.
 
-    The record is written after each row, so nothing is done twice; a row is done again when its code or model changed.
+    The record is written after each row, so nothing is computed twice; a row is computed again when its fingerprint
+    has changed.
     """
     torch.set_num_threads(1)  # one case a process: the same figures whatever the number of processes
     job.record.parent.mkdir(parents=True, exist_ok=True)
     record = json.loads(job.record.read_text()) if job.record.is_file() else {}
     kept = record.get("rows", {})
-    prints = {row: fingerprint(row, job.fold.model) for row in job.rows}
+    prints = {row: fingerprint(row, job.fold, job.file) for row in job.rows}
     left = [row for row in job.rows if kept.get(row, {}).get("fingerprint") != prints[row]]
     if not left:
         return record

@@ -99,13 +99,23 @@ def method(row: str) -> Method:
     return lambda volume, fold: complete(volume, fold.load(), options, Stages({"all": 1.0})).implant.array
 
 
+PRESENTING = ("layers", "pictures", "plots", "second_opinion", "tables")
+"""Modules of the benchmark that only read records and implants, on which these do not depend."""
+
+_OF_SOME_ROWS = {"shapes": ("mirror", "pca", "unet"), "drawn": ("pca", "unet"), "pca": ("pca",), "unet": ("unet",)}
+
+
 def sources(row: str) -> list[Path]:
-    """The benchmark's own files that a row's implants depend on."""
-    here = Path(__file__).parent
-    own = {"mirror": ["shapes"], "unet": ["shapes", "drawn", "unet"]}.get(row, [])
-    if row.startswith("pca-"):
-        own = ["shapes", "drawn", "pca"]
-    return [here / f"{name}.py" for name in ("cases", *own)]
+    """The benchmark's own files that a row's record depends on: all but those that present it and other rows' own."""
+    kind = row.split("-")[0]
+    left_out = {*PRESENTING, *(name for name, kinds in _OF_SOME_ROWS.items() if kind not in kinds)}
+    return [path for path in Path(__file__).parent.glob("*.py") if path.stem not in left_out]
+
+
+def fitted(row: str, fold: Fold) -> list[Path]:
+    """The files that prepare() has written for a row, beside the model."""
+    names = {"pca": "pca.safetensors", "unet": "unet.safetensors"}
+    return [fold.folder / name for kind, name in names.items() if row.split("-")[0] == kind]
 
 
 def prepare(row: str, fold: Fold, log: Callable[[str], None], minutes: float) -> None:
