@@ -53,7 +53,7 @@ class ROI:
     def parse(cls, text: str) -> ROI:
         """An ROI from 6 or 15 comma-separated numbers: centre, side lengths, and the axes of an oblique ROI.
 
-        >>> Box.parse("0,10,20,200,220,150").size_mm
+        >>> ROI.parse("0,10,20,200,220,150").size_mm
         (200.0, 220.0, 150.0)
         """
         try:

@@ -219,9 +219,8 @@ def _defect_pieces(
         if tunnels < 0:
             warnings.append(f"{-tunnels} of the perfusion holes do not pass through the implant. Check them.")
         if tunnels > 0:
-            warnings.append(
-                f"The implant has {tunnels} unintended openings where it is too thin. Request a minimum thickness."
-            )
+            openings = "an unintended opening" if tunnels == 1 else f"{tunnels} unintended openings"
+            warnings.append(f"The implant has {openings} where it is too thin. Request a minimum thickness.")
         figures = {"defect": number, "holes": holes, **measure_piece(mesh, faces, solid, grid, bone, outer, options)}
         thickness = thickness_map(mesh, faces, solid, grid) if options.thickness_map else None
         made.append(ImplantPiece(mesh, thickness, number, figures))
