@@ -19,7 +19,7 @@ from system_libraries import browser
 
 import SkullVAELib as sv
 from SkullVAELib.cli.main import _parser
-from SkullVAELib.report.result_names import EXTRAS, RESULTS
+from SkullVAELib.report.result_names import OPTIONAL_FILES, RESULT_FILES
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "Docs"
@@ -208,8 +208,8 @@ def test_the_reference_has_every_field_of_a_report(sample, model):
 
 def test_the_reference_has_every_file_of_a_result():
     names = documented("reference/files.md")
-    numbered = {re.sub(r"(\[[-0-9]+\])+", "2", name) for name in EXTRAS}
-    expected = {*RESULTS, *(name for name in numbered if name.endswith((".stl", ".html", ".ply")))}
+    numbered = {re.sub(r"(\[[-0-9]+\])+", "2", name) for name in OPTIONAL_FILES}
+    expected = {*RESULT_FILES, *(name for name in numbered if name.endswith((".stl", ".html", ".ply")))}
     # Pieces and proposals are listed as STL; a sentence adds the other formats.
     expected -= {name for name in expected if re.search(r"_[0-9]+\.ply", name)}
     assert expected <= names
