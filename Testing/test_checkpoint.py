@@ -108,7 +108,9 @@ def test_weights_that_are_not_finite_are_refused(valid, tmp_path, value):
     name, entry = next((n, e) for n, e in header.items() if n != "__metadata__" and e["dtype"] in ("F16", "F32"))
     weight = np.array(value, {"F16": np.float16, "F32": np.float32}[entry["dtype"]]).tobytes()
     begin = entry["data_offsets"][0]
-    assert "not finite" in refused(tmp_path, joined(header, data[:begin] + weight + data[begin + len(weight) :])), name
+    assert "NaN or infinite" in refused(
+        tmp_path, joined(header, data[:begin] + weight + data[begin + len(weight) :])
+    ), name
 
 
 def test_whole_numbers_for_weights_are_refused(valid, tmp_path):

@@ -224,7 +224,12 @@ def test_a_tag_that_all_files_agree_with_may_be_released(check_release, tree):
 @pytest.mark.parametrize(
     ("name", "old", "new", "problem"),
     [
-        ("SkullVAELib/__init__.py", "1.2.3", "1.2.4", "SkullVAELib/__init__.py states version 1.2.4, the tag 1.2.3."),
+        (
+            "SkullVAELib/core/version.py",
+            "1.2.3",
+            "1.2.4",
+            "SkullVAELib/core/version.py states version 1.2.4, the tag 1.2.3.",
+        ),
         ("CITATION.cff", "version: 1.2.3", "version: 1.2", "CITATION.cff states version 1.2, the tag 1.2.3."),
         ("CITATION.cff", "-29", "-28", "CITATION.cff states the date 2026-11-28, CHANGELOG.md 2026-11-29."),
         ("CHANGELOG.md", "[1.2.3] - 2026-11-29", "[1.2.3] - Unreleased", "CHANGELOG.md has no section"),

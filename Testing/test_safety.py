@@ -37,7 +37,7 @@ from SkullVAELib.vae.checkpoint import load_any_model, load_model, read_tensors
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = sorted(path for folder in ("SkullVAELib", "SkullVAE", "Training") for path in (ROOT / folder).rglob("*.py"))
-SHIPPED += sorted((ROOT / "Docs").rglob("*.py"))
+SHIPPED += sorted((ROOT / "Docs" / "examples").rglob("*.py"))
 
 # No network: every Python process that a command starts ends at the first thing it would do with one.
 GUARD = """

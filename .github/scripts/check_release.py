@@ -33,7 +33,7 @@ def problems(tag: str, root: Path) -> list[str]:
     library = re.search(r'^__version__ = "([^"]+)"$', _text(root, "SkullVAELib/core/version.py"), re.MULTILINE)
     stated = library.group(1) if library else "none"
     if stated != version:
-        found.append(f"SkullVAELib/__init__.py states version {stated}, the tag {version}.")
+        found.append(f"SkullVAELib/core/version.py states version {stated}, the tag {version}.")
     citation = dict(re.findall(r"^(version|date-released): (\S+)$", _text(root, "CITATION.cff"), re.MULTILINE))
     if citation.get("version") != version:
         found.append(f"CITATION.cff states version {citation.get('version', 'none')}, the tag {version}.")
