@@ -220,7 +220,7 @@ def test_options_go_to_each_case_as_they_were_given():
     parser = argparse.ArgumentParser()
     actions = add_case_options(parser)
     given = ["--threshold=250.0", "--roi=-1,2,3,4,5,6", "--proposals=3", "--uncertainty", "--clearance=0.5"]
-    given += ["--format=obj,ply", "--host"]
+    given += ["--format=obj,ply", "--skull"]
     assert as_arguments(parser.parse_args(given), actions) == tuple(given)
     assert as_arguments(parser.parse_args([]), actions) == ()
 
