@@ -102,7 +102,7 @@ def test_the_report_shows_and_tells_it(outcome, tmp_path):
 
 
 def test_without_a_rim_correction_none_is_told(completed, sample, tmp_path):
-    plain = completed(sample.bone, rim=None)
+    plain = completed(sample.bone, gaussian_process=None)
     bare = RunResult.of(
         plain, sample.bone, ImplantOptions.parse(), ("stl",), "head.nrrd", "m.safetensors"
     ).with_implant()

@@ -92,7 +92,7 @@ def method(row: str) -> Method:
     options = CompletionOptions(
         least_quality=0.0,  # what would be refused is measured all the same
         prior=prior,
-        rim=None if "rim" in changes else GaussianProcessOptions(),
+        gaussian_process=None if "rim" in changes else GaussianProcessOptions(),
         face="face" in changes,
         warp=WarpOptions(steps=0) if "warp" in changes else WarpOptions(),
     )
