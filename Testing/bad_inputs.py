@@ -173,7 +173,7 @@ FILES: dict[str, BadInput] = {
 
 VOXELS: dict[str, BadInput] = {
     "empty mask": BadInput(lambda d, s: _volume(d, s, np.zeros_like(s.defective.array)), 2, "is empty"),
-    "all ones": BadInput(lambda d, s: _volume(d, s, np.ones_like(s.defective.array)), 2, "same value 1"),
+    "all ones": BadInput(lambda d, s: _volume(d, s, np.ones_like(s.defective.array)), 2, "same value, 1"),
     "several labels": BadInput(
         lambda d, s: _volume(d, s, s.defective.array + 2 * s.complete.array.astype(np.uint8)), 2, "several labels"
     ),
