@@ -7,7 +7,7 @@
 
 Cuts the same defects out of every skull, completes them with every row's method, and scores the implants on each case's
 own grid. Models of folds are looked for in --folds and trained there where they are missing, which takes an hour each.
-Finished cases are kept in --output, so that an interrupted run goes on. Docs/accuracy.md tells what the rows are.
+Finished cases are kept in --output, so that an interrupted run goes on. Docs/explanation/accuracy.md has the rows.
 """
 
 from __future__ import annotations

@@ -184,7 +184,7 @@ def another_format(folder):
 HALF = zlib.compress(fuzz_inputs.voxels().tobytes()[:100])
 
 # Each of these once ended the process, or kept it for ever, or had ITK read what it should not, or asked for all the
-# machine's memory, or gave voxels that are in no file: see Docs/robustness.md.
+# machine's memory, or gave voxels that are in no file: see Docs/explanation/robustness.md.
 HOSTILE_FILES = {
     "a long field": lambda d: nrrd_with(d, b'labels: "%s"' % (b"x" * 2000)),
     "an unknown long field": lambda d: nrrd_with(d, b"x" * 2000),

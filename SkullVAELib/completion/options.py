@@ -27,7 +27,7 @@ class DefectOptions:
     of the angle of a candidate's centre above the horizontal plane of the canonical frame, seen from the vault's
     centre. Measures are made on the reduced grid (about 1.2 mm). Numbers of defects refer to the benchmark (126 defects
     cut into 9 skulls). Where no data are named, none are on record for the threshold alone; the benchmark in
-    Docs/accuracy.md measures all of them together.
+    Docs/explanation/accuracy.md measures all of them together.
 
     Parameters
     ----------

@@ -6,7 +6,7 @@ regression does not contain: the error of the warp across the defect, a shift of
 distance from bone, and the roughness of each table, which is not predictable from the surrounding bone.
 
 The three standard deviations were calibrated on held-out skulls so that the coverage of the band is its nominal one;
-Docs/accuracy.md has the figures.
+Docs/explanation/accuracy.md has the figures.
 """
 
 from __future__ import annotations

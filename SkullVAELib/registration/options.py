@@ -35,7 +35,7 @@ class WarpOptions:
 
 
 REFUSE_BELOW = 0.15
-"""Plausibility score (0 to 1) below which an input is rejected. Measured, see Docs/robustness.md."""
+"""Plausibility score (0 to 1) below which an input is rejected. Measured, see Docs/explanation/robustness.md."""
 
 WARN_BELOW = 0.8
-"""Plausibility score (0 to 1) below which the user is warned. Measured, see Docs/robustness.md."""
+"""Plausibility score (0 to 1) below which the user is warned. Measured, see Docs/explanation/robustness.md."""
