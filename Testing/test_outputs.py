@@ -120,9 +120,9 @@ def test_what_cannot_be_put_in_place_leaves_the_earlier_set_as_it_was(tmp_path, 
 @pytest.mark.skipif(os.name != "posix", reason="folders cannot be locked here")
 def test_two_runs_that_end_at_once_leave_one_whole_set(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from SkullVAELib.core.atomic_output import publishing\n"
+        "import sys; from pathlib import Path; from SkullVAELib.core.atomic_output import publish_files\n"
         "for turn in range(40):\n"
-        f"    with publishing(Path(sys.argv[1]), {NAMES!r}) as staging:\n"
+        f"    with publish_files(Path(sys.argv[1]), {NAMES!r}) as staging:\n"
         f"        for name in {NAMES!r}: (staging / name).write_text(sys.argv[2] + str(turn))\n"
     )
     children = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path), which]) for which in "abc"]
@@ -174,8 +174,8 @@ def staging_child(directory) -> subprocess.Popen:
     """A process that has begun to prepare files and waits."""
     code = (
         "import sys, time; from pathlib import Path\n"
-        "from SkullVAELib.core.atomic_output import publishing, whole_file\n"
-        f"with publishing(Path(sys.argv[1]), {NAMES!r}) as staging:\n"
+        "from SkullVAELib.core.atomic_output import atomic_file, publish_files\n"
+        f"with publish_files(Path(sys.argv[1]), {NAMES!r}) as staging:\n"
         "    (staging / 'a.bin').write_text('half'); print('ready', flush=True); time.sleep(600)\n"
     )
     child = subprocess.Popen([sys.executable, "-c", code, str(directory)], stdout=subprocess.PIPE, text=True)
@@ -223,8 +223,8 @@ def test_where_folders_cannot_be_locked_it_goes_once_its_date_is_far_from_now(tm
 
 def test_what_a_killed_writer_of_one_file_left_goes_with_the_next(tmp_path):
     code = (
-        "import os, sys; from pathlib import Path; from SkullVAELib.core.atomic_output import whole_file\n"
-        "with whole_file(Path(sys.argv[1])) as temporary: temporary.write_text('half'); os.kill(os.getpid(), 9)\n"
+        "import os, sys; from pathlib import Path; from SkullVAELib.core.atomic_output import atomic_file\n"
+        "with atomic_file(Path(sys.argv[1])) as temporary: temporary.write_text('half'); os.kill(os.getpid(), 9)\n"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.stl")], check=False)
     assert [path.name.startswith(".skullvae-") for path in tmp_path.iterdir()] == [True]
