@@ -297,7 +297,7 @@ def test_a_sample_is_a_labelmap_with_a_defect_and_its_truth(tmp_path, model, mod
 
 
 BAD_SAMPLES = {
-    "unknown kind": (["-o", "DIR/a.nrrd", "--kind", "star"], "kind of defect 'star'"),
+    "unknown kind": (["-o", "DIR/a.nrrd", "--kind", "star"], "invalid choice: 'star'"),
     "unknown suffix": (["-o", "DIR/a.png"], "no known image suffix"),
     "truth of a complete skull": (["-o", "DIR/a.nrrd", "--complete", "--truth", "DIR/t.nrrd"], "there is no defect"),
     "truth over output": (["-o", "DIR/a.nrrd", "--truth", "DIR/a.nrrd"], "the same file"),
