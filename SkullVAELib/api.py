@@ -20,7 +20,8 @@ from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.implant.options import MESH_FORMATS, ImplantOptions
 from SkullVAELib.io.images import read_volume
 from SkullVAELib.report.result_files import OutputOptions, RunResult, write_files
-from SkullVAELib.report.result_names import OPTIONAL_FILES, RESULT_FILES
+from SkullVAELib.report.result_names import PUBLISHED_FILES
+from SkullVAELib.session.cleanup import remove_responses
 from SkullVAELib.vae import checkpoint
 from SkullVAELib.vae.default_model import default_model_path
 from SkullVAELib.vae.device import resolve_device
@@ -178,7 +179,7 @@ def write_result(
     Raises
     ------
     SkullVAEError
-        A format is unknown, or the folder cannot be written to.
+        A format is unknown, the folder cannot be written to, or a file there may be the input.
     """
     if unknown := sorted(set(formats) - set(MESH_FORMATS)):
         raise SkullVAEError(f"The mesh format '{unknown[0]}' is unknown", f"Use {', '.join(MESH_FORMATS)}")
@@ -188,9 +189,13 @@ def write_result(
         # A PLY stores the thickness at every vertex.
         result = replace(result, options=replace(result.options, thickness_map=True), printable_implant=None)
     outputs = OutputOptions(uncertainty=uncertainty, skull=skull, html_report=html_report)
-    with publish_files(folder, (*RESULT_FILES[:-1], *OPTIONAL_FILES, RESULT_FILES[-1])) as staging:
+    # Of the input only the name is known.
+    name = result.report["input"]
+    inputs = [folder / name] if name in PUBLISHED_FILES and (folder / name).exists() else []
+    with publish_files(folder, PUBLISHED_FILES, inputs) as staging:
         seconds = {name: value for name, value in result.report.get("seconds", {}).items() if name != "total"}
         files = write_files(result, staging, outputs, Stages({}), seconds).report["files"]
+        remove_responses(folder)  # they belong to the earlier result
     return [folder / name for name in files]
 
 

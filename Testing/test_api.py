@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -73,6 +74,22 @@ def test_another_implant_leaves_the_voxels_and_the_first_result(result, tmp_path
     files = {path.name for path in sv.write_result(other, tmp_path, formats=("obj", "ply"))}
     assert {"implant.stl", "implant.obj", "implant.ply"} <= files
     assert b"property float thickness" in (tmp_path / "implant.ply").read_bytes()[:2000]
+
+
+def test_a_written_result_replaces_an_earlier_one_and_not_its_own_input(result, tmp_path):
+    (tmp_path / "host.stl").write_text("of version 0.1")
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "responses" / "3").mkdir(parents=True)
+    (tmp_path / "responses" / "3" / "implant.stl").write_text("of an earlier session")
+    sv.write_result(result, tmp_path)
+    assert not (tmp_path / "host.stl").exists()
+    assert not (tmp_path / "responses").exists()
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    own = dataclasses.replace(result, report=result.report | {"input": "implant.nrrd"})
+    before = (tmp_path / "implant.nrrd").read_bytes()
+    with pytest.raises(sv.SkullVAEError, match="would overwrite the input"):
+        sv.write_result(own, tmp_path)
+    assert (tmp_path / "implant.nrrd").read_bytes() == before
 
 
 def test_errors_name_cause_and_remedy(result, tmp_path):

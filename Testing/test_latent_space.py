@@ -162,8 +162,8 @@ def test_complete_interpolate_and_sample_write_images_on_the_right_grid(saved, b
 
 
 MISTAKES = {
-    "--steps is 1": ("interpolate", "a.nrrd", "a.nrrd", "-o", "i", "--steps", "1"),
-    "--count is 0": ("sample", "-o", "s", "--count", "0"),
+    "--steps 1 is too small": ("interpolate", "a.nrrd", "a.nrrd", "-o", "i", "--steps", "1"),
+    "--count 0 is too small": ("sample", "-o", "s", "--count", "0"),
     "does not exist": ("complete", "none.nrrd", "-o", "c.nrrd"),
     "known image suffix": ("complete", "a.nrrd", "-o", "c.txt"),
     "for the defect class": ("complete", "a.nrrd", "-o", "c.nrrd", "--kind", "nasal"),

@@ -14,7 +14,7 @@ from SkullVAELib.core.console import print_message, progress_on, reserved_stdout
 from SkullVAELib.core.exit_codes import DONE, NO_DEFECT
 from SkullVAELib.core.progress import Report, Stages
 from SkullVAELib.core.version import NOTICE
-from SkullVAELib.report.result_names import OPTIONAL_FILES, RESULT_FILES
+from SkullVAELib.report.result_names import PUBLISHED_FILES
 
 if TYPE_CHECKING:
     from SkullVAELib.geometry.roi import ROI
@@ -79,8 +79,7 @@ def run_complete(options: argparse.Namespace) -> int:
 
             requests = stack.enter_context(Requests.from_stdin())
         report = stack.enter_context(progress_on(stream, options.progress))
-        names = (*RESULT_FILES[:-1], *OPTIONAL_FILES, RESULT_FILES[-1])
-        with publish_files(options.output, names, inputs) as staging:
+        with publish_files(options.output, PUBLISHED_FILES, inputs) as staging:
             result = _complete_into(staging, path, options, implant_options, roi, report)
             remove_responses(options.output)  # before the new results appear: responses belong to the earlier ones
         # The files are in place only now.

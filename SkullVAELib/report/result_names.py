@@ -21,3 +21,9 @@ OPTIONAL_FILES = (
     *(f"proposal_[2-5].{kind}" for kind in ("nrrd", *MESH_FORMATS)),
 )
 """Patterns (as in `fnmatch`) of the files that a completion writes where they are requested."""
+
+FORMER_FILES = ("host.stl",)
+"""Names that version 0.1 gave to files of a result: removed with an earlier result, never written."""
+
+PUBLISHED_FILES = (*RESULT_FILES[:-1], *OPTIONAL_FILES, *FORMER_FILES, RESULT_FILES[-1])
+"""All of these, in the order of publishing, for `publish_files`."""

@@ -7,7 +7,7 @@ from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from SkullVAELib.report.result_names import OPTIONAL_FILES, RESULT_FILES
+from SkullVAELib.report.result_names import PUBLISHED_FILES
 
 RESPONSES = "responses"
 """Folder in the folder of results that contains one folder for each response, named by the request's number."""
@@ -39,5 +39,4 @@ def remove_responses(folder: Path) -> None:
 
 def _is_result(path: Path) -> bool:
     """Whether a file has the name of a result, or of the temporary folder that results are written to."""
-    names = (*RESULT_FILES, *OPTIONAL_FILES)
-    return path.name.startswith(".skullvae-") or any(fnmatchcase(path.name, name) for name in names)
+    return path.name.startswith(".skullvae-") or any(fnmatchcase(path.name, name) for name in PUBLISHED_FILES)
