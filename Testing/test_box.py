@@ -89,7 +89,7 @@ BAD = {
 
 @pytest.mark.parametrize("text", BAD.values(), ids=BAD)
 def test_a_box_that_is_none_says_how_to_write_one(text):
-    with pytest.raises(SkullVAEError, match="--box CX,CY,CZ,SX,SY,SZ"):
+    with pytest.raises(SkullVAEError, match="--roi CX,CY,CZ,SX,SY,SZ"):
         ROI.parse(text)
 
 

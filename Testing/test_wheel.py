@@ -38,6 +38,10 @@ def call(*command: object, cwd: Path, **options) -> subprocess.CompletedProcess[
 
 def source_files() -> list[Path]:
     """The files of the checkout, relative to it: those that git tracks, and new ones that it does not ignore."""
+    if not (ROOT / ".git").exists():  # an exported tree
+        folders = (LIBRARY, "SkullVAE", "pyproject.toml", "README.md", "LICENSE")
+        found = (path for name in folders for path in ((ROOT / name), *(ROOT / name).rglob("*")) if path.is_file())
+        return [path.relative_to(ROOT) for path in found if "__pycache__" not in path.parts]
     listing = call("git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", cwd=ROOT).stdout
     return [Path(name) for name in listing.split("\0") if name and (ROOT / name).is_file()]
 
