@@ -28,7 +28,7 @@ WITH_THREADS = """
 import sys
 import torch
 torch.set_num_threads(int(sys.argv[1]))
-from SkullVAELib.cli import main
+from SkullVAELib.cli.main import main
 sys.exit(main(sys.argv[2:]))
 """
 FILES = ("completed.nrrd", "implant.nrrd", "implant.stl", "preview.png")
