@@ -188,7 +188,7 @@ def _curves_text(analysis: RunAnalysis) -> str:
             reached = f"reaches {TARGET:.0f} in epoch {at}" if at else f"does not reach {TARGET:.0f}"
             sentences.append(
                 f"On the latents of β = {largest.beta:g}, the decoder <em>{name}</em> {reached}"
-                f" and ends at {scores['final_dice_loss']:.0f} after {scores['epochs']} epochs."
+                f" and ends at {scores['final_dice_loss']:.0f} (epochs: {scores['epochs']})."
             )
     return _paragraph(*sentences)
 
