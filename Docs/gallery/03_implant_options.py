@@ -10,7 +10,7 @@ from matplotlib import pyplot as plt
 
 import SkullVAELib as sv
 
-skull, _ = generated_skull("box", seed=2)
+skull, _ = generated_skull("blob", seed=5)
 result = sv.complete(skull)
 
 plate = {"clearance_mm": 0.5, "thickness": "constant", "thickness_mm": 4.0}

@@ -1,7 +1,7 @@
 """Uncertainty and further proposals.
 
 `--uncertainty` writes the implant's surface with the half-width of the 90 % band at each point: the true surface lies
-within this distance in 90 % of the cases, as measured on skulls that the scale was not set on
+within this distance at 90 % of the points, as measured on skulls that the scale was not set on
 ([Accuracy](../explanation/accuracy.md)). `--proposals 3` adds two draws from what the network and the bone around the
 defect leave open.
 """
@@ -12,7 +12,7 @@ from matplotlib import pyplot as plt
 
 import SkullVAELib as sv
 
-skull, _ = generated_skull("box", seed=2)
+skull, _ = generated_skull("blob", seed=5)
 skullvae("complete", "head.nrrd", "-o", "result", "--uncertainty", "--proposals", "3")
 
 with open("result/implant_uncertainty.ply", "rb") as file:

@@ -31,19 +31,9 @@ def draw(script: Path, folder: Path) -> list[Path]:
     for number in pyplot.get_fignums():
         path = folder / f"{script.stem}_{number}.png"
         pyplot.figure(number).savefig(path)
-        _shrink(path)
         saved.append(path)
     pyplot.close("all")
     return saved
-
-
-def _shrink(path: Path) -> None:
-    """Keep 256 colours, which is what such a picture needs, in a third of the bytes."""
-    from PIL import Image
-
-    with Image.open(path) as picture:
-        reduced = picture.convert("RGB").quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-    reduced.save(path, optimize=True)
 
 
 def main(arguments: list[str]) -> int:
