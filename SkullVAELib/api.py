@@ -190,11 +190,10 @@ def write_result(
         result = replace(result, options=replace(result.options, thickness_map=True), printable_implant=None)
     outputs = OutputOptions(uncertainty=uncertainty, skull=skull, html_report=html_report)
     # Of the input only the name is known.
-    name = result.report["input"]
-    inputs = [folder / name] if name in PUBLISHED_FILES and (folder / name).exists() else []
+    source = folder / result.report["input"]
+    inputs = [source] if source.name in PUBLISHED_FILES and source.exists() else []
     with publish_files(folder, PUBLISHED_FILES, inputs) as staging:
-        seconds = {name: value for name, value in result.report.get("seconds", {}).items() if name != "total"}
-        files = write_files(result, staging, outputs, Stages({}), seconds).report["files"]
+        files = write_files(result, staging, outputs, Stages({}), result.report["seconds"]).report["files"]
         remove_responses(folder)  # they belong to the earlier result
     return [folder / name for name in files]
 

@@ -63,10 +63,10 @@ def test_so_is_the_report_but_for_the_seconds(runs):
 
 
 def test_the_implant_is_the_recorded_one(runs):
-    """Another processor may round otherwise. Anything more is a change; see golden.py.
+    """Another processor may round otherwise: a voxel in a thousand. Anything more is a change; see golden.py.
 
-    Measured with version 0.1.0: two kinds of processor differ by a Dice of 0.992 of the implant and 0.9 % of its
-    volume, since thin bone decides whether a small part belongs to the implant. Their digests are both recorded.
+    Two kinds of processor are further apart: with version 0.1.0 their implants have a Dice of 0.992, 102 scattered
+    voxels. Both are recorded, one must be met.
     """
     record = json.loads(golden.RECORD.read_text(encoding="utf-8"))
     report = json.loads((runs[1] / "report.json").read_text(encoding="utf-8"))
@@ -74,12 +74,13 @@ def test_the_implant_is_the_recorded_one(runs):
         if "SKULLVAE_MODEL" in os.environ:
             pytest.skip("SKULLVAE_MODEL names another model than the recorded one")
         pytest.fail("The released model has changed: run `make golden`, look at it, and commit what it wrote")
-    implant, known = (read_volume(path).array != 0 for path in (runs[1] / "implant.nrrd", golden.IMPLANT))
-    if golden.digest(implant) in (record["implant_sha256"], *record["implant_sha256_elsewhere"]):
-        return
-    assert dice(known, implant) >= 0.99, "if this change is meant: make golden"
-    assert implant.sum() == pytest.approx(known.sum(), rel=0.015)
-    warnings.warn("not bit for bit a recorded implant: another processor, or a small change", stacklevel=1)
+    implant = read_volume(runs[1] / "implant.nrrd").array != 0
+    recorded = [read_volume(path).array != 0 for path in (golden.IMPLANT, golden.ELSEWHERE) if path.is_file()]
+    known = max(recorded, key=lambda other: dice(other, implant))
+    assert dice(known, implant) >= 0.999, "if this change is meant: make golden"
+    assert implant.sum() == pytest.approx(known.sum(), rel=0.001)
+    if golden.digest(implant) != golden.digest(known):
+        warnings.warn("not bit for bit the recorded implant: another processor, or a small change", stacklevel=1)
 
 
 def test_the_recorded_digest_is_that_of_the_recorded_voxels():
@@ -87,10 +88,7 @@ def test_the_recorded_digest_is_that_of_the_recorded_voxels():
     known = read_volume(golden.IMPLANT)
     found = golden.record_of(record["model_sha256"], known.with_array(known.array != 0))
     # The version is that of the recording, which later versions must still match.
-    kept = ("version", "implant_sha256_elsewhere")
-    assert {name: found[name] for name in found if name not in kept} == {
-        name: record[name] for name in record if name not in kept
-    }
+    assert found | {"version": record["version"]} == record
 
 
 def test_threads_are_given_back_after_one_thread_even_when_it_fails():
