@@ -66,7 +66,7 @@ def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stag
     registered = register_patient(volume, model, options.threshold_hu, options.roi, options.warp, stages)
     quality = Quality.of(registered, model.mean.float().cpu())
     quality.require(options.least_quality)
-    warnings = quality.warnings
+    warnings = [*registered.warnings, *quality.warnings]
     with stages.stage("prior"):
         prior = Prior.of(model, registered.field, registered.points_on_mean, options.prior, options.defect_class)
         warped = WarpedShape(TwoTableShape.of(prior.shape(options.gamma), registered.grid), registered.warp)

@@ -143,7 +143,7 @@ class PreparedPatient:
     @property
     def warnings(self) -> list[str]:
         """Warnings that apply to every shape."""
-        return self.quality.warnings + ([_FACE_WARNING] if self.face is not None else [])
+        return [*self.registered.warnings, *self.quality.warnings] + ([_FACE_WARNING] if self.face is not None else [])
 
     @property
     def defect_count(self) -> int:

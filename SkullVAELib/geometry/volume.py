@@ -23,11 +23,14 @@ class Volume:
         Voxel index to RAS, mm.
     name : str
         Of the file that it was read from; empty for other volumes.
+    warnings : tuple of str
+        What the user should know about the file's header, for the report.
     """
 
     array: np.ndarray
     affine: np.ndarray
     name: str = ""
+    warnings: tuple[str, ...] = ()
 
     @property
     def spacing(self) -> np.ndarray:

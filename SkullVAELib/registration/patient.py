@@ -142,6 +142,8 @@ class RegisteredPatient:
         Displacements in mm that map the aligned skull to the mean skull.
     field : torch.Tensor, shape (X, Y, Z)
         The skull's own signed distance in mm, warped to the mean skull.
+    warnings : tuple of str
+        Warnings about the file and about the segmentation of the bone.
     """
 
     bone: Volume
@@ -151,6 +153,7 @@ class RegisteredPatient:
     aligned: AlignedSkull
     warp: torch.Tensor
     field: torch.Tensor
+    warnings: tuple[str, ...] = ()
 
     @property
     def alignment(self) -> np.ndarray:
@@ -206,7 +209,7 @@ def register_patient(
     with stages.stage("warp"):
         warp = fit_warp_to_mean(aligned, model, options)
         field = warped_field(skull, aligned, warp, grid)
-    return RegisteredPatient(bone, about_bone, skull, grid, aligned, warp, field)
+    return RegisteredPatient(bone, about_bone, skull, grid, aligned, warp, field, volume.warnings)
 
 
 def bone_on_patient_grid(field: torch.Tensor, patient: RegisteredPatient) -> Volume:
