@@ -168,7 +168,7 @@ def test_a_head_drawn_without_variation_is_the_individuals_own(laid):
     for head in (*training, *held_out):
         skull = prepare_skull(head.name, shell(HEADS[head.name]))
         alignment = register_affine(skull.points, redistance(base.mean, GRID), GRID)
-        own = (canonical_field(skull.fraction, skull.distance, alignment, GRID)[0] < 0) & vault
+        own = (canonical_field(skull.imaged, skull.imaged_distance, alignment, GRID)[0] < 0) & vault
         drawn = DrawnHead((head.name,), head.detail, head.warp, head.scales, np.eye(3), False)
         again = (drawn.signed_distance(points, GRID).reshape(GRID.shape) < 0) & vault
         assert 2 * (own & again).sum() / (own.sum() + again.sum()) > 0.9

@@ -78,7 +78,7 @@ class MirrorImage:
         MirrorImage
         """
         fraction, matrix = patient.skull.fraction, patient.alignment
-        head, _ = canonical_field(fraction, patient.skull.distance, matrix, _GRID)
+        head, _ = canonical_field(patient.skull.imaged, patient.skull.imaged_distance, matrix, _GRID)
         mirrored = head.flip(0).clamp(-10.0, 10.0)
         zeros = torch.zeros_like(mirrored)
         # The walls of orbit and sinus have no two separate tables: they are represented by the distance field alone.

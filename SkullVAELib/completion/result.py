@@ -183,7 +183,7 @@ class PreparedPatient:
         rim = None
         if options.gaussian_process is not None and defects.masks:
             fraction, aligned, grid = registered.skull.fraction, registered.aligned, registered.grid
-            bone, _ = canonical_field(fraction, registered.skull.distance, aligned.matrix, grid)
+            bone, _ = canonical_field(registered.skull.imaged, registered.skull.imaged_distance, aligned.matrix, grid)
             at = np.concatenate([np.argwhere(mask) for mask in defects.masks])
             at = apply_affine(aligned.matrix @ fraction.affine, at)
             rim = DefectRim.of(first, aligned.points, aligned.normals, bone, at, options.gaussian_process)

@@ -61,7 +61,7 @@ def mean_shape(skulls: list[Skull], grid: Grid, passes: int = 2) -> tuple[torch.
         for s, start in zip(skulls, starts, strict=True)
     ]
     first = skulls[int(np.argmax(area))]
-    mean = canonical_field(first.fraction, first.distance, initial_alignment(first.points), grid)[0]
+    mean = canonical_field(first.imaged, first.imaged_distance, initial_alignment(first.points), grid)[0]
     mean = _symmetric(mean.clamp(-2 * CLAMP_MM, 2 * CLAMP_MM))
     alignments: list[np.ndarray] = []
     for _ in range(passes):
@@ -69,7 +69,7 @@ def mean_shape(skulls: list[Skull], grid: Grid, passes: int = 2) -> tuple[torch.
         alignments = [register_affine(s.points, target, grid) for s in skulls]
         total, weight = torch.zeros(grid.shape), torch.zeros(grid.shape)
         for skull, alignment in zip(skulls, alignments, strict=True):
-            field, seen = canonical_field(skull.fraction, skull.distance, alignment, grid)
+            field, seen = canonical_field(skull.imaged, skull.imaged_distance, alignment, grid)
             valid = known_region(field, seen, mean, grid).float()
             total += valid * field.clamp(-CLAMP_MM, CLAMP_MM)
             weight += valid
@@ -201,14 +201,14 @@ def warp_to_mean_with_field(
         Displacement in mm: skull(x) = field(x + warp(x)) at canonical x.
     """
     target = redistance(mean, grid)
-    plain, seen = canonical_field(skull.fraction, skull.distance, alignment, grid)
+    plain, seen = canonical_field(skull.imaged, skull.imaged_distance, alignment, grid)
     valid = known_region(plain, seen, target, grid).float()
     warp = fit_warp(TwoTableShape.of(mean, grid), *canonical_surface(skull, alignment), TRAINING_WARP)
     # Where the skull has no data the fitted warp is arbitrary; it must not deform the surroundings.
     weight = F.interpolate(valid[None, None], size=warp.shape[1:], mode="trilinear", align_corners=True)[0]
     warp = warp.clamp(-12, 12) * F.avg_pool3d(weight[None], 5, stride=1, padding=2)[0]
     inverse = inverse_warp(warp, grid)
-    field, _ = canonical_field(skull.fraction, skull.distance, alignment, grid, inverse)
+    field, _ = canonical_field(skull.imaged, skull.imaged_distance, alignment, grid, inverse)
     moved = grid.coordinates().reshape(-1, 3)
     known = grid.sample(valid[None], moved + grid.sample(inverse, moved)).reshape(grid.shape)
     return field.clamp(-CLAMP_MM, CLAMP_MM), known, warp

@@ -69,7 +69,7 @@ def align_to_mean(skull: Skull, model: SkullModel) -> AlignedSkull:
     grid = model.architecture.grid
     mean = redistance(model.mean_shape.cpu(), grid)
     matrix = register_affine(skull.points, mean, grid)
-    field, _ = canonical_field(skull.fraction, skull.distance, matrix, grid)
+    field, _ = canonical_field(skull.imaged, skull.imaged_distance, matrix, grid)
     matrix = align_midsagittal_plane(canonical_surface(skull, matrix)[0], field, grid) @ matrix
     points, normals = canonical_surface(skull, matrix)
     vault = points[points[:, 2] > 0]
@@ -117,7 +117,7 @@ def warped_field(skull: Skull, aligned: AlignedSkull, warp: torch.Tensor, grid: 
     torch.Tensor, shape (X, Y, Z)
         Signed distance in mm, clamped.
     """
-    field, _ = canonical_field(skull.fraction, skull.distance, aligned.matrix, grid, inverse_warp(warp, grid))
+    field, _ = canonical_field(skull.imaged, skull.imaged_distance, aligned.matrix, grid, inverse_warp(warp, grid))
     return field.clamp(-CLAMP_MM, CLAMP_MM)
 
 

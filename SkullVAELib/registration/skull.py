@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from SkullVAELib.geometry.affines import apply_affine, scale_of
-from SkullVAELib.geometry.distance_field import downsample_mask, signed_distance, surface_points
+from SkullVAELib.geometry.distance_field import reduced_bone, signed_distance, surface_points
 from SkullVAELib.geometry.grid import Grid
-from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.geometry.volume import Volume, crop
 
 CLAMP_MM = 10.0
 """Signed distances are clamped to this (mm) for the networks: beyond it only the sign matters."""
@@ -26,18 +26,33 @@ class Skull:
     name : str
         Name of the individual.
     fraction : Volume
-        Fraction of bone (0..1) in each voxel of the reduced grid.
+        Fraction of bone (0..1) in each voxel of the reduced grid, which has a margin around the bone, even beyond the
+        image; 0 there.
+    seen : tuple of slice
+        The part of the reduced grid inside the image.
     distance : numpy.ndarray
-        Signed distance to the bone's surface on that grid, mm, negative in bone.
+        Signed distance to the bone's surface on the reduced grid, mm, negative in bone; beyond the image never less
+        than the distance to it.
     points, normals : numpy.ndarray, shape (N, 3)
         Bone surface in RAS mm and its unit normals, pointing away from bone.
     """
 
     name: str
     fraction: Volume
+    seen: tuple[slice, ...]
     distance: np.ndarray
     points: np.ndarray
     normals: np.ndarray
+
+    @property
+    def imaged(self) -> Volume:
+        """The bone fractions inside the image."""
+        return crop(self.fraction, self.seen)
+
+    @property
+    def imaged_distance(self) -> np.ndarray:
+        """The signed distance inside the image, mm."""
+        return self.distance[self.seen]
 
 
 def prepare_skull(name: str, bone: Volume) -> Skull:
@@ -54,8 +69,27 @@ def prepare_skull(name: str, bone: Volume) -> Skull:
     -------
     Skull
     """
-    fraction = downsample_mask(bone)
-    return Skull(name, fraction, signed_distance(fraction), *surface_points(fraction))
+    fraction, seen = reduced_bone(bone)
+    imaged = crop(fraction, seen)
+    # The end of the image is not a surface, so distances and points are those of the image alone.
+    distance = _beyond_image(signed_distance(imaged), fraction, seen)
+    return Skull(name, fraction, seen, distance, *surface_points(imaged))
+
+
+def _beyond_image(distance: np.ndarray, fraction: Volume, seen: tuple[slice, ...]) -> np.ndarray:
+    """Continue signed distances beyond the image: there is no bone, and what is near its end is unknown."""
+    shape = fraction.array.shape
+    padding = [(s.start, n - s.stop) for s, n in zip(seen, shape, strict=True)]
+    if not np.any(padding):
+        return distance
+    padded = np.pad(distance, padding, mode="edge")
+    away = np.zeros(shape, np.float32)
+    for axis, (part, n, mm) in enumerate(zip(seen, shape, fraction.spacing, strict=True)):
+        index = np.arange(n)
+        out = np.maximum(np.maximum(part.start - index, index - part.stop + 1), 0) * mm
+        away += out.astype(np.float32).reshape([-1 if a == axis else 1 for a in range(3)]) ** 2
+    beyond = np.sqrt(np.maximum(padded, 0) ** 2 + away)
+    return np.where(away > 0, beyond, padded)
 
 
 def canonical_surface(skull: Skull, alignment: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
@@ -88,9 +122,9 @@ def canonical_field(
     Parameters
     ----------
     fraction : Volume
-        Reduced bone, see `downsample_mask`.
+        Bone fractions inside the image, see `Skull.imaged`.
     distance : numpy.ndarray
-        Its signed distance in mm, see `signed_distance`.
+        Their signed distance in mm, see `Skull.imaged_distance`.
     alignment : numpy.ndarray, shape (4, 4)
         Patient RAS mm -> canonical mm.
     grid : Grid

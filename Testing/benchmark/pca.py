@@ -91,5 +91,5 @@ def fitted(
 ) -> tuple[torch.Tensor, Grid]:
     """The shape of a defective skull; see shapes.MakeShape."""
     grid = model.architecture.grid
-    field, seen = canonical_field(skull.fraction, skull.distance, aligned.matrix, grid)
+    field, seen = canonical_field(skull.imaged, skull.imaged_distance, aligned.matrix, grid)
     return fit(found, field, seen, count), grid

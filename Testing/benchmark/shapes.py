@@ -50,7 +50,7 @@ def complete_by(make_shape: MakeShape, volume: Volume, model: SkullModel) -> np.
 
 def defective_field(skull: Skull, aligned: AlignedSkull, grid: Grid) -> torch.Tensor:
     """The defective skull's own signed distance (X, Y, Z) in mm in the canonical frame, registered and not warped."""
-    return canonical_field(skull.fraction, skull.distance, aligned.matrix, grid)[0]
+    return canonical_field(skull.imaged, skull.imaged_distance, aligned.matrix, grid)[0]
 
 
 def mirrored(skull: Skull, aligned: AlignedSkull, model: SkullModel) -> tuple[torch.Tensor, Grid]:
