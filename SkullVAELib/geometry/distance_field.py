@@ -21,8 +21,8 @@ REDUCED_MM = 1.2
 # Axes with larger voxels than this many times the reduced ones are refined, smaller ones are averaged.
 _COARSE = 1.5
 
-# A grid whose voxels are longer than wide by no more than this is treated as isotropic.
-_ISOTROPIC = 1.5
+# A grid whose voxels are longer than wide by no more than this is treated as isotropic; so is every reduced grid.
+_ISOTROPIC = 2.3
 
 # Distances within a slice are limited to this, mm, before slices are interpolated: beyond it only the sign matters, and
 # a slice without bone has no distance at all.
@@ -180,24 +180,27 @@ def _with_crossings(distance: np.ndarray, fraction: np.ndarray, bone: np.ndarray
     Along each axis the surface crosses the edge to a neighbour where the fraction is one half. The plane through the
     nearest crossings at distances a, b, c along the axes is 1 / sqrt(1/a^2 + 1/b^2 + 1/c^2) away.
     """
-    total = np.zeros(fraction.shape, np.float32)
+    flat, shape = np.ascontiguousarray(fraction).ravel(), fraction.shape
+    near, slopes = [], []
     for axis, mm in enumerate(spacing):
         if mm == _APART_MM:
             continue
+        step = int(np.prod(shape[axis + 1 :]))
         low = tuple(slice(None, -1) if a == axis else slice(None) for a in range(3))
         high = tuple(slice(1, None) if a == axis else slice(None) for a in range(3))
-        edges = np.nonzero(bone[low] != bone[high])
-        first, second = fraction[low][edges], fraction[high][edges]
-        part = np.clip((0.5 - first) / (second - first), 0.02, 0.98)
-        along = np.zeros(fraction.shape, np.float32)
-        along[low][edges] = (mm * part) ** -2.0
+        first = np.ravel_multi_index(np.nonzero(bone[low] != bone[high]), shape)
+        part = np.clip((0.5 - flat[first]) / (flat[first + step] - flat[first]), 0.02, 0.98)
         # A voxel between two crossings has the nearer one.
-        further = along[high]
-        further[edges] = np.maximum(further[edges], (mm * (1 - part)) ** -2.0)
-        total += along
-    near = np.nonzero(total)
-    distance[near] = np.where(bone[near], -1, 1) / np.sqrt(total[near])
-    return distance.astype(np.float32)
+        voxels, which = np.unique(np.concatenate([first, first + step]), return_inverse=True)
+        slope = np.zeros(len(voxels))
+        np.maximum.at(slope, which, np.concatenate([mm * part, mm * (1 - part)]) ** -2.0)
+        near.append(voxels)
+        slopes.append(slope)
+    voxels, which = np.unique(np.concatenate(near), return_inverse=True)
+    away = 1 / np.sqrt(np.bincount(which, np.concatenate(slopes)))
+    result = np.ascontiguousarray(distance, np.float32)
+    result.ravel()[voxels] = np.where(flat[voxels] >= 0.5, -away, away)
+    return result
 
 
 def surface_points(fraction: Volume, level: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
