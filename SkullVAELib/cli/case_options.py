@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from SkullVAELib.cli.arguments import add_device_option, add_model_option
-from SkullVAELib.completion.options import MOST_PROPOSALS, PRIORS
+from SkullVAELib.completion.options import MOST_PROPOSALS, PRIORS, DefectChoice
 from SkullVAELib.core.parsing import number
 from SkullVAELib.data.defect_kinds import CLASSES
 from SkullVAELib.implant.options import MESH_FORMATS, THICKNESS_FORMS, THICKNESS_MODES, ImplantOptions
@@ -46,6 +46,28 @@ def add_case_options(parser: argparse.ArgumentParser) -> tuple[argparse.Action, 
         metavar="CX,CY,CZ,SX,SY,SZ",
         help="region of interest: bone outside it, such as table, headrest and neck, is ignored; centre and full side"
         " lengths in the file's own coordinates, RAS mm; nine further numbers are the three axes of an oblique ROI",
+    )
+    add(
+        "--defects",
+        metavar="WHICH",
+        default="auto",
+        help="which candidate defects are filled: auto = those that are probably defects (default), all, or numbers of"
+        " the candidates in report.json, such as 1,3",
+    )
+    add(
+        "--at",
+        metavar="R,A,S",
+        action="append",
+        default=[],
+        help="also fill the hole nearest to this point, in mm of the file's own coordinates as Slicer shows them; may be"
+        " repeated",
+    )
+    add(
+        "--not-at",
+        metavar="R,A,S",
+        action="append",
+        default=[],
+        help="leave the candidate defect nearest to this point open; may be repeated",
     )
     made.append(add_model_option(parser))
     add(
@@ -177,14 +199,17 @@ def as_arguments(options: argparse.Namespace, actions: Iterable[argparse.Action]
         name, value = action.option_strings[0], getattr(options, action.dest)
         if value == action.default:
             continue
+        if isinstance(value, list):
+            arguments += [f"{name}={each}" for each in value]
+            continue
         if isinstance(value, tuple):
             value = ",".join(value)
         arguments.append(name if action.nargs == 0 else f"{name}={value}")
     return tuple(arguments)
 
 
-def parse_case_options(options: argparse.Namespace) -> tuple[ImplantOptions, ROI | None]:
-    """Return the implant options and the ROI.
+def parse_case_options(options: argparse.Namespace) -> tuple[ImplantOptions, ROI | None, DefectChoice]:
+    """Return the implant options, the ROI and the choice of defects.
 
     Parameters
     ----------
@@ -197,6 +222,8 @@ def parse_case_options(options: argparse.Namespace) -> tuple[ImplantOptions, ROI
         Options of the printable implant.
     roi : ROI or None
         The region of interest; None without --roi.
+    choice : DefectChoice
+        Which candidate defects are filled.
 
     Raises
     ------
@@ -212,11 +239,12 @@ def parse_case_options(options: argparse.Namespace) -> tuple[ImplantOptions, ROI
         options.split,
         thickness_map="ply" in options.format,
     )
+    choice = DefectChoice.parse(options.defects, options.at, options.not_at)
     if options.roi is None:
-        return implant_options, None
+        return implant_options, None, choice
     from SkullVAELib.geometry.roi import ROI
 
-    return implant_options, ROI.parse(options.roi)
+    return implant_options, ROI.parse(options.roi), choice
 
 
 def _formats(text: str) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from SkullVAELib.core.version import NOTICE
 from SkullVAELib.report.result_names import PUBLISHED_FILES
 
 if TYPE_CHECKING:
+    from SkullVAELib.completion.options import DefectChoice
     from SkullVAELib.geometry.roi import ROI
     from SkullVAELib.implant.options import ImplantOptions
     from SkullVAELib.report.result_files import RunResult
@@ -65,7 +66,7 @@ def run_complete(options: argparse.Namespace) -> int:
     from SkullVAELib.io.images import check_readable
     from SkullVAELib.session.cleanup import remove_responses
 
-    implant_options, roi = parse_case_options(options)
+    implant_options, roi, choice = parse_case_options(options)
     path = check_readable(options.input)
     inputs = [path]
     if options.model is not None:
@@ -80,7 +81,7 @@ def run_complete(options: argparse.Namespace) -> int:
             requests = stack.enter_context(Requests.from_stdin())
         report = stack.enter_context(progress_on(stream, options.progress))
         with publish_files(options.output, PUBLISHED_FILES, inputs) as staging:
-            result = _complete_into(staging, path, options, implant_options, roi, report)
+            result = _complete_into(staging, path, options, implant_options, roi, choice, report)
             remove_responses(options.output)  # before the new results appear: responses belong to the earlier ones
         # The files are in place only now.
         report("done", 1.0)
@@ -105,6 +106,7 @@ def _complete_into(
     options: argparse.Namespace,
     implant_options: ImplantOptions,
     roi: ROI | None,
+    choice: DefectChoice,
     report: Report,
 ) -> RunResult:
     """Complete the skull in the file `path`, write all files into `staging` and return the result."""
@@ -147,6 +149,7 @@ def _complete_into(
         defect_class=options.defect,
         device=str(device),
         face=face,
+        choice=choice,
         least_quality=0.0 if options.force else REFUSE_BELOW,
     )
     completion = complete(volume, model, completion_options, stages)

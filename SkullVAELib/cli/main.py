@@ -61,7 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stack.enter_context(_signals_end_the_run())
         try:
             options = _parser().parse_args(
-                join_option_value(sys.argv[1:] if arguments is None else arguments, "--roi", "--box")
+                join_option_value(
+                    sys.argv[1:] if arguments is None else arguments, "--roi", "--box", "--at", "--not-at"
+                )
             )
             return options.run(options)
         except KeyboardInterrupt:

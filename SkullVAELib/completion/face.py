@@ -7,6 +7,7 @@ side. Bone missing at the midline is missing in the mirror image, too, and stays
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from SkullVAELib.completion.defects import Defects
+from SkullVAELib.completion.defects import Defects, NumberedCandidate
 from SkullVAELib.completion.fill import AllowedRegion, allowed_region, fill_defects
 from SkullVAELib.completion.options import FaceOptions
 from SkullVAELib.geometry.affines import apply_affine, scale_of
@@ -38,6 +39,9 @@ _OUTSIDE_MM = 9.0
 
 _AROUND_MM = 20.0
 """Margin (mm) around the defects in which face and vault are separated: wider than any implant extends."""
+
+# Defects of the face keep this distance from those of the vault, mm.
+_CLEAR_MM = 2.5
 
 MIN_POINTS = 500
 """Fewest surface points on the bone of the face for which its mirror image is registered."""
@@ -129,12 +133,15 @@ class FaceCompletion:
         Bool, on the input's grid.
     where : AllowedRegion
         The score of missing bone.
+    affine : numpy.ndarray, shape (4, 4)
+        Voxel index of the reduced grid -> patient RAS mm.
     """
 
     image: MirrorImage
     defects: Defects
     implant: np.ndarray
     where: AllowedRegion
+    affine: np.ndarray
 
     @classmethod
     def of(
@@ -164,7 +171,7 @@ class FaceCompletion:
             return None
         where = allowed_region(patient.skull.fraction, defects)
         implant = fill_defects(image, patient.alignment, patient.bone, defects, where, options.smallest_ml)
-        return cls(image, defects, implant, where) if implant.any() else None
+        return cls(image, defects, implant, where, patient.skull.fraction.affine) if implant.any() else None
 
     def distance_difference(self, vault_defects: list[np.ndarray], spacing: np.ndarray) -> Volume:
         """Distance to the nearest defect of the vault minus that to the nearest defect of the face.
@@ -187,13 +194,17 @@ class FaceCompletion:
         to_vault, to_face = (ndimage.distance_transform_edt(~masks[box], sampling=spacing) for masks in both)
         return crop(self.image.skull, box).with_array((to_vault - to_face).astype(np.float32))
 
-    def outside_face(self, candidates: list[dict]) -> list[dict]:
-        """Rejected candidates whose centre is neither in a defect of the face nor within 8 mm of one, see
-        `Defects.rejected`.
-        """
+    def outside_face(self, candidates: Sequence[NumberedCandidate]) -> tuple[NumberedCandidate, ...]:
+        """Candidates whose centre is neither in a defect of the face nor within 8 mm of one."""
         at = np.concatenate([np.argwhere(mask) for mask in self.defects.masks])
-        voxels = cKDTree(apply_affine(self.image.skull.affine, at))
-        return [candidate for candidate in candidates if voxels.query(candidate["centre_mm"])[0] >= 8.0]
+        to_canonical = self.image.skull.affine
+        voxels = cKDTree(apply_affine(to_canonical, at))
+        to_canonical = to_canonical @ np.linalg.inv(self.affine)
+        return tuple(
+            c
+            for c in candidates
+            if c.filled or voxels.query(apply_affine(to_canonical, c.candidate.centre_mm))[0] >= 8.0
+        )
 
     def as_json(self, bone: Volume) -> dict:
         """Volume (ml), number of defects and fit (mm), for the report."""
@@ -229,7 +240,7 @@ def find_facial_defects(
     Returns
     -------
     Defects
-        Largest first; no candidate is listed as rejected.
+        Largest first.
     """
     fraction = patient.skull.fraction
     shape = fraction.array.shape
@@ -244,7 +255,7 @@ def find_facial_defects(
     field[here] = local
     missing = (local < 0) & (fraction.array[here] < 0.5)
     for defect in vault_defects:
-        missing &= ~ndimage.binary_dilation(defect[here], iterations=2)
+        missing &= ndimage.distance_transform_edt(~defect[here], sampling=fraction.spacing) > _CLEAR_MM
     labels, _ = ndimage.label((local < -0.3) & (distance > options.core_mm) & missing, np.ones((3, 3, 3)))
     reach = np.ceil((options.core_mm + options.grow_mm) / fraction.spacing).astype(int)
     masks = []
@@ -263,7 +274,7 @@ def find_facial_defects(
             masks.append(mask)
     masks.sort(key=lambda mask: -int(mask.sum()))
     masks = [mask for mask in masks if mask.sum() >= options.share * masks[0].sum()]
-    return Defects(masks, field, np.zeros(shape, bool), [], float(fraction.spacing.min()))
+    return Defects(masks, field, np.zeros(shape, bool), float(fraction.spacing.min()))
 
 
 def _face_box(skull: Volume, options: FaceOptions) -> tuple[slice, ...]:

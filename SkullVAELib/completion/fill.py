@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from SkullVAELib.completion.defects import BEVEL, Defects, missing_fraction
+from SkullVAELib.completion.candidates import BEVEL, missing_fraction
+from SkullVAELib.completion.defects import Defects
 from SkullVAELib.geometry.affines import apply_affine
 from SkullVAELib.geometry.volume import Volume, crop
 from SkullVAELib.shape.warped import PatientShape

@@ -5,6 +5,8 @@ The command line, the session and the panel derive their options from these.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from SkullVAELib.core.errors import SkullVAEError
@@ -20,101 +22,115 @@ MOST_PROPOSALS = 5
 
 @dataclass(frozen=True)
 class DefectOptions:
-    """Criteria for defects.
+    """How candidate defects are grown.
 
-    A candidate defect grows from a core of missing bone to the rim of the hole. It is rejected for one of the reasons
-    below; report.json lists up to ten rejected candidates with their measures and the reason. "Elevation" is the sine
-    of the angle of a candidate's centre above the horizontal plane of the canonical frame, seen from the vault's
-    centre. Measures are made on the reduced grid (about 1.2 mm). Numbers of defects refer to the benchmark (126 defects
-    cut into 9 skulls). Where no data are named, none are on record for the threshold alone; the benchmark in
-    Docs/explanation/accuracy.md measures all of them together.
+    A candidate grows from a core of missing bone to the rim of the hole. Whether it is a defect is a matter of
+    probability, see completion/defect_classifier.py. "Elevation" is the sine of the angle above the horizontal plane
+    of the canonical frame, seen from the vault's centre. Measures are made on the reduced grid (about 1.2 mm).
 
     Parameters
     ----------
     core_mm : float
         mm. A voxel of missing bone at least this far from any bone is the core of a candidate.
     smallest_ml : float
-        ml. Smaller candidates are rejected ("below the minimum volume of a defect").
-    radius_mm : float
-        mm. Candidates without a voxel this far from bone are rejected ("narrower than a burr hole"). The smallest burr
-        hole has 11 mm diameter; the least value in 126 defects was 6.7 mm, pinholes and thin spots reached 4.9 mm.
-    share : float
-        Fraction of the volume of the largest defect. Smaller candidates are rejected ("much smaller than the largest
-        defect").
-    open_edge : float
-        Fraction of a candidate's border. Candidates with more of it at the border of the image are rejected, because
-        the field of view ends there ("at the border of the image").
-    air : float
-        Fraction of a candidate's border. Candidates with less air at their border are rejected ("a cavity in intact
-        bone"), for example a frontal sinus.
-    spread_mm : float
-        mm. Candidates whose core has a larger mean standard deviation across skulls are rejected ("in a region of high
-        variability across skulls"), for example in the nasal cavity and at the mastoid tips.
+        ml. Smaller components of an implant are removed, unless the user has chosen the defect.
     grow_spread_mm : float
         mm. A candidate does not grow where the standard deviation across skulls is larger.
     cavity_mm : float
         mm. Missing bone with bone on both sides within this distance, along the line through the vault's centre, is a
         cavity and stays open.
-    displaced : float
-        Fraction of a core. Candidates with more of it displaced are rejected ("bone is present but displaced"): the
-        prior is wrong there.
     displaced_mm : float
         mm. Missing bone with bone within this distance further out or in is displaced.
-    base_elevation : float
-        Elevation. Lower candidates are rejected ("at the skull base"), because anatomy and segmentations vary most
-        there. Facial defects are there as well, see completion/face.py.
-    temple_elevation : float
-        Elevation. Replaces base_elevation at the side of the head, where the vault extends lower.
     thin_elevation : float
         Elevation. Lower candidates are in a region of thin bone (temporal squama and orbital roof), where segmentations
         often have a hole although the bone has none.
-    thin_ml : float
-        ml. Smaller candidates in a region of thin bone are rejected ("small, in a region of thin bone"). Measured on 56
-        cases of 4 skulls: such holes have up to 1.7 ml, true defects at that height 2.7 ml and more.
-    beside_elevation : float
-        Elevation. Replaces thin_elevation for thin_ml where there is a larger defect.
     mirror_mm : float
-        mm. A candidate in a region of thin bone is rejected if another one of similar volume is within this distance of
-        its mirror image ("missing on both sides"). Also the distance from the midsagittal plane beyond which voxels are
-        compared with their mirror image.
+        mm. Distance from the midsagittal plane beyond which voxels are compared with their mirror image.
     both_lack : float
         Missing fraction. Where more bone than this is missing at the mirror image of a voxel in a region of thin bone,
         the voxel is removed from its candidate, so that a defect does not grow into a hole that is there by nature.
         This does not apply to a candidate that contains its own mirror image.
     both_mm : float
         mm. Only voxels whose mirror image is this near to the core of a hole are removed.
-    closed : float
-        Fraction of a candidate's rim. Candidates with less bone at their rim are rejected ("open edge of the bone, not
-        a hole"), as where a segmentation was cut off.
     around_elevation : float
-        Elevation below which `around` is measured.
-    around : float
-        Fraction of the circle around the vault's axis. Candidates that cover more of it are rejected ("skull cut off
-        all around, not a hole"). None of 126 defects covered more than a third.
+        Elevation below which the fraction of the circle around the vault's axis is measured.
     """
 
     core_mm: float = 2.8
-    smallest_ml: float = 0.5
-    radius_mm: float = 5.5
-    share: float = 0.15
-    open_edge: float = 0.2
-    air: float = 0.35
-    spread_mm: float = 2.2
+    smallest_ml: float = 0.2
     grow_spread_mm: float = 3.0
     cavity_mm: float = 20.0
-    displaced: float = 0.4
     displaced_mm: float = 8.0
-    base_elevation: float = -0.35
-    temple_elevation: float = -0.45
     thin_elevation: float = -0.1
-    thin_ml: float = 2.2
-    beside_elevation: float = 0.1
     mirror_mm: float = 12.0
     both_lack: float = 0.5
     both_mm: float = 6.0
-    closed: float = 0.5
     around_elevation: float = 0.26
-    around: float = 0.6
+
+
+@dataclass(frozen=True)
+class DefectChoice:
+    """Which candidate defects are filled.
+
+    Parameters
+    ----------
+    numbers : str or tuple of int
+        "auto", those that are probably defects; "all", every candidate in the report; or the numbers of the report.
+    at : tuple of tuples of 3 floats
+        Points in patient RAS mm; the hole nearest to each is filled, too.
+    not_at : tuple of tuples of 3 floats
+        Points in patient RAS mm; the candidate nearest to each stays open.
+
+    Raises
+    ------
+    SkullVAEError
+        A point is not three finite numbers, or a number is not positive.
+    """
+
+    numbers: str | tuple[int, ...] = "auto"
+    at: tuple[tuple[float, float, float], ...] = ()
+    not_at: tuple[tuple[float, float, float], ...] = ()
+
+    def __post_init__(self):
+        points = [*self.at, *self.not_at]
+        if not all(len(point) == 3 and all(math.isfinite(mm) for mm in point) for point in points):
+            raise SkullVAEError("A point is not three finite numbers", "Write R,A,S in mm, such as --at 30,80,95")
+        if isinstance(self.numbers, str):
+            valid = self.numbers in ("auto", "all")
+        else:
+            valid = all(number > 0 for number in self.numbers)
+        if not valid:
+            raise SkullVAEError(
+                f"The choice of defects '{self.numbers}' is unknown", "Use auto, all or numbers from report.json"
+            )
+
+    @classmethod
+    def parse(cls, numbers: str = "auto", at: Sequence[str] = (), not_at: Sequence[str] = ()) -> DefectChoice:
+        """A choice from the texts of the command line.
+
+        >>> DefectChoice.parse("1,3", ["30,80,95"]).at
+        ((30.0, 80.0, 95.0),)
+        """
+        if numbers in ("auto", "all"):
+            chosen: str | tuple[int, ...] = numbers
+        else:
+            try:
+                chosen = tuple(int(part) for part in numbers.split(","))
+            except ValueError:
+                raise SkullVAEError(
+                    f"The choice of defects '{numbers}' is unknown", "Use auto, all or numbers such as 1,3"
+                ) from None
+        return cls(chosen, tuple(map(_point, at)), tuple(map(_point, not_at)))
+
+
+def _point(text: str) -> tuple[float, float, float]:
+    try:
+        right, anterior, superior = (float(part) for part in text.split(","))
+    except ValueError:
+        raise SkullVAEError(
+            f"The point '{text}' is not three numbers", "Write R,A,S in mm, such as --at 30,80,95"
+        ) from None
+    return right, anterior, superior
 
 
 @dataclass(frozen=True)
@@ -230,7 +246,9 @@ class CompletionOptions:
     gaussian_process : GaussianProcessOptions or None
         The GP correction; None for no correction.
     defects : DefectOptions
-        Criteria for defects.
+        How candidate defects are grown.
+    choice : DefectChoice
+        Which of them are filled.
 
     Raises
     ------
@@ -249,6 +267,7 @@ class CompletionOptions:
     warp: WarpOptions = field(default_factory=WarpOptions)
     gaussian_process: GaussianProcessOptions | None = field(default_factory=GaussianProcessOptions)
     defects: DefectOptions = field(default_factory=DefectOptions)
+    choice: DefectChoice = field(default_factory=DefectChoice)
 
     def __post_init__(self):
         if self.prior not in PRIORS:

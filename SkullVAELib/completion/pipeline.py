@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
-from SkullVAELib.completion.defects import AT_SKULL_BASE, find_defects
+from SkullVAELib.completion.defect_classifier import default_classifier
+from SkullVAELib.completion.defects import DefectFinder, NumberedCandidate
 from SkullVAELib.completion.face import FaceCompletion
 from SkullVAELib.completion.measures import measure_implant
 from SkullVAELib.completion.options import CompletionOptions
 from SkullVAELib.completion.prior import Prior
 from SkullVAELib.completion.result import Completion, PreparedPatient
+from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.core.progress import Stages
 from SkullVAELib.core.threads import one_thread
 from SkullVAELib.core.version import __version__
@@ -34,8 +37,11 @@ STAGE_WEIGHTS = {
 }
 """Expected shares of the computing time of the stages; "face" only runs if it is requested."""
 
-REPORTED_FROM_ML = 5.0
-"""A rejected candidate defect of at least this volume is named in the warning that no defect was found."""
+THICK_MM = 2.0
+"""Voxel spacing in mm above which the user is warned."""
+
+MOST_SLICE_MM = 6.5
+"""Voxel spacing in mm above which an image is refused: slices farther apart than the bone is thick show no shape."""
 
 
 @one_thread()
@@ -63,24 +69,29 @@ def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stag
     SkullVAEError
         If the input is not a skull, or if its plausibility score is below `options.least_quality`.
     """
+    warnings = _resolution_warnings(volume, options.least_quality)
     registered = register_patient(volume, model, options.threshold_hu, options.roi, options.warp, stages)
+    registered = dataclasses.replace(registered, warnings=(*warnings, *registered.warnings))
     quality = Quality.of(registered, model.mean.float().cpu())
     quality.require(options.least_quality)
-    warnings = [*registered.warnings, *quality.warnings]
     with stages.stage("prior"):
         prior = Prior.of(model, registered.field, registered.points_on_mean, options.prior, options.defect_class)
         warped = WarpedShape(TwoTableShape.of(prior.shape(options.gamma), registered.grid), registered.warp)
     with stages.stage("gap"):
-        skull = registered.skull
-        defects = find_defects(
-            warped, model.spread.cpu(), registered.alignment, skull.fraction, skull.distance, options.defects
+        finder = DefectFinder.of(
+            warped,
+            model.spread.cpu(),
+            registered.alignment,
+            registered.skull,
+            float(volume.spacing.max()),
+            default_classifier(),
+            options.defects,
         )
-    face, rejected = None, defects.rejected
+        defects = finder.choose(options.choice)
+    face = None
     if options.face:
         with stages.stage("face"):
             face = FaceCompletion.of(registered, defects.masks)
-            if face is not None:
-                rejected = face.outside_face(rejected)
     report: dict = {
         "version": __version__,
         "model": {"sha256": getattr(model, "sha256", None), "trained": getattr(model, "provenance", {}).get("trained")},
@@ -88,27 +99,24 @@ def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stag
         "bone": registered.about_bone,
         "registration_mm": round(registered.aligned.fit_mm, 2),
         "quality": quality.as_json(),
-        "rejected": rejected[:10],
-        "warnings": warnings,
     }
     if face is not None:
         report["face"] = face.as_json(volume)
-    patient: PreparedPatient | None = None
-    if defects.masks or face is not None:
-        with stages.stage("implant"):
-            patient = PreparedPatient.of(registered, quality, prior, defects, warped, options, face)
+    with stages.stage("implant"):
+        patient = PreparedPatient.of(registered, quality, prior, finder, defects, warped, options, face)
+        report["candidates"] = patient.candidates
+        implant, proposal, rim_gap = np.zeros_like(registered.bone.array), None, float("nan")
+        if defects.masks or face is not None:
             implant, proposal, rim_gap = patient.fill_with(
                 warped, defects.field[defects.box] if defects.masks else None
             )
-            report["warnings"] = warnings = patient.warnings
-    else:
-        implant = np.zeros_like(registered.bone.array)
-    found = patient is not None and bool(implant.any())
-    if patient is not None and found:
+    report["warnings"] = warnings = list(patient.warnings)
+    found = bool(implant.any())
+    if found:
         with stages.stage("measure"):
             report["implant"] = measure_implant(volume.with_array(implant), rim_gap) | {"defects": patient.defect_count}
     else:
-        warnings.append(_no_defect_warning(rejected, options.face))
+        warnings.append(_no_defect_warning(defects.candidates, options.face))
     return Completion(
         registered.bone,
         volume.with_array(registered.bone.array | implant),
@@ -116,24 +124,49 @@ def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stag
         report,
         found,
         proposal if found else None,
-        patient if found else None,
+        patient,
     )
 
 
-def _no_defect_warning(rejected: list[dict], face: bool) -> str:
-    """The warning that no defect was found; names the largest rejected candidate if it is large.
+def _resolution_warnings(volume: Volume, least_quality: float) -> list[str]:
+    """Warnings about large voxels.
+
+    Raises
+    ------
+    SkullVAEError
+        Slices are too far apart, unless every input is accepted.
+    """
+    coarse = float(volume.spacing.max())
+    if coarse <= THICK_MM:
+        return []
+    thick = coarse > 1.5 * volume.spacing.min()
+    what = f"Slices of {coarse:.1f} mm" if thick else f"Voxels of {coarse:.1f} mm"
+    if coarse > MOST_SLICE_MM and least_quality > 0:
+        raise SkullVAEError(
+            f"{what} are too coarse for an implant, which is as thick as one of them",
+            f"Choose a series with slices of at most 1 mm; --force completes images above {MOST_SLICE_MM:g} mm",
+        )
+    return [
+        f"{what} are coarse: the surface between {'slices' if thick else 'them'} is interpolated, so the implant is"
+        " less accurate. Choose a series with a voxel size of at most 1 mm if there is one."
+    ]
+
+
+def _no_defect_warning(candidates: Sequence[NumberedCandidate], face: bool) -> str:
+    """The warning that no defect was found; names the most probable candidate.
 
     face: whether the face was searched, too.
     """
     warning = (
-        "No defect was found. If the hole was closed by the segmentation, use the CT with --threshold, or a"
-        " segmentation in which the hole is open."
+        "No defect was found. If there is a hole, point at it with --at R,A,S (in Slicer: Point at a hole). If the hole"
+        " was closed by the segmentation, use the CT, or a segmentation in which the hole is open."
     )
-    largest = max(rejected, key=lambda candidate: candidate["ml"], default=None)
-    if largest is None or largest["ml"] < REPORTED_FROM_ML:
-        return warning
-    warning = f"{warning} A candidate defect of {largest['ml']:.0f} ml was rejected: {largest['reason']}."
-    in_face = largest["reason"] == AT_SKULL_BASE and largest["centre_mm"][1] > 0 and not face
-    if in_face:
+    if candidates:
+        likely = max(candidates, key=lambda c: c.probability)
+        warning += (
+            f" The most probable candidate is number {likely.number} of {likely.place} (probability"
+            f" {likely.probability:.2f}): {likely.reason}."
+        )
+    if not face:
         warning += " If one side of the face is missing, use the option that completes the face."
     return warning

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import torch
 
-from SkullVAELib.completion.defects import Defects
+from SkullVAELib.completion.defects import DefectFinder, Defects
 from SkullVAELib.completion.face import CombinedShape, FaceCompletion, MirrorImage, combined_score
 from SkullVAELib.completion.fill import allowed_region, fill_defects
 from SkullVAELib.completion.gaussian_process import DefectRim
 from SkullVAELib.completion.measures import measure_implant
-from SkullVAELib.completion.options import CompletionOptions
+from SkullVAELib.completion.options import CompletionOptions, DefectChoice
 from SkullVAELib.completion.prior import Prior
 from SkullVAELib.completion.uncertainty import Uncertainty
 from SkullVAELib.core.threads import one_thread
@@ -86,7 +87,7 @@ class Completion:
     proposal : ImplantShape or None
         The shape that the implant was made from; None if no defect was found.
     patient : PreparedPatient or None
-        The patient, for further proposals; None if no defect was found.
+        The patient, for further proposals and for other defects.
     """
 
     bone: Volume
@@ -122,8 +123,12 @@ class PreparedPatient:
         Plausibility of the input.
     prior : Prior
         Source of complete shapes.
+    finder : DefectFinder
+        Candidate defects of the vault.
     defects : Defects
-        Defects of the vault.
+        Those that are filled.
+    first : WarpedShape
+        The shape that the candidates were found with.
     rim : DefectRim or None
         Bone around the defects of the vault; None without GP correction or without a defect there.
     options : CompletionOptions
@@ -135,7 +140,9 @@ class PreparedPatient:
     registered: RegisteredPatient
     quality: Quality
     prior: Prior
+    finder: DefectFinder
     defects: Defects
+    first: WarpedShape
     rim: DefectRim | None
     options: CompletionOptions
     face: FaceCompletion | None = None
@@ -143,7 +150,14 @@ class PreparedPatient:
     @property
     def warnings(self) -> list[str]:
         """Warnings that apply to every shape."""
-        return [*self.registered.warnings, *self.quality.warnings] + ([_FACE_WARNING] if self.face is not None else [])
+        face = [_FACE_WARNING] if self.face is not None else []
+        return [*self.registered.warnings, *self.quality.warnings, *self.defects.warnings, *face]
+
+    @property
+    def candidates(self) -> list[dict]:
+        """The candidate defects of the vault, for the report."""
+        listed = self.defects.candidates
+        return [c.as_json() for c in (listed if self.face is None else self.face.outside_face(listed))]
 
     @property
     def defect_count(self) -> int:
@@ -162,6 +176,7 @@ class PreparedPatient:
         registered: RegisteredPatient,
         quality: Quality,
         prior: Prior,
+        finder: DefectFinder,
         defects: Defects,
         first: WarpedShape,
         options: CompletionOptions,
@@ -171,10 +186,8 @@ class PreparedPatient:
 
         Parameters
         ----------
-        registered, quality, prior, defects, options, face
+        registered, quality, prior, finder, defects, first, options, face
             See the attributes.
-        first : WarpedShape
-            The shape that the defects were found with.
 
         Returns
         -------
@@ -187,7 +200,34 @@ class PreparedPatient:
             at = np.concatenate([np.argwhere(mask) for mask in defects.masks])
             at = apply_affine(aligned.matrix @ fraction.affine, at)
             rim = DefectRim.of(first, aligned.points, aligned.normals, bone, at, options.gaussian_process)
-        return cls(registered, quality, prior, defects, rim, options, face)
+        return cls(registered, quality, prior, finder, defects, first, rim, options, face)
+
+    @one_thread()
+    def with_defects(self, filled: Sequence[int], at: Sequence[tuple[float, float, float]] = ()) -> PreparedPatient:
+        """The same patient with other defects filled.
+
+        Parameters
+        ----------
+        filled : sequence of int
+            Numbers of candidates, see `NumberedCandidate`.
+        at : sequence of tuples of 3 floats
+            Points in patient RAS mm; the hole nearest to each is filled, too.
+
+        Returns
+        -------
+        PreparedPatient
+
+        Raises
+        ------
+        SkullVAEError
+            There is no candidate of a number, or no bone is missing near a point.
+        """
+        choice = DefectChoice(tuple(filled), tuple(at))
+        options = dataclasses.replace(self.options, choice=choice)
+        defects = self.finder.choose(choice)
+        return PreparedPatient.of(
+            self.registered, self.quality, self.prior, self.finder, defects, self.first, options, self.face
+        )
 
     @one_thread()
     def completion(
@@ -211,6 +251,10 @@ class PreparedPatient:
             is left.
         """
         registered = self.registered
+        if not self.defects.masks and self.face is None:
+            nothing = registered.bone.with_array(np.zeros_like(registered.bone.array))
+            report = {"warnings": self.warnings, "candidates": self.candidates}
+            return Completion(registered.bone, registered.bone, nothing, report, False, None, self)
         warped = WarpedShape(TwoTableShape.of(self.prior.shape(gamma, noise), registered.grid), registered.warp)
         field = None
         if self.defects.masks:
@@ -220,7 +264,7 @@ class PreparedPatient:
         implant, proposal, rim_gap = self.fill_with(warped, field, draw)
         mask = registered.bone.with_array(implant)
         has_implant = bool(implant.any())
-        report: dict = {"warnings": self.warnings}
+        report = {"warnings": self.warnings, "candidates": self.candidates}
         if has_implant:
             report["implant"] = measure_implant(mask, rim_gap) | {"defects": self.defect_count}
         completed = registered.bone.with_array(registered.bone.array | implant)

@@ -1,4 +1,4 @@
-"""The path of the model that is included in SkullVAE."""
+"""The paths of the model files that are included in SkullVAE."""
 
 from __future__ import annotations
 
@@ -8,7 +8,27 @@ from SkullVAELib.core.errors import SkullVAEError
 
 
 def default_model_path() -> Path:
-    """Path of the included model: next to the library in a checkout or in Slicer, otherwise inside the package.
+    """Path of the included model.
+
+    Returns
+    -------
+    pathlib.Path
+
+    Raises
+    ------
+    SkullVAEError
+        If the file is missing.
+    """
+    return included_file("skullvae.safetensors")
+
+
+def included_file(name: str) -> Path:
+    """Path of an included model file: next to the library in a checkout or in Slicer, otherwise inside the package.
+
+    Parameters
+    ----------
+    name : str
+        Name of the file.
 
     Returns
     -------
@@ -20,7 +40,6 @@ def default_model_path() -> Path:
         If the file is in neither place.
     """
     here = Path(__file__).resolve().parent.parent
-    name = "skullvae.safetensors"
     places = [
         here.parent / "SkullVAE/Resources/Models" / name,
         here.parent / "Resources/Models" / name,

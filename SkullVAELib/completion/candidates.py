@@ -1,0 +1,606 @@
+"""Candidate defects: where the complete shape has bone and the patient has none, and what distinguishes a hole from a
+natural opening, a cut edge or an error of the registration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from scipy import ndimage
+from scipy.spatial import cKDTree
+
+from SkullVAELib.completion.options import DefectOptions
+from SkullVAELib.geometry.affines import apply_affine
+from SkullVAELib.geometry.grid import Grid
+from SkullVAELib.geometry.masks import bounding_box, largest_component
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.registration.skull import Skull
+from SkullVAELib.shape.warped import WarpedShape
+
+BEVEL = 0.45
+"""Least missing fraction within 1.5 mm at the slanted edge of a hole; it is smaller in a thin spurious layer."""
+
+FEATURES = (
+    "volume_ml",
+    "radius_mm",
+    "enclosed",
+    "image_end",
+    "air",
+    "elevation",
+    "around",
+    "spread_mm",
+    "displaced",
+    "depth",
+    "rim_bone",
+    "rim_error_mm",
+    "plate_mm",
+    "mirror",
+    "natural",
+    "lateral",
+    "frontal",
+    "coarse_mm",
+)
+"""Names of the features of a candidate defect, see `Candidate`."""
+
+# The least volume of a core, ml: 4 mm wide and 6 mm deep.
+_LEAST_CORE_ML = 0.08
+
+# No head has more holes; thin bone in a coarse segmentation may have hundreds of pinholes.
+_MOST_CANDIDATES = 30
+
+# A candidate grows this far from its core, mm, and further where bone is clearly missing.
+_GROW_MM, _GROW_NARROW_MM, _GROW_SLANTED_MM = 6.0, 15.0, 8.0
+
+# A voxel this near to the end of the image is at its end, mm.
+_END_MM = 2.5
+
+# A candidate continues this far beyond the end of the image, mm.
+_BEYOND_MM = 25.0
+
+# The rim of a candidate, mm from it, in which bone is compared with the complete shape.
+_RIM_MM = (2.0, 6.0)
+
+_DIRECTIONS = ndimage.generate_binary_structure(3, 1)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A candidate defect.
+
+    Attributes
+    ----------
+    box : tuple of slice
+        A part of the reduced grid that contains it.
+    mask : numpy.ndarray
+        Bool, its voxels in that part.
+    centre_mm : numpy.ndarray, shape (3,)
+        The voxel of its core that is nearest to the core's centre, patient RAS mm.
+    features : dict
+        Measures that distinguish defects from other candidates, one for each of `FEATURES`; lengths are mm.
+
+        - volume_ml: volume, ml
+        - radius_mm: largest distance of its core from any bone
+        - enclosed: fraction of its border within the shape that is bone
+        - image_end: fraction of its border at the end of the image
+        - air: fraction of its border that is air outside the shape
+        - elevation: sine of the angle above the horizontal plane of the canonical frame, seen from the vault's centre
+        - around: fraction of the circle around the vault's axis that its low part covers
+        - spread_mm: mean standard deviation across skulls at its core
+        - displaced: fraction of its core with bone just further out or in
+        - depth: mean fraction of the shape's bone that is missing around its voxels
+        - rim_bone: fraction of the shape's bone that is present around it
+        - rim_error_mm: median distance between the shape and the bone's surface around it
+        - plate_mm: thickness of the shape at its core
+        - mirror: fraction of it with missing bone at its mirror image
+        - natural: how often complete skulls lack bone there, see `DefectClassifier`
+        - lateral, frontal: components of the direction from the vault's centre, lateral without sign
+        - coarse_mm: largest voxel spacing of the image
+    """
+
+    box: tuple[slice, ...]
+    mask: np.ndarray
+    centre_mm: np.ndarray
+    features: dict[str, float]
+
+    @property
+    def volume_ml(self) -> float:
+        """Volume, ml."""
+        return self.features["volume_ml"]
+
+    def on_grid(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Bool mask on the whole reduced grid."""
+        full = np.zeros(shape, bool)
+        full[self.box] = self.mask
+        return full
+
+
+def _on_voxels(
+    fields: torch.Tensor, grid: Grid, to_canonical: np.ndarray, shape: tuple[int, int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fields (C, X, Y, Z) of the canonical grid on a volume's voxels, (C, *shape), and which voxels are outside the
+    grid.
+
+    to_canonical: (4, 4) voxel index -> canonical mm.
+    """
+    matrix = torch.tensor(to_canonical).float()
+    i, j, k = (torch.arange(n).float()[:, None] * matrix[:3, axis] for axis, n in enumerate(shape))
+    at = (i[:, None, None] + j[:, None] + k + matrix[:3, 3]).reshape(-1, 3)
+    outside = (at.abs() > torch.tensor(grid.half_mm).float()).any(1)
+    return grid.sample(fields, at).T.reshape(-1, *shape).contiguous().numpy(), outside.reshape(shape).numpy()
+
+
+def missing_fraction(field: np.ndarray, bone: np.ndarray, spacing: np.ndarray, spread_mm: float = 2.5) -> np.ndarray:
+    """Fraction of the prior's bone that is missing in a neighbourhood.
+
+    The prior agrees with intact bone to no better than a tenth of a voxel, so that "inside the prior but not bone" is
+    also true in a thin spurious layer on intact bone. There bone fills most of the neighbourhood, and the fraction is
+    small.
+
+    Parameters
+    ----------
+    field : numpy.ndarray, shape (I, J, K)
+        Signed distance of the prior, canonical mm.
+    bone : numpy.ndarray, shape (I, J, K)
+        Bone fraction 0..1, or a bool mask.
+    spacing : numpy.ndarray, shape (3,)
+        Voxel spacing, mm.
+    spread_mm : float
+        Standard deviation of the Gaussian neighbourhood, mm.
+
+    Returns
+    -------
+    numpy.ndarray, shape (I, J, K)
+        0..1.
+    """
+    shell = np.clip(0.5 - field / 1.2, 0, 1)
+    filled = ndimage.gaussian_filter(np.minimum(shell, bone), spread_mm / spacing)
+    return 1 - filled / np.maximum(ndimage.gaussian_filter(shell, spread_mm / spacing), 0.02)
+
+
+def _bone_along_line(
+    missing: np.ndarray, fraction: Volume, to_canonical: np.ndarray, reach_mm: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Distance in mm from each voxel of missing bone to bone, outwards and inwards, on the line through the vault's
+    centre.
+
+    Returns two arrays like `missing`, infinite where there is no bone within reach_mm.
+    """
+    index = np.argwhere(missing)
+    at = apply_affine(to_canonical, index)
+    away = at / np.linalg.norm(at, axis=1, keepdims=True).clip(1)
+    step = away @ np.linalg.inv(to_canonical)[:3, :3].T  # one canonical mm along the line, in voxels
+    found = []
+    for sign in (1.0, -1.0):
+        first = np.full(len(index), np.inf)
+        for far in np.arange(reach_mm, 0.5, -1.0):
+            there = np.round(index + sign * far * step).astype(int)
+            inside = np.flatnonzero(((there >= 0) & (there < missing.shape)).all(1))
+            hit = inside[fraction.array[tuple(there[inside].T)] >= 0.5]
+            first[hit] = far
+        distance = np.full(missing.shape, np.inf, np.float32)
+        distance[tuple(index.T)] = first
+        found.append(distance)
+    return found[0], found[1]
+
+
+def _missing_on_both_sides(
+    field: np.ndarray,
+    missing: np.ndarray,
+    distance: np.ndarray,
+    closed: Volume,
+    to_canonical: np.ndarray,
+    options: DefectOptions,
+) -> np.ndarray:
+    """Which voxels of missing bone are low on the skull where bone is missing at the mirror image, too.
+
+    These are holes in the temporal squama and the orbit, which many segmentations have on both sides. A surgical defect
+    is on one side, or crosses the midline higher up. The mirror image must have a real hole: a thin spurious layer on
+    intact bone does not count.
+
+    distance: from bone, mm; closed: the bone with its cavities filled.
+    """
+    missing_here = missing_fraction(field, closed.array, closed.spacing)
+    index = np.argwhere(missing)
+    at = apply_affine(to_canonical, index)
+    low = (at[:, 2] < options.thin_elevation * np.linalg.norm(at, axis=1)) & (np.abs(at[:, 0]) > options.mirror_mm)
+    index, at = index[low], at[low]
+    found = np.zeros(field.shape, bool)
+    holes = at[distance[tuple(index.T)] > options.core_mm]
+    if len(holes):
+        mirrored = at * [-1, 1, 1]
+        there = apply_affine(np.linalg.inv(to_canonical), mirrored)
+        mirror_missing = (
+            ndimage.map_coordinates(missing_here, there.T, order=1, mode="constant", cval=0.0) > options.both_lack
+        )
+        near, _ = cKDTree(holes).query(mirrored, distance_upper_bound=options.both_mm)
+        found[tuple(index[mirror_missing & np.isfinite(near)].T)] = True
+    return found
+
+
+@dataclass(frozen=True)
+class MissingBone:
+    """Bone that the complete shape has and the patient does not, on the voxels of the reduced grid.
+
+    Candidate defects grow in it.
+
+    Attributes
+    ----------
+    skull : Skull
+        The patient's skull.
+    to_canonical : numpy.ndarray, shape (4, 4)
+        Voxel index -> canonical mm.
+    natural : numpy.ndarray or None
+        How often complete skulls lack bone there, 0..1, at each voxel; None without an atlas.
+    field, deviation : numpy.ndarray
+        Signed distance of the complete shape and standard deviation across skulls, canonical mm.
+    inside, missing, cavity, both_sides, bevel, displaced : numpy.ndarray
+        Bool: inside the shape; where a candidate may grow; air that stays open, see `DefectOptions`; bone missing on
+        both sides; the slanted edge of a hole; bone just further out or in.
+    end : numpy.ndarray
+        Bool, at the end of the image or beyond it.
+    coarse_mm : float
+        Largest voxel spacing of the image, mm.
+    options : DefectOptions
+        How candidates grow.
+    """
+
+    skull: Skull
+    to_canonical: np.ndarray
+    natural: np.ndarray | None
+    field: np.ndarray
+    deviation: np.ndarray
+    inside: np.ndarray
+    missing: np.ndarray
+    cavity: np.ndarray
+    both_sides: np.ndarray
+    bevel: np.ndarray
+    displaced: np.ndarray
+    end: np.ndarray
+    coarse_mm: float
+    options: DefectOptions
+
+    @property
+    def fraction(self) -> Volume:
+        """The patient's bone on the reduced grid, 0..1."""
+        return self.skull.fraction
+
+    @property
+    def distance(self) -> np.ndarray:
+        """Signed distance to the patient's bone, mm."""
+        return self.skull.distance
+
+    @classmethod
+    def of(
+        cls,
+        warped: WarpedShape,
+        spread: torch.Tensor,
+        alignment: np.ndarray,
+        skull: Skull,
+        coarse_mm: float,
+        options: DefectOptions,
+        natural: torch.Tensor | None = None,
+    ) -> MissingBone:
+        """Compare a complete shape with the patient's bone.
+
+        Parameters
+        ----------
+        warped : WarpedShape
+            The complete shape, warped to the patient.
+        spread : torch.Tensor, shape (X, Y, Z)
+            Standard deviation across skulls in mm, see `Population.spread`.
+        alignment : numpy.ndarray, shape (4, 4)
+            Patient RAS mm -> canonical mm.
+        skull : Skull
+            The patient's skull.
+        coarse_mm : float
+            Largest voxel spacing of the image, mm.
+        options : DefectOptions
+            How candidates grow.
+        natural : torch.Tensor, shape (X', Y', Z'), optional
+            Atlas of natural openings over the extent of the canonical grid, 0..1, on the mean skull.
+
+        Returns
+        -------
+        MissingBone
+        """
+        fraction, distance, grid = skull.fraction, skull.distance, warped.grid
+        to_canonical = alignment @ fraction.affine
+        fields = [warped.on_grid(), spread]
+        if natural is not None:
+            nodes = grid.coordinates().reshape(-1, 3)
+            on_mean = nodes + grid.sample(warped.warp, nodes)
+            fields.append(grid.sample(natural[None], on_mean)[:, 0].reshape(grid.shape))
+        sampled, outside = _on_voxels(torch.stack(fields), grid, to_canonical, fraction.array.shape)
+        field, deviation = sampled[0], sampled[1]
+        field[outside], deviation[outside] = 99.0, 99.0
+        # Interpolation on the grid loses thin bone between its nodes, so the shape is evaluated at the voxels near it.
+        close = np.abs(field) < 1.5 * grid.spacing_mm
+        field[close] = warped.at_voxels(to_canonical, np.argwhere(close))
+        inside = field < 0
+        end = outside | ~_inside_image(skull)
+        missing = inside & (fraction.array < 0.5)
+        # Growth stops where skulls vary: through the open skull base a candidate would grow from temple to nose.
+        missing &= deviation < options.grow_spread_mm
+        outwards, inwards = _bone_along_line(missing, fraction, to_canonical, options.cavity_mm)
+        cavity = np.isfinite(outwards) & np.isfinite(inwards)
+        displaced = np.minimum(outwards, inwards) < options.displaced_mm
+        # Where bone is just below or above all around, the prior is displaced and nothing is missing; at a slanted cut
+        # edge this is true in a narrow strip only.
+        blur = 3.0 / fraction.spacing
+        around = ndimage.gaussian_filter(missing.astype(np.float32), blur)
+        over = ndimage.gaussian_filter(displaced.astype(np.float32), blur) > 0.7 * np.maximum(around, 1e-3)
+        bevel = missing & over & ~cavity
+        cavity = (cavity | over) & missing
+        missing &= ~cavity
+        closed = fraction.with_array(np.maximum(fraction.array, cavity))
+        both_sides = _missing_on_both_sides(field, missing, distance, closed, to_canonical, options)
+        return cls(
+            skull=skull,
+            to_canonical=to_canonical,
+            natural=sampled[2] if natural is not None else None,
+            field=field,
+            deviation=deviation,
+            inside=inside,
+            missing=missing,
+            cavity=cavity,
+            both_sides=both_sides,
+            bevel=bevel,
+            displaced=displaced,
+            end=end,
+            coarse_mm=coarse_mm,
+            options=options,
+        )
+
+    def candidates(self) -> list[Candidate]:
+        """All candidate defects, largest first; no two of them overlap."""
+        shape = self.fraction.array.shape
+        labels = np.zeros(shape, np.int32)
+        seeds: dict[int, list[tuple[tuple[slice, ...], np.ndarray]]] = {}
+        for number, (box, seed) in enumerate(self._cores(), 1):
+            grown = self._grown(box, seed)
+            if not (seed & grown).any():
+                # All of it is missing on both sides, which its features say.
+                grown = seed
+            own = [(box, seed & grown)]
+            # A hole with two cores is one defect.
+            for other in np.unique(labels[box][grown]):
+                if other:
+                    own += seeds.pop(int(other))
+                    labels[labels == other] = number
+            labels[box][grown] = number
+            seeds[number] = own
+        found = []
+        boxes = ndimage.find_objects(labels)
+        for number, own in seeds.items():
+            core = np.zeros(shape, bool)
+            for box, seed in own:
+                core[box] |= seed
+            found.append(self._candidate(labels == number, core, boxes[number - 1]))
+        return sorted(found, key=lambda candidate: -candidate.volume_ml)
+
+    def candidate_at(self, point_mm: np.ndarray, reach_mm: float) -> Candidate | None:
+        """The candidate defect that grows from missing bone near a point, whatever its size.
+
+        Parameters
+        ----------
+        point_mm : numpy.ndarray, shape (3,)
+            Patient RAS mm.
+        reach_mm : float
+            Largest distance of missing bone from the point.
+
+        Returns
+        -------
+        Candidate or None
+            None if no bone is missing there.
+        """
+        to_index = np.linalg.inv(self.fraction.affine)
+        at = apply_affine(to_index, np.asarray(point_mm, float))
+        margin = (reach_mm + _GROW_NARROW_MM) / self.fraction.spacing
+        low = np.clip(np.floor(at - margin), 0, self.field.shape).astype(int)
+        high = np.clip(np.ceil(at + margin) + 1, 0, self.field.shape).astype(int)
+        if (high - low < 2).any():
+            return None
+        box = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+        missing = self.inside[box] & (self.fraction.array[box] < 0.5) & (self.distance[box] > 0.5) & ~self.end[box]
+        index = np.argwhere(missing)
+        if not len(index):
+            return None
+        away = np.linalg.norm((index + low - at) * self.fraction.spacing, axis=1)
+        if away.min() > reach_mm:
+            return None
+        # From the widest place near the nearest missing bone, not from the thin layer on a cut edge.
+        score = self.distance[box][missing] - np.maximum(away - max(4.0, away.min() + 2.0), 0)
+        seed = np.zeros(missing.shape, bool)
+        seed[tuple(index[np.argmax(score)])] = True
+        near = ndimage.distance_transform_edt(~seed, sampling=self.fraction.spacing)
+        seed = ndimage.binary_propagation(
+            seed, mask=missing & (near < 3.0) & (self.field[box] < 0), structure=_DIRECTIONS
+        )
+        allowed = self.missing[box] | (missing & (near < _GROW_MM))
+        grown = self._grown(box, seed, allowed, keep_both_sides=True) | seed
+        full = np.zeros(self.field.shape, bool)
+        full[box] = grown
+        core = np.zeros(self.field.shape, bool)
+        core[box] = seed
+        return self._candidate(full, core, bounding_box(full))
+
+    def _cores(self) -> Iterator[tuple[tuple[slice, ...], np.ndarray]]:
+        """Cores of candidate defects, largest first: a box of the grid with a margin, and the core's mask in it."""
+        core = (self.field < -0.3) & (self.distance > self.options.core_mm) & self.missing
+        core &= ~self.end
+        labels, _ = ndimage.label(core, np.ones((3, 3, 3)))
+        sizes = np.bincount(labels.ravel())
+        sizes[0] = 0
+        reach = np.ceil((_GROW_NARROW_MM + 3.0) / self.fraction.spacing).astype(int)
+        boxes = ndimage.find_objects(labels)
+        for label in np.argsort(sizes)[::-1][:_MOST_CANDIDATES]:
+            if sizes[label] * self.fraction.voxel_ml < _LEAST_CORE_ML:
+                break
+            box = tuple(slice(max(0, s.start - n), s.stop + n) for s, n in zip(boxes[label - 1], reach, strict=True))
+            yield box, labels[box] == label
+
+    def _grown(
+        self,
+        box: tuple[slice, ...],
+        seed: np.ndarray,
+        allowed: np.ndarray | None = None,
+        keep_both_sides: bool = False,
+    ) -> np.ndarray:
+        """The candidate defect that grows from a core, up to the rim of the hole and beyond the end of the image."""
+        allowed = self.missing[box] if allowed is None else allowed
+        field, bone, spacing = self.field[box], self.fraction.array[box], self.fraction.spacing
+        near = ndimage.distance_transform_edt(~seed, sampling=spacing)
+        # The narrow end of a hole has no voxel far from bone: growth continues there unless it is a thin spurious layer
+        # on intact bone.
+        narrow = (near < _GROW_NARROW_MM) & (missing_fraction(field, bone, spacing) > 0.4)
+        # A slanted edge is over bone, as a thin spurious layer is, but bone is missing to some depth near the hole.
+        slanted = self.bevel[box] & (missing_fraction(field, bone, spacing, 1.5) > BEVEL) & (near < _GROW_SLANTED_MM)
+        mask = (allowed & ((near < _GROW_MM) | narrow)) | slanted
+        beyond = self._beyond(box)
+        grown = ndimage.binary_propagation(seed, mask=mask & ~beyond if beyond is not None else mask)
+        if beyond is not None:
+            grown = self._continued(box, grown, beyond)
+        both_sides = grown & self.both_sides[box]
+        if keep_both_sides or not both_sides.any() or self._crosses_midline(box, grown, both_sides):
+            return grown
+        remaining = grown & ~both_sides
+        return largest_component(remaining) if remaining.any() else remaining
+
+    def _beyond(self, box: tuple[slice, ...]) -> np.ndarray | None:
+        """Bool, the voxels of a box that are beyond the image; None if there are none."""
+        beyond = np.ones([s.stop - s.start for s in self._clipped(box)], bool)
+        inside = tuple(
+            slice(max(0, part.start - b.start), max(0, part.stop - b.start))
+            for part, b in zip(self.skull.seen, self._clipped(box), strict=True)
+        )
+        beyond[inside] = False
+        return beyond if beyond.any() else None
+
+    def _clipped(self, box: tuple[slice, ...]) -> tuple[slice, ...]:
+        return tuple(slice(b.start, min(b.stop, n)) for b, n in zip(box, self.field.shape, strict=True))
+
+    def _continued(self, box: tuple[slice, ...], grown: np.ndarray, beyond: np.ndarray) -> np.ndarray:
+        """Continue a candidate beyond the end of the image.
+
+        Nothing is known there. A voxel of the shape belongs to the candidate if the nearest known voxel of the shape
+        at the end of the image is missing bone of the candidate, and not bone.
+        """
+        spacing = self.fraction.spacing
+        edge = ndimage.binary_dilation(beyond, _DIRECTIONS, iterations=2) & ~beyond
+        known = edge & (grown | ((self.fraction.array[box] >= 0.5) & (self.field[box] < 2.0)))
+        unknown = np.argwhere(beyond & self.inside[box])
+        if not len(unknown) or not (edge & grown).any():
+            return grown
+        at = np.argwhere(known)
+        away, nearest = cKDTree(at * spacing).query(unknown * spacing, distance_upper_bound=_BEYOND_MM)
+        found = np.isfinite(away)
+        own = np.zeros(len(unknown), bool)
+        own[found] = grown[tuple(at[nearest[found]].T)]
+        more = np.zeros_like(grown)
+        more[tuple(unknown[own].T)] = True
+        return ndimage.binary_propagation(grown, mask=grown | more, structure=np.ones((3, 3, 3)))
+
+    def _crosses_midline(self, box: tuple[slice, ...], grown: np.ndarray, low: np.ndarray) -> bool:
+        """Whether a candidate contains most of the mirror image of its low part, as one across the midline does."""
+        start = [s.start for s in box]
+        at = apply_affine(self.to_canonical, np.argwhere(low) + start) * [-1, 1, 1]
+        there = np.round(apply_affine(np.linalg.inv(self.to_canonical), at) - start).astype(int)
+        there = there[((there >= 0) & (there < grown.shape)).all(1)]
+        return int(grown[tuple(there.T)].sum()) > len(at) / 2
+
+    @cached_property
+    def _closed_bone(self) -> np.ndarray:
+        """The bone with its cavities filled, 0..1."""
+        return np.maximum(self.fraction.array, self.cavity)
+
+    def _candidate(self, full: np.ndarray, core: np.ndarray, box: tuple[slice, ...]) -> Candidate:
+        """A candidate with its features; full, core: bool on the whole grid; box: around it."""
+        spacing = self.fraction.spacing
+        margin = np.ceil((_RIM_MM[1] + 1.0) / spacing).astype(int)
+        box = tuple(
+            slice(max(0, s.start - n), min(size, s.stop + n))
+            for s, n, size in zip(box, margin, full.shape, strict=True)
+        )
+        mask, seed, start = full[box], core[box], [s.start for s in box]
+        if not seed.any():
+            seed = mask
+        bone, field, end = self.fraction.array[box], self.field[box], self.end[box]
+        border = ndimage.binary_dilation(mask, _DIRECTIONS) & ~mask
+        rim = border & self.inside[box]
+        known = border & ~end
+        away = ndimage.distance_transform_edt(~mask, sampling=spacing)
+        around = (away > _RIM_MM[0]) & (away < _RIM_MM[1]) & ~end
+        shell = around & (field < 0)
+        # Surface of the bone around it: voxels beside it, whose distances are accurate.
+        surface = around & (np.abs(self.distance[box]) < 1.0) & (np.abs(field) < 6.0)
+        at = apply_affine(self.to_canonical, np.argwhere(mask) + start)
+        of_core = apply_affine(self.to_canonical, np.argwhere(seed) + start)
+        centre, whole = of_core.mean(0), at.mean(0)
+        # A core may be higher than the candidate it grows into, for example along the wall of the orbit.
+        elevation = min(c[2] / max(1.0, np.linalg.norm(c)) for c in (centre, whole))
+        low = at[:, 2] < self.options.around_elevation * np.linalg.norm(at, axis=1)
+        direction = whole / max(1.0, np.linalg.norm(whole))
+        depth = missing_fraction(field, bone, spacing)
+        features = {
+            "volume_ml": float(mask.sum() * self.fraction.voxel_ml),
+            "radius_mm": float(self.distance[box][seed].max()),
+            "enclosed": _share(bone[rim] >= 0.5),
+            "image_end": _share(end[border]),
+            "air": _share((~self.inside[box] & (bone < 0.5))[known]),
+            "elevation": float(elevation),
+            "around": _share_of_circle(at[low]),
+            "spread_mm": float(np.minimum(self.deviation[box][seed], 9.0).mean()),
+            "displaced": _share(self.displaced[box][seed]),
+            "depth": float(depth[mask].mean()),
+            "rim_bone": float(np.minimum(bone[shell], 1.0).mean()) if shell.any() else 0.0,
+            "rim_error_mm": float(np.median(np.abs((field - self.distance[box])[surface]))) if surface.any() else 6.0,
+            "plate_mm": float(2 * np.percentile(-field[seed], 90)),
+            "mirror": self._missing_at_mirror_image(at),
+            "natural": 0.0 if self.natural is None else float(self.natural[box][mask].mean()),
+            "lateral": float(abs(direction[0])),
+            "frontal": float(direction[1]),
+            "coarse_mm": float(self.coarse_mm),
+        }
+        index = np.argwhere(seed) + start
+        nearest = index[np.argmin(np.linalg.norm((index - index.mean(0)) * spacing, axis=1))]
+        return Candidate(box, mask, apply_affine(self.fraction.affine, nearest.astype(float)), features)
+
+    def _missing_at_mirror_image(self, at: np.ndarray) -> float:
+        """Fraction of points (N, 3) in canonical mm, of those away from the midline, with missing bone opposite."""
+        at = at[np.abs(at[:, 0]) > self.options.mirror_mm]
+        if not len(at):
+            return 0.0
+        to_index = np.linalg.inv(self.to_canonical)
+        opposite = apply_affine(to_index, at[:: max(1, len(at) // 3000)] * [-1, 1, 1]).T
+        field = ndimage.map_coordinates(self.field, opposite, order=1, mode="constant", cval=99.0)
+        bone = ndimage.map_coordinates(self._closed_bone, opposite, order=1, mode="constant", cval=0.0)
+        return _share((field < 0.5) & (bone < 0.5)) if len(field) else 0.0
+
+
+def _inside_image(skull: Skull) -> np.ndarray:
+    """Bool, the voxels of the reduced grid inside the image that are not at its end.
+
+    The margin of the grid is as wide as bone needs; only where the image has less than that is its end near.
+    """
+    inside = np.zeros(skull.fraction.array.shape, bool)
+    part: list[slice] = []
+    for axis, seen in enumerate(skull.seen):
+        depth = int(np.ceil(_END_MM / skull.fraction.spacing[axis]))
+        part.append(slice(seen.start + depth * (seen.start > 0), seen.stop - depth * (seen.stop < inside.shape[axis])))
+    inside[tuple(part)] = True
+    return inside
+
+
+def _share(found: np.ndarray) -> float:
+    """Fraction that is True; 0 for no values."""
+    return float(found.mean()) if len(found) else 0.0
+
+
+def _share_of_circle(points: np.ndarray, sectors: int = 36) -> float:
+    """Fraction of the circle around the vault's axis that points (N, 3) in canonical mm cover, 0..1."""
+    angle = np.arctan2(points[:, 1], points[:, 0])
+    return len(np.unique(np.floor(angle / (2 * np.pi) * sectors) % sectors)) / sectors
