@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from SkullVAELib.completion.gaussian_process import correct_with_gaussian_process
+from SkullVAELib.completion.gaussian_process import _kernel, correct_with_gaussian_process
 from SkullVAELib.completion.options import GaussianProcessOptions
 from SkullVAELib.geometry.grid import Grid
 from SkullVAELib.shape.two_table import TwoTableShape
@@ -58,3 +58,10 @@ def test_a_furrow_opposite_the_hole_is_expected_in_it_by_half_or_more():
     alone = inner_table(corrected(furrowed, GaussianProcessOptions(symmetry=0.0))[0]) - INNER
     assert abs(alone) < 0.3
     assert 0.6 < heard < 2.2
+
+
+def test_residuals_vary_as_much_in_the_midsagittal_plane_as_at_the_side():
+    points = np.array([[0.0, 60, 50], [3, 60, 50], [20, 60, 50], [75, 20, 20]])
+    covariance = _kernel(points, points, GaussianProcessOptions())
+    assert np.diag(covariance) == pytest.approx(1.0)
+    assert np.linalg.eigvalsh(covariance).min() > 0

@@ -37,10 +37,9 @@ def test_draws_have_the_kernel_of_the_rim_correction():
     options = GaussianProcessOptions()
     rng = np.random.default_rng(0)
     points = along_vault(rng.standard_normal((30, 3)) * 80)
-    lengths = ((options.length_mm, 1 - options.short_share), (options.short_mm, options.short_share))
     draws = []
     for _ in range(300):  # a few waves each, so many that their mean is the kernel
-        waves = FourierFeatures(lengths, options.symmetry, rng)
+        waves = FourierFeatures(options, rng)
         draws.append(waves.at(points) @ rng.standard_normal((_FEATURES, 20)))
     drawn = np.hstack(draws)
     covariance = drawn @ drawn.T / drawn.shape[1]

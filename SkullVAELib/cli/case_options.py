@@ -59,8 +59,8 @@ def add_case_options(parser: argparse.ArgumentParser) -> tuple[argparse.Action, 
         metavar="R,A,S",
         action="append",
         default=[],
-        help="also fill the hole nearest to this point, in mm of the file's own coordinates as Slicer shows them; may be"
-        " repeated",
+        help="also fill the hole nearest to this point, in mm of the file's own coordinates as Slicer shows them;"
+        " may be repeated",
     )
     add(
         "--not-at",

@@ -45,22 +45,47 @@ def _kernel(a: np.ndarray, b: np.ndarray, options: GaussianProcessOptions) -> np
     """Covariance (N, M) of residuals at points (N, 3) and (M, 3) in canonical mm, by their distance along the vault.
 
     Matern 3/2 with two length scales, plus the same, weaker, for each point's mirror image: heads are nearly symmetric.
+    The sum is scaled to a variance of 1 everywhere; unscaled it would be 1.75 in the midsagittal plane, where a point
+    is its own mirror image.
     Depth must have no influence: a residual is itself a depth, so a regression that had the depth as an input would
     learn that deeper points are deeper, and carry that through the thickness of the bone.
     """
-
-    def matern(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        distance = np.sqrt(3) * cdist(a, b)
-        total = np.zeros_like(distance)
-        for share, length in ((1 - options.short_share, options.length_mm), (options.short_share, options.short_mm)):
-            if share:
-                r = distance / length
-                total += share * (1 + r) * np.exp(-r)
-        return total
-
     a, b = along_vault(a), along_vault(b)
-    covariance = matern(a, b)
-    return covariance + options.symmetry * matern(a, b * [-1, 1, 1]) if options.symmetry else covariance
+    covariance = _matern(cdist(a, b), options)
+    if not options.symmetry:
+        return covariance
+    covariance += options.symmetry * _matern(cdist(a, b * [-1, 1, 1]), options)
+    covariance /= np.sqrt(mirror_variance(a, options))[:, None]
+    covariance /= np.sqrt(mirror_variance(b, options))
+    return covariance
+
+
+def _matern(distance: np.ndarray, options: GaussianProcessOptions) -> np.ndarray:
+    """Matern 3/2 covariance with two length scales at distances in mm."""
+    total = np.zeros_like(distance)
+    for share, length in ((1 - options.short_share, options.length_mm), (options.short_share, options.short_mm)):
+        if share:
+            r = np.sqrt(3) / length * distance
+            total += share * (1 + r) * np.exp(-r)
+    return total
+
+
+def mirror_variance(points: np.ndarray, options: GaussianProcessOptions) -> np.ndarray:
+    """Variance of a process plus that of its mirror image before it is scaled to 1.
+
+    Parameters
+    ----------
+    points : numpy.ndarray, shape (N, 3)
+        Points from `along_vault`.
+    options : GaussianProcessOptions
+        Kernel.
+
+    Returns
+    -------
+    numpy.ndarray, shape (N,)
+        1 at the side of the head, 1 plus `symmetry` in the midsagittal plane.
+    """
+    return 1 + options.symmetry * _matern(2 * np.abs(points[:, 0]), options)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ Docs/explanation/accuracy.md has the figures.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -19,7 +19,7 @@ import torch
 from scipy.linalg import cho_solve
 from scipy.spatial import cKDTree
 
-from SkullVAELib.completion.gaussian_process import DefectRim, Regression, along_vault
+from SkullVAELib.completion.gaussian_process import DefectRim, Regression, along_vault, mirror_variance
 from SkullVAELib.completion.options import GaussianProcessOptions
 from SkullVAELib.geometry.grid import Grid
 from SkullVAELib.shape.two_table import outward_directions
@@ -46,17 +46,16 @@ class FourierFeatures:
 
     Parameters
     ----------
-    lengths : tuple of (float, float)
-        Length scales of the Matern 3/2 kernels in mm, each with its share of the variance.
-    symmetry : float
-        0..1, correlation with the mirror image.
+    options : GaussianProcessOptions
+        Length scales, their shares of the variance, and the correlation with the mirror image.
     rng : numpy.random.Generator
         Source of the waves.
     """
 
-    def __init__(self, lengths: tuple[tuple[float, float], ...], symmetry: float, rng: np.random.Generator):
-        shares = np.array([share for _, share in lengths])
-        length = np.array([length for length, _ in lengths])[rng.choice(len(lengths), _FEATURES, p=shares)]
+    def __init__(self, options: GaussianProcessOptions, rng: np.random.Generator):
+        self._options, symmetry = options, options.symmetry
+        shares = [1 - options.short_share, options.short_share]
+        length = np.array([options.length_mm, options.short_mm])[rng.choice(2, _FEATURES, p=shares)]
         # A Matern kernel's spectrum is Student's t: normal directions over the root of a chi-square.
         stretch = np.sqrt(3 / rng.chisquare(3, _FEATURES))
         self._direction = rng.standard_normal((3, _FEATURES)) * stretch / length
@@ -80,7 +79,8 @@ class FourierFeatures:
         """
         here = np.cos(points @ self._direction + self._phase)
         mirrored = np.cos((points * [-1, 1, 1]) @ self._direction + self._phase)
-        return np.sqrt(2 / _FEATURES) * (self._own * here + self._other * mirrored)
+        waves = np.sqrt(2 / _FEATURES) * (self._own * here + self._other * mirrored)
+        return waves / np.sqrt(mirror_variance(points, self._options))[:, None]
 
 
 @dataclass(frozen=True)
@@ -130,14 +130,12 @@ class Uncertainty:
         nodes = along_vault(self._nodes)
         bone = along_vault(self.rim.points.numpy().astype(float)[np.isfinite(self.rim.distance)])
         distance = cKDTree(bone).query(nodes)[0] if len(bone) else np.zeros(len(nodes))
-        lengths = ((options.length_mm, 1 - options.short_share), (options.short_mm, options.short_share))
-        shift = FourierFeatures(((options.length_mm, 1.0),), 0.0, rng).at(nodes) @ rng.standard_normal(
-            (_FEATURES, count)
-        )
+        smooth = replace(options, short_share=0.0, symmetry=0.0)
+        shift = FourierFeatures(smooth, rng).at(nodes) @ rng.standard_normal((_FEATURES, count))
         shift *= SHIFT * distance[:, None]
         draws = torch.zeros(count, 2, *self.rim.near.shape)
         for table, regression in enumerate(self.regressions):
-            waves = FourierFeatures(lengths, options.symmetry, rng)
+            waves = FourierFeatures(options, rng)
             amplitude = rng.standard_normal((_FEATURES, count))
             moved = waves.at(nodes) @ amplitude
             if regression is not None:
