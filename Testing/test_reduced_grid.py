@@ -1,0 +1,113 @@
+"""Claims about the reduced grid: its surface and distances are right in mm on every voxel shape, up to the image's end."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from SkullVAELib.geometry.affines import apply_affine
+from SkullVAELib.geometry.distance_field import downsample_mask, reduced_bone, signed_distance, surface_points
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.registration.skull import prepare_skull
+
+OUTER, INNER = 40.0, 34.0
+
+
+def turned(degrees: float, axis: int) -> np.ndarray:
+    first, second = [a for a in range(3) if a != axis]
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    matrix = np.eye(4)
+    matrix[first, first], matrix[first, second], matrix[second, first], matrix[second, second] = c, -s, s, c
+    return matrix
+
+
+def shell(spacing: tuple[float, float, float], turn: np.ndarray = np.eye(4), half_mm: float = 62.0) -> Volume:
+    """A hollow ball at the origin on voxels of any size and orientation."""
+    count = np.ceil(2 * half_mm / np.array(spacing)).astype(int)
+    affine = turn @ np.diag([*spacing, 1.0])
+    affine[:3, 3] = -affine[:3, :3] @ ((count - 1) / 2)
+    index = np.indices(count).reshape(3, -1).T
+    away = np.linalg.norm(apply_affine(affine, index), axis=1).reshape(count)
+    return Volume((away < OUTER) & (away > INNER), affine)
+
+
+SHAPES = {
+    "0.4 x 0.4 x 0.6": ((0.4, 0.4, 0.6), np.eye(4)),
+    "1 x 1 x 1": ((1.0, 1.0, 1.0), np.eye(4)),
+    "0.9 x 0.9 x 2.5": ((0.9, 0.9, 2.5), np.eye(4)),
+    "0.5 x 0.5 x 5, axial": ((0.5, 0.5, 5.0), np.eye(4)),
+    "0.5 x 5 x 0.5, coronal": ((0.5, 5.0, 0.5), np.eye(4)),
+    "5 x 0.5 x 0.5, sagittal": ((5.0, 0.5, 0.5), np.eye(4)),
+    "0.9 x 0.9 x 2.5, oblique": ((0.9, 0.9, 2.5), turned(17, 0) @ turned(-9, 2)),
+    "0.9 x 0.9 x 2.5, flipped": ((0.9, 0.9, 2.5), np.diag([-1.0, 1, -1, 1])),
+    "2.5 x 2.5 x 2.5": ((2.5, 2.5, 2.5), np.eye(4)),
+}
+
+
+@pytest.fixture(scope="module", params=SHAPES)
+def prepared(request):
+    spacing, turn = SHAPES[request.param]
+    return prepare_skull("ball", shell(spacing, turn)), max(spacing)
+
+
+def test_the_reduced_grid_is_nearly_isotropic_whatever_the_voxels_are(prepared):
+    prepared, _ = prepared
+    assert prepared.fraction.spacing.min() >= 0.75
+    assert prepared.fraction.spacing.max() <= 1.85
+
+
+def test_surface_points_are_right_below_the_voxel_size(prepared):
+    prepared, slice_mm = prepared
+    away = np.linalg.norm(prepared.points, axis=1)
+    for radius, table in ((OUTER, away > 37), (INNER, away < 37)):
+        assert np.median(away[table]) == pytest.approx(radius, abs=0.15)
+        assert np.percentile(np.abs(away[table] - radius), 95) < max(0.8, 0.3 * slice_mm)
+
+
+def test_distances_are_right_at_the_side_and_at_the_vertex(prepared):
+    prepared, slice_mm = prepared
+    index = np.indices(prepared.fraction.array.shape).reshape(3, -1).T
+    at = apply_affine(prepared.fraction.affine, index)
+    away = np.linalg.norm(at, axis=1)
+    error = prepared.distance.ravel() - np.maximum(away - OUTER, INNER - away)
+    outside = (away > OUTER + 0.5) & (away < OUTER + 8)
+    for axis in range(3):
+        steep = np.abs(at[:, axis]) / away.clip(1)
+        # Away from the surface the nearest voxel centre counts, which is off by a part of the reduced voxel.
+        assert abs(error[outside & (steep > 0.95)].mean()) < 0.5 * prepared.fraction.spacing.max()
+        assert abs(error[outside & (steep < 0.3)].mean()) < 0.25
+
+
+def test_the_distance_field_of_thick_slices_is_right_on_their_own_grid():
+    fraction = downsample_mask(shell((0.5, 0.5, 5.0)))
+    at = apply_affine(fraction.affine, np.indices(fraction.array.shape).reshape(3, -1).T)
+    away = np.linalg.norm(at, axis=1)
+    error = signed_distance(fraction).ravel() - (away - OUTER)
+    side = (away > OUTER) & (away < OUTER + 8) & (np.abs(at[:, 2]) < 12)
+    assert abs(error[side].mean()) < 0.3
+
+
+@pytest.mark.parametrize("voxels", [0, 1, 2])
+def test_an_incomplete_block_at_the_end_of_the_image_shows_no_surface(voxels):
+    bone = np.ones((60 + voxels, 60, 60), bool)
+    fraction = downsample_mask(Volume(bone, np.diag([0.4, 0.4, 0.4, 1.0])))
+    assert (fraction.array == 1).all()
+    assert len(surface_points(fraction)[0]) == 0
+
+
+def test_the_margin_goes_beyond_the_image_and_is_marked_as_not_seen():
+    whole = shell((1.0, 1.0, 1.0))
+    cut = Volume(whole.array[:, :, : whole.array.shape[2] // 2 + 20], whole.affine)
+    fraction, seen = reduced_bone(cut)
+    assert seen[2].stop < fraction.array.shape[2]
+    assert seen[0] == slice(0, fraction.array.shape[0])
+    assert (fraction.array.shape[2] - seen[2].stop) * fraction.spacing[2] >= 20
+    assert not fraction.array[:, :, seen[2].stop :].any()
+    end = apply_affine(fraction.affine, np.array([0.0, 0, seen[2].stop]))[2]
+    assert end == pytest.approx(apply_affine(cut.affine, np.array([0.0, 0, cut.array.shape[2]]))[2])
+    skull = prepare_skull("cut", cut)
+    # The image's end is no surface: every point is on the ball.
+    away = np.linalg.norm(skull.points, axis=1)
+    assert np.minimum(np.abs(away - OUTER), np.abs(away - INNER)).max() < 1.0
+    beyond = skull.distance[:, :, seen[2].stop :]
+    assert (beyond > 0).all()
