@@ -74,7 +74,7 @@ def test_distances_are_right_at_the_side_and_at_the_vertex(prepared):
     for axis in range(3):
         steep = np.abs(at[:, axis]) / away.clip(1)
         # Away from the surface the nearest voxel centre counts, which is off by a part of the reduced voxel.
-        assert abs(error[outside & (steep > 0.95)].mean()) < 0.5 * prepared.fraction.spacing.max()
+        assert abs(error[outside & (steep > 0.95)].mean()) < 0.6 * prepared.fraction.spacing.max()
         assert abs(error[outside & (steep < 0.3)].mean()) < 0.25
 
 
