@@ -55,3 +55,11 @@ def test_the_search_finds_the_latent_whose_surface_the_bone_lies_on(balls):
     # What bone cannot tell stays plausible: it is drawn towards the mean, not away.
     assert abs(float(found[0, 1])) <= 0.3
     assert torch.equal(start, torch.tensor([[0.0, 0.3]]))
+
+
+def test_the_search_stays_on_the_device_of_the_model(balls):
+    """The device "meta" computes nothing, but refuses tensors of another device as a graphics card does."""
+    balls.to("meta")
+    balls.decoder.forward = lambda z: -0.2 * z[:, :1, None, None, None].expand(-1, 1, 16, 16, 16)
+    found = search_latent(balls, torch.zeros(1, 2, device="meta"), torch.zeros(50, 3, device="meta"), steps=2)
+    assert found.shape == (1, 2) and found.device.type == "meta"

@@ -11,7 +11,6 @@ from typing import Protocol
 import nibabel as nib
 import numpy as np
 import torch
-import torch.nn.functional as F
 from scipy import ndimage
 
 from SkullVAELib.core.errors import SkullVAEError
@@ -25,7 +24,7 @@ from SkullVAELib.shape.two_table import TwoTableShape
 from SkullVAELib.shape.warped import WarpedShape
 from SkullVAELib.vae.latent import complete_latent, inference_kind, latent_code, neighbour_deviations
 from SkullVAELib.vae.networks import SkullModel
-from SkullVAELib.vae.paper_networks import PaperModel, resize_mask
+from SkullVAELib.vae.paper_networks import PaperModel, resize_back, resize_mask
 
 _MARGIN_MM = 6.0
 
@@ -167,7 +166,7 @@ class _PaperMethod:
         if not isinstance(place, Volume):
             raise TypeError("a model of the paper's method decodes to a volume")
         ras = to_nearest_ras(place)
-        full = F.interpolate(decoded[None, None], size=ras.array.shape, mode="trilinear")[0, 0] > 0.5
+        full = resize_back(decoded, ras.array.shape) > 0.5
         back = nib.orientations.ornt_transform(nib.io_orientation(ras.affine), nib.io_orientation(place.affine))
         return place.with_array(np.ascontiguousarray(nib.apply_orientation(full.numpy(), back)))
 

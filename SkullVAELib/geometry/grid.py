@@ -61,7 +61,7 @@ class Grid:
         -------
         (N, C) tensor
         """
-        where = (points / torch.as_tensor(self.half_mm, dtype=points.dtype)).flip(-1)
+        where = (points / torch.as_tensor(self.half_mm, dtype=points.dtype, device=points.device)).flip(-1)
         # On a CPU grid_sample parallelises over batch entries only: use as many as there are threads.
         with all_threads() if len(points) > 50_000 else nullcontext(1) as parts:
             short = -len(points) % parts

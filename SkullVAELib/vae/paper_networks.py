@@ -38,6 +38,44 @@ def resize_mask(bone: np.ndarray, shape: tuple[int, int, int]) -> torch.Tensor:
     return F.interpolate(torch.tensor(bone[None, None].astype(np.uint8)), size=shape, mode="nearest")[0, 0]
 
 
+def resize_back(values: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """Interpolate values on the network's grid at the voxels that `resize_mask` takes them from.
+
+    Sampling the nearest voxel takes voxel floor(j N / n) for voxel j, and not the one at its centre: interpolation
+    between centres would shift a skull by (N / n - 1) / 2 + 1/2 voxels.
+
+    Parameters
+    ----------
+    values : torch.Tensor, shape (X, Y, Z)
+        Values on the network's grid.
+    shape : tuple of int
+        Shape (I, J, K) of the array that was resized to that grid.
+
+    Returns
+    -------
+    torch.Tensor, shape (I, J, K)
+        float32; beyond the outermost voxels that were taken, their values.
+    """
+    values = values.float()
+    for axis, size in enumerate(shape):
+        count = values.shape[axis]
+        # The voxels taken, as torch computes them, and the mean number j of those that took the same one.
+        at = F.interpolate(torch.arange(size, dtype=torch.float32)[None, None], size=count, mode="nearest")[0, 0]
+        taken, first, times = np.unique(at.numpy(), return_index=True, return_counts=True)
+        index = np.interp(np.arange(size), taken, first + (times - 1) / 2)
+        low = np.minimum(index.astype(int), max(count - 2, 0))
+        high = np.minimum(low + 1, count - 1)
+        weight = torch.tensor(index - low, dtype=torch.float32, device=values.device)
+        weight = weight.reshape([-1 if a == axis else 1 for a in range(3)])
+        values = values[_along(axis, low)] * (1 - weight) + values[_along(axis, high)] * weight
+    return values
+
+
+def _along(axis: int, index: np.ndarray) -> tuple:
+    """Index of a 3D tensor that takes some of its slices along an axis."""
+    return tuple(torch.tensor(index) if a == axis else slice(None) for a in range(3))
+
+
 @dataclass(frozen=True)
 class PaperArchitecture:
     """What determines the paper's networks; on a smaller grid, levels have stride 1 once the grid cannot be halved
