@@ -184,3 +184,27 @@ def test_picture_of_nothing_is_refused_and_leaves_no_file(tmp_path):
     with pytest.raises(SkullVAEError, match="no bone"):
         render_preview(empty, empty, tmp_path / "a.png")
     assert not list(tmp_path.iterdir())
+
+
+VOXELS = [(0.4, 0.4, 0.6), (0.9, 0.9, 2.5), (0.5, 0.5, 5.0)]
+SLICES = {"axial": [0, 1, 2], "coronal": [0, 2, 1], "sagittal": [2, 1, 0]}
+TURNED = {"straight": np.eye(3), "flipped": np.diag([-1.0, -1.0, 1.0]), "oblique": STORED["oblique"] / 2.0}
+
+
+@pytest.mark.parametrize("voxel", VOXELS, ids=str)
+@pytest.mark.parametrize(("slices", "turned"), [*zip(SLICES, TURNED, strict=True), ("axial", "oblique")])
+def test_slices_of_any_thickness_and_direction_are_drawn_in_their_size_and_place(voxel, slices, turned):
+    matrix = TURNED[turned] @ np.diag(voxel)[:, SLICES[slices]]
+    reach = np.ceil(28 / np.linalg.norm(matrix, axis=0)).astype(int)
+    at = np.stack(np.meshgrid(*[np.arange(-r, r + 1) for r in reach], indexing="ij"), -1) @ matrix.T
+    length = np.linalg.norm(at, axis=-1)
+    shell = (length < 25) & (length > 18)
+    plate = shell & (at[..., 0] > 0.8 * length)  # a cap on the right
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = matrix, matrix @ -reach
+    bone, implant = Volume(shell & ~plate, affine), Volume(plate, affine)
+    for right, up in (((0, 1, 0), (0, 0, 1)), ((1, 0, 0), (0, 1, 0)), ((0.6, 0.8, 0), (0, 0, 1))):
+        picture = seen(bone, implant, right, up, mm_per_pixel=1.0, size=60)
+        assert (picture >= 0).sum() == pytest.approx(np.pi * 25**2, rel=0.08)
+        assert np.abs(np.argwhere(picture >= 0).mean(0) - 29.5).max() < 1.0
+    assert 300 < (seen(bone, implant, (0, 1, 0), (0, 0, 1), 1.0, 60) == IMPLANT).sum() < 1000

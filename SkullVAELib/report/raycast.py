@@ -19,11 +19,14 @@ BONE, IMPLANT = 0, 1
 
 # Below 0.5, so that bone one voxel thick (orbit, squama) survives the smoothing instead of breaking into holes.
 _ISO = 0.42
-_SMOOTHING_VOXELS = 0.8
-_RELIEF_VOXELS = 1.5
+# Standard deviations, as fractions of the edges of a voxel, that hide the steps between voxels; along an axis that is
+# interpolated less is enough.
+_SMOOTHING, _SMOOTHING_BETWEEN = 0.8, 0.5
+_RELIEF, _RELIEF_BETWEEN = 1.5, 1.0
 # Finer voxels are averaged first: the picture does not show them, and they cost time and memory.
 _FINEST_MM = 0.65
-_BLOCK, _PAD = 2, 8
+_MARGIN_MM = 3.0
+_BLOCK = 2
 _FOG_PAD = 4
 
 
@@ -74,7 +77,10 @@ HEAD = Light((0.0, 0.0, 1.0), (0.13, 0.13, 0.13))
 
 
 class Scene:
-    """Bone and implant, lightly smoothed on the input's cropped and, where it is fine, block-averaged grid.
+    """Bone and implant, lightly smoothed on a nearly isotropic grid along the axes of the input's, cropped to the bone.
+
+    Fine voxels are averaged over blocks, and axes with much longer voxels than the others, such as that across thick
+    slices, are interpolated: every length in the scene is then short compared with its blocks.
 
     Parameters
     ----------
@@ -105,12 +111,18 @@ class Scene:
         plate = np.asarray(implant.array, order="K") != 0
         self.has_implant = bool(plate.any())
         factor = np.maximum(1, np.ceil(_FINEST_MM / bone.spacing - 1e-6).astype(int))
-        box = bounding_box(inside | plate if self.has_implant else inside, margin=3 * factor)
-        union = _average(inside[box] | plate[box], factor)
-        # Index i of the averaged grid is the mean position of the `factor` voxels it was made of.
+        edges = bone.spacing * factor
+        times = np.round(edges / edges.min()).astype(int)
+        smoothing = np.where(times > 1, _SMOOTHING_BETWEEN, _SMOOTHING) * times
+        relief = np.where(times > 1, _RELIEF_BETWEEN, _RELIEF) * times
+        margin = np.ceil(_MARGIN_MM / edges).astype(int) * factor
+        box = bounding_box(inside | plate if self.has_implant else inside, margin=margin)
+        union = _refine(_average(inside[box] | plate[box], factor), times)
+        # Index i of the averaged grid is the mean position of the `factor` voxels it was made of, and the middle of the
+        # `times` nodes that it was divided into.
         grid = np.eye(4)
-        grid[:3, :3] = np.diag(factor.astype(float))
-        grid[:3, 3] = [s.start for s in box] + (factor - 1) / 2
+        grid[:3, :3] = np.diag(factor / times)
+        grid[:3, 3] = [s.start for s in box] + (factor / times - 1) / 2
         self._affine = bone.affine @ grid
         self._inverse = np.linalg.inv(self._affine)
         self._shape = np.array(union.shape)
@@ -118,15 +130,15 @@ class Scene:
         self._voxel_mm = float(self._spacing.min())
         self._colours = torch.as_tensor(np.asarray(colours, np.float32))
 
-        self._union = torch.from_numpy(ndimage.gaussian_filter(union, _SMOOTHING_VOXELS, truncate=3))
+        self._union = torch.from_numpy(ndimage.gaussian_filter(union, smoothing, truncate=3))
         # Normals come from a smoother field than the outline: otherwise every voxel's step becomes a contour line.
-        self._relief = torch.from_numpy(ndimage.gaussian_filter(self._union.numpy(), _RELIEF_VOXELS, truncate=2))
+        self._relief = torch.from_numpy(ndimage.gaussian_filter(self._union.numpy(), relief, truncate=2))
         self._plate, self._plate_start = None, np.zeros(3)
         if self.has_implant:
             plate_mean = _average(plate[box], factor)
-            plate_box = bounding_box(plate_mean > 0, margin=4)
-            self._plate_start = np.array([s.start for s in plate_box], float)
-            smooth = ndimage.gaussian_filter(plate_mean[plate_box], _SMOOTHING_VOXELS, truncate=3)
+            plate_box = bounding_box(plate_mean > 0, margin=np.ceil(3 * smoothing / times).astype(int) + 1)
+            self._plate_start = np.array([s.start for s in plate_box], float) * times
+            smooth = ndimage.gaussian_filter(_refine(plate_mean[plate_box], times), smoothing, truncate=3)
             self._plate = torch.from_numpy(smooth)
 
         # Blocks of voxels that may hold a surface, and the distance (mm) that a ray can advance from a block before it
@@ -137,8 +149,12 @@ class Scene:
         steps = ndimage.distance_transform_cdt(~occupied, "chessboard").astype(np.float32)
         free = np.maximum((steps - 1) * np.float32(_BLOCK * self._spacing.min()), 0.7 * np.float32(self._voxel_mm))
         free[occupied] = 0
-        # Rays start and end a little outside the volume.
-        self._free_mm = torch.from_numpy(np.pad(free, _PAD, constant_values=np.float32(_BLOCK * self._voxel_mm)))
+        # Rays start and end outside the volume by up to three cells of the raster of `_start`: one along the ray, and
+        # two across it in both directions.
+        self._cell_mm = 1.5 * _BLOCK * float(self._spacing.max())
+        self._pad = np.ceil(3 * self._cell_mm / (_BLOCK * self._spacing)).astype(int) + 2
+        padding = [(int(n), int(n)) for n in self._pad]
+        self._free_mm = torch.from_numpy(np.pad(free, padding, constant_values=np.float32(_BLOCK * self._voxel_mm)))
 
         # Bone density on a coarse grid: it darkens points near bone (ambient occlusion) and points in its shadow.
         self._fog_factor = np.maximum(1, np.round(3.0 / self._spacing).astype(int))
@@ -240,7 +256,7 @@ class Scene:
 
         The occupied blocks are projected onto a coarse raster, each grown by more than its own radius.
         """
-        cell = 1.5 * _BLOCK * float(self._spacing.max())
+        cell = self._cell_mm
         offset = self.surface_points - view.centre
         across = np.stack([offset @ view.right, offset @ view.up], 1)
         low = across.min(axis=0) - 2 * cell
@@ -273,7 +289,8 @@ class Scene:
         before = torch.zeros(len(ray))  # density one step earlier, to interpolate the crossing between two samples
         size = torch.tensor(self._union.shape, dtype=torch.float32)
         start, ahead = _normalised(base, size), (2 * forward / (size - 1)).flip(-1)
-        to_block, shift = ((size - 1) / (2 * _BLOCK)).flip(-1), ((size - 1) / (2 * _BLOCK)).flip(-1) + _PAD
+        to_block = ((size - 1) / (2 * _BLOCK)).flip(-1)
+        shift = to_block + torch.tensor(self._pad.astype(np.float32)).flip(-1)
         free, count = self._free_mm.reshape(-1), self._free_mm.shape
         strides = torch.tensor([1.0, count[2], count[1] * count[2]])
         hits = []
@@ -390,15 +407,16 @@ def _lookup(field: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
 
 
 def _average(array: np.ndarray, factor: np.ndarray) -> np.ndarray:
-    """Means (float32) over blocks of `factor` voxels per axis, padded by zeros up to whole blocks and one block beyond.
+    """Means (float32) over blocks of `factor` voxels per axis; the last block of an axis may have fewer.
 
     Sums run over the axis of the largest stride first, in bytes where the array is boolean: a 512^3 labelmap then takes
     a fraction of a second and no floating-point copy.
     """
     result = array.view(np.uint8) if array.dtype == bool else array
+    count = np.ones((1, 1, 1), np.float32)
     for axis in sorted(range(3), key=lambda k: -array.strides[k]):
-        step = int(factor[axis])
-        rest = -result.shape[axis] % step
+        step, size = int(factor[axis]), result.shape[axis]
+        rest = -size % step
         if rest:
             # Not np.pad, which reverses the memory order: that costs a second at 512^3.
             whole = np.zeros_like(result, shape=[n + rest if k == axis else n for k, n in enumerate(result.shape)])
@@ -409,4 +427,22 @@ def _average(array: np.ndarray, factor: np.ndarray) -> np.ndarray:
                 result = result.astype(np.float32)
             parts = [result[(slice(None),) * axis + (slice(s, None, step),)] for s in range(step)]
             result = sum(parts[1:], start=parts[0])
-    return np.ascontiguousarray(result, dtype=np.float32) / np.float32(factor.prod())
+        voxels = np.minimum(step, size - step * np.arange(result.shape[axis])).astype(np.float32)
+        count = count * voxels.reshape([-1 if k == axis else 1 for k in range(3)])
+    return np.ascontiguousarray(result, dtype=np.float32) / count
+
+
+def _refine(array: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Voxels divided along each axis into `times` nodes by linear interpolation; constant beyond the outer centres."""
+    for axis, parts in enumerate(times.tolist()):
+        size = array.shape[axis]
+        if parts == 1:
+            continue
+        if size == 1:
+            array = array.repeat(parts, axis)
+            continue
+        at = ((np.arange(size * parts) + 0.5) / parts - 0.5).clip(0, size - 1)
+        low = np.minimum(at.astype(int), size - 2)
+        share = (at - low).astype(np.float32).reshape([-1 if k == axis else 1 for k in range(3)])
+        array = array.take(low, axis) * (1 - share) + array.take(low + 1, axis) * share
+    return np.ascontiguousarray(array)
