@@ -111,7 +111,7 @@ def thickness_pictures(
 def write_case_report(
     path: Path,
     report: dict,
-    preview_png: bytes,
+    preview_png: bytes | None,
     thickness: Iterable[tuple[str, bytes]] = (),
     date: str | None = None,
     uncertainty: Iterable[tuple[str, bytes]] = (),
@@ -126,8 +126,8 @@ def write_case_report(
         File to write.
     report : dict
         Content of report.json.
-    preview_png : bytes
-        The picture preview.png.
+    preview_png : bytes or None
+        The picture preview.png; None where it could not be drawn.
     thickness, uncertainty : iterable of (str, bytes), optional
         Captions and PNGs of the thickness and of the 90 % uncertainty band, see `thickness_pictures`.
     date : str, optional
@@ -140,7 +140,7 @@ def write_case_report(
 
 def _page(
     report: dict,
-    preview_png: bytes,
+    preview_png: bytes | None,
     thickness: list[tuple[str, bytes]],
     date: str,
     uncertainty: list[tuple[str, bytes]],
@@ -152,8 +152,10 @@ def _page(
         "</header>",
         f'<div class="notice">{NOTICE}</div>',
         _section("Result", _figures(report) + _warnings(report)),
-        _section("Skull and implant", html_image(preview_png, "Bone and implant in four views and three slices")),
     ]
+    if preview_png is not None:
+        picture = html_image(preview_png, "Bone and implant in four views and three slices")
+        body.append(_section("Skull and implant", picture))
     if thickness:
         body.append(_section("Thickness", _pair("Thickness", thickness) + _scale(THICKNESS_SCALE_MM)))
     if uncertainty:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -32,6 +35,8 @@ from SkullVAELib.report.result_names import RESULT_FILES
 
 if TYPE_CHECKING:
     from SkullVAELib.completion.result import Completion
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -248,7 +253,7 @@ class RunResult:
         title = report["input"]
         render_preview(completion.bone, completion.implant, folder / "preview.png", title=title, footer=footer)
 
-    def write_report(self, folder: Path, preview: Path) -> None:
+    def write_report(self, folder: Path, preview: Path) -> RunResult:
         """Write report.html into an existing folder; without an implant the report states that.
 
         Parameters
@@ -256,25 +261,83 @@ class RunResult:
         folder : Path
             Existing folder.
         preview : Path
-            The file preview.png, which the report embeds.
-        """
-        from SkullVAELib.report.case_report import thickness_pictures, write_case_report
+            The file preview.png, which the report embeds; a report without a picture is written where it is missing.
 
-        printable, thickness, uncertainty, result = self.printable_implant, [], [], self
-        if printable is not None and printable.pieces and self.completion.proposal is not None:
-            if printable.thickness_mm is None:
-                printable = make_implant(self.completion, replace(self.options, thickness_map=True), self.grey)
-            if printable.thickness_mm is not None:
-                centre = np.linalg.inv(self.completion.proposal.alignment)[:3, 3]
-                thickness = thickness_pictures(printable.mesh, printable.thickness_mm, centre)
-            result = self.with_uncertainty()
-            if self.printable_implant is not None and self.band_mm is not None:
-                uncertainty = thickness_pictures(
-                    self.printable_implant.mesh, self.band_mm, centre, UNCERTAINTY_SCALE_MM
-                )
+        Returns
+        -------
+        RunResult
+            With a warning for each picture of the implant that could not be drawn; report.html is without it.
+        """
+        from SkullVAELib.report.case_report import write_case_report
+
+        result, thickness = self.attempt("The picture of the thickness", RunResult._thickness_pictures)
+        result, uncertain = result.attempt("The picture of the uncertainty", RunResult._uncertainty_pictures)
+        figures, uncertainty = uncertain or ({}, [])
+        picture = preview.read_bytes() if preview.exists() else None
         write_case_report(
-            folder / "report.html", result.report, preview.read_bytes(), thickness, uncertainty=uncertainty
+            folder / "report.html", result.report | figures, picture, thickness or [], uncertainty=uncertainty
         )
+        return result
+
+    def attempt(self, what: str, make: Callable[[RunResult], _T]) -> tuple[RunResult, _T | None]:
+        """Do something that the result can be without, such as drawing a picture.
+
+        Parameters
+        ----------
+        what : str
+            What is missing where it fails, for the warning.
+        make : callable
+            Called with this result.
+
+        Returns
+        -------
+        result : RunResult
+            This result; where `make` failed, a copy with a warning in its report.
+        made : object or None
+            What `make` returned; None where it failed.
+
+        Raises
+        ------
+        OSError
+            The operating system cannot write a file, for example because the disk is full: the files of the result
+            would be affected, too.
+        """
+        try:
+            return self, make(self)
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            if os.environ.get("SKULLVAE_DEBUG", "") not in ("", "0"):
+                traceback.print_exc()
+            warning = (
+                f"{what} is left out because of an error ({type(error).__name__}: {str(error)[:200]}). The other files"
+                " are complete. Report the error with what SKULLVAE_DEBUG=1 prints."
+            )
+            return replace(self, report=self.report | {"warnings": [*self.report["warnings"], warning]}), None
+
+    def _thickness_pictures(self) -> list[tuple[str, bytes]]:
+        """Captions and PNGs of the thickness; none without a printable implant with a thickness map."""
+        from SkullVAELib.report.case_report import thickness_pictures
+
+        printable, proposal = self.printable_implant, self.completion.proposal
+        if printable is None or not printable.pieces or proposal is None:
+            return []
+        if printable.thickness_mm is None:
+            printable = make_implant(self.completion, replace(self.options, thickness_map=True), self.grey)
+        if printable.thickness_mm is None:
+            return []
+        return thickness_pictures(printable.mesh, printable.thickness_mm, np.linalg.inv(proposal.alignment)[:3, 3])
+
+    def _uncertainty_pictures(self) -> tuple[dict, list[tuple[str, bytes]]]:
+        """Figures of the uncertainty for the report, and captions and PNGs; nothing without a band."""
+        from SkullVAELib.report.case_report import thickness_pictures
+
+        printable, proposal, band = self.printable_implant, self.completion.proposal, self.band_mm
+        if printable is None or proposal is None or band is None:
+            return {}, []
+        centre = np.linalg.inv(proposal.alignment)[:3, 3]
+        pictures = thickness_pictures(printable.mesh, band, centre, UNCERTAINTY_SCALE_MM)
+        return {"uncertainty": self.with_uncertainty().report["uncertainty"]}, pictures
 
     def _write(self, mesh: Mesh, scalars: list[VertexScalar], path: Path) -> None:
         for kind in MESH_FORMATS:
@@ -384,20 +447,24 @@ def write_files(
     Returns
     -------
     RunResult
-        With the complete report.
+        With the complete report. A picture, an HTML report or a file for display that could not be made is left out,
+        with a warning.
     """
     completion = result.completion
     with stages.stage("mesh"):
         if completion.found:
             if result.printable_implant is None:
-                result = result.with_implant()
+                # The HTML report shows the thickness: without its map here, the implant would be made twice.
+                thickness_map = result.options.thickness_map or outputs.html_report
+                result = result.with_implant(replace(result.options, thickness_map=thickness_map))
             result.write_implant(folder)
             if outputs.uncertainty:
-                result.write_uncertainty(folder)
+                result = result.attempt("implant_uncertainty.ply", lambda made: made.write_uncertainty(folder))[0]
             if outputs.uncertainty or outputs.html_report or outputs.proposals > 1:
-                result = result.with_uncertainty()
+                result, figures = result.attempt("The figure of the uncertainty", RunResult.with_uncertainty)
+                result = figures or result
             if outputs.skull:
-                result.write_skull(folder)
+                result = result.attempt("skull.stl", lambda made: made.write_skull(folder))[0]
         else:
             warning = (
                 "No implant was made: completed.nrrd is the bone of the input and implant.nrrd is empty. implant.stl is"
@@ -405,7 +472,7 @@ def write_files(
             )
             result = replace(result, report=result.report | {"warnings": [*result.report["warnings"], warning]})
         if outputs.display:
-            result.write_display(folder)
+            result = result.attempt("skull_display.ply", lambda made: made.write_display(folder))[0]
     if completion.found and outputs.proposals > 1:
         with stages.stage("proposals"):
             proposals = write_proposals(result, outputs.proposals, folder)
@@ -414,9 +481,12 @@ def write_files(
         write_volume(completion.completed, folder / "completed.nrrd")
         write_volume(completion.implant, folder / "implant.nrrd")
     with stages.stage("preview"):
-        result.write_preview(folder)
+        result = result.attempt("preview.png", lambda made: made.write_preview(folder))[0]
         if outputs.html_report:
-            result.write_report(folder, folder / "preview.png")
+            result, reported = result.attempt(
+                "report.html", lambda made: made.write_report(folder, folder / "preview.png")
+            )
+            result = reported or result
     made = {file.name for file in folder.iterdir() if file.suffix}
     files = sorted(made | {RESULT_FILES[-1]}, key=lambda name: (name == RESULT_FILES[-1], name))
     taken = {**(seconds or {}), **stages.seconds}

@@ -163,12 +163,16 @@ class InteractiveSession:
         if self._result.printable_implant is None:
             self._result = self._result.with_implant()
 
-        def write(staging: Path) -> None:
-            self._result.write_preview(staging)
-            self._result.write_report(staging, staging / "preview.png")
-            (staging / "preview.png").unlink()
+        result = self._result
 
-        yield self._published(request, ["report.html"], write) | {"report": {}}
+        def write(staging: Path) -> None:
+            nonlocal result
+            result = result.attempt("The picture", lambda made: made.write_preview(staging))[0]
+            result = result.write_report(staging, staging / "preview.png")
+            (staging / "preview.png").unlink(missing_ok=True)
+
+        response = self._published(request, ["report.html"], write)
+        yield response | {"report": _selected(result.report, ["warnings"]) if result is not self._result else {}}
 
     def _shape(self, proposal: int, gamma: float) -> Completion:
         """The completion with a shape; that of the run is kept, so that it is returned at once and unchanged."""
