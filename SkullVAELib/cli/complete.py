@@ -51,11 +51,13 @@ def add_parser(commands) -> None:
         action="store_true",
         help="after the run, keep running and respond to requests on stdin, one JSON object per line, until stdin is"
         ' closed. Requests: {"request": 7, "gamma": 0.5} for another shape; {"request": 7, "proposal": 3} for another'
-        ' proposal; {"request": 7, "implant": {"clearance": 0.5, "thickness": "constant:4", "under_contour": 0,'
-        ' "smooth": 0.5, "holes": "2,10,3", "split": null}} for another printable implant of the shape;'
+        ' proposal; {"request": 7, "defects": {"filled": [1, 3], "at": [[R, A, S]]}} to fill the candidate defects with'
+        ' these numbers and the holes nearest to the points; {"request": 7, "implant": {"clearance": 0.5, "thickness":'
+        ' "constant:4", "under_contour": 0, "smooth": 0.5, "holes": "2,10,3", "split": null}} for another printable'
+        " implant of the shape;"
         ' {"request": 7, "skull": true} for skull.stl; {"request": 7, "report": true} for report.html. Files are'
         ' written to DIR/responses/7, followed by a line {"response": 7, ...} on stdout; after a line with "more": true'
-        " another line follows, with the mesh. The process ends if no defect is found",
+        " another line follows, with the mesh. If no defect is found, the process waits for a request for defects",
     )
     complete.set_defaults(run=run_complete)
 
@@ -91,13 +93,13 @@ def run_complete(options: argparse.Namespace) -> int:
             print_message(
                 f"No defect was found in '{path.name}': the results in '{options.output}' contain no implant."
             )
-            return NO_DEFECT
-        print_message(f"The results are in '{options.output}'. {NOTICE}")
-        if requests is not None and stream is not None:
+        else:
+            print_message(f"The results are in '{options.output}'. {NOTICE}")
+        if requests is not None and stream is not None and result.completion.patient is not None:
             from SkullVAELib.session.server import serve
 
             serve(result, requests, options.output, stream)
-    return DONE
+    return DONE if result.report["found"] else NO_DEFECT
 
 
 def _complete_into(

@@ -98,7 +98,7 @@ class RunResult:
             The result; its report starts with the figures of the completion.
         """
         grey = None
-        if completion.found:
+        if completion.patient is not None:
             bone = completion.report["bone"]
             grey = GreyLevels.of(volume, completion.bone, bone["threshold_hu"]) if bone["kind"] == "ct" else None
         report = {

@@ -16,8 +16,9 @@ from typing import Any
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.core.parent_process import end_when_orphaned
 
-REQUEST_KINDS = ("gamma", "proposal", "implant", "skull", "report")
-"""Kinds of requests: another gamma, proposal or printable implant; the file skull.stl or report.html."""
+REQUEST_KINDS = ("gamma", "proposal", "defects", "implant", "skull", "report")
+"""Kinds of requests: another gamma, proposal, selection of defects or printable implant; the file skull.stl or
+report.html."""
 
 # Names of version 0.1, which are still accepted.
 _FORMER_KINDS = {"part": "implant", "host": "skull"}
@@ -35,6 +36,41 @@ _CHECK_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
+class DefectSelection:
+    """Which holes are to be filled: exactly the numbered candidates, and the holes nearest to the points.
+
+    Attributes
+    ----------
+    filled : tuple of int
+        Numbers of candidates in the report, ascending, each once.
+    at : tuple of (float, float, float)
+        Points, patient RAS mm.
+    """
+
+    filled: tuple[int, ...] = ()
+    at: tuple[tuple[float, float, float], ...] = ()
+
+    @classmethod
+    def parse(cls, value: object) -> DefectSelection | None:
+        """Return the selection in the value of a request, None if it is invalid.
+
+        >>> DefectSelection.parse({"filled": [3, 1]})
+        DefectSelection(filled=(1, 3), at=())
+        >>> DefectSelection.parse({"at": [[1, 2]]}) is None
+        True
+        """
+        if not isinstance(value, dict) or not value or not set(value) <= {"filled", "at"}:
+            return None
+        filled, at = value.get("filled", []), value.get("at", [])
+        if not isinstance(filled, list) or not all(_is_whole(number) and number >= 1 for number in filled):
+            return None
+        if not isinstance(at, list) or not all(_is_point(point) for point in at):
+            return None
+        points = tuple((float(right), float(anterior), float(superior)) for right, anterior, superior in at)
+        return cls(tuple(sorted(set(filled))), points)
+
+
+@dataclass(frozen=True)
 class Request:
     """A request.
 
@@ -45,7 +81,8 @@ class Request:
     kind : str
         One of `REQUEST_KINDS`; empty for an invalid request.
     value : object
-        Value of the request: number for "gamma" and "proposal", dict for "implant", True for "skull" and "report".
+        Value of the request: number for "gamma" and "proposal", `DefectSelection` for "defects", dict for "implant",
+        True for "skull" and "report".
     error : SkullVAEError or None
         Why the request is invalid.
     superseded : bool
@@ -92,9 +129,12 @@ class Request:
             cause = f"The request must contain one kind of request and contains {named[:100]}"
             return cls(number, error=SkullVAEError(cause, _REMEDY))
         (kind,), (value,) = kinds, message.values()
+        if kind == "defects":
+            value = DefectSelection.parse(value)
         valid = {
             "gamma": _is_number(value),
-            "proposal": isinstance(value, int) and not isinstance(value, bool),
+            "proposal": _is_whole(value),
+            "defects": value is not None,
             "implant": isinstance(value, dict),
             "skull": value is True,
             "report": value is True,
@@ -106,6 +146,14 @@ class Request:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_point(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(map(_is_number, value))
 
 
 class Requests:

@@ -8,9 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
+import numpy as np
+
 from SkullVAELib.completion.options import MOST_PROPOSALS
 from SkullVAELib.completion.proposals import ProposalSampler
-from SkullVAELib.completion.result import Completion
+from SkullVAELib.completion.result import Completion, PreparedPatient
 from SkullVAELib.core.atomic_output import publish_files
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.core.files import as_json_text
@@ -18,7 +20,7 @@ from SkullVAELib.implant.options import MESH_FORMATS, ImplantOptions
 from SkullVAELib.io.images import write_volume
 from SkullVAELib.report.result_files import RunResult
 from SkullVAELib.session.cleanup import RESPONSES
-from SkullVAELib.session.protocol import Request, Requests
+from SkullVAELib.session.protocol import DefectSelection, Request, Requests
 
 _IMPLANT_FILES = (
     *(f"implant_{number}.{kind}" for kind in MESH_FORMATS for number in ("[1-9]", "[1-9][0-9]")),
@@ -26,8 +28,14 @@ _IMPLANT_FILES = (
 )
 
 # Report fields in the response to a request for another shape, and for another printable implant.
-_SHAPE_FIELDS = ("gamma", "proposal", "implant", "warnings")
+_SHAPE_FIELDS = ("found", "gamma", "proposal", "proposals", "candidates", "implant", "checks", "warnings")
 _IMPLANT_FIELDS = (*_SHAPE_FIELDS, "printable_implant", "mesh")
+
+NOTHING_FILLED = "No defect is filled: there is no implant. Select a candidate defect, or point at a hole."
+"""Warning in the response to a request that selects no defect."""
+
+# Report fields that are measured on the implant: those of another shape do not apply.
+_OF_IMPLANT = ("implant", "printable_implant", "checks", "uncertainty")
 
 # Options of an "implant" request that are numbers, and those that are text.
 _NUMBERS, _TEXTS = ("clearance", "under_contour", "smooth", "split"), ("thickness", "holes")
@@ -43,7 +51,7 @@ def serve(result: RunResult, requests: Requests, folder: Path, stream: TextIO) -
     Parameters
     ----------
     result : RunResult
-        Result of the run, with a defect.
+        Result of the run; if it found no defect, a "defects" request can name one.
     requests : Requests
         The requests.
     folder : Path
@@ -55,7 +63,7 @@ def serve(result: RunResult, requests: Requests, folder: Path, stream: TextIO) -
         result, folder, lambda message: print(as_json_text(message, None), end="", file=stream, flush=True)
     )
     while (request := requests.take()) is not None:
-        session.respond(request, lambda: requests.waits("gamma", "proposal"))
+        session.respond(request, lambda: requests.waits("gamma", "proposal", "defects"))
 
 
 class InteractiveSession:
@@ -73,20 +81,23 @@ class InteractiveSession:
     Raises
     ------
     ValueError
-        The completion found no defect.
+        The completion has no prepared patient.
     """
 
     def __init__(self, result: RunResult, folder: Path, send: Callable[[dict], None]):
-        self._first, self._folder, self._send = result.completion, folder, send
+        self._folder, self._send = folder, send
         if result.completion.patient is None:
-            raise ValueError("a session needs a completion that found a defect")
-        self._patient = result.completion.patient
+            raise ValueError("a session needs a completion with a prepared patient")
+        # The numbers in a "defects" request are those of the run's candidates, so each selection starts from the run.
+        self._run = result.completion
+        self._patient, self._first = result.completion.patient, result.completion
         self._own_gamma = self._patient.prior.gamma_or_own(self._patient.options.gamma)
         self._sampler = ProposalSampler(self._patient)
         self._result = replace(result, report=result.report | {"proposal": 1, "gamma": self._own_gamma})
         self._responders = {
             "gamma": self._respond_to_gamma,
             "proposal": self._respond_to_proposal,
+            "defects": self._respond_to_defects,
             "implant": self._respond_to_implant,
             "skull": self._respond_to_skull,
             "report": self._respond_to_report,
@@ -119,6 +130,7 @@ class InteractiveSession:
             self._send({"response": request.number, "error": str(explain(error))})
 
     def _respond_to_gamma(self, request: Request, shape_waits: Callable[[], bool]) -> Iterator[dict]:
+        self._require_implant()
         if self._patient.prior.kind == "mean" and request.value:
             raise SkullVAEError("Gamma has no effect on the prior 'mean'", "Run again with another --prior")
         return self._other_shape(request, self._result.report["proposal"], float(request.value), shape_waits)
@@ -126,6 +138,7 @@ class InteractiveSession:
     def _respond_to_proposal(self, request: Request, shape_waits: Callable[[], bool]) -> Iterator[dict]:
         if not 1 <= request.value <= MOST_PROPOSALS:
             raise SkullVAEError(f"The proposal {request.value} does not exist", f"Choose 1 to {MOST_PROPOSALS}")
+        self._require_implant()
         return self._other_shape(request, request.value, self._own_gamma, shape_waits)
 
     def _other_shape(
@@ -135,32 +148,103 @@ class InteractiveSession:
         completion = self._shape(proposal, gamma)
         if not completion.found:
             raise SkullVAEError("The implant of this shape is empty", "Choose another gamma or proposal")
-        report = self._result.report
-        changes = {
+        result = self._of_shape(completion, proposal, gamma)
+        yield self._voxels(request, result)
+        self._result = result
+        yield self._mesh(request, shape_waits)
+
+    def _respond_to_defects(self, request: Request, shape_waits: Callable[[], bool]) -> Iterator[dict]:
+        """Fill other defects with the most likely shape: further proposals depend on the defects."""
+        selection: DefectSelection = request.value
+        if selection == DefectSelection():
+            yield self._without_defect(request)
+            return
+        patient, first = self._with_defects(selection)
+        if not first.found:
+            raise SkullVAEError(
+                "The implant of these defects is empty", "Select another candidate defect, or point at a hole"
+            )
+        proposals = [{"number": entry["number"]} for entry in self._result.report.get("proposals", [])]
+        result = self._of_shape(first, 1, self._own_gamma)
+        result = replace(result, report=result.report | ({"proposals": proposals} if proposals else {}))
+        yield self._voxels(request, result)
+        self._patient, self._first, self._result = patient, first, result
+        self._sampler = ProposalSampler(patient)
+        yield self._mesh(request, shape_waits)
+
+    def _with_defects(self, selection: DefectSelection) -> tuple[PreparedPatient, Completion]:
+        """The patient with these defects and its first completion; those of the run for the run's own selection."""
+        patient = self._run.patient
+        assert patient is not None
+        of_run = {entry["number"] for entry in self._run.report.get("candidates", []) if entry["filled"]}
+        if self._run.found and not selection.at and set(selection.filled) == of_run:
+            return patient, self._run
+        patient = patient.with_defects(selection.filled, selection.at)
+        return patient, patient.completion(self._own_gamma)
+
+    def _without_defect(self, request: Request) -> dict:
+        """Discard the implant: no defect is selected. Return the response, which has no files."""
+        report = {name: value for name, value in self._result.report.items() if name not in _OF_IMPLANT}
+        candidates = [entry | {"filled": False} for entry in report.get("candidates", [])]
+        report |= {"found": False, "candidates": candidates, "warnings": [NOTHING_FILLED], "mesh": None}
+        empty = replace(
+            self._run,
+            completed=self._run.bone,
+            implant=self._run.bone.with_array(np.zeros_like(self._run.bone.array)),
+            found=False,
+            proposal=None,
+        )
+        self._result = replace(self._result, completion=empty, printable_implant=None, report=report)
+        return {"files": [], "report": _selected(report, _SHAPE_FIELDS)}
+
+    def _require_implant(self) -> None:
+        if not self._result.found:
+            raise SkullVAEError("There is no implant: no defect is filled", "Point at a hole, or select a candidate")
+
+    def _of_shape(self, completion: Completion, proposal: int, gamma: float) -> RunResult:
+        """The result with another completion, still without the printable implant and what is measured on it."""
+        report = {name: value for name, value in self._result.report.items() if name not in _OF_IMPLANT}
+        changes: dict = {
+            "found": True,
             "proposal": proposal,
             "gamma": gamma,
             "implant": completion.report["implant"],
             "warnings": list(completion.report["warnings"]),
             "parameters": report["parameters"] | {"gamma": gamma},
         }
-        result = replace(self._result, completion=completion, printable_implant=None, report=report | changes)
-        yield self._published(
-            request, ["implant.nrrd"], lambda staging: write_volume(completion.implant, staging / "implant.nrrd")
+        if "candidates" in completion.report:
+            changes["candidates"] = completion.report["candidates"]
+        if "checks" in self._result.report:
+            changes["checks"] = None  # until the mesh has been checked
+        return replace(self._result, completion=completion, printable_implant=None, report=report | changes)
+
+    def _voxels(self, request: Request, result: RunResult) -> dict:
+        """Write the voxels of a result and return the response, which the mesh follows."""
+        implant = result.completion.implant
+        return self._published(
+            request, ["implant.nrrd"], lambda staging: write_volume(implant, staging / "implant.nrrd")
         ) | {"report": _selected(result.report, _SHAPE_FIELDS), "more": True}
-        self._result = result
+
+    def _mesh(self, request: Request, shape_waits: Callable[[], bool]) -> dict:
+        """Return the response with the mesh of the current shape, or none if another shape is requested already."""
         if shape_waits():
-            yield {"files": [], "superseded": True, "more": False}
-            return
-        yield self._with_implant(request, self._result.options) | {"more": False}
+            return {"files": [], "superseded": True, "more": False}
+        return self._with_implant(request, self._result.options) | {"more": False}
 
     def _respond_to_implant(self, request: Request, shape_waits: Callable[[], bool]) -> Iterator[dict]:
-        yield self._with_implant(request, self._implant_options(request.value))
+        options = self._implant_options(request.value)
+        if not self._result.found:
+            # For the implant of the next selection of defects.
+            self._result = replace(self._result, options=options)
+            yield {"files": [], "report": {}}
+            return
+        yield self._with_implant(request, options)
 
     def _respond_to_skull(self, request: Request, shape_waits: Callable[[], bool]) -> Iterator[dict]:
         yield self._published(request, ["skull.stl"], self._result.write_skull) | {"report": {}}
 
     def _respond_to_report(self, request: Request, shape_waits: Callable[[], bool]) -> Iterator[dict]:
-        if self._result.printable_implant is None:
+        if self._result.found and self._result.printable_implant is None:
             self._result = self._result.with_implant()
 
         result = self._result
