@@ -30,6 +30,9 @@ from .meshfiles import MeshData, readPly
 
 IMPLANT_FILE, SKULL_FILE = "implant.ply", "skull_display.ply"
 
+FRAGMENTS = ("keep", "ignore")
+"""What becomes of loose pieces of bone; the first is the default."""
+
 
 @dataclass(frozen=True)
 class RunSettings:
@@ -62,6 +65,12 @@ class RunSettings:
         Device that the network runs on.
     model : path or None
         Model file; None for the shipped one.
+    at, notAt : tuple of (float, float, float)
+        Points, RAS mm in the input's own coordinates: the hole nearest to each is a defect, or is not.
+    fragments : {"keep", "ignore"}
+        Whether loose pieces of bone are part of the skull.
+    label : str
+        Number or name of the label to use of a volume with several labels; empty for a volume with one.
     """
 
     thresholdHU: float | None = None
@@ -79,6 +88,10 @@ class RunSettings:
     split: float | None = None
     device: str = "auto"
     model: str | os.PathLike | None = None
+    at: tuple[tuple[float, float, float], ...] = ()
+    notAt: tuple[tuple[float, float, float], ...] = ()
+    fragments: str = FRAGMENTS[0]
+    label: str = ""
 
     def arguments(self) -> list[str]:
         """Return these settings as options of the command line."""
@@ -99,6 +112,12 @@ class RunSettings:
         if self.roi is not None:
             # As one argument, because the first number may start with a minus sign.
             arguments.append("--roi=" + ",".join(f"{value:.9g}" for value in self.roi))
+        for option, points in (("--at", self.at), ("--not-at", self.notAt)):
+            arguments += [f"{option}=" + ",".join(f"{value:.6g}" for value in point) for point in points]
+        if self.fragments != FRAGMENTS[0]:
+            arguments += ["--fragments", self.fragments]
+        if self.label:
+            arguments.append(f"--segment={self.label}")
         if self.proposals != 1:
             arguments += ["--proposals", str(self.proposals)]
         if self.face:
@@ -122,7 +141,10 @@ class RunSettings:
 
 @dataclass(frozen=True)
 class CompletionResult:
-    """Result of the library: masks on the input's grid, report, and the meshes of printable implant and skull."""
+    """Result of the library: masks on the input's grid, report, and the meshes of printable implant and skull.
+
+    Without a defect the implant is empty.
+    """
 
     completed: Mask
     implant: Mask
@@ -130,10 +152,15 @@ class CompletionResult:
     printableImplant: MeshData | None = None
     skull: MeshData | None = None
 
+    @property
+    def found(self) -> bool:
+        """Whether there is an implant."""
+        return not self.implant.empty
+
 
 @dataclass(frozen=True)
 class Response:
-    """Response to a request. kind: gamma, proposal, implant, skull or report; value: the value requested.
+    """Response to a request. kind: gamma, proposal, defects, implant, skull or report; value: the value requested.
 
     completed, implant: the new masks if they changed; printableImplant: the new mesh if it changed; files: all files
     written; report: the report fields that changed; error: why the request failed; more: whether another response to
@@ -255,7 +282,7 @@ class CompletionRun:
             self.child.cancel()
 
     def result(self) -> CompletionResult | None:
-        """The result of a run that has ended; None if the library found no defect. Raises SkullVAEError."""
+        """The result of a run; None if the library wrote none because it found no defect. Raises SkullVAEError."""
         return self._reading.result()
 
     @property
@@ -346,15 +373,12 @@ class CompletionRun:
         weakref.finalize(self, self.child.cancel)
 
     def _readResult(self) -> CompletionResult | None:
-        code = self.child.exitCode
-        if code == NO_DEFECT:
+        code, folder = self.child.exitCode, self.outputFolder
+        if code == NO_DEFECT and not (folder / "report.json").is_file():
             return None
-        if code not in (0, None):
+        if code not in (0, None, NO_DEFECT):
             raise _childError(code, self.child.lastErrorLine)
-        folder = self.outputFolder
         report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-        if report.get("found") is False:
-            return None
         implant = self._readMask(folder / "implant.nrrd")
         completed = self._readMask(folder / "completed.nrrd")
         self._bone = completed.without(implant)
@@ -385,7 +409,7 @@ class CompletionRun:
 
     def _readFiles(self, response: Response) -> Response:
         changes = {}
-        if response.kind in ("gamma", "proposal", "implant") and not response.error:
+        if response.kind in ("gamma", "proposal", "defects", "implant") and not response.error:
             for path in response.files:
                 if path.name == "implant.nrrd":
                     changes["implant"] = self._readMask(path)

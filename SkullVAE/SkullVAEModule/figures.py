@@ -54,10 +54,29 @@ def figuresTable(report: dict) -> str:
     return f"<table>{cells}</table>"
 
 
+def checksTable(report: dict) -> str:
+    """The self-check of the implant as rich text: overall rating, and each check with its warning; empty without one.
+
+    Names, figures, ratings and warnings are those of the report, as in the HTML report.
+    """
+    checked = report.get("checks")
+    if not checked:
+        return ""
+    rows = [f"<tr><td><b>{_('Self-check')}:</b>&nbsp;&nbsp;</td><td><b>{_rating(checked['rating'])}</b></td></tr>"]
+    for check in checked["checks"]:
+        figure = html.escape(_figure(check.get("value"), check.get("unit")))
+        value = f"{_dot(check['rating'])} {figure} ({html.escape(check['rating'])})"
+        rows.append(f"<tr><td>{html.escape(check['name'])}:&nbsp;&nbsp;</td><td>{value}</td></tr>")
+        if check.get("warning"):
+            rows.append(f'<tr><td colspan="2">{_warning(check["warning"])}</td></tr>')
+    return f"<table>{''.join(rows)}</table>"
+
+
 def warningsText(report: dict) -> str:
-    """The warnings of a report as rich text, one per line; empty if there are none."""
-    lines = [f'<span style="color:{AMBER}">&#9650;</span> {html.escape(text)}' for text in report.get("warnings", [])]
-    return "<br/>".join(lines)
+    """The warnings of a report as rich text, one per line, without those of the self-check; empty if there are none."""
+    checked = (report.get("checks") or {}).get("checks", [])
+    shown = {check.get("warning") for check in checked}
+    return "<br/>".join(_warning(text) for text in report.get("warnings", []) if text not in shown)
 
 
 def proposalText(proposal: dict) -> str:
@@ -65,8 +84,12 @@ def proposalText(proposal: dict) -> str:
 
     >>> proposalText({"number": 2, "volume_ml": 41.26, "rim_gap_mm": 0.52, "difference_mm": 0.8})
     '2: 41.3 ml, rim gap 0.5 mm, 0.8 mm from proposal 1'
+    >>> proposalText({"number": 3})
+    '3'
     """
-    text = _("{number}: {volume:.1f} ml").format(number=proposal["number"], volume=proposal["volume_ml"])
+    text = str(proposal["number"])
+    if proposal.get("volume_ml") is not None:
+        text += _(": {volume:.1f} ml").format(volume=proposal["volume_ml"])
     if proposal.get("rim_gap_mm") is not None:
         text += _(", rim gap {gap:.1f} mm").format(gap=proposal["rim_gap_mm"])
     if proposal.get("difference_mm"):
@@ -76,3 +99,23 @@ def proposalText(proposal: dict) -> str:
 
 def _quantity(value: float | None, unit: str) -> str:
     return "-" if value is None else f"{value:.1f} {unit}"
+
+
+def _figure(value, unit) -> str:
+    """A figure of the self-check with its unit; it may be a number, text, or None."""
+    if value is None:
+        return "-"
+    text = f"{value:.3g}" if isinstance(value, float) else str(value)
+    return f"{text} {unit}" if unit else text
+
+
+def _dot(rating: str) -> str:
+    return f'<span style="color:{_COLOURS.get(rating, GREY)}">&#9679;</span>'
+
+
+def _rating(rating: str) -> str:
+    return f"{_dot(rating)} {html.escape(rating)}"
+
+
+def _warning(text: str) -> str:
+    return f'<span style="color:{AMBER}">&#9650;</span> {html.escape(text)}'

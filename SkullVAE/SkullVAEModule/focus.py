@@ -12,6 +12,14 @@ _DIAMETERS = 4.5
 _NEAREST_MM = 620.0
 
 
+def showPoint(world) -> None:
+    """Centre all slice views on a point in world RAS mm, and move the crosshair, which is the 3D cursor, there."""
+    slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *world, slicer.vtkMRMLSliceNode.CenteredJumpSlice)
+    crosshair = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
+    if crosshair is not None:
+        crosshair.SetCrosshairRAS(*world)
+
+
 def showImplant(added: AddedResult) -> None:
     """Move all slice views to the centre of the implant, and the 3D camera in front of its outer surface.
 

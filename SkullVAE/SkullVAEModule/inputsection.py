@@ -40,6 +40,8 @@ class InputSection:
         self.ui.segmentSelector.visible = node is not None and not volume
         for widget in (self.ui.thresholdLabel, self.ui.thresholdSlider, self.ui.thresholdPreviewCheckBox):
             widget.visible = volume
+        for widget in (self.ui.volumeLabelLabel, self.ui.volumeLabelLineEdit):
+            widget.enabled = volume
         self.ui.boxCheckBox.enabled = not self.missing()
         self.ui.newSegmentationCheckBox.enabled = node is not None and not volume
         self._showSegment(None if volume else node)

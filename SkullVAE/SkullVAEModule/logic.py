@@ -26,9 +26,11 @@ from slicer.ScriptedLoadableModule import ScriptedLoadableModuleLogic
 from SkullVAELib.core.errors import SkullVAEError
 
 from . import meshnodes, results
-from .completion import CompletionRun, Response, RunSettings
+from .completion import CompletionResult, CompletionRun, Response, RunSettings
 from .export import ExportResult, ExportRun, SessionFiles
 from .installation import InstallationCheck
+from .masks import Mask
+from .meshfiles import MeshData
 from .parameters import SkullVAEParameterNode
 from .remaining import RemainingTime
 from .results import AddedResult
@@ -41,13 +43,14 @@ _OUT_OF_GPU_MEMORY = ("graphics card has not enough memory", "cuda out of memory
 class SkullVAELogic(ScriptedLoadableModuleLogic):
     """Reads the input from the scene, completes it in a child process and adds the result to the scene.
 
-    After a result the child keeps running: requestGamma(), requestProposal() and requestImplant() request another shape
-    or printable implant, and pollResponses() updates the scene, until closeSession(), the next start() or the scene is
-    closed.
+    After a run the child keeps running: requestGamma(), requestProposal(), requestDefects() and requestImplant()
+    request another shape, other defects or another printable implant, and pollResponses() updates the scene, until
+    closeSession(), the next start() or the scene is closed. After a run that found no defect, requestDefects() can name
+    one.
 
     createRun: makes the run for (array, affine, settings), as CompletionRun does; tests pass a run with a known result.
     command: command to run instead of `python -m SkullVAELib` for everything else.
-    added: the last result; None before the first run and if no defect was found. report: its report.json.
+    added: the last result; None before the first run and while no defect is filled. report: its report.json.
     notice: a remark on the run for the user, such as that it was repeated on the CPU.
     """
 
@@ -58,8 +61,10 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
         self._run = None
         self._session = None
         self._source: SkullInput | None = None
-        # Node ID and segment ID of the input of the last result.
+        # Node ID and segment ID of the input of the last run.
         self._key: tuple[str, str] | None = None
+        # Surface of the skull from the last run, for a result that is added to the scene later.
+        self._skull: MeshData | None = None
         self._settings = RunSettings()
         self._newSegmentation = False
         self._remaining = RemainingTime()
@@ -126,8 +131,9 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
                 self._startAgainOnCPU()
                 return True
             if result is not None:
-                self.added = results.addResult(self._source, result, self._newSegmentation)
-                self.report = result.report
+                if result.found:
+                    self.added = results.addResult(self._source, result, self._newSegmentation)
+                self.report, self._skull = result.report, result.skull
                 self._key = self._source.nodeID, self._source.segmentID
                 if self._run.live:
                     self._session, self._run = self._run, None
@@ -184,7 +190,16 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
     @property
     def live(self) -> bool:
         """Whether the result of the last run can be changed by requests."""
-        return self._session is not None and self._session.live and self.added is not None
+        return self.waiting and self.added is not None
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the process of the last run takes requests, also if it found no defect."""
+        return self._session is not None and self._session.live
+
+    def isOf(self, inputNode, segmentID: str = "") -> bool:
+        """Whether the last run was that of this input (segmentID "" for a CT)."""
+        return inputNode is not None and self._key == (inputNode.GetID(), segmentID)
 
     @property
     def responsePending(self) -> bool:
@@ -199,6 +214,15 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
         """Request the proposal with this number, from 1; False without a live session."""
         return self._request("proposal", int(number))
 
+    def requestDefects(self, filled: Sequence[int] = (), at: Sequence[tuple[float, float, float]] = ()) -> bool:
+        """Request an implant for the candidate defects with these numbers and the holes nearest to these points.
+
+        filled: numbers in the report of the run; at: RAS mm in the input's own coordinates. With neither, the result is
+        removed from the scene. Returns False without a session.
+        """
+        value = {"filled": [int(number) for number in filled], "at": [[float(x) for x in point] for point in at]}
+        return self.waiting and self._session.request("defects", value)
+
     def requestImplant(self, settings: RunSettings) -> bool:
         """Request the printable implant of the current shape with these settings; False without a live session."""
         return self._request("implant", settings.implantRequest())
@@ -210,7 +234,8 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
         """
         if self._session is None:
             return False
-        if self.added is None or not self.added.exists or slicer.mrmlScene.GetNodeByID(self._source.nodeID) is None:
+        removed = self.added is not None and not self.added.exists
+        if removed or slicer.mrmlScene.GetNodeByID(self._source.nodeID) is None:
             self.closeSession()
             return False
         responses, lines = self._session.pollResponses()
@@ -258,8 +283,7 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
     def removeResult(self, inputNode, segmentID: str = "") -> bool:
         """Remove everything that was added for this input; whether there was anything."""
         removed = results.removeResult(inputNode, segmentID)
-        ours = inputNode is not None and self._key == (inputNode.GetID(), segmentID)
-        if ours and not self.running:
+        if self.isOf(inputNode, segmentID) and not self.running:
             self.closeSession()
             self.added, self.report = None, {}
         return removed
@@ -344,7 +368,7 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
     def _forgetSource(self) -> None:
         # Releases the voxels of the input.
         if self._run is None and self._session is None:
-            self._source = None
+            self._source = self._skull = None
 
     def _request(self, kind: str, value: object) -> bool:
         return self.live and self._session.request(kind, value)
@@ -359,8 +383,30 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
         if response.error is not None or response.superseded:
             return False
         self.report = {**self.report, **response.report}
-        results.changeResult(self.added, self._source, self.report, response.completed, response.implant, mesh)
+        if self.report.get("found") is False:
+            self._removeUnfilled()
+        elif self.added is None:
+            self._addFilled(response.completed, response.implant)
+        else:
+            self.added = results.changeResult(
+                self.added, self._source, self.report, response.completed, response.implant, mesh
+            )
         return bool(response.report) or response.implant is not None or mesh is not None
+
+    def _addFilled(self, completed: Mask | None, implant: Mask | None) -> None:
+        """Add the result of a session that had none; its mesh follows with the next response."""
+        if implant is not None and not implant.empty:
+            result = CompletionResult(completed, implant, self.report, None, self._skull)
+            self.added = results.addResult(self._source, result, self._newSegmentation)
+
+    def _removeUnfilled(self) -> None:
+        """Remove the result, since no defect is filled; the session continues."""
+        for name in ("implant", "printable_implant", "checks", "uncertainty"):
+            self.report.pop(name, None)
+        if self.added is not None:
+            node = slicer.mrmlScene.GetNodeByID(self._source.nodeID)
+            results.removeResult(node, self._source.segmentID)
+            self.added = None
 
     def _observeScene(self) -> None:
         """End run and session when their scene is closed, with or without a panel."""

@@ -10,11 +10,12 @@ from SkullVAELib.completion.options import MOST_PROPOSALS, PRIORS
 from SkullVAELib.data.defect_kinds import CLASSES
 from SkullVAELib.implant.options import THICKNESS_MODES
 
-from .completion import RunSettings
+from .completion import FRAGMENTS, RunSettings
 
 # Values of the parameters, which the panel shows and scenes contain, and those of the command line.
 THICKNESSES = dict(zip(("Patient's own", "Constant", "At least"), THICKNESS_MODES, strict=True))
 DEFECT_CLASSES = dict(zip(("Cranial vault", "Face (experimental)"), CLASSES, strict=True))
+FRAGMENT_TREATMENTS = dict(zip(("Keep", "Ignore"), FRAGMENTS, strict=True))
 # Default threshold of the library for a CT. For this value the option is left out: the library then also detects a
 # labelmap that was loaded as a volume.
 USUAL_THRESHOLD_HU = 300.0
@@ -34,6 +35,10 @@ class SkullVAEParameterNode:
     gamma - Factor of the deviation vector.
     proposals - Number of proposals.
     face - Whether the face is completed as well.
+    defectChoices - The user's decisions on candidate defects, see candidates.writeChoices. Points at holes are a node
+        of their own, see defectpoints.py.
+    fragments - Whether loose pieces of bone are part of the skull.
+    label - Label to use of a volume with several labels.
     clearance, thickness, thicknessMillimetres, underContour, smoothing, split - Options of the printable implant.
     holes, holeDiameter, holePitch, holeMargin - Perfusion holes.
     exportFolder, exportSTL, exportOBJ, exportPLY, exportHost, exportLabelmaps, exportReport - Files to export;
@@ -56,6 +61,9 @@ class SkullVAEParameterNode:
     gamma: Annotated[float, WithinRange(0, 2)] = 0.0
     proposals: Annotated[int, WithinRange(1, MOST_PROPOSALS)] = 1
     face: bool = False
+    defectChoices: str = ""
+    fragments: Annotated[str, Choice(list(FRAGMENT_TREATMENTS))] = "Keep"
+    label: str = ""
 
     # The clearance that the guide for printing recommends. The implant segment fills the whole defect regardless.
     clearance: Annotated[float, WithinRange(0, 5)] = 0.5
@@ -87,13 +95,20 @@ def isVolume(node) -> bool:
     return node is not None and not node.IsA("vtkMRMLSegmentationNode")
 
 
-def runSettings(parameters: SkullVAEParameterNode, roi=None, modelPath=None) -> RunSettings:
+def sourceOf(parameters: SkullVAEParameterNode) -> tuple:
+    """(input node, segment ID); the segment ID of a CT is "", whatever segment was selected before."""
+    node = parameters.inputNode
+    return node, "" if isVolume(node) else parameters.segmentID
+
+
+def runSettings(parameters: SkullVAEParameterNode, roi=None, modelPath=None, at=(), notAt=()) -> RunSettings:
     """The settings of a run with these parameters.
 
     roi: numbers in the input's own coordinates, see roi.roiArgument, or None; modelPath: model file, None for the
-    shipped one.
+    shipped one; at, notAt: points in the input's own coordinates at holes that are defects, and that are not.
     """
-    chosen = isVolume(parameters.inputNode) and parameters.boneThreshold != USUAL_THRESHOLD_HU
+    volume = isVolume(parameters.inputNode)
+    chosen = volume and parameters.boneThreshold != USUAL_THRESHOLD_HU
     return RunSettings(
         thresholdHU=parameters.boneThreshold if chosen else None,
         roi=roi,
@@ -104,6 +119,10 @@ def runSettings(parameters: SkullVAEParameterNode, roi=None, modelPath=None) -> 
         face=parameters.face,
         device=parameters.device,
         model=modelPath,
+        at=tuple(at),
+        notAt=tuple(notAt),
+        fragments=FRAGMENT_TREATMENTS[parameters.fragments],
+        label=parameters.label.strip() if volume else "",
         **implantSettings(parameters),
     )
 

@@ -6,7 +6,7 @@ Tags, attributes and node references, which are saved with the scene, link the r
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import slicer
 from slicer.i18n import tr as _
@@ -39,7 +39,7 @@ _MADE_FOR_ATTRIBUTE = VOXELS_TAG
 _FOLDER_ROLE = "folder"
 # Attribute of the implant's model: report fields that the panel shows, also after the scene was saved and loaded.
 _FIGURES_ATTRIBUTE = "SkullVAE.figures"
-_FIGURES = ("implant", "printable_implant", "warnings")
+_FIGURES = ("found", "implant", "printable_implant", "checks", "candidates", "warnings")
 # Name of the field "printable_implant" in scenes saved by version 0.1.
 _FORMER_FIELD = "part"
 
@@ -104,18 +104,28 @@ def changeResult(
     completed: Mask | None = None,
     implant: Mask | None = None,
     printableImplant: MeshData | None = None,
-) -> None:
-    """Replace masks and mesh of a result in place; None keeps the current one."""
+) -> AddedResult:
+    """Replace masks and mesh of a result in place; None keeps the current one.
+
+    A mesh is added to a result without one. Returns the result, which is the same object unless a mesh was added.
+    """
     for segmentID, mask in ((added.completedID, completed), (added.implantID, implant)):
         if mask is not None and added.segmentationNode.GetSegmentation().GetSegment(segmentID) is not None:
             changeSegment(added.segmentationNode, segmentID, source, mask, report)
     model = added.implantModelNode
-    if model is None or not slicer.mrmlScene.IsNodePresent(model):
-        return
-    if printableImplant is not None:
+    if model is None and printableImplant is not None:
+        node = slicer.mrmlScene.GetNodeByID(source.nodeID)
+        model = _putModel(IMPLANT_ROLE, None, printableImplant, node, source.segmentID)
+        folder = _putIntoFolder(node, [] if model is None else [model], added.folderItemID)
+        added = replace(added, implantModelNode=model, folderItemID=folder)
+    elif printableImplant is not None and slicer.mrmlScene.IsNodePresent(model):
         changeModel(model, printableImplant)
+    if model is None or not slicer.mrmlScene.IsNodePresent(model):
+        return added
+    if printableImplant is not None:
         model.SetAttribute(_MADE_FOR_ATTRIBUTE, _voxelsOf(added.segmentationNode, added.implantID))
     _keepFigures(model, report)
+    return added
 
 
 def figuresOf(added: AddedResult) -> dict:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import slicer
 from slicer.i18n import tr as _
 
-from .figures import figuresTable, proposalText, warningsText
+from .figures import checksTable, figuresTable, proposalText, warningsText
 from .focus import showImplant
 from .logic import SkullVAELogic
 from .meshnodes import THICKNESS, UNCERTAINTY, hasScalars, shownColours
@@ -49,7 +49,7 @@ class ResultSection:
             # Proposals are available only while the process of the result runs, so not for other or loaded results.
             report = self._logic.report if self._added == self._logic.added else figuresOf(self._added)
         self._showProposals(report.get("proposals", []), report.get("proposal", 1))
-        table = "<br/>".join(filter(None, [figuresTable(report), warningsText(report)]))
+        table = "<br/>".join(filter(None, [figuresTable(report), checksTable(report), warningsText(report)]))
         if not table:
             table = _("The scene contains a result without measures.") if self.present else _("No result yet.")
         ui.figuresLabel.text = table

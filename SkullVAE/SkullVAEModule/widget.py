@@ -16,6 +16,7 @@ from SkullVAELib.core.errors import SkullVAEError
 
 from .advancedsection import AdvancedSection
 from .completion import RunSettings
+from .defectsection import DefectSection
 from .exportsection import ExportSection
 from .focus import showImplant
 from .inputsection import InputSection, firstInput
@@ -56,6 +57,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic = SkullVAELogic()
         self.inputSection = InputSection(self.ui)
         self.resultSection = ResultSection(self.ui, self.logic, self._onProposal)
+        self.defectSection = DefectSection(self.ui, self.logic, self._onParametersModified, self._showStatus)
         self.exportSection = ExportSection(self.ui, self.logic, self._follow, self._showStatus, self._appendLog)
         self.advancedSection = AdvancedSection(self.ui, self.logic, self._follow, self._appendLog)
         self._timer = self._newTimer(_POLL_MS, self.onPoll)
@@ -64,6 +66,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeRemovedEvent, self.onNodeRemoved)
         self.ui.completeButton.connect("clicked(bool)", self.onCompleteButton)
         self.ui.cancelButton.connect("clicked(bool)", self.onCancelButton)
         self.ui.removeResultButton.connect("clicked(bool)", self.onRemoveResultButton)
@@ -101,6 +104,11 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.parent.isEntered:
             self.initializeParameterNode()
 
+    def onNodeRemoved(self, caller, event) -> None:
+        """Fill other defects if the points at holes were removed."""
+        if self.defectSection.pointsAreGone():
+            self._onParametersModified()
+
     def initializeParameterNode(self) -> None:
         """Use the parameters of the scene; without a selected input, select the first one."""
         self.setParameterNode(self.logic.getParameterNode())
@@ -117,7 +125,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._parameterNode = parameterNode
         self._parameterNodeGuiTag = None
         self._shown = None
-        for section in (self.inputSection, self.exportSection, self.advancedSection):
+        for section in (self.inputSection, self.defectSection, self.exportSection, self.advancedSection):
             section.setParameterNode(parameterNode)
         if parameterNode is not None:
             # The dynamic property "SlicerParameterName" in the .ui file is the name of the widget's parameter.
@@ -143,12 +151,14 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 # The preview would cover the result.
                 parameters.showThreshold = False
                 self._shown, self._runGamma = self._settings(), parameters.gamma
+                roi, model = self.inputSection.roi(), self.advancedSection.modelPath()
                 self.logic.start(
                     parameters.inputNode,
                     parameters.segmentID,
-                    runSettings(parameters, self.inputSection.roi(), self.advancedSection.modelPath()),
+                    runSettings(parameters, roi, model, *self.defectSection.forRun()),
                     parameters.newSegmentation,
                 )
+                self.defectSection.onRunStarted()
                 self._showStatus(_("Starting..."))
                 self._follow()
             finally:
@@ -164,6 +174,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Remove everything that was added for this input."""
         with self._errorsShown(_("The result could not be removed.")):
             self.logic.removeResult(self._parameterNode.inputNode, self._parameterNode.segmentID)
+            self.defectSection.forget()
             self._showStatus(_("The result was removed."))
             self._onParametersModified()
 
@@ -202,7 +213,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                     self._showProgress()
                 else:
                     self._showResult()
-            elif self.logic.pollResponses(self._appendLog):
+            elif self._pollResponses():
                 self._onParametersModified()
             exporting = self.exportSection.running
             if exporting and not self.exportSection.poll():
@@ -214,6 +225,10 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onRest(self) -> None:
         """Request the settings that differ from those of the result; called when a slider has stopped moving."""
+        if self._parameterNode is None or self.logic.running:
+            return
+        if self.defectSection.request():
+            self._follow()
         settings = self._settings()
         if self._shown is None or not self.logic.live or self.logic.running or settings == self._shown:
             return
@@ -231,6 +246,13 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._parameterNode.gamma = self._runGamma
         self._follow()
 
+    def _pollResponses(self) -> bool:
+        """Apply the responses that have arrived; whether anything has changed."""
+        try:
+            return self.logic.pollResponses(self._appendLog)
+        finally:
+            self.defectSection.onResponses()
+
     def _showProgress(self) -> None:
         self.ui.progressBar.value = round(100 * self.logic.fraction)
         if self.logic.stage:
@@ -241,10 +263,11 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._showStatus(text)
 
     def _showResult(self) -> None:
+        self.defectSection.onRunEnded()
         if self.logic.added is None:
-            self._showStatus(
-                _("No defect was found: nothing was added. If the segmentation has closed the defect, use the CT.")
-            )
+            text = _("No defect was found: nothing was added. If the segmentation has closed the hole, use the CT.")
+            point = _("To fill a hole, click 'Point at a hole' under Defects, then click on the hole.")
+            self._showStatus(" ".join(filter(None, [text, point if self.logic.waiting else ""])))
         else:
             name = self.logic.added.segmentationNode.GetName()
             text = _("Done: completed skull and implant were added to '{name}'.").format(name=name)
@@ -274,10 +297,11 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         missing = self.inputSection.missing() or self.advancedSection.missing()
         self.ui.completeButton.enabled = not missing and not busy
         self.ui.completeButton.toolTip = missing or _("Complete the skull and design the implant")
+        self.defectSection.update(busy)
         if not busy:
             self.resultSection.update(parameters.inputNode, parameters.segmentID)
         self.exportSection.update(self.resultSection.present, busy)
-        if self.logic.live and not self.logic.running:
+        if self.logic.waiting and not self.logic.running:
             self._restTimer.start()
 
     @property
@@ -311,8 +335,9 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _showRunning(self, running: bool) -> None:
         for section in (
-            self.ui.inputCollapsibleButton, self.ui.completionCollapsibleButton, self.ui.implantCollapsibleButton,
-            self.ui.resultCollapsibleButton, self.ui.exportCollapsibleButton, self.ui.advancedCollapsibleButton,
+            self.ui.inputCollapsibleButton, self.ui.completionCollapsibleButton, self.ui.defectsCollapsibleButton,
+            self.ui.implantCollapsibleButton, self.ui.resultCollapsibleButton, self.ui.exportCollapsibleButton,
+            self.ui.advancedCollapsibleButton,
         ):  # fmt: skip
             section.enabled = not running
         self.ui.cancelButton.enabled = running

@@ -1,4 +1,4 @@
-"""The rating of the rim gap, the same in the HTML report and in Slicer's panel."""
+"""Ratings that are the same in the HTML report and in Slicer's panel: of the rim gap, and of candidate defects."""
 
 from __future__ import annotations
 
@@ -9,6 +9,29 @@ GOOD_MM = 1.0
 
 ACCEPTABLE_MM = 2.0
 """A rim gap above `GOOD_MM` and up to this is rated acceptable; a larger one is rated poor."""
+
+DOUBTFUL_FROM, DOUBTFUL_TO = 0.1, 0.9
+"""A candidate defect whose probability lies between these limits is doubtful."""
+
+
+def is_doubtful(probability: float) -> bool:
+    """Whether a candidate defect is doubtful: the user should inspect it, filled or not.
+
+    Parameters
+    ----------
+    probability : float
+        Calibrated probability that the candidate is a defect, 0 to 1.
+
+    Returns
+    -------
+    bool
+
+    Examples
+    --------
+    >>> [is_doubtful(probability) for probability in (0.02, 0.1, 0.6, 0.9, 0.99)]
+    [False, True, True, True, False]
+    """
+    return DOUBTFUL_FROM <= probability <= DOUBTFUL_TO
 
 
 def rate_rim_gap(rim_gap_mm: float | None) -> tuple[str, str]:

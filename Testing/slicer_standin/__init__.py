@@ -185,6 +185,8 @@ def newScene():
         logic = kind()
         logic.SetMRMLScene(scene)
         setattr(slicer.modules, name, app.CppModule(name.capitalize(), logic))
+        # Slicer's displayable managers find the logics of modules here.
+        _views.applicationLogic.SetModuleLogic(name.capitalize(), logic)
     _hierarchy = subjecthierarchy.Follower(scene)
     return scene
 
@@ -317,6 +319,39 @@ def drag(slider, *values: float) -> None:
         inner.setValue(round((value - slider.minimum) / slider.singleStep))
         processEvents()
     QtWidgets.QAbstractSlider.setSliderDown(inner, False)
+    processEvents()
+
+
+def clickInSlice(name: str, ras, button: str = "Left") -> None:
+    """Move the mouse to a point of a slice view ("Red", "Green" or "Yellow") and click.
+
+    ras: world coordinates; the slice is moved to the point first. Slicer's own interactor style and displayable
+    managers process the events, for example to place a point.
+    """
+    from . import views
+
+    views.click(name, ras, button)
+    processEvents()
+
+
+def clickOnCell(table, row: int, column: int, onBox: bool = False) -> None:
+    """Click on a cell of a table with the mouse, or on the check box in it."""
+    from PySide6 import QtCore, QtTest, QtWidgets
+
+    item = QtWidgets.QTableWidget.item(table, row, column)
+    QtWidgets.QTableWidget.scrollToItem(table, item)
+    place = QtWidgets.QTableWidget.visualItemRect(table, item)
+    at = place.center()
+    if onBox:
+        option = QtWidgets.QStyleOptionViewItem()
+        option.initFrom(table)
+        option.rect = place
+        option.features |= QtWidgets.QStyleOptionViewItem.ViewItemFeature.HasCheckIndicator
+        style = QtWidgets.QWidget.style(table)
+        box = style.subElementRect(QtWidgets.QStyle.SubElement.SE_ItemViewItemCheckIndicator, option, table)
+        at = box.center()
+    viewport = QtWidgets.QTableWidget.viewport(table)
+    QtTest.QTest.mouseClick(viewport, QtCore.Qt.MouseButton.LeftButton, QtCore.Qt.KeyboardModifier.NoModifier, at)
     processEvents()
 
 

@@ -48,6 +48,10 @@ class Views:
         self.viewLogic.SetMRMLScene(scene)
         self.viewNode = self.viewLogic.AddViewNode("1")
         self.arrangement = slicer.vtkMRMLLayoutNode.SlicerLayoutConventionalView
+        crosshair = slicer.vtkMRMLCrosshairNode()
+        crosshair.SetName("Crosshair")
+        crosshair.SetSingletonTag("default")
+        scene.AddNode(crosshair)
         camera = slicer.vtkMRMLCameraNode()
         camera.SetLayoutName(self.viewNode.GetLayoutName())
         scene.AddNode(camera)

@@ -61,6 +61,7 @@ class _Window:
         self.interactor.SetRenderWindow(self.window)
         self.group = factory.InstantiateDisplayableManagers(self.renderer)
         self.group.SetMRMLDisplayableNode(node)
+        self.style = None
 
     @classmethod
     def of(cls, key: str, *arguments):
@@ -81,7 +82,27 @@ class _Window:
         width, height, _depth = image.GetDimensions()
         return vtk_to_numpy(image.GetPointData().GetScalars()).reshape(height, width, 3)[::-1].copy()
 
+    def click(self, logic, x: int, y: int, button: str) -> None:
+        """Move the mouse to a pixel and click, processed by Slicer's own interactor style of a slice view."""
+        if self.style is None:
+            events = vtk.vtkInteractorStyleUser()
+            self.interactor.SetInteractorStyle(events)
+            self.style = slicer.vtkMRMLSliceViewInteractorStyle()
+            self.style.SetSliceLogic(logic)
+            self.style.SetDisplayableManagers(self.group)
+            self.style.SetInteractor(self.interactor)
+            self.interactor.Initialize()
+        self.interactor.InvokeEvent("EnterEvent")
+        # Two moves, since the first one makes the point that then follows the mouse.
+        for event in ("MouseMoveEvent", "MouseMoveEvent", f"{button}ButtonPressEvent", f"{button}ButtonReleaseEvent"):
+            self.interactor.SetEventInformation(x, y)
+            self.interactor.InvokeEvent(event)
+        self.interactor.InvokeEvent("LeaveEvent")
+
     def release(self) -> None:
+        if self.style is not None:
+            self.style.SetInteractor(None)
+            self.style.SetDisplayableManagers(None)
         # Suppresses harmless messages of Slicer's view manager about the removed view.
         vtk.vtkLogger.SetStderrVerbosity(vtk.vtkLogger.VERBOSITY_OFF)
         self.group.SetMRMLDisplayableNode(None)
@@ -173,6 +194,16 @@ def _slice(name: str, size: tuple[int, int], fit: bool) -> np.ndarray:
         return view.picture()
     finally:
         view.renderer.RemoveViewProp(background)
+
+
+def click(name: str, ras, button: str = "Left", size: tuple[int, int] = (400, 400)) -> None:
+    """Click on a point (R, A, S) of a slice view, which is moved to the point."""
+    node = _current().sliceLogics[name].GetSliceNode()
+    node.JumpSliceByCentering(*ras)
+    _slice(name, size, fit=False)
+    toXY = np.linalg.inv(slicer.util.arrayFromVTKMatrix(node.GetXYToRAS()))
+    x, y, _z, _one = toXY @ [*ras, 1.0]
+    _current().windows[name].click(_current().sliceLogics[name], round(x), round(y), button)
 
 
 # --------------------------------------------------------------------------------------------------------------------

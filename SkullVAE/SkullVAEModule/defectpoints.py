@@ -1,0 +1,108 @@
+"""Points at holes: a Markups node for each input, its positions in the input's coordinates, and the mouse mode."""
+
+from __future__ import annotations
+
+import slicer
+from slicer.i18n import tr as _
+
+from .segments import madeNodes, markAsMade
+
+Point = tuple[float, float, float]
+
+_CLASS = "vtkMRMLMarkupsFiducialNode"
+# Events of a Markups node after which the positions may differ.
+POINT_EVENTS = ("PointPositionDefinedEvent", "PointModifiedEvent", "PointRemovedEvent")
+
+
+def pointsNode(inputNode, segmentID: str = ""):
+    """The points of an input, also after saving and loading; None without any."""
+    if inputNode is None:
+        return None
+    return next(iter(madeNodes(_CLASS, inputNode, segmentID)), None)
+
+
+def newPointsNode(inputNode, segmentID: str = ""):
+    """The points of an input; if there are none, an empty node that follows its transform is added."""
+    node = pointsNode(inputNode, segmentID)
+    if node is None:
+        node = slicer.mrmlScene.AddNewNodeByClass(_CLASS, slicer.mrmlScene.GenerateUniqueName("SkullVAE holes"))
+        markAsMade(node, inputNode, segmentID)
+        node.SetControlPointLabelFormat(_("Hole") + " %d")
+        node.CreateDefaultDisplayNodes()
+        node.SetAndObserveTransformNodeID(inputNode.GetTransformNodeID())
+    return node
+
+
+def pointsOf(inputNode, segmentID: str = "") -> tuple[Point, ...]:
+    """The placed points of an input, RAS mm in its own coordinates, under any transforms.
+
+    A point that still follows the mouse is not included.
+    """
+    node = pointsNode(inputNode, segmentID)
+    if node is None:
+        return ()
+    return tuple(_fromWorld(inputNode, node.GetNthControlPointPositionWorld(index)) for index in _placed(node))
+
+
+def removePoint(inputNode, segmentID: str = "", near: Point | None = None) -> bool:
+    """Remove the placed point nearest to a position in the input's coordinates, by default the last one.
+
+    Returns whether there was a point.
+    """
+    points = pointsOf(inputNode, segmentID)
+    if not points:
+        return False
+    index = len(points) - 1 if near is None else min(range(len(points)), key=lambda k: _squared(points[k], near))
+    node = pointsNode(inputNode, segmentID)
+    node.RemoveNthControlPoint(_placed(node)[index])
+    return True
+
+
+def toWorld(inputNode, point: Point) -> Point:
+    """A position in an input's own coordinates in those of the scene."""
+    world = [0.0, 0.0, 0.0]
+    inputNode.TransformPointToWorld(list(point), world)
+    return tuple(world)
+
+
+def interactionNode():
+    """The node with the mouse mode of the application."""
+    return slicer.app.applicationLogic().GetInteractionNode()
+
+
+def startPlacing(inputNode, segmentID: str = "") -> None:
+    """Switch the mouse to placing one point of an input, in any slice view or on a surface in 3D."""
+    logic = slicer.modules.markups.logic()
+    logic.SetActiveList(newPointsNode(inputNode, segmentID))
+    logic.StartPlaceMode(False)
+
+
+def stopPlacing() -> None:
+    """Switch the mouse back."""
+    interactionNode().SwitchToViewTransformMode()
+
+
+def isPlacing(inputNode, segmentID: str = "") -> bool:
+    """Whether a click in a view places a point of this input."""
+    node, interaction = pointsNode(inputNode, segmentID), interactionNode()
+    if node is None or interaction.GetCurrentInteractionMode() != interaction.Place:
+        return False
+    return slicer.modules.markups.logic().GetActiveListID() == node.GetID()
+
+
+def _placed(node) -> list[int]:
+    return [
+        index
+        for index in range(node.GetNumberOfControlPoints())
+        if node.GetNthControlPointPositionStatus(index) == node.PositionDefined
+    ]
+
+
+def _fromWorld(inputNode, world) -> Point:
+    local = [0.0, 0.0, 0.0]
+    inputNode.TransformPointFromWorld(list(world), local)
+    return tuple(local)
+
+
+def _squared(first: Point, second: Point) -> float:
+    return sum((a - b) ** 2 for a, b in zip(first, second, strict=True))
