@@ -28,25 +28,29 @@ from SkullVAELib.vae.device import resolve_device
 from SkullVAELib.vae.networks import SkullModel
 
 
-def read_image(path: str | os.PathLike) -> Volume:
+def read_image(path: str | os.PathLike, segment: str | int | None = None) -> Volume:
     """Read a head CT in Hounsfield units or a skull segmentation.
 
     Parameters
     ----------
     path : str or path
-        A 3D image: .nrrd, .nhdr, .nii, .nii.gz or .mha.
+        A 3D image: .nrrd, .nhdr, .nii, .nii.gz, .mha or .mhd.
+    segment : str or int, optional
+        Name of a segment of a .seg.nrrd file, or label value; not needed if there is one segment only.
 
     Returns
     -------
     Volume
-        `array` (I, J, K) in the file's own axis order; `affine` (4, 4), voxel index to RAS in mm; `name` of the file.
+        `array` (I, J, K) in the file's own axis order; `affine` (4, 4), voxel index to RAS in mm; `name` of the file;
+        `warnings` about its header, which `complete` adds to those of the report.
 
     Raises
     ------
     SkullVAEError
-        The file is missing, damaged, not a 3D image with one value per voxel, or its axes are not perpendicular.
+        The file is missing, damaged, not a 3D image with one value per voxel, its axes are not perpendicular, or it has
+        several segments and `segment` chooses none.
     """
-    return read_volume(path)
+    return read_volume(path, segment)
 
 
 def load_model(path: str | os.PathLike | None = None, device: str = "auto") -> SkullModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
 import os
@@ -211,6 +212,7 @@ def _nrrd_seeds() -> list[bytes]:
     return [
         head + b"\n" + data,
         nrrd_head(b"encoding: gzip") + b"\n" + gzip.compress(data, mtime=0),
+        nrrd_head(b"encoding: bzip2") + b"\n" + bz2.compress(data),
         nrrd_head(b"encoding: ascii") + b"\n" + b" ".join(b"%d" % value for value in voxels().ravel()),
         nrrd_head(b"encoding: hex") + b"\n" + data.hex().encode(),
         nrrd_head(b"encoding: raw", b"byte skip: -1") + b"\n" + data,

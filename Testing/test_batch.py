@@ -142,11 +142,14 @@ def test_a_list_is_relative_to_its_own_folder_and_may_have_comments(tmp_path):
     ]
 
 
-def test_a_table_gives_names_thresholds_and_boxes(tmp_path):
-    text = '\ufeffid,path,name,threshold,box\n1,a.nrrd,first,250,\n2,a.nrrd,,,"-1,2,3,4,5,6"\n'
+def test_a_table_gives_names_thresholds_boxes_and_segments(tmp_path):
+    text = '\ufeffid,path,name,threshold,box,segment\n1,a.nrrd,first,250,,\n2,a.nrrd,,,"-1,2,3,4,5,6",Skull 2\n'
     (tmp_path / "list.csv").write_text(text, encoding="utf-8")
     cases = list_cases(tmp_path / "list.csv")
-    assert [(c.name, c.arguments) for c in cases] == [("first", ("--threshold=250",)), ("a", ("--roi=-1,2,3,4,5,6",))]
+    assert [(c.name, c.arguments) for c in cases] == [
+        ("first", ("--threshold=250",)),
+        ("a", ("--roi=-1,2,3,4,5,6", "--segment=Skull 2")),
+    ]
 
 
 BAD_LISTS = {
@@ -219,23 +222,24 @@ def test_without_dask_one_line_says_how_to_get_it(tmp_path, capfd, monkeypatch):
 def test_options_go_to_each_case_as_they_were_given():
     parser = argparse.ArgumentParser()
     actions = add_case_options(parser)
-    given = ["--threshold=250.0", "--roi=-1,2,3,4,5,6", "--proposals=3", "--uncertainty", "--clearance=0.5"]
-    given += ["--format=obj,ply", "--skull"]
+    given = ["--threshold=250.0", "--segment=Skull 2", "--roi=-1,2,3,4,5,6", "--proposals=3", "--uncertainty"]
+    given += ["--clearance=0.5", "--format=obj,ply", "--skull"]
     assert as_arguments(parser.parse_args(given), actions) == tuple(given)
     assert as_arguments(parser.parse_args([]), actions) == ()
 
 
-def test_what_a_result_is_made_from_changes_with_input_options_and_model(tmp_path):
-    write_head(tmp_path / "a.nhdr")
+@pytest.mark.parametrize("suffix", [".nhdr", ".mhd"])
+def test_what_a_result_is_made_from_changes_with_input_options_and_model(tmp_path, suffix):
+    write_head(tmp_path / f"a{suffix}")
     case = list_cases(tmp_path)[0]
     made = made_from(case, ("--host", "--model=x"), "1")
     assert made == made_from(case, ("--host", "--model=y"), "1")
     assert made != made_from(case, ("--host",), "2")
     assert made != made_from(case, (), "1")
-    voxels = next(path for path in tmp_path.iterdir() if path.suffix != ".nhdr")
+    voxels = next(path for path in tmp_path.iterdir() if path.suffix != suffix)
     os.utime(voxels, (1, 1))
     assert made != made_from(case, ("--host",), "1")
-    (tmp_path / "a.nhdr").unlink()
+    (tmp_path / f"a{suffix}").unlink()
     assert made_from(case, (), "1") is None
 
 

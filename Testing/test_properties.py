@@ -122,6 +122,7 @@ BEGINNINGS = {
     ".nii": b"\\\x01\0\0",
     ".nii.gz": b"\x1f\x8b\x08\0\0\0\0\0\0\x03",
     ".mha": b"ObjectType = Image\nNDims = 3\nDimSize = 2 2 2\n",
+    ".mhd": b"ObjectType = Image\nNDims = 3\nDimSize = 2 2 2\nElementType = MET_SHORT\nElementDataFile = ",
 }
 
 

@@ -42,7 +42,7 @@ GRIDS = {
 }
 
 
-@pytest.mark.parametrize("suffix", [".nrrd", ".nhdr", ".nii", ".nii.gz", ".mha"])
+@pytest.mark.parametrize("suffix", [".nrrd", ".nhdr", ".nii", ".nii.gz", ".mha", ".mhd"])
 @pytest.mark.parametrize("grid", GRIDS)
 def test_round_trip_keeps_every_voxel_in_place(tmp_path, grid, suffix):
     volume = Volume(numbered_voxels(), GRIDS[grid])
@@ -106,7 +106,7 @@ def shear():
 BAD_FILES = {
     "missing": (lambda d: d / "missing.nrrd", "does not exist"),
     "a folder": (lambda d: d, "is a folder"),
-    "unknown suffix": (lambda d: cut(nrrd(d), None).rename(d / "a.dcm"), "no known image suffix"),
+    "unknown suffix": (lambda d: cut(nrrd(d), None).rename(d / "a.txt"), "no known image suffix"),
     "no bytes": (lambda d: cut(nrrd(d), 0), "is empty"),
     "not an image": (lambda d: cut(nrrd(d), 9), "cannot be read"),
     "cut .nrrd": (lambda d: cut(written(d, "a.nrrd"), 20000), "Check that the file is complete"),
@@ -229,7 +229,9 @@ def test_a_hostile_file_gives_one_sentence_and_no_more(tmp_path, capfd, kind):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="no pipes and devices with names here")
-@pytest.mark.parametrize("name", sorted({*fuzz_inputs.FILE_NAMES} - {b"data.raw", b"data.raw.gz", b"LOCAL"}))
+@pytest.mark.parametrize(
+    "name", sorted({*fuzz_inputs.FILE_NAMES} - {b"data.raw", b"data.raw.gz", b"./data.raw", b"LOCAL"})
+)
 @pytest.mark.parametrize("suffix", [".nhdr", ".mha"])
 def test_a_header_may_name_no_file_but_a_whole_plain_one_beside_it(tmp_path, suffix, name):
     path = detached(tmp_path, name)
@@ -240,8 +242,9 @@ def test_a_header_may_name_no_file_but_a_whole_plain_one_beside_it(tmp_path, suf
 
 
 @pytest.mark.skipif(os.name != "posix", reason="no pipes with names here")
-def test_a_plain_data_file_beside_its_header_is_read(tmp_path):
-    for path in (detached(tmp_path, b"data.raw"), meta(tmp_path, file=b"data.raw", data=b"")):
+@pytest.mark.parametrize("name", [b"data.raw", b"./data.raw"])
+def test_a_plain_data_file_beside_its_header_is_read(tmp_path, name):
+    for path in (detached(tmp_path, name), meta(tmp_path, file=name, data=b"")):
         assert np.array_equal(read_volume(path).array, fuzz_inputs.voxels().ravel().reshape(4, 5, 6).transpose(2, 1, 0))
 
 

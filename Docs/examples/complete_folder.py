@@ -15,7 +15,7 @@ import slicer
 from SkullVAE import SkullVAELogic
 from SkullVAELib.core.errors import SkullVAEError
 
-SUFFIXES = (".nrrd", ".nhdr", ".nii", ".nii.gz", ".mha")
+SUFFIXES = (".nrrd", ".nhdr", ".nii", ".nii.gz", ".mha", ".mhd")
 
 
 def complete(logic, path, output):
@@ -38,7 +38,7 @@ def main(arguments):
         return 2
     source, output = map(Path, arguments)
     output.mkdir(parents=True, exist_ok=True)
-    paths = sorted(path for path in source.iterdir() if path.name.endswith(SUFFIXES))
+    paths = sorted(path for path in source.iterdir() if path.name.lower().endswith(SUFFIXES))
     logic = SkullVAELogic()
     failures = 0
     for path in paths:

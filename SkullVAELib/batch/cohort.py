@@ -45,7 +45,8 @@ def list_cases(source: Path) -> list[CohortCase]:
     source : Path
         A folder: all image files directly in it that are not hidden, sorted by name. A text file: one path per line;
         blank lines and lines that begin with # are skipped. A CSV file: the column `path` and optionally `name`,
-        `threshold` (HU) and `roi` (as for --roi; `box` in version 0.1). Paths are relative to the folder of the list.
+        `threshold` (HU), `roi` (as for --roi; `box` in version 0.1) and `segment` (as for --segment). Paths are
+        relative to the folder of the list.
 
     Returns
     -------
@@ -105,18 +106,18 @@ def _from_csv(source: Path) -> Iterator[CohortCase]:
     if "path" not in (reader.fieldnames or ()):
         raise SkullVAEError(f"'{source}' has no column 'path'", "Write the column names in its first line: path,name")
     for row in reader:
-        cells = {key: (row.get(key) or "").strip() for key in ("path", "name", "threshold", "roi", "box")}
+        cells = {key: (row.get(key) or "").strip() for key in ("path", "name", "threshold", "roi", "box", "segment")}
         with _errors_with_line(source, reader.line_num):
             if not cells["path"]:
                 raise SkullVAEError("The path is missing", "Fill it in or remove the line")
             yield _case(
                 source.parent / cells["path"],
                 cells["name"],
-                _arguments(cells["threshold"], cells["roi"] or cells["box"]),
+                _arguments(cells["threshold"], cells["roi"] or cells["box"], cells["segment"]),
             )
 
 
-def _arguments(threshold: str, roi: str) -> tuple[str, ...]:
+def _arguments(threshold: str, roi: str, segment: str) -> tuple[str, ...]:
     """The options of a case from the cells of a CSV file; raises SkullVAEError for invalid ones."""
     arguments = []
     if threshold:
@@ -130,6 +131,8 @@ def _arguments(threshold: str, roi: str) -> tuple[str, ...]:
 
         ROI.parse(roi)
         arguments.append(f"--roi={roi}")
+    if segment:
+        arguments.append(f"--segment={segment}")
     return tuple(arguments)
 
 
@@ -200,8 +203,8 @@ def made_from(case: CohortCase, arguments: Sequence[str], model_sha256: str) -> 
 def _files(path: Path) -> list[Path]:
     """The files of an image: itself and, for a detached header, the file of voxels; raises SkullVAEError where that
     header is damaged."""
-    if path.suffix.lower() != ".nhdr":
+    if path.suffix.lower() not in (".nhdr", ".mhd"):
         return [path]
-    from SkullVAELib.io.header_checks import check_nrrd
+    from SkullVAELib.io.header_checks import check_meta, check_nrrd
 
-    return [path, check_nrrd(path)]
+    return [path, (check_nrrd if path.suffix.lower() == ".nhdr" else check_meta)(path).voxels]

@@ -9,7 +9,7 @@ from pathlib import Path
 from SkullVAELib.core.console import default_progress
 from SkullVAELib.core.errors import SkullVAEError
 
-INPUT_SUFFIXES = ".nrrd, .nhdr, .nii, .nii.gz or .mha"
+INPUT_SUFFIXES = ".nrrd, .nhdr, .nii, .nii.gz, .mha or .mhd"
 """File name suffixes of images, as the help states them."""
 
 

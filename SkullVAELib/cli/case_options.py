@@ -41,6 +41,12 @@ def add_case_options(parser: argparse.ArgumentParser) -> tuple[argparse.Action, 
         help="bone threshold of a CT in HU; default: 300 for an image that is detected as a CT",
     )
     add(
+        "--segment",
+        metavar="NAME_OR_NUMBER",
+        help="segment of INPUT that is the skull: its name in a .seg.nrrd file, or its label value; needed only if"
+        " there are several",
+    )
+    add(
         "--roi",
         "--box",  # its name in version 0.1
         metavar="CX,CY,CZ,SX,SY,SZ",

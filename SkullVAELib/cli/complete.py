@@ -117,7 +117,7 @@ def _complete_into(
     # torch and MONAI take seconds to import, so the file is read before them; until then the bar stays at its start.
     start = Stages({"read": 1, "load libraries": 1}, lambda stage, fraction: report(stage, 0.0))
     with start.stage("read"):
-        volume = read_volume(path)
+        volume = read_volume(path, options.segment)
     with start.stage("load libraries"):
         import torch._dynamo  # noqa: F401  imported here because the first optimiser would import it during its work, for 1 s
 

@@ -13,6 +13,7 @@ import os
 import re
 import struct
 import zlib
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -20,6 +21,7 @@ import nibabel as nib
 import numpy as np
 
 from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.io.other_formats import error_for_other_format
 
 # Bytes of an NRRD header: those of Slicer's segmentations have about a hundred lines for each segment.
 _LONGEST_HEADER = 2**22
@@ -37,6 +39,15 @@ _NRRD_FIELDS = frozenset(
         *("spacings", "thicknesses", "centers", "centerings", "min", "max", "oldmin", "oldmax", "axismins", "axismaxs"),
         *("blocksize", "lineskip", "byteskip", "sampleunits", "spacedimension", "spaceunits", "spaceorigin"),
         *("spacedirections", "measurementframe", "datafile"),
+    )
+)
+
+# The spaces of NRRD that state where the patient's right, front and top are; ITK follows these alone.
+_NRRD_SPACES = frozenset(
+    (
+        *("right-anterior-superior", "left-anterior-superior", "left-posterior-superior", "ras", "las", "lps"),
+        *("right-anterior-superior-time", "left-anterior-superior-time", "left-posterior-superior-time"),
+        *("rast", "last", "lpst"),
     )
 )
 
@@ -65,32 +76,80 @@ _NIFTI_HEADER, _NIFTI_VOXELS = 348, 352
 _MAX_NIFTI_OFFSET = 2**24
 
 
-def check_nrrd(path: Path) -> Path:
-    """Check an NRRD header (.nrrd, .nhdr); returns the file that holds the voxels. Raises SkullVAEError."""
+@dataclass(frozen=True)
+class CheckedHeader:
+    """What the checks of an NRRD or MetaImage header found.
+
+    Attributes
+    ----------
+    voxels : Path
+        The file that holds the voxels: the file itself, or a data file beside it.
+    begin : int
+        Size of the header in the file itself, bytes.
+    unstated : str
+        What the header lacks to state the orientation; empty if it states it.
+    fields : dict
+        Fields of an NRRD header: name in lower case without spaces -> value.
+    keys : dict
+        Key-value pairs of an NRRD header.
+    """
+
+    voxels: Path
+    begin: int = 0
+    unstated: str = ""
+    fields: dict[str, str] = field(default_factory=dict)
+    keys: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def is_bzip2(self) -> bool:
+        """Whether the voxels of an NRRD file are compressed by bzip2."""
+        return self.fields.get("encoding", "").strip().lower() in ("bzip2", "bz2")
+
+    @property
+    def has_layers(self) -> bool:
+        """Whether the first of four axes of an NRRD file is a list, as in a segmentation with several layers."""
+        first = self.fields.get("kinds", "").split()[:1]
+        return self.fields.get("dimension", "").strip() == "4" and first == ["list"]
+
+
+def check_nrrd(path: Path) -> CheckedHeader:
+    """Check an NRRD header (.nrrd, .nhdr). Raises SkullVAEError."""
     if len(os.fsencode(os.path.abspath(path))) > _LONGEST_PATH:
         raise SkullVAEError(f"The path of '{path.name}' is too long", "Move the file to a shorter path")
     with open(path, "rb") as file:
-        begin = file.read(_LONGEST_HEADER).replace(b"\r\n", b"\n")
-    head, ended, _ = begin.partition(b"\n\n")
+        raw = file.read(_LONGEST_HEADER)
+    head, ended, _ = raw.replace(b"\r\n", b"\n").partition(b"\n\n")
     if not head.startswith(b"NRRD000") or b"\r" in head or not (ended or path.stat().st_size <= _LONGEST_HEADER):
-        raise unreadable(path)
-    voxels = path
+        raise error_for_other_format(path) or unreadable(path)
+    voxels, fields, keys = path, {}, {}
     for line in head.rstrip(b"\n").split(b"\n")[1:]:
         field, found, value = line.partition(b": ")
         name = field.decode("latin-1").lower().replace(" ", "")
-        if line.startswith(b"#") or (name not in _NRRD_FIELDS and b":=" in line):
+        if line.startswith(b"#"):
+            continue
+        if name not in _NRRD_FIELDS and b":=" in line:
+            key, _, text = line.partition(b":=")
+            keys[key.decode("utf-8", "replace")] = text.decode("utf-8", "replace")
             continue
         if not found or name not in _NRRD_FIELDS or (len(line) > _LONGEST_FIELD and name != "content"):
             raise unreadable(path)
         if name == "sizes" and any(len(size) > _MOST_DIGITS for size in value.split()):
             raise unreadable(path)  # a size above 32 bits would be misread
+        fields[name] = value.decode("latin-1")
         if name == "datafile":
             voxels = _data_file(path, value)
-    return voxels
+    space, unstated = fields.get("space", "").strip(), ""
+    if space.lower() not in _NRRD_SPACES:
+        unstated = f"its space is '{space[:40]}'" if space else "no space"
+    elif "spacedirections" not in fields:
+        unstated = "no space directions"
+    # The empty line that ends the header, with either kind of line end.
+    end = re.search(rb"\r?\n\r?\n", raw)
+    return CheckedHeader(voxels, end.end() if end else len(raw), unstated, fields, keys)
 
 
-def check_meta(path: Path) -> Path:
-    """Check a MetaImage header (.mha) and that all voxels are there; returns the file that holds them.
+def check_meta(path: Path) -> CheckedHeader:
+    """Check a MetaImage header (.mha, .mhd) and that all voxels are there.
 
     Stricter than the format: MetaIO overruns its arrays if a field is repeated or has another count of numbers than
     dimensions, and leaves voxels undefined if compressed data are incomplete. Raises SkullVAEError.
@@ -102,7 +161,7 @@ def check_meta(path: Path) -> Path:
             name, found, value = line.decode("latin-1").replace(":", "=", 1).partition("=")
             name = name.strip()
             if not found or not line.endswith(b"\n") or name in fields or len(fields) > _MOST_META_FIELDS:
-                raise unreadable(path)
+                raise error_for_other_format(path) or unreadable(path)
             fields[name] = value.strip()
         begin = file.tell()
     if not re.fullmatch("[1-9]", fields.get("NDims", "")) or fields.get("ObjectType") != "Image":
@@ -133,7 +192,8 @@ def check_meta(path: Path) -> Path:
         whole = _inflated_bytes(voxels, begin, int(fields["CompressedDataSize"]), needed) >= needed
     if not whole:
         raise cut_short(path)
-    return voxels
+    stated = fields.keys() & {"TransformMatrix", "Rotation", "Orientation"}
+    return CheckedHeader(voxels, begin, "" if stated else "no TransformMatrix")
 
 
 def check_nifti(path: Path, zipped: bool) -> nib.Nifti1Header:
@@ -145,7 +205,9 @@ def check_nifti(path: Path, zipped: bool) -> nib.Nifti1Header:
                 raise cut_short(path)
             order = "<" if struct.unpack("<i", raw[:4])[0] == _NIFTI_HEADER else ">"
             if struct.unpack(order + "i", raw[:4])[0] != _NIFTI_HEADER or raw[344:348] != b"n+1\0":
-                raise SkullVAEError(f"'{path.name}' is not a NIfTI-1 image in one file", "Save it as .nii.gz again")
+                raise error_for_other_format(path) or SkullVAEError(
+                    f"'{path.name}' is not a NIfTI-1 image in one file", "Save it as .nii.gz again"
+                )
             header = nib.Nifti1Header(raw[:_NIFTI_HEADER], order, check=False)
             _check_nifti_numbers(path, header)
             if raw[_NIFTI_HEADER]:
@@ -208,7 +270,8 @@ def _data_file(header: Path, name: bytes) -> Path:
     words = named.split()
     if not named or words[0] == "LIST" or "%" in named:
         raise SkullVAEError(f"'{header.name}' spreads its voxels over several files", "Export it as one file")
-    if named in (".", "..") or any(mark in named for mark in "/\\:\0"):
+    named = re.sub(r"^(\./)+", "", named)
+    if named in ("", ".", "..") or any(mark in named for mark in "/\\:\0"):
         raise SkullVAEError(f"'{header.name}' names a data file outside its folder", remedy)
     path = header.parent / named
     if not os.path.isfile(path):  # unlike Path.is_file it returns False for a name that is too long

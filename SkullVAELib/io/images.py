@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import gzip
 import os
+import threading
 import zlib
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import nibabel as nib
@@ -16,9 +18,19 @@ import SimpleITK as sitk
 from SkullVAELib.core.atomic_output import atomic_file
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.geometry.volume import Volume
-from SkullVAELib.io.header_checks import check_meta, check_nifti, check_nrrd, cut_short, unreadable
+from SkullVAELib.io.grids import (
+    forms_warning,
+    nifti_forms,
+    no_orientation_warning,
+    rectangular_affine,
+    sheared,
+)
+from SkullVAELib.io.header_checks import CheckedHeader, check_meta, check_nifti, check_nrrd, cut_short, unreadable
+from SkullVAELib.io.other_formats import error_for_other_format
+from SkullVAELib.io.segments import choose_segment, listed_segments
+from SkullVAELib.io.staged_copies import inflated_nrrd, lower_case_copy, with_sform
 
-SUFFIXES = (".nrrd", ".nhdr", ".nii", ".nii.gz", ".mha")
+SUFFIXES = (".nrrd", ".nhdr", ".nii", ".nii.gz", ".mha", ".mhd")
 
 
 # Voxels must be countable with 32 bits, which component labelling relies on; it is a cube of 1290 voxels.
@@ -32,6 +44,7 @@ _READERS = {
     ".nii": "NiftiImageIO",
     ".nii.gz": "NiftiImageIO",
     ".mha": "MetaImageIO",
+    ".mhd": "MetaImageIO",
 }
 
 
@@ -57,10 +70,7 @@ def volume_suffix(path: str | os.PathLike) -> str:
     for suffix in SUFFIXES:
         if name.lower().endswith(suffix):
             return suffix
-    remedy = f"Use one of {', '.join(SUFFIXES)}"
-    if name.lower().endswith((".dcm", ".dicom", ".ima")):
-        remedy = "Load the whole DICOM series in 3D Slicer and save the volume as .nrrd"
-    raise SkullVAEError(f"'{name}' has no known image suffix", remedy)
+    raise SkullVAEError(f"'{name}' has no known image suffix", f"Use one of {', '.join(SUFFIXES)}")
 
 
 def check_readable(path: str | os.PathLike) -> Path:
@@ -73,6 +83,8 @@ def check_readable(path: str | os.PathLike) -> Path:
         )
     if not path.is_file():
         raise SkullVAEError(f"The file '{path}' does not exist", "Check the path")
+    if not path.name.lower().endswith(SUFFIXES) and (error := error_for_other_format(path)):
+        raise error
     volume_suffix(path)
     if not os.access(path, os.R_OK):
         raise SkullVAEError(f"The file '{path}' is not readable", "Check its permissions")
@@ -81,49 +93,93 @@ def check_readable(path: str | os.PathLike) -> Path:
     return path
 
 
-def read_volume(path: str | os.PathLike) -> Volume:
-    """Read a 3D image (.nrrd, .nhdr, .nii, .nii.gz, .mha).
+def read_volume(path: str | os.PathLike, segment: str | int | None = None) -> Volume:
+    """Read a 3D image (.nrrd, .nhdr, .nii, .nii.gz, .mha, .mhd), or one segment of a segmentation.
 
-    The orientation is the one that ITK, and thus Slicer, reads from the file.
+    The orientation is the one that ITK, and thus Slicer, reads from the file. Axes that are perpendicular but for
+    rounding, at most 0.1 mm over the volume, are made perpendicular.
 
     Parameters
     ----------
     path : str or path
+    segment : str or int, optional
+        Name of a segment that a .seg.nrrd file lists, or label value. Not needed if there is one segment only.
 
     Returns
     -------
     Volume
-        With the name of the file.
+        With the name of the file, and warnings about its header. A chosen segment is uint8, 0 and 1.
 
     Raises
     ------
     SkullVAEError
-        The file is missing, damaged or truncated, is not a 3D image with one value per voxel, or its axes are not
-        perpendicular. Nothing is corrected without notice.
+        The file is missing, damaged or truncated, is not a 3D image with one value per voxel, its axes are not
+        perpendicular, or it has several segments and `segment` chooses none. Nothing is corrected without notice.
     """
     path = check_readable(path)
     suffix = volume_suffix(path)
-    nifti, voxels = None, path
+    nifti, checked = None, CheckedHeader(path)
     if suffix.startswith(".nii"):
         nifti = check_nifti(path, zipped=suffix == ".nii.gz")
     else:
-        voxels = check_meta(path) if suffix == ".mha" else check_nrrd(path)
-    with _quiet_stderr():
+        checked = check_meta(path) if suffix in (".mha", ".mhd") else check_nrrd(path)
+    with ExitStack() as stack:
+        stack.enter_context(_quiet_stderr())
+        source = stack.enter_context(
+            inflated_nrrd(path, checked, MAX_VOXELS) if checked.is_bzip2 else lower_case_copy(path, suffix)
+        )
+        stored = (source if checked.is_bzip2 else checked.voxels).stat().st_size
         try:
-            reader = sitk.ImageFileReader()
-            reader.SetImageIO(_READERS[suffix])
-            reader.SetFileName(str(path))
-            reader.ReadImageInformation()
-            _check_header(path, reader, voxels.stat().st_size)
+            reader = _reader(source, suffix)
+            try:
+                reader.ReadImageInformation()
+            except RuntimeError as error:
+                if nifti is None or "orthonormal" not in str(error):
+                    raise
+                reader = _reader(stack.enter_context(_rectangular_copy(path, suffix, nifti)), ".nii")
+                reader.ReadImageInformation()
+            affine = _check_header(path, reader, stored, checked.has_layers)
             if nifti is not None:
                 _check_nifti(path, nifti, np.array(reader.GetSpacing())[:3])
             image = reader.Execute()
         except RuntimeError as error:
             raise _reading_error(path, error) from error
-    affine = np.eye(4)
-    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
-    affine[:3, 3] = image.GetOrigin()
-    return Volume(sitk.GetArrayFromImage(image).transpose(2, 1, 0), _LPS_RAS @ affine, path.name)
+    array = sitk.GetArrayFromImage(image)
+    layers = np.moveaxis(array, -1, 0) if array.ndim == 4 else array[None]
+    layers = layers.transpose(0, 3, 2, 1)
+    chosen = choose_segment(path.name, layers, listed_segments(checked.keys), segment)
+    warnings = _header_warnings(path.name, nifti, checked, affine, layers.shape[1:])
+    return Volume(layers[0] if chosen is None else chosen, affine, path.name, warnings)
+
+
+def _reader(path: Path, suffix: str) -> sitk.ImageFileReader:
+    """ITK's reader of a file, with the format that the suffix determines."""
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO(_READERS[suffix])
+    reader.SetFileName(str(path))
+    return reader
+
+
+def _rectangular_copy(path: Path, suffix: str, header: nib.Nifti1Header) -> contextlib.AbstractContextManager[Path]:
+    """A copy of a NIfTI file whose sform ITK rejects, with the nearest rectangular sform; raises SkullVAEError where
+    that is too far away."""
+    shape, form = header.get_data_shape()[:3], nifti_forms(header).get("sform")
+    if form is None or len(shape) < 3 or int(np.prod(header.get_data_shape(), dtype=object)) > MAX_VOXELS:
+        raise sheared(path.name)
+    nearest = rectangular_affine(path.name, form, shape)
+    unit = np.linalg.norm(header.get_sform()[:3, 0]) / np.linalg.norm(form[:3, 0])
+    return with_sform(path, suffix == ".nii.gz", header, nearest * np.array([[unit], [unit], [unit], [1.0]]))
+
+
+def _header_warnings(
+    name: str, nifti: nib.Nifti1Header | None, checked: CheckedHeader, affine: np.ndarray, shape: tuple[int, ...]
+) -> tuple[str, ...]:
+    """What the user should know about a header that was read."""
+    if nifti is not None and nifti_forms(nifti):
+        warning = forms_warning(name, nifti, affine, shape)
+        return () if warning is None else (warning,)
+    unstated = checked.unstated if nifti is None else "no sform and no qform"
+    return (no_orientation_warning(name, affine, unstated),) if unstated else ()
 
 
 def to_image(volume: Volume) -> sitk.Image:
@@ -148,10 +204,11 @@ def write_volume(volume: Volume, path: str | os.PathLike) -> None:
         raise SkullVAEError(f"'{path}' cannot be written", "Check the free space and the permissions") from error
 
 
-def _check_header(path: Path, reader: sitk.ImageFileReader, stored: int) -> None:
+def _check_header(path: Path, reader: sitk.ImageFileReader, stored: int, layers: bool) -> np.ndarray:
     """Reject, before any voxel is read, files that would be misread; sets `reader` to read three dimensions.
 
-    stored: bytes of the file that holds the voxels.
+    stored: bytes of the file that holds the voxels. layers: whether several values per voxel are layers of a
+    segmentation. Returns the affine, RAS mm, of the rectangular grid.
 
     ITK itself fills a truncated NIfTI file with zeros, turns a negative spacing into a mirrored axis, and accepts
     sheared grids and header sizes of terabytes.
@@ -161,13 +218,13 @@ def _check_header(path: Path, reader: sitk.ImageFileReader, stored: int) -> None
         reader.SetExtractSize([*size[:3].tolist(), 0])
     elif len(size) != 3:
         raise SkullVAEError(f"'{path.name}' is not a 3D image but has {len(size)} dimensions", "Choose a 3D volume")
-    if reader.GetNumberOfComponents() != 1:
+    if reader.GetNumberOfComponents() != 1 and not layers:
         raise SkullVAEError(f"'{path.name}' has several values per voxel", "Choose a CT or a labelmap")
     size = size[:3]
     if size.min() < 2:
         raise SkullVAEError(f"'{path.name}' is a single slice, not a volume", "Choose a 3D volume")
 
-    voxels = int(np.prod(size, dtype=object))
+    voxels = int(np.prod(size, dtype=object)) * reader.GetNumberOfComponents()
     if voxels > MAX_VOXELS:
         shape = " x ".join(map(str, size))
         raise SkullVAEError(f"'{path.name}' claims {shape} voxels, which is too large", "Crop or resample the volume")
@@ -182,25 +239,17 @@ def _check_header(path: Path, reader: sitk.ImageFileReader, stored: int) -> None
         raise SkullVAEError(f"'{path.name}' has the impossible voxel size {numbers} mm", "Correct its header")
     if not (np.abs(reader.GetOrigin()) < _LARGEST_MM).all():
         raise SkullVAEError(f"'{path.name}' has an origin that is not a valid position in mm", "Correct its header")
-    _check_rectangular(path, direction)
-
-
-def _check_rectangular(path: Path, direction: np.ndarray) -> None:
-    """Raise SkullVAEError unless the columns of `direction` (3, 3) are perpendicular unit vectors.
-
-    The tolerance is half a voxel over 512, more than headers lose by rounding.
-    """
-    if not np.allclose(direction.T @ direction, np.eye(3), atol=1e-3):
-        raise SkullVAEError(
-            f"'{path.name}' has a sheared or degenerate grid: its axes are not perpendicular",
-            "Resample it to a rectangular grid first (a CT with a tilted gantry, for example)",
-        )
+    affine = np.eye(4)
+    affine[:3, :3] = direction * spacing
+    affine[:3, 3] = np.array(reader.GetOrigin())[:3]
+    return rectangular_affine(path.name, _LPS_RAS @ affine, tuple(size.tolist()))
 
 
 def _check_nifti(path: Path, header: nib.Nifti1Header, spacing: np.ndarray) -> None:
     """Check what ITK does not check in a NIfTI file: its sform, its voxel size and the number of voxels."""
     try:
         columns = header.get_best_affine()[:3, :3]
+        nifti_forms(header)
         voxel_bytes = int(np.prod(header.get_data_shape(), dtype=object)) * header.get_data_dtype().itemsize
     except (ValueError, nib.spatialimages.HeaderDataError) as error:  # an invalid rotation or voxel type
         raise unreadable(path) from error
@@ -208,7 +257,8 @@ def _check_nifti(path: Path, header: nib.Nifti1Header, spacing: np.ndarray) -> N
     zooms = np.asarray(header["pixdim"][1:4], dtype=float)
     if not (np.isfinite(lengths).all() and lengths.min() > 0 and (zooms > 0).all()):
         raise SkullVAEError(f"'{path.name}' has a voxel size of zero or less in its header", "Correct its header")
-    _check_rectangular(path, columns / lengths)
+    for form in nifti_forms(header).values():
+        rectangular_affine(path.name, form, header.get_data_shape()[:3])
     # Compared without unit: ITK converts metres and micrometres to millimetres, nibabel does not.
     if not np.allclose(spacing / spacing[0], lengths / lengths[0], rtol=0.01):
         raise SkullVAEError(f"'{path.name}' has two different voxel sizes (pixdim, sform)", "Correct its header")
@@ -241,10 +291,7 @@ def _reading_error(path: Path, error: RuntimeError) -> SkullVAEError:
     """ITK's error in terms of the user."""
     text = str(error)
     if "orthonormal" in text or "determinant" in text:
-        return SkullVAEError(
-            f"'{path.name}' has a sheared or degenerate grid: its axes are not perpendicular",
-            "Resample it to a rectangular grid first",
-        )
+        return sheared(path.name)
     if "spacing" in text:
         return SkullVAEError(f"'{path.name}' has a voxel size of zero or less in its header", "Correct its header")
     if "llocate" in text or "bad_alloc" in text:
@@ -252,22 +299,43 @@ def _reading_error(path: Path, error: RuntimeError) -> SkullVAEError:
     return unreadable(path)
 
 
+class _Silence:
+    """How many readers and writers have stderr redirected at this moment, and the file descriptor to restore."""
+
+    lock = threading.Lock()
+    users = 0
+    saved: int | None = None
+
+
 @contextlib.contextmanager
 def _quiet_stderr() -> Iterator[None]:
     """Suppress what ITK's C libraries print to stderr about a bad file, which is reported in one line instead.
 
     They write to the file descriptor (MetaIO, niftilib and VNL ignore ITK's warning switch), so the descriptor is
-    redirected; without one, as in a windowed program, nothing is done.
+    redirected; without one, as in a windowed program, nothing is done. The descriptor belongs to the whole process: of
+    threads that read at the same time, the first redirects it and the last restores it.
     """
+    with _Silence.lock:
+        if _Silence.users == 0:
+            _Silence.saved = _redirect_stderr()
+        _Silence.users += 1
+    try:
+        yield
+    finally:
+        with _Silence.lock:
+            _Silence.users -= 1
+            if _Silence.users == 0 and _Silence.saved is not None:
+                os.dup2(_Silence.saved, 2)
+                os.close(_Silence.saved)
+                _Silence.saved = None
+
+
+def _redirect_stderr() -> int | None:
+    """Redirect the file descriptor 2 to the null device; a copy of it, or None if there is none."""
     try:
         saved = os.dup(2)
     except OSError:
-        yield
-        return
-    try:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
+        return None
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    return saved

@@ -20,6 +20,7 @@ _EXTENSIONS = {
     ".nii": "VolumeFile",
     ".nii.gz": "VolumeFile",
     ".mha": "VolumeFile",
+    ".mhd": "VolumeFile",
     ".stl": "ModelFile",
     ".ply": "ModelFile",
     ".obj": "ModelFile",
