@@ -178,7 +178,9 @@ class _Peak:
         inside = samples[(samples >= centres[left] - width) & (samples <= centres[right] + width)]
         _, counts = np.unique(inside, return_counts=True)
         share = len(inside) / len(samples)
-        return cls(float(np.median(inside)), share, (right - left + 1) * width, counts.max() >= _ONE_VALUE * len(inside))
+        return cls(
+            float(np.median(inside)), share, (right - left + 1) * width, counts.max() >= _ONE_VALUE * len(inside)
+        )
 
 
 def _separate_peaks(smooth: np.ndarray) -> list[int]:
