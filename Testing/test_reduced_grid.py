@@ -1,4 +1,4 @@
-"""Claims about the reduced grid: its surface and distances are right in mm on every voxel shape, up to the image's end."""
+"""Claims about the reduced grid: surface and distances are right in mm on every voxel shape, up to the image's end."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from SkullVAELib.geometry.distance_field import downsample_mask, reduced_bone, s
 from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.registration.skull import prepare_skull
 
-OUTER, INNER = 40.0, 34.0
+OUTER, INNER = 55.0, 49.0
 
 
 def turned(degrees: float, axis: int) -> np.ndarray:
@@ -21,10 +21,10 @@ def turned(degrees: float, axis: int) -> np.ndarray:
     return matrix
 
 
-def shell(spacing: tuple[float, float, float], turn: np.ndarray = np.eye(4), half_mm: float = 62.0) -> Volume:
+def shell(spacing: tuple[float, float, float], turn: np.ndarray | None = None, half_mm: float = 77.0) -> Volume:
     """A hollow ball at the origin on voxels of any size and orientation."""
     count = np.ceil(2 * half_mm / np.array(spacing)).astype(int)
-    affine = turn @ np.diag([*spacing, 1.0])
+    affine = (np.eye(4) if turn is None else turn) @ np.diag([*spacing, 1.0])
     affine[:3, 3] = -affine[:3, :3] @ ((count - 1) / 2)
     index = np.indices(count).reshape(3, -1).T
     away = np.linalg.norm(apply_affine(affine, index), axis=1).reshape(count)
@@ -32,7 +32,7 @@ def shell(spacing: tuple[float, float, float], turn: np.ndarray = np.eye(4), hal
 
 
 SHAPES = {
-    "0.4 x 0.4 x 0.6": ((0.4, 0.4, 0.6), np.eye(4)),
+    "0.6 x 0.6 x 0.4": ((0.6, 0.6, 0.4), np.eye(4)),
     "1 x 1 x 1": ((1.0, 1.0, 1.0), np.eye(4)),
     "0.9 x 0.9 x 2.5": ((0.9, 0.9, 2.5), np.eye(4)),
     "0.5 x 0.5 x 5, axial": ((0.5, 0.5, 5.0), np.eye(4)),
@@ -60,13 +60,13 @@ def test_the_reduced_grid_is_nearly_isotropic_whatever_the_voxels_are(prepared):
 def test_surface_points_are_right_below_the_voxel_size(prepared):
     prepared, slice_mm, _ = prepared
     away = np.linalg.norm(prepared.points, axis=1)
-    for radius, table in ((OUTER, away > 37), (INNER, away < 37)):
+    for radius, table in ((OUTER, away > 52), (INNER, away < 52)):
         assert np.median(away[table]) == pytest.approx(radius, abs=0.15)
         assert np.percentile(np.abs(away[table] - radius), 95) < max(0.8, 0.3 * slice_mm)
 
 
 def test_distances_are_right_at_the_side_and_at_the_vertex(prepared):
-    prepared, _, normal = prepared
+    prepared, slice_mm, normal = prepared
     index = np.indices(prepared.fraction.array.shape).reshape(3, -1).T
     at = apply_affine(prepared.fraction.affine, index)
     away = np.linalg.norm(at, axis=1)
@@ -75,8 +75,8 @@ def test_distances_are_right_at_the_side_and_at_the_vertex(prepared):
     steep = np.abs(at @ normal) / away.clip(1)
     # 0.67 mm at 0.5 x 0.5 x 5 mm if half a mean voxel is subtracted on every axis, and 0.89 mm at the vertex.
     assert abs(error[outside & (steep < 0.3)].mean()) < 0.2
-    # Away from the surface the nearest voxel centre counts, which is off by a part of the reduced voxel.
-    assert abs(error[outside & (steep > 0.95)].mean()) < 0.6 * prepared.fraction.spacing.max()
+    # Between slices that are parallel to the surface it is known to a part of their distance.
+    assert abs(error[outside & (steep > 0.95)].mean()) < max(0.6, 0.2 * slice_mm)
 
 
 def test_the_distance_field_of_thick_slices_is_right_on_their_own_grid():
