@@ -75,8 +75,8 @@ def test_distances_are_right_at_the_side_and_at_the_vertex(prepared):
     steep = np.abs(at @ normal) / away.clip(1)
     # 0.67 mm at 0.5 x 0.5 x 5 mm if half a mean voxel is subtracted on every axis, and 0.89 mm at the vertex.
     assert abs(error[outside & (steep < 0.3)].mean()) < 0.2
-    # Between slices that are parallel to the surface it is known to a part of their distance.
-    assert abs(error[outside & (steep > 0.95)].mean()) < max(0.6, 0.2 * slice_mm)
+    # Between two slices parallel to the surface its place is not known better than to half their distance.
+    assert abs(error[outside & (steep > 0.95)].mean()) < max(0.6, 0.5 * slice_mm)
 
 
 def test_the_distance_field_of_thick_slices_is_right_on_their_own_grid():
