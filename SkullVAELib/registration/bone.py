@@ -8,17 +8,24 @@ import numpy as np
 from scipy import ndimage
 
 from SkullVAELib.core.errors import SkullVAEError
-from SkullVAELib.geometry.masks import bounding_box
+from SkullVAELib.geometry.affines import apply_affine
+from SkullVAELib.geometry.components import Components
 from SkullVAELib.geometry.roi import ROI
 from SkullVAELib.geometry.volume import Volume
 
 BONE_HU = 300.0
 """Default bone threshold of a CT, in Hounsfield units."""
 
-# A component of a thresholded CT is kept next to the largest one when it is sizeable and near: the mandible has 10-15 %
-# of the skull's voxels and is a centimetre away; headrests and the table are farther, calcifications and wires smaller.
+# A loose piece of a CT is kept next to the largest one when it is sizeable and near: the mandible has 10-15 % of the
+# skull's voxels and is a centimetre away; a table is farther, calcifications and wires are smaller.
 _KEPT_SHARE = 0.05
 _KEPT_DISTANCE_MM = 30.0
+
+# A smaller loose piece is noise: a cube of 3.7 mm.
+_PIECE_ML = 0.05
+
+# Edge length of the grid on which distances between pieces are measured.
+_DISTANCE_GRID_MM = 2.0
 
 # A volume with more distinct values than this is an image; with fewer it is a labelmap.
 _MAX_LABELS = 64
@@ -28,8 +35,9 @@ def bone_mask(volume: Volume, threshold_hu: float | None = None, roi: ROI | None
     """The bone voxels of a one-label segmentation or of a CT.
 
     Every voxel of a segmentation that is not 0 is bone. In a CT, bone is what reaches the threshold and belongs to the
-    largest 26-connected component or to a sizeable component near it, such as the mandible. A given threshold is always
-    applied, whatever the values look like.
+    largest 26-connected component or to a sizeable component near it, such as the mandible: of at least 5 % of its
+    volume, and within 30 mm of its surface. A given threshold is always applied, whatever the values look like.
+    `segment_bone` also returns the pieces that were left out.
 
     Parameters
     ----------
@@ -55,27 +63,164 @@ def bone_mask(volume: Volume, threshold_hu: float | None = None, roi: ROI | None
         If there is no bone, only bone, or no bone in the ROI; if there are several labels or a voxel that is not a
         finite number; or if the values are neither a segmentation nor Hounsfield units.
     """
-    kind = "ct" if threshold_hu is not None else _kind(volume.array)
-    if kind == "labelmap":
-        mask = volume.array != 0
-        bone = count = int(np.count_nonzero(mask))
-        if roi is not None:
-            mask, bone = _in_roi(mask, volume, roi)
-        return mask, {
-            "kind": kind,
-            "threshold_hu": None,
-            "bone_voxels": bone,
-            "left_out_voxels": count - bone,
-            "components": None,
-        }
+    segmentation = segment_bone(volume, threshold_hu, roi)
+    return segmentation.mask, segmentation.info
 
-    threshold = BONE_HU if threshold_hu is None else float(threshold_hu)
+
+@dataclass(frozen=True)
+class LoosePiece:
+    """A piece of bone that is not connected to the largest one.
+
+    Attributes
+    ----------
+    component : int
+        Its number in `BoneSegmentation.components`.
+    volume_ml : float
+        Its volume.
+    centre_mm : numpy.ndarray, shape (3,)
+        Its centre of mass, patient RAS mm.
+    distance_mm : float
+        Least distance to the largest piece, measured on a grid of about 2 mm.
+    sizeable : bool
+        Whether it has at least 5 % of the largest piece's volume and is within 30 mm of it, as the mandible is.
+    """
+
+    component: int
+    volume_ml: float
+    centre_mm: np.ndarray
+    distance_mm: float
+    sizeable: bool
+
+
+@dataclass(frozen=True)
+class BoneSegmentation:
+    """The bone of an image and the pieces that it consists of.
+
+    Attributes
+    ----------
+    mask : numpy.ndarray
+        Bool, bone: of a segmentation every voxel that is not 0, of a CT the largest connected component and the
+        sizeable ones near it.
+    everything : numpy.ndarray
+        Bool, what was bone, or at or above the threshold, before anything was left out, also outside the ROI.
+    components : Components
+        Connected components of the part of `everything` in the ROI.
+    main : int
+        Number of the largest component.
+    pieces : tuple of LoosePiece
+        The other components of at least 0.05 ml, largest first.
+    info : dict
+        See `bone_mask`.
+    """
+
+    mask: np.ndarray
+    everything: np.ndarray
+    components: Components
+    main: int
+    pieces: tuple[LoosePiece, ...]
+    info: dict
+
+
+def segment_bone(volume: Volume, threshold_hu: float | None = None, roi: ROI | None = None) -> BoneSegmentation:
+    """As `bone_mask`, with the loose pieces of bone.
+
+    Parameters
+    ----------
+    volume, threshold_hu, roi
+        See `bone_mask`.
+
+    Returns
+    -------
+    BoneSegmentation
+
+    Raises
+    ------
+    SkullVAEError
+        See `bone_mask`.
+    """
+    kind = "ct" if threshold_hu is not None else _kind(volume.array)
+    threshold = None
+    if kind == "labelmap":
+        everything = volume.array != 0
+        count = int(np.count_nonzero(everything))
+    else:
+        threshold = BONE_HU if threshold_hu is None else float(threshold_hu)
+        everything, count = _over(volume.array, threshold)
+    mask = everything if roi is None else _in_roi(everything, volume, roi)
+    components = Components.of(mask)
+    main = int(components.voxels.argmax())
+    pieces = loose_pieces(components, main, volume)
+    kept = None
+    if kind == "ct":
+        left_out = set(range(len(components))) - {main, *(piece.component for piece in pieces if piece.sizeable)}
+        kept = len(components) - len(left_out)
+        if left_out:
+            mask = mask.copy() if mask is everything else mask
+            mask[tuple(components.indices(left_out).T)] = False
+            count_kept = int(components.voxels.sum() - components.voxels[list(left_out)].sum())
+        else:
+            count_kept = int(components.voxels.sum())
+    else:
+        count_kept = int(components.voxels.sum())
+    info = {
+        "kind": kind,
+        "threshold_hu": threshold,
+        "bone_voxels": count_kept,
+        "left_out_voxels": count - count_kept,
+        "components": kept,
+    }
+    return BoneSegmentation(mask, everything, components, main, pieces, info)
+
+
+def loose_pieces(components: Components, main: int, grid: Volume) -> tuple[LoosePiece, ...]:
+    """The components of at least 0.05 ml other than the main one, largest first.
+
+    Parameters
+    ----------
+    components : Components
+        Components of a mask on `grid`.
+    main : int
+        Number of the main component.
+    grid : Volume
+        The volume whose grid the mask has.
+
+    Returns
+    -------
+    tuple of LoosePiece
+    """
+    volumes = components.voxels * grid.voxel_ml
+    found = [int(c) for c in np.argsort(-volumes, kind="stable") if volumes[c] >= _PIECE_ML and c != main]
+    if not found:
+        return ()
+    # Distances are measured between the cells of a coarse grid that contain bone; a cell contains several voxels.
+    cell = np.maximum(1, np.round(_DISTANCE_GRID_MM / grid.spacing)).astype(int)
+    whole = components.cells(main, cell)
+    low = whole.min(0)
+    shape = whole.max(0) - low + 1
+    occupied = np.zeros(shape, bool)
+    occupied[tuple((whole - low).T)] = True
+    from_main = ndimage.distance_transform_edt(~occupied, sampling=cell * grid.spacing)
+    pieces = []
+    for c in found:
+        at = components.cells(c, cell) - low
+        inside = np.clip(at, 0, shape - 1)
+        # Outside the box of the main component: to the nearest point of the box and from there, at most a little far.
+        away = np.linalg.norm((at - inside) * cell * grid.spacing, axis=1)
+        distance = float(np.hypot(from_main[tuple(inside.T)], away).min())
+        sizeable = volumes[c] >= _KEPT_SHARE * volumes[main] and distance <= _KEPT_DISTANCE_MM
+        centre = apply_affine(grid.affine, components.centre(c))
+        pieces.append(LoosePiece(c, float(volumes[c]), centre, distance, bool(sizeable)))
+    return tuple(pieces)
+
+
+def _over(array: np.ndarray, threshold: float) -> tuple[np.ndarray, int]:
+    """The voxels of a CT that reach the threshold, and their number; raises SkullVAEError if there are none or all."""
     if not np.isfinite(threshold):
         raise SkullVAEError(
             f"The threshold {threshold} is not a finite number", "Give a value in Hounsfield units, such as 300"
         )
-    low, high = _range(volume.array)
-    over = volume.array >= threshold
+    low, high = _range(array)
+    over = array >= threshold
     count = int(np.count_nonzero(over))
     if count == 0:
         raise SkullVAEError(
@@ -87,28 +232,17 @@ def bone_mask(volume: Volume, threshold_hu: float | None = None, roi: ROI | None
             f"Every voxel reaches the threshold of {threshold:g}; the values range from {low:g} to {high:g}",
             "Choose a higher --threshold",
         )
-    if roi is not None:
-        over, _ = _in_roi(over, volume, roi)
-    mask, components = _skull_components(over, volume.spacing)
-    bone = int(np.count_nonzero(mask))
-    return mask, {
-        "kind": kind,
-        "threshold_hu": threshold,
-        "bone_voxels": bone,
-        "left_out_voxels": count - bone,
-        "components": components,
-    }
+    return over, count
 
 
-def _in_roi(mask: np.ndarray, grid: Volume, roi: ROI) -> tuple[np.ndarray, int]:
-    """The voxels of a mask inside an ROI, and their number; raises SkullVAEError when there are none."""
+def _in_roi(mask: np.ndarray, grid: Volume, roi: ROI) -> np.ndarray:
+    """The voxels of a mask inside an ROI; raises SkullVAEError when there are none."""
     kept = roi.keep(mask, grid)
-    count = int(np.count_nonzero(kept))
-    if not count:
+    if not kept.any():
         raise SkullVAEError(
             "There is no bone in the ROI", "Move --roi over the skull; it is given in RAS mm of the input file"
         )
-    return kept, count
+    return kept
 
 
 def labelmap_mask(volume: Volume, name: str = "The volume") -> np.ndarray:
@@ -138,46 +272,6 @@ def labelmap_mask(volume: Volume, name: str = "The volume") -> np.ndarray:
             f"{name} is not a segmentation with one label", "Export a single label with the values 0 and 1"
         )
     return mask
-
-
-@dataclass(frozen=True)
-class _Component:
-    """One connected component of the thresholded voxels."""
-
-    label: int
-    size: int
-    box: tuple[slice, ...]
-
-    def distance_mm(self, other: _Component, spacing: np.ndarray) -> float:
-        """Distance between the two bounding boxes."""
-        distances = [max(a.start - b.stop, b.start - a.stop, 0) for a, b in zip(self.box, other.box, strict=True)]
-        return float(np.linalg.norm(np.array(distances) * spacing))
-
-
-def _skull_components(over: np.ndarray, spacing: np.ndarray) -> tuple[np.ndarray, int]:
-    """The largest 26-connected component and the sizeable ones near it, and the number of components kept."""
-    if over.flags.f_contiguous:  # as read from a file; traversing memory in storage order is three times faster
-        mask, components = _skull_components(over.T, spacing[::-1])
-        return mask.T, components
-    box = bounding_box(over)
-    # Labels take 4 bytes a voxel, so only the bounding box is labelled; 32 bits suffice, see volume.MAX_VOXELS.
-    labels = np.empty(over[box].shape, np.int32)
-    count = ndimage.label(over[box], structure=np.ones((3, 3, 3)), output=labels)
-    if count == 1:
-        return over, 1
-    inside = over[box]
-    found_labels = labels[inside]
-    sizes = np.bincount(found_labels, minlength=count + 1)
-    largest = int(sizes.argmax())
-    candidates = np.flatnonzero(sizes >= _KEPT_SHARE * sizes[largest])
-    boxes = ndimage.find_objects(labels)
-    found = {int(label): _Component(int(label), int(sizes[label]), boxes[label - 1]) for label in candidates}
-    kept = [c.label for c in found.values() if c.distance_mm(found[largest], spacing) <= _KEPT_DISTANCE_MM]
-    keep = np.zeros(count + 1, bool)
-    keep[kept] = True
-    mask = np.zeros(over.shape, bool)
-    mask[box][inside] = keep[found_labels]
-    return mask, len(kept)
 
 
 def _range(array: np.ndarray) -> tuple[float, float]:
