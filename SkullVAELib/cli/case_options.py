@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 from SkullVAELib.cli.arguments import add_device_option, add_model_option
 from SkullVAELib.completion.options import MOST_PROPOSALS, PRIORS, DefectChoice
+from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.core.parsing import number
 from SkullVAELib.data.defect_kinds import CLASSES
 from SkullVAELib.implant.options import MESH_FORMATS, THICKNESS_FORMS, THICKNESS_MODES, ImplantOptions
+from SkullVAELib.registration.options import fragment_limit_mm
 
 if TYPE_CHECKING:
     from SkullVAELib.geometry.roi import ROI
@@ -74,6 +76,15 @@ def add_case_options(parser: argparse.ArgumentParser) -> tuple[argparse.Action, 
         action="append",
         default=[],
         help="leave the candidate defect nearest to this point open; may be repeated",
+    )
+    add(
+        "--fragments",
+        metavar="HOW",
+        type=_fragments,
+        default="keep",
+        help="loose bone in the vault: keep = it is bone, and the implant avoids it (default); ignore = loose pieces, a"
+        " bone flap that was put back, and metal are left out, so that the hole behind them is filled; near:MM = loose"
+        " pieces within MM millimetres of the skull are kept",
     )
     made.append(add_model_option(parser))
     add(
@@ -262,6 +273,17 @@ def _formats(text: str) -> tuple[str, ...]:
 
 # argparse prints "invalid ... value"
 _formats.__name__ = f"list of {', '.join(MESH_FORMATS[:-1])} and {MESH_FORMATS[-1]}"
+
+
+def _fragments(text: str) -> str:
+    try:
+        fragment_limit_mm(text)
+    except SkullVAEError as error:
+        raise ValueError(text) from error
+    return text
+
+
+_fragments.__name__ = "way to treat loose bone (keep, ignore or near:MM)"
 
 
 def _proposals(text: str) -> int:

@@ -146,6 +146,7 @@ def _complete_into(
     completion_options = CompletionOptions(
         threshold_hu=options.threshold,
         roi=roi,
+        fragments=options.fragments,
         gamma=options.gamma,
         prior=options.prior,
         defect_class=options.defect,

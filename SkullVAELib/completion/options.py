@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.geometry.roi import ROI
-from SkullVAELib.registration.options import REFUSE_BELOW, WarpOptions
+from SkullVAELib.registration.options import REFUSE_BELOW, WarpOptions, fragment_limit_mm
 
 PRIORS = ("auto", "blend", "encode", "map", "dev", "mean")
 """Sources of the complete shape, see `CompletionOptions`."""
@@ -225,6 +225,10 @@ class CompletionOptions:
         Bone threshold of a CT in Hounsfield units; by default a CT is detected by its values and thresholded at 300 HU.
     roi : ROI, optional
         Region of interest; nothing outside it is bone.
+    fragments : str
+        How loose bone in the vault is treated: "keep", it is bone; "ignore", loose pieces, bone flaps that touch the
+        skull at few points, and metal are left out, so that the hole behind them is found; "near:MM", loose pieces
+        within MM millimetres of the rest are kept.
     gamma : float, optional
         Factor of the deviation vector (DEV); by default 1 for the prior "dev" and 0 for all others. 0 reconstructs.
     prior : str
@@ -253,11 +257,12 @@ class CompletionOptions:
     Raises
     ------
     SkullVAEError
-        If the prior is unknown.
+        If the prior or `fragments` is unknown.
     """
 
     threshold_hu: float | None = None
     roi: ROI | None = None
+    fragments: str = "keep"
     gamma: float | None = None
     prior: str = "auto"
     defect_class: str = "cranial"
@@ -272,3 +277,4 @@ class CompletionOptions:
     def __post_init__(self):
         if self.prior not in PRIORS:
             raise SkullVAEError(f"Unknown prior '{self.prior}'", f"Use one of {', '.join(PRIORS)}")
+        fragment_limit_mm(self.fragments)

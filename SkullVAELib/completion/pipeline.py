@@ -70,7 +70,9 @@ def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stag
         If the input is not a skull, or if its plausibility score is below `options.least_quality`.
     """
     warnings = _resolution_warnings(volume, options.least_quality)
-    registered = register_patient(volume, model, options.threshold_hu, options.roi, options.warp, stages)
+    registered = register_patient(
+        volume, model, options.threshold_hu, options.roi, options.warp, stages, options.fragments
+    )
     registered = dataclasses.replace(registered, warnings=(*warnings, *registered.warnings))
     quality = Quality.of(registered, model.mean.float().cpu())
     quality.require(options.least_quality)

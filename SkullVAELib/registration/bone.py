@@ -103,8 +103,10 @@ class BoneSegmentation:
         sizeable ones near it.
     everything : numpy.ndarray
         Bool, what was bone, or at or above the threshold, before anything was left out, also outside the ROI.
+    inside : numpy.ndarray
+        Bool, the part of `everything` in the ROI.
     components : Components
-        Connected components of the part of `everything` in the ROI.
+        Connected components of `inside`.
     main : int
         Number of the largest component.
     pieces : tuple of LoosePiece
@@ -115,10 +117,41 @@ class BoneSegmentation:
 
     mask: np.ndarray
     everything: np.ndarray
+    inside: np.ndarray
     components: Components
     main: int
     pieces: tuple[LoosePiece, ...]
     info: dict
+
+    @classmethod
+    def of(
+        cls, everything: np.ndarray, inside: np.ndarray, grid: Volume, kind: str, threshold_hu: float | None
+    ) -> BoneSegmentation:
+        """Find the components of the bone; see `bone_mask` for kind and threshold_hu."""
+        components = Components.of(inside)
+        main = int(components.voxels.argmax())
+        pieces = loose_pieces(components, main, grid)
+        mask, left_out = inside, set[int]()
+        if kind == "ct":
+            left_out = set(range(len(components))) - {main, *(piece.component for piece in pieces if piece.sizeable)}
+        if left_out:
+            mask = inside.copy()
+            mask[tuple(components.indices(left_out).T)] = False
+        bone = int(components.voxels.sum() - components.voxels[list(left_out)].sum())
+        info = {
+            "kind": kind,
+            "threshold_hu": threshold_hu,
+            "bone_voxels": bone,
+            "left_out_voxels": int(np.count_nonzero(everything)) - bone,
+            "components": None if kind == "labelmap" else len(components) - len(left_out),
+        }
+        return cls(mask, everything, inside, components, main, pieces, info)
+
+    def without(self, index: np.ndarray, grid: Volume) -> BoneSegmentation:
+        """The segmentation without some voxels, index (N, 3): pieces that they connected are loose."""
+        inside = self.inside.copy()
+        inside[tuple(index.T)] = False
+        return BoneSegmentation.of(self.everything, inside, grid, self.info["kind"], self.info["threshold_hu"])
 
 
 def segment_bone(volume: Volume, threshold_hu: float | None = None, roi: ROI | None = None) -> BoneSegmentation:
@@ -142,34 +175,11 @@ def segment_bone(volume: Volume, threshold_hu: float | None = None, roi: ROI | N
     threshold = None
     if kind == "labelmap":
         everything = volume.array != 0
-        count = int(np.count_nonzero(everything))
     else:
         threshold = BONE_HU if threshold_hu is None else float(threshold_hu)
-        everything, count = _over(volume.array, threshold)
-    mask = everything if roi is None else _in_roi(everything, volume, roi)
-    components = Components.of(mask)
-    main = int(components.voxels.argmax())
-    pieces = loose_pieces(components, main, volume)
-    kept = None
-    if kind == "ct":
-        left_out = set(range(len(components))) - {main, *(piece.component for piece in pieces if piece.sizeable)}
-        kept = len(components) - len(left_out)
-        if left_out:
-            mask = mask.copy() if mask is everything else mask
-            mask[tuple(components.indices(left_out).T)] = False
-            count_kept = int(components.voxels.sum() - components.voxels[list(left_out)].sum())
-        else:
-            count_kept = int(components.voxels.sum())
-    else:
-        count_kept = int(components.voxels.sum())
-    info = {
-        "kind": kind,
-        "threshold_hu": threshold,
-        "bone_voxels": count_kept,
-        "left_out_voxels": count - count_kept,
-        "components": kept,
-    }
-    return BoneSegmentation(mask, everything, components, main, pieces, info)
+        everything = _over(volume.array, threshold)
+    inside = everything if roi is None else _in_roi(everything, volume, roi)
+    return BoneSegmentation.of(everything, inside, volume, kind, threshold)
 
 
 def loose_pieces(components: Components, main: int, grid: Volume) -> tuple[LoosePiece, ...]:
@@ -213,8 +223,8 @@ def loose_pieces(components: Components, main: int, grid: Volume) -> tuple[Loose
     return tuple(pieces)
 
 
-def _over(array: np.ndarray, threshold: float) -> tuple[np.ndarray, int]:
-    """The voxels of a CT that reach the threshold, and their number; raises SkullVAEError if there are none or all."""
+def _over(array: np.ndarray, threshold: float) -> np.ndarray:
+    """The voxels of a CT that reach the threshold; raises SkullVAEError if there are none or all."""
     if not np.isfinite(threshold):
         raise SkullVAEError(
             f"The threshold {threshold} is not a finite number", "Give a value in Hounsfield units, such as 300"
@@ -232,7 +242,7 @@ def _over(array: np.ndarray, threshold: float) -> tuple[np.ndarray, int]:
             f"Every voxel reaches the threshold of {threshold:g}; the values range from {low:g} to {high:g}",
             "Choose a higher --threshold",
         )
-    return over, count
+    return over
 
 
 def _in_roi(mask: np.ndarray, grid: Volume, roi: ROI) -> np.ndarray:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from SkullVAELib.core.errors import SkullVAEError
+
+_FRAGMENT_LIMITS = {"keep": float("inf"), "ignore": -1.0}
+
 
 @dataclass(frozen=True)
 class WarpOptions:
@@ -39,3 +43,39 @@ REFUSE_BELOW = 0.15
 
 WARN_BELOW = 0.8
 """Plausibility score (0 to 1) below which the user is warned. Measured, see Docs/explanation/robustness.md."""
+
+
+def fragment_limit_mm(fragments: str) -> float:
+    """The distance to the rest of the skull up to which loose bone in the vault is kept.
+
+    Parameters
+    ----------
+    fragments : str
+        "keep": every piece is kept; "ignore": none is, and neither are bone flaps that touch the skull at few points
+        or metal; "near:MM": pieces within MM millimetres are kept.
+
+    Returns
+    -------
+    float
+        mm; infinite for "keep" and -1 for "ignore".
+
+    Raises
+    ------
+    SkullVAEError
+        If the text is none of these.
+
+    >>> fragment_limit_mm("near:2.5")
+    2.5
+    """
+    if fragments in _FRAGMENT_LIMITS:
+        return _FRAGMENT_LIMITS[fragments]
+    name, _, number = fragments.partition(":")
+    try:
+        limit = float(number)
+    except ValueError:
+        limit = -1.0
+    if name != "near" or not 0 <= limit < float("inf"):
+        raise SkullVAEError(
+            f"'{fragments}' is not a way to treat loose bone", "Use keep, ignore, or near:MM, such as near:3"
+        )
+    return limit

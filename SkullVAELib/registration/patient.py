@@ -15,11 +15,13 @@ from SkullVAELib.geometry.roi import ROI
 from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.io.images import to_image
 from SkullVAELib.registration.affine import register_affine
-from SkullVAELib.registration.bone import bone_mask
+from SkullVAELib.registration.bone import segment_bone
+from SkullVAELib.registration.fragments import choose_fragments, registration_bone, with_added_bone
 from SkullVAELib.registration.free_form import fit_warp, inverse_warp
 from SkullVAELib.registration.options import WarpOptions
 from SkullVAELib.registration.skull import CLAMP_MM, Skull, canonical_field, canonical_surface, prepare_skull
 from SkullVAELib.registration.symmetry import align_midsagittal_plane
+from SkullVAELib.registration.vault_shell import VaultShell
 from SkullVAELib.shape.two_table import TwoTableShape
 from SkullVAELib.shape.warped import WarpedShape
 from SkullVAELib.vae.networks import SkullModel
@@ -131,7 +133,7 @@ class RegisteredPatient:
     bone : Volume
         Bool, on the input's grid.
     about_bone : dict
-        How the bone was segmented, see `bone_mask`.
+        How the bone was segmented, see `bone_mask`, with the list "fragments", see `Fragment`.
     skull : Skull
         The skull at reduced resolution.
     grid : Grid
@@ -144,6 +146,8 @@ class RegisteredPatient:
         The skull's own signed distance in mm, warped to the mean skull.
     warnings : tuple of str
         Warnings about the file and about the segmentation of the bone.
+    everything : numpy.ndarray
+        Bool, what was bone before anything was left out, see `BoneSegmentation`.
     """
 
     bone: Volume
@@ -154,6 +158,7 @@ class RegisteredPatient:
     warp: torch.Tensor
     field: torch.Tensor
     warnings: tuple[str, ...] = ()
+    everything: np.ndarray | None = None
 
     @property
     def alignment(self) -> np.ndarray:
@@ -173,6 +178,7 @@ def register_patient(
     roi: ROI | None = None,
     options: WarpOptions | None = None,
     stages: Stages | None = None,
+    fragments: str = "keep",
 ) -> RegisteredPatient:
     """Segment the bone of an image and register it to the model's mean skull.
 
@@ -188,6 +194,8 @@ def register_patient(
         Options of the warp.
     stages : Stages, optional
         Receives the progress of the stages "bone", "register" and "warp".
+    fragments : str
+        How loose bone is treated, see `choose_fragments`.
 
     Returns
     -------
@@ -199,17 +207,31 @@ def register_patient(
         If the input is not a skull, see `bone_mask` and `register_affine`.
     """
     stages = stages or Stages({"bone": 1.0})
+    grid = model.architecture.grid
     with stages.stage("bone"):
-        mask, about_bone = bone_mask(volume, threshold_hu, roi)
-        bone = volume.with_array(mask)
-        skull = prepare_skull("patient", bone)
+        segmentation = segment_bone(volume, threshold_hu, roi)
+        registered, left_out = registration_bone(segmentation, volume)
+        skull = prepare_skull("patient", volume.with_array(registered))
     with stages.stage("register"):
         aligned = align_to_mean(skull, model)
-    grid = model.architecture.grid
+        shell = VaultShell.of(redistance(model.mean_shape.cpu(), grid), grid)
+        choice = choose_fragments(volume, segmentation, left_out, skull, aligned.matrix, shell, fragments)
+        bone = volume.with_array(choice.mask)
+        if choice.removed:
+            skull = prepare_skull("patient", bone)
+            aligned = align_to_mean(skull, model)
+        elif len(choice.added):
+            skull = with_added_bone(skull, choice.added, volume)
+    about_bone = segmentation.info | {
+        "bone_voxels": int(np.count_nonzero(choice.mask)),
+        "left_out_voxels": int(np.count_nonzero(segmentation.everything) - np.count_nonzero(choice.mask)),
+        "fragments": choice.as_json(),
+    }
     with stages.stage("warp"):
         warp = fit_warp_to_mean(aligned, model, options)
         field = warped_field(skull, aligned, warp, grid)
-    return RegisteredPatient(bone, about_bone, skull, grid, aligned, warp, field, volume.warnings)
+    warnings = (*volume.warnings, *choice.warnings)
+    return RegisteredPatient(bone, about_bone, skull, grid, aligned, warp, field, warnings, segmentation.everything)
 
 
 def bone_on_patient_grid(field: torch.Tensor, patient: RegisteredPatient) -> Volume:

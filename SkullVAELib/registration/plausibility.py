@@ -58,7 +58,10 @@ class QualityCheck:
         return float(np.clip((value - self.bad) / (self.good - self.bad), 0, 1))
 
 
-_UPRIGHT = "Check that the image shows one whole head, and that the orientation in the file's header is correct"
+_UPRIGHT = (
+    "Check that the image shows one whole head (leave out a headrest, a table or arms with --roi), and that the"
+    " orientation in the file's header is correct"
+)
 _SKULL = "Segment the bone of the skull alone"
 _VOXELS = "Check the voxel size and its unit in the file's header"
 
