@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
@@ -224,7 +224,7 @@ def choose_fragments(
     chosen: set[int] = {segmentation.main}
     added: set[int] = set()
     for piece in segmentation.pieces:
-        where, peak = _where(piece, volume, components, to_canonical, shell, ct)
+        where, highest = _where(piece, volume, components, to_canonical, shell, ct)
         if where == "vault":
             kept = piece.distance_mm <= limit
         else:
@@ -238,7 +238,7 @@ def choose_fragments(
             removed = True
         reported = where in ("vault", "outside") if kept else piece.distance_mm <= _LISTED_DISTANCE_MM
         if reported and where != "below" and piece.volume_ml >= LISTED_ML:
-            listed.append(Fragment("loose", where, piece.volume_ml, piece.centre_mm, kept, peak))
+            listed.append(Fragment("loose", where, piece.volume_ml, piece.centre_mm, kept, highest))
     if not ct and limit == np.inf:
         mask = segmentation.inside
     else:
@@ -248,8 +248,8 @@ def choose_fragments(
     connected = _without(mask, components.indices(loose)) if loose else mask
     flaps = attached_flaps(volume.with_array(connected), to_canonical, shell)
     for at in flaps:
-        peak = float(volume.array[tuple(at.T)].max()) if ct else None
-        listed.append(_fragment("flap", "vault", at, limit >= 0, volume, peak))
+        most = float(volume.array[tuple(at.T)].max()) if ct else None
+        listed.append(_fragment("flap", "vault", at, limit >= 0, volume, most))
     if flaps and limit < 0:
         mask, removed = _without(mask, np.concatenate(flaps)), True
     listed.sort(key=lambda found: -found.volume_ml)
@@ -275,19 +275,23 @@ def with_added_bone(skull: Skull, index: np.ndarray, grid: Volume) -> Skull:
     Skull
     """
     fraction = skull.fraction
-    cell = np.rint(apply_affine(np.linalg.inv(fraction.affine) @ grid.affine, index)).astype(int)
+    # Voxels of thick slices are divided, so that they fill the finer cells.
+    parts = np.maximum(1, np.ceil(grid.spacing / fraction.spacing)).astype(int)
+    offsets = (np.array(list(np.ndindex(*parts))) + 0.5) / parts - 0.5
+    points = (index[:, None] + offsets).reshape(-1, 3)
+    cell = np.rint(apply_affine(np.linalg.inv(fraction.affine) @ grid.affine, points)).astype(int)
     cell = cell[((cell >= 0) & (cell < fraction.array.shape)).all(1)]
     if not len(cell):
         return skull
     more = np.zeros(fraction.array.shape, np.float32)
-    np.add.at(more, tuple(cell.T), np.float32(grid.voxel_ml / fraction.voxel_ml))
+    np.add.at(more, tuple(cell.T), np.float32(grid.voxel_ml / len(offsets) / fraction.voxel_ml))
     array = np.minimum(fraction.array + more, 1)
     distance = skull.distance.copy()
     # Farther from the pieces than this the main bone is nearer, or the distance is not used.
     box = bounding_box(more > 0, np.ceil(_UPDATED_MM / fraction.spacing).astype(int))
     if (array[box] >= 0.5).any():
         distance[box] = np.minimum(distance[box], signed_distance(crop(fraction.with_array(array), box)))
-    return Skull(skull.name, fraction.with_array(array), distance, skull.points, skull.normals)
+    return replace(skull, fraction=fraction.with_array(array), distance=distance)
 
 
 def _without(mask: np.ndarray, index: np.ndarray) -> np.ndarray:
