@@ -4,16 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy import ndimage
 
-from SkullVAELib.completion.defects import (
-    _missing_on_both_sides,
-    _MissingBone,
-    _on_both_sides,
-    _rejection_reason,
-    _share_of_circle,
-)
-from SkullVAELib.completion.options import PRIORS, CompletionOptions, DefectOptions
+from SkullVAELib.completion.options import PRIORS, CompletionOptions
 from SkullVAELib.completion.pipeline import complete
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.core.progress import Stages
@@ -242,107 +234,3 @@ def test_a_skull_the_model_never_saw_gets_its_missing_piece_back(heldout_model, 
     result = complete(given, heldout_model, CompletionOptions(), Stages({}))
     assert dice(truth, result.implant.array) >= least
     assert hd95(truth, result.implant.array, whole.spacing) <= 4
-
-
-def test_what_is_lacking_low_and_on_both_sides_is_no_defect():
-    def gap(x: float, elevation: float, ml: float = 5.0) -> dict:
-        return {"centre_mm": [x, 20, 70 * elevation], "elevation": elevation, "ml": ml}
-
-    options = DefectOptions()
-    assert _on_both_sides([gap(-60, -0.3), gap(58, -0.3), gap(10, 0.8)], options) == [True, True, False]
-    assert _on_both_sides([gap(-60, -0.3), gap(58, -0.3, ml=20)], options) == [False, False]  # one of them is more
-    assert _on_both_sides([gap(-60, 0.3), gap(60, 0.3)], options) == [False, False]  # two defects high up
-    assert _on_both_sides([gap(0, -0.3)], options) == [False]  # none is its own mirror image
-
-
-@pytest.mark.parametrize(
-    ("changed", "reason"),
-    [
-        ({}, None),
-        ({"radius_mm": 4.9}, "narrower than a burr hole"),
-        ({"elevation": -0.2}, "small, in a region of thin bone"),
-        ({"elevation": -0.2, "ml": 3.0}, None),
-        ({"elevation": -0.4, "ml": 3.0, "centre_mm": [10, 60, -30]}, "at the skull base"),
-        ({"closed": 0.4}, "open edge of the bone, not a hole"),
-        ({"around": 0.9}, "skull cut off all around, not a hole"),
-        ({"spread_mm": 2.5}, "in a region of high variability across skulls"),
-    ],
-)
-def test_a_gap_is_no_defect_for_one_stated_reason(changed, reason):
-    burr_hole = {
-        "ml": 1.2, "centre_mm": [60, 10, 20], "radius_mm": 7.0, "elevation": 0.3, "closed": 0.8, "open_edge": 0.0,
-        "around": 0.1, "air": 0.5, "spread_mm": 0.8, "displaced": 0.1,
-    }  # fmt: skip
-    assert _rejection_reason(burr_hole | changed, DefectOptions()) == reason
-
-
-def test_a_gap_around_the_head_is_told_from_one_beside_it():
-    angle = np.radians(np.arange(-180, 180, 2.0))
-    ring = np.stack([70 * np.cos(angle), 85 * np.sin(angle), np.full(len(angle), 5.0)], axis=1)
-    assert _share_of_circle(ring) == 1
-    assert 0.2 < _share_of_circle(ring[np.abs(angle) < np.radians(45)]) < 0.3
-    assert _share_of_circle(ring[:0]) == 0
-
-
-def low_slab(*holes: tuple[slice, slice]) -> _MissingBone:
-    """A slab of bone across the head, 60 mm below the vault's centre, on voxels of 2 mm, with holes through it."""
-    shape = (81, 41, 9)
-    field = np.full(shape, 4.0, np.float32)
-    field[:, :, 3:6] = -1.0
-    bone = (field < 0).astype(np.float32)
-    for hole in holes:
-        bone[hole] = 0
-    to_canonical = np.array([[2.0, 0, 0, -80], [0, 2, 0, -40], [0, 0, 2, -68], [0, 0, 0, 1]])
-    fraction, missing, nothing = (
-        Volume(bone, np.diag([2.0, 2, 2, 1])),
-        (field < 0) & (bone < 0.5),
-        np.zeros(shape, bool),
-    )
-    distance = ndimage.distance_transform_edt(bone < 0.5, sampling=2.0)
-    return _MissingBone(
-        fraction=fraction,
-        distance=distance,
-        to_canonical=to_canonical,
-        field=field,
-        deviation=np.zeros(shape),
-        inside=field < 0,
-        missing=missing,
-        cavity=nothing,
-        both_sides=_missing_on_both_sides(field, missing, distance, fraction, to_canonical, DefectOptions()),
-        bevel=nothing,
-        displaced=nothing,
-        at_border=nothing,
-        options=DefectOptions(),
-    )
-
-
-LEFT, RIGHT, BESIDE_RIGHT = np.s_[9:22, 4:16], np.s_[59:72, 4:16], np.s_[59:72, 14:36]
-
-
-def test_what_lacks_low_on_both_sides_is_known():
-    slab = low_slab(LEFT, RIGHT, BESIDE_RIGHT)
-    assert slab.both_sides[15, 10, 4]
-    assert slab.both_sides[65, 10, 4]
-    assert not slab.both_sides[:, 22:].any()
-    high = slab.to_canonical.copy()
-    high[2, 3] = 60
-    assert not _missing_on_both_sides(
-        slab.field, slab.missing, slab.distance, slab.fraction, high, DefectOptions()
-    ).any()
-
-
-def test_a_defect_does_not_run_on_into_a_hole_that_is_on_both_sides():
-    slab = low_slab(LEFT, RIGHT, BESIDE_RIGHT)
-    whole = np.zeros(slab.field.shape, bool)
-    for box, seed in slab.cores():
-        whole[box] |= slab.grown(box, seed)
-    assert whole[65, 28, 4]
-    for middle in (np.s_[13:18, 7:12], np.s_[63:68, 7:12]):
-        assert not whole[middle].any()
-
-
-def test_a_gap_across_the_middle_is_whole():
-    slab = low_slab(np.s_[15:66, 10:30])
-    (box, seed), *_ = slab.cores()
-    assert slab.both_sides.any()
-    assert slab.grown(box, seed).sum() > 0.9 * slab.missing.sum()

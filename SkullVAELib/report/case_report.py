@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -165,6 +165,8 @@ def _page(
         body.append(_section("Printable implant", _pieces(printable["pieces"]) + _implant_options(printable)))
     if len(report.get("proposals", ())) > 1:
         body.append(_section("Proposals", _proposals(report["proposals"])))
+    if candidates := _candidates(report):
+        body.append(_section("Candidate defects", candidates))
     body.append(_section("Method and provenance", _provenance(report)))
     content = "<main>\n" + "\n".join(body) + "\n</main>"
     return html_page(f"{report['input']}: cranial implant report", _STYLE, content)
@@ -313,10 +315,27 @@ def _provenance(report: dict) -> str:
         ("Model", f"{html.escape(report['model_file'])}, trained {html.escape(str(model['trained'] or 'unknown'))}"),
         ("SHA-256 of the model", f"<code>{html.escape(str(model['sha256']))}</code>"),
     ]
-    if rejected := report.get("rejected", ()):
-        shown = "; ".join(f"{defect['ml']:g} ml, {html.escape(defect['reason'])}" for defect in rejected[:5])
-        rows.append(("Rejected candidate defects", shown))
     return _pairs(rows)
+
+
+def _candidates(report: dict) -> str:
+    """Table of the candidate defects, filled or not."""
+    listed = report.get("candidates", ())
+    if not listed:
+        return ""
+    rows = "".join(
+        f"<tr><td>{c['number']}</td><td>{c['volume_ml']:.1f}</td><td>{_place(c['centre_mm'])}</td>"
+        f"<td>{c['probability']:.2f}</td><td>{'filled' if c['filled'] else 'left open'}</td>"
+        f"<td>{html.escape(c['reason'])}</td></tr>"
+        for c in listed
+    )
+    head = "<th>Number</th><th>Volume, ml</th><th>Centre, mm</th><th>Probability</th><th></th><th>Reason</th>"
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+
+
+def _place(centre_mm: Sequence[float]) -> str:
+    right, anterior, superior = centre_mm
+    return f"R {right:.0f}, A {anterior:.0f}, S {superior:.0f}"
 
 
 def _section(title: str, content: str) -> str:

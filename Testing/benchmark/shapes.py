@@ -11,7 +11,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from SkullVAELib.completion.defects import find_defects
+from SkullVAELib.completion.defect_classifier import default_classifier
+from SkullVAELib.completion.defects import DefectFinder
 from SkullVAELib.completion.fill import allowed_region, fill_defects
 from SkullVAELib.geometry.grid import Grid
 from SkullVAELib.geometry.volume import Volume
@@ -41,7 +42,8 @@ def complete_by(make_shape: MakeShape, volume: Volume, model: SkullModel) -> np.
             spread[None, None], size=grid.shape, mode="trilinear", align_corners=True
         )[0, 0]
     conformed = WarpedShape(TwoTableShape.of(field, grid), torch.zeros(3, 2, 2, 2))
-    gap = find_defects(conformed, spread, aligned.matrix, skull.fraction, skull.distance)
+    coarse = float(volume.spacing.max())
+    gap = DefectFinder.of(conformed, spread, aligned.matrix, skull, coarse, default_classifier()).choose()
     if not gap.masks:
         return np.zeros_like(bone.array)
     gap = dataclasses.replace(gap, masks=gap.masks[:1])
