@@ -183,7 +183,8 @@ def test_a_point_fills_the_nearest_candidate_and_another_leaves_it_open():
     assert [(c.filled, c.reason) for c in chosen.candidates] == [(True, "as measured"), (True, CHOSEN)]
     assert not chosen.warnings
     excluded = two.choose(DefectChoice(not_at=((100 - 80 + 2 * 17.0, -6.0, 68.0),)))
-    assert [(c.filled, c.reason) for c in excluded.candidates][0] == (False, EXCLUDED)
+    first = excluded.candidates[0]
+    assert (first.filled, first.reason) == (False, EXCLUDED)
     assert not excluded.masks
 
 

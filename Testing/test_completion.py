@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from SkullVAELib.completion.options import PRIORS, CompletionOptions
 from SkullVAELib.completion.pipeline import complete
