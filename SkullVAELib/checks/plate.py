@@ -1,0 +1,164 @@
+"""One component of an implant on its own chart: its edge, its thickness and its outer surface beside the bone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from SkullVAELib.checks.charts import Chart, Layer, cast, filled
+from SkullVAELib.checks.fractions import Fraction
+
+NEAR_MM = 3.0
+"""Bone within this distance of the edge, mm, closes it."""
+
+SURROUNDING_MM = 15.0
+"""Bone within this distance of the implant, mm, is what its thickness is compared with."""
+
+_FINE_MM, _COARSE_MM, _FINE_EXTENT_MM = 1.25, 2.0, 60.0
+_RADIAL_MM = 12.0  # followed inside and outside of the implant
+_OVERLAP_MM = 2.0  # bone this far inside or outside of the implant's edge still lies beside it
+_BLOCK_MM = 1.5
+_FIT_MM = 5.0  # standard deviation of the weights of a local plane
+
+
+@dataclass(frozen=True)
+class Plate:
+    """A component of an implant, and the bone about it, on a chart about its middle.
+
+    Attributes
+    ----------
+    chart : Chart
+        The rays.
+    pixel_mm : float
+        Side of a pixel at the implant, mm.
+    implant, bone : Layer
+        Where the rays meet the implant and the bone of the completed skull.
+    inside : (P, P) bool array
+        Pixels of the implant.
+    beside : (P, P) bool array
+        Pixels with bone beside the implant, not further in or out than its edge.
+    cosine : (P, P) array
+        Between ray and surface normal.
+    slack_mm : float
+        Added to the distances that count as near: half the coarsest voxel.
+    """
+
+    chart: Chart
+    pixel_mm: float
+    implant: Layer
+    bone: Layer
+    inside: np.ndarray
+    beside: np.ndarray
+    cosine: np.ndarray
+    slack_mm: float
+
+    @classmethod
+    def of(cls, centre: np.ndarray, points: np.ndarray, implant: Fraction, bone: Fraction, coarsest_mm: float) -> Plate:
+        """The chart of a component.
+
+        Parameters
+        ----------
+        centre : (3,) array
+            Centre of the vault, RAS mm.
+        points : (N, 3) array
+            Points of the component, RAS mm.
+        implant, bone : Fraction
+            Of the implant and of the completed skull without it.
+        coarsest_mm : float
+            Longest side of a voxel of the input.
+
+        Returns
+        -------
+        Plate
+        """
+        rays = points - centre
+        radii = np.linalg.norm(rays, axis=1)
+        rays /= radii[:, None]
+        axis = rays.mean(0)
+        axis /= np.linalg.norm(axis)
+        reach = float(np.arccos(np.clip(rays @ axis, -1, 1)).max())
+        middle = float(np.median(radii))
+        pixel = _FINE_MM if reach * middle < _FINE_EXTENT_MM / 2 else _COARSE_MM
+        chart = Chart.about(centre, axis, pixel / middle, reach + (SURROUNDING_MM + 3) / middle)
+        # Radii of the implant on the chart from its own points first, so that rays are followed near it only.
+        low = np.full(chart.valid.shape, radii.min() - _RADIAL_MM)
+        high = np.full(chart.valid.shape, radii.max() + _RADIAL_MM)
+        plate = cast(chart, implant, low, high, chart.valid)
+        inside = plate.hit
+        if not inside.any():
+            return cls(chart, pixel, plate, plate, inside, inside, np.ones(inside.shape), 0.0)
+        near_in, near_out = filled(plate.inner, inside), filled(plate.outer, inside)
+        found = cast(chart, bone, near_in - _RADIAL_MM, near_out + _RADIAL_MM, chart.valid)
+        slack = coarsest_mm / 2
+        beside = (
+            found.hit & (found.inner <= near_out + _OVERLAP_MM + slack) & (found.outer >= near_in - _OVERLAP_MM - slack)
+        )
+        surface = np.where(inside, plate.outer, np.where(beside, found.outer, np.nan))
+        cosine = chart.cosine(filled(surface, np.isfinite(surface)))
+        return cls(chart, pixel, plate, found, inside, beside, cosine, slack)
+
+    @property
+    def edge(self) -> np.ndarray:
+        """(P, P) bool, the outermost pixels of the implant."""
+        return self.inside & ~ndimage.binary_erosion(self.inside, np.ones((3, 3)))
+
+    def open_edge(self) -> tuple[int, int]:
+        """Pixels of the edge without bone near them, and pixels of the edge."""
+        edge = self.edge
+        distance = ndimage.distance_transform_edt(~self.beside) * self.pixel_mm
+        return int((edge & (distance > NEAR_MM + self.slack_mm + self.pixel_mm)).sum()), int(edge.sum())
+
+    def open_place(self) -> np.ndarray | None:
+        """(3,) middle of the open part of the edge, RAS mm; None where the edge is closed."""
+        edge = self.edge
+        distance = ndimage.distance_transform_edt(~self.beside) * self.pixel_mm
+        bare = edge & (distance > NEAR_MM + self.slack_mm + self.pixel_mm)
+        return self.chart.at(self.implant.outer)[bare].mean(0) if bare.any() else None
+
+    def thickness(self) -> tuple[np.ndarray, np.ndarray]:
+        """Thickness in mm along the normal of the implant away from its edge, and of the bone around it."""
+        depth = ndimage.distance_transform_edt(self.inside) * self.pixel_mm
+        core = self.inside & (depth > min(4.0, 0.5 * depth.max()))
+        away = ndimage.distance_transform_edt(~self.inside) * self.pixel_mm
+        around = self.beside & ~self.inside & (away > 3) & (away <= SURROUNDING_MM)
+        own = ((self.implant.outer - self.implant.inner) * self.cosine)[core]
+        return own, ((self.bone.outer - self.bone.inner) * self.cosine)[around]
+
+    def rim_steps(self) -> np.ndarray:
+        """Distances in mm between the outer surface of the implant at its edge and that of the bone, continued."""
+        # Within a block of an edge the surface of a fraction is rounded.
+        margin = max(_BLOCK_MM, 2 * self.slack_mm)
+        depth = ndimage.distance_transform_edt(self.inside) * self.pixel_mm
+        bone = self.beside & (ndimage.distance_transform_edt(~self.inside) * self.pixel_mm > margin)
+        if not bone.any():
+            return np.zeros(0)
+        away = ndimage.distance_transform_edt(~bone) * self.pixel_mm
+        rim = self.inside & (depth > min(margin, 0.5 * depth.max())) & (away <= 2.0 + 1.5 * margin)
+        expected, weight = _local_plane(self.bone.outer, bone, _FIT_MM / self.pixel_mm)
+        rim &= weight > 0.2
+        return (np.abs(self.implant.outer - expected) * self.cosine)[rim]
+
+
+def _local_plane(values: np.ndarray, known: np.ndarray, pixels: float) -> tuple[np.ndarray, np.ndarray]:
+    """A plane fitted to the known values about each pixel, at that pixel, and the share of weight that is known."""
+    w = known.astype(float)
+    h = np.where(known, values, 0.0)
+    offset = h[known].mean()
+    h = (h - offset) * w
+    x, y = np.meshgrid(*(np.arange(n) - n / 2 for n in w.shape), indexing="ij")
+
+    def mean(array: np.ndarray) -> np.ndarray:
+        return ndimage.gaussian_filter(array, pixels)
+
+    m, mx, my, mxx, mxy, myy = (mean(a) for a in (w, w * x, w * y, w * x * x, w * x * y, w * y * y))
+    mh, mhx, mhy = (mean(a) for a in (h, h * x, h * y))
+    # Moments about the pixel itself, so that the plane's value there is its constant term.
+    ax, ay = mx - x * m, my - y * m
+    axx, axy, ayy = mxx - 2 * x * mx + x * x * m, mxy - x * my - y * mx + x * y * m, myy - 2 * y * my + y * y * m
+    hx, hy = mhx - x * mh, mhy - y * mh
+    matrix = np.stack([m, ax, ay, ax, axx, axy, ay, axy, ayy], -1).reshape(*w.shape, 3, 3)
+    ridge = np.maximum(m, 1e-9)[..., None, None] * np.diag([1e-6, 0.1 * pixels**2, 0.1 * pixels**2])
+    solution = np.linalg.solve(matrix + ridge + 1e-12 * np.eye(3), np.stack([mh, hx, hy], -1)[..., None])
+    return solution[..., 0, 0] + offset, m
