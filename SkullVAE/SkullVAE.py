@@ -36,6 +36,8 @@ suit most cases. If one side of the face is missing, check <i>Also complete the 
 <li>Click <b>Complete skull</b>. If Python packages are missing, the module asks before it installs them.</li>
 <li><i>Result</i>: the completed skull and the implant are segments, the printable implant is a model. Check the
 measures, and inspect the rim from all sides.</li>
+<li><i>Defects</i>: candidate defects with their probability. Check those that are to be filled. If a hole is missing,
+click <i>Point at a hole</i>, then click on the hole in a slice view.</li>
 <li>Select another proposal, or move <i>Gamma</i>: the implant is updated.</li>
 <li>Change clearance, thickness or holes: the printable implant is updated. Colour it by thickness or uncertainty.</li>
 <li><i>Export</i>: STL, OBJ or PLY of implant and skull surface, labelmaps, and a report.</li>

@@ -240,6 +240,8 @@ def alive(pid: int) -> bool:
 
 # Replaces the library's command line with results that are easy to predict: the implant is the bone shifted by one
 # voxel, or by "gamma" voxels on request; the printable implant is a tetrahedron whose thickness is the clearance.
+# There are three candidate defects at 40, 80 and 120 mm on the first axis. That with the number N is filled by the bone
+# shifted by N voxels, and adds N mm to the thickness. In mode "nothing" none is filled unless a point is at it.
 CHILD = """
     import json, pathlib, sys
     import numpy as np
@@ -291,12 +293,36 @@ CHILD = """
     send(stage="completing", fraction=0.5)
     if mode == "slow":
         sys.stdin.read()
-    implant = shape(1, folder)
+    def candidates(filled):
+        chances, reasons = (0.999, 0.4, 0.02), ("large & <open>", "small", "at the skull base")
+        return [
+            {"number": n, "volume_ml": 10.0 * n, "centre_mm": [40.0 * n, 5.0, -7.0], "probability": chances[n - 1],
+             "filled": n in filled, "reason": reasons[n - 1]}
+            for n in (1, 2, 3)
+        ]
+    def nearest(point):
+        return min((1, 2, 3), key=lambda n: abs(40.0 * n - float(point[0])))
+    def filling(filled, folder):
+        implant = np.zeros_like(volume.array)
+        for n in filled:
+            implant |= np.roll(volume.array, n, axis=0) & (1 - volume.array)
+        write_volume(volume.with_array(implant), pathlib.Path(folder, "implant.nrrd"))
+        return implant
+    filled = set() if mode == "nothing" else {1}
+    for option in options:
+        if option.startswith("--at="):
+            filled.add(nearest(option[5:].split(",")))
+        elif option.startswith("--not-at="):
+            filled.discard(nearest(option[9:].split(",")))
+    implant = filling(filled, folder)
     write_volume(volume.with_array(volume.array | implant), folder + "/completed.nrrd")
-    mesh(30.0, folder)
+    if filled:
+        mesh(30.0, folder)
     mesh(60.0, folder, "skull_display.ply")
     pathlib.Path(folder, "report.html").write_text("<p>report</p>")
-    pathlib.Path(folder, "report.json").write_text(json.dumps({"version": "1", "options": options, "gamma": None}))
+    report = {"version": "1", "options": options, "gamma": None, "found": bool(filled)}
+    report |= {"candidates": candidates(filled), "warnings": []}
+    pathlib.Path(folder, "report.json").write_text(json.dumps(report))
     send(stage="done", fraction=1)
     for line in sys.stdin if "--interactive" in options else ():
         request = json.loads(line)
@@ -318,6 +344,19 @@ CHILD = """
             send(**fields, files=["implant.ply"], more=False)
         elif kind == "proposal":
             send(response=number, superseded=True)
+        elif kind == "defects":
+            filled = set(value["filled"])
+            if not value["filled"] and not value["at"]:
+                send(response=number, files=[], report={"found": False, "candidates": candidates(())})
+            elif any(abs(40.0 * nearest(point) - point[0]) > 15 for point in value["at"]):
+                send(response=number, error="There is no hole near the point. Move the point.")
+            else:
+                filled |= {nearest(point) for point in value["at"]}
+                filling(filled, responses)
+                fields["report"] = {"found": True, "candidates": candidates(filled), "asked": value}
+                send(**fields, files=["implant.nrrd"], more=True)
+                mesh(30.0 + sum(filled), responses)
+                send(**fields, files=["implant.ply"], more=False)
         elif kind == "implant":
             mesh(value["clearance"], responses)
             send(**fields, files=["implant.ply"], report={"printable_implant": value}, seconds=0.1)
