@@ -341,7 +341,7 @@ def held_out_test(cases: Sequence[ClassifierCase]) -> HeldOut:
             networks = [fit_network(features[~test], labels[~test], seed) for seed in range(2)]
             logits[test] = np.mean([network.logits(features[test]) for network in networks], axis=0)
     signs = np.where(labels == 1, 1.0, -1.0)
-    temperatures = np.linspace(0.5, 4.0, 71)
+    temperatures = np.linspace(1.0, 4.0, 61)
     loss = [np.log1p(np.exp(-signs * logits / t)).mean() for t in temperatures]
     return HeldOut(logits, labels, float(temperatures[int(np.argmin(loss))]))
 
