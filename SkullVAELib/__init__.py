@@ -20,7 +20,7 @@ from SkullVAELib.core.version import NOTICE, __version__
 
 if TYPE_CHECKING:
     from SkullVAELib.api import complete, evaluate, load_model, make_implant, read_image, write_result
-    from SkullVAELib.completion.options import CompletionOptions
+    from SkullVAELib.completion.options import CompletionOptions, DefectChoice
     from SkullVAELib.core.errors import SkullVAEError
     from SkullVAELib.geometry.roi import ROI
     from SkullVAELib.geometry.volume import Volume
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _PUBLIC = {
     "CompletionOptions": "completion.options",
+    "DefectChoice": "completion.options",
     "ImplantOptions": "implant.options",
     "ROI": "geometry.roi",
     "RunResult": "report.result_files",
@@ -46,6 +47,7 @@ __all__ = [
     "NOTICE",
     "ROI",
     "CompletionOptions",
+    "DefectChoice",
     "ImplantOptions",
     "RunResult",
     "SkullVAEError",
