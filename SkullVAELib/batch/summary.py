@@ -37,6 +37,8 @@ class CaseRow:
         The reason of the status in one line; empty for a case that is done.
     defects, volume_ml, thickness_mm, rim_gap_mm, warnings
         As in the report of the case; the thickness is the mean.
+    rating : str or None
+        Overall rating of the self-check, "good", "acceptable" or "poor"; None without an implant.
     seconds : float or None
         Duration of the process.
     peak_mib : int or None
@@ -54,6 +56,7 @@ class CaseRow:
     volume_ml: float | None = None
     thickness_mm: float | None = None
     rim_gap_mm: float | None = None
+    rating: str | None = None
     warnings: tuple[str, ...] = ()
     seconds: float | None = None
     peak_mib: int | None = None
@@ -97,6 +100,7 @@ class CaseRow:
             volume_ml=implant.get("volume_ml"),
             thickness_mm=(implant.get("thickness_mm") or {}).get("mean"),
             rim_gap_mm=implant.get("rim_gap_mm"),
+            rating=(report.get("checks") or {}).get("rating"),
             warnings=tuple(report["warnings"]),
             report_sha256=file_sha256(path),
         )

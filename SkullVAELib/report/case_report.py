@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from SkullVAELib.checks.limits import LIMITS
 from SkullVAELib.core.atomic_output import atomic_file
 from SkullVAELib.core.version import NOTICE
 from SkullVAELib.mesh.colours import THICKNESS_SCALE_MM, UNCERTAINTY_SCALE_MM, length_colours
@@ -46,6 +47,8 @@ h2 { font-size: 17px; margin: 0 0 12px; }
 .rating em { font-style: normal; font-weight: 650; color: var(--rating); }
 .good { --rating: #2b8a3e; } .acceptable { --rating: #b35c00; } .poor { --rating: #c92a2a; }
 .unknown { --rating: #6c757d; }
+.rating-word { font-weight: 650; color: var(--rating); }
+.checks td:nth-child(2) { white-space: nowrap; } .checks td:last-child, .checks th:last-child { text-align: left; }
 .warnings { margin: 16px 0 0; padding: 11px 16px 11px 34px; background: #fff8e6; border: 1px solid #f0dca8;
             border-radius: 9px; }
 img { display: block; width: 100%; height: auto; border-radius: 9px; }
@@ -152,6 +155,7 @@ def _page(
         "</header>",
         f'<div class="notice">{NOTICE}</div>',
         _section("Result", _figures(report) + _warnings(report)),
+        *([_section("Self-check", _self_check(report["checks"]))] if "checks" in report else []),
     ]
     if preview_png is not None:
         picture = html_image(preview_png, "Bone and implant in four views and three slices")
@@ -195,6 +199,26 @@ def _figures(report: dict) -> str:
         " poor: above.</p>"
     )
     return f'<div class="figures">{"".join(cards)}</div>{note}'
+
+
+def _self_check(checks: dict) -> str:
+    rows = []
+    for check in checks["checks"]:
+        limit, rating = LIMITS[check["name"]], check["rating"]
+        value = "not measured" if check["value"] is None else format_number(check["value"], limit.digits)
+        unit = "" if check["value"] is None else html.escape(f" {limit.unit}".rstrip())
+        rows.append(
+            (
+                html.escape(limit.title),
+                value + unit,
+                f'<span class="rating-word {rating}">{rating}</span>',
+                html.escape(check["warning"] or "-"),
+            )
+        )
+    overall = f'<p>Overall: <span class="rating-word {checks["rating"]}">{checks["rating"]}</span></p>'
+    table = html_table(("Check", "Figure", "Rating", "Warning"), rows)
+    note = '<p class="note">The figures are measured on the input and the result alone, whatever made the implant.</p>'
+    return overall + f'<div class="checks">{table}</div>{note}'
 
 
 def _card(value: str, unit: str, name: str) -> str:

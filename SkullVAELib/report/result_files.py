@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import torch
 
+from SkullVAELib.checks.self_check import SelfCheck, check_implant
 from SkullVAELib.completion.face import FACE_ERROR_MM
 from SkullVAELib.completion.proposals import ProposalSampler, mean_difference_mm
 from SkullVAELib.core.errors import SkullVAEError
@@ -59,6 +60,8 @@ class RunResult:
         The meshes; None until `with_implant`.
     uncertain : bool
         Whether PLY files of the implant also hold the uncertainty.
+    all_bone : Volume or None
+        Bool, the bone of the input before any of it was discarded, for the self-check; None if unknown.
     """
 
     completion: Completion
@@ -68,6 +71,7 @@ class RunResult:
     report: dict
     printable_implant: PrintableImplant | None = None
     uncertain: bool = False
+    all_bone: Volume | None = None
 
     @classmethod
     def of(
@@ -97,9 +101,11 @@ class RunResult:
         RunResult
             The result; its report starts with the figures of the completion.
         """
-        grey = None
+        grey = all_bone = None
         if completion.patient is not None:
             bone = completion.report["bone"]
+            everything = completion.patient.registered.everything
+            all_bone = None if everything is None else completion.bone.with_array(everything)
             grey = GreyLevels.of(volume, completion.bone, bone["threshold_hu"]) if bone["kind"] == "ct" else None
         report = {
             "software": f"SkullVAE {__version__}",
@@ -111,7 +117,7 @@ class RunResult:
             **completion.report,
         }
         report["warnings"] = list(report.get("warnings", []))
-        return cls(completion, grey, options, formats, report)
+        return cls(completion, grey, options, formats, report, all_bone=all_bone)
 
     @property
     def found(self) -> bool:
@@ -156,7 +162,14 @@ class RunResult:
         options = options or self.options
         printable = make_implant(self.completion, options, self.grey)
         report = self.report | self._figures(printable, options)
+        check = self.self_check(printable)
+        report |= {"checks": check.report(), "warnings": [*report["warnings"], *check.warnings]}
         return replace(self, options=options, printable_implant=printable, report=report)
+
+    def self_check(self, printable: PrintableImplant) -> SelfCheck:
+        """Check the implant by the input, the completed skull and a printable implant, see `check_implant`."""
+        all_bone = self.bone if self.all_bone is None else self.all_bone
+        return check_implant(all_bone, self.completed, self.implant, printable.mesh)
 
     def _figures(self, printable: PrintableImplant, options: ImplantOptions) -> dict:
         mesh = printable.mesh

@@ -217,14 +217,15 @@ def results(folder: Path) -> Iterator[Sample]:
     for report in sorted(folder.glob("**/report.json")):
         out = report.parent
         stem = out.name.removeprefix("out_")
-        inputs = [path for path in (out.parent / f"{stem}.nrrd", out.parent / "input.nrrd") if path.exists()]
-        if not inputs or not (out / "implant.nrrd").exists():
+        if not (out / "implant.nrrd").exists():
             continue
-        image, implant, completed = (
-            read_volume(path) for path in (inputs[0], out / "implant.nrrd", out / "completed.nrrd")
-        )
-        if not implant.array.any():
+        implant, completed = (read_volume(out / name) for name in ("implant.nrrd", "completed.nrrd"))
+        # A harness may cut the name of an input at its last dot: the shape tells which one it is.
+        images = [read_volume(path) for path in sorted(out.parent.glob(f"{stem}*.nrrd")) if "truth" not in path.name]
+        images = [image for image in images if image.array.shape == implant.array.shape]
+        if not images or not implant.array.any():
             continue
+        image = images[0]
         threshold = json.loads(report.read_text())["bone"]["threshold_hu"]
         all_bone = image.array >= threshold if threshold is not None else image.array != 0
         truths = [path for path in (out.parent / f"{stem}_truth.nrrd", out.parent / "truth.nrrd") if path.exists()]
