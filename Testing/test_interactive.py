@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,71 @@ def test_another_printable_implant_is_made_of_the_current_shape(client):
     assert plain["report"]["mesh"]["volume_ml"] != response["report"]["mesh"]["volume_ml"]
 
 
+def filled(report: dict) -> list[int]:
+    return [entry["number"] for entry in report["candidates"] if entry["filled"]]
+
+
+def middle(completion) -> list[float]:
+    """The implant voxel nearest to the centre of the implant, RAS mm."""
+    index = np.argwhere(completion.implant.array)
+    nearest = index[np.linalg.norm(index - index.mean(0), axis=1).argmin()]
+    return (completion.implant.affine @ [*nearest, 1])[:3].tolist()
+
+
+def test_the_runs_own_defects_give_its_own_result_to_the_byte(client, result, completion):
+    client.request(True, request=1, gamma=1.5)
+    voxels, mesh = client.request(request=2, defects={"filled": filled(completion.report)})
+    assert (voxels["files"], voxels["more"], mesh["more"]) == (["implant.nrrd"], True, False)
+    assert voxels["report"]["gamma"] == 0 and voxels["report"]["found"] is True
+    assert filled(voxels["report"]) == filled(completion.report)
+    write_stl(result.printable.mesh, client.folder / "own.stl")
+    assert np.array_equal(client.implant(2), completion.implant.array)
+    assert (client.folder / "responses" / "2" / "implant.stl").read_bytes() == (client.folder / "own.stl").read_bytes()
+
+
+def test_without_a_defect_there_is_no_implant_until_one_is_selected(client, completion):
+    (empty,) = client.request(request=1, defects={"filled": [], "at": []})
+    assert empty["files"] == [] and empty["report"]["found"] is False
+    assert filled(empty["report"]) == []
+    assert empty["report"]["warnings"] and "implant" not in empty["report"]
+    for number, kind in enumerate(({"gamma": 0.5}, {"proposal": 2}), 2):
+        (refused,) = client.request(request=number, **kind)
+        assert "no defect is filled" in refused["error"]
+    assert client.request(request=4, report=True)[0]["files"] == ["report.html"]
+    assert client.request(request=5, implant={"clearance": 0.7})[0]["files"] == []
+    voxels, mesh = client.request(request=6, defects={"at": [middle(completion)]})
+    assert voxels["report"]["found"] is True
+    assert np.array_equal(client.implant(6), completion.implant.array)
+    assert mesh["report"]["printable_implant"]["clearance_mm"] == 0.7
+
+
+def test_a_hole_can_be_named_after_a_run_that_found_nothing(completion, sample, tmp_path):
+    nothing = np.zeros_like(completion.bone.array)
+    run = replace(
+        completion,
+        completed=completion.bone,
+        implant=completion.bone.with_array(nothing),
+        report={name: value for name, value in completion.report.items() if name != "implant"}
+        | {"candidates": [entry | {"filled": False} for entry in completion.report["candidates"]]},
+        found=False,
+        proposal=None,
+    )
+    client = Client(RunResult.of(run, sample.bone, ImplantOptions(), ("stl",), "head.nrrd", "m.safetensors"), tmp_path)
+    assert "no defect is filled" in client.request(request=1, gamma=0)[0]["error"]
+    voxels, _ = client.request(request=2, defects={"at": [middle(completion)]})
+    assert voxels["report"]["found"] is True and filled(voxels["report"]) == filled(completion.report)
+    assert np.array_equal(client.implant(2), completion.implant.array)
+    assert trimesh.load(tmp_path / "responses" / "2" / "implant.stl").is_watertight
+    assert len(client.request(request=3, gamma=1.0)) == 2
+
+
+def test_an_unknown_candidate_is_an_error_and_changes_nothing(client, completion):
+    (refused,) = client.request(request=1, defects={"filled": [99]})
+    assert "error" in refused
+    client.request(True, request=2, gamma=0)
+    assert np.array_equal(client.implant(2), completion.implant.array)
+
+
 def test_skull_and_report_are_written_as_files(client):
     (skull,) = client.request(request=1, skull=True)
     assert skull["files"] == ["skull.stl"]
@@ -141,6 +207,13 @@ BAD_REQUESTS = {
     "one kind under its new and its old name": ('{"request": 7, "implant": {}, "part": {}}', 7),
     "a clearance out of range": ('{"request": 7, "implant": {"clearance": 50}}', 7),
     "a clearance that is text": ('{"request": 7, "implant": {"clearance": "near"}}', 7),
+    "defects that are a list": ('{"request": 7, "defects": [1]}', 7),
+    "defects without a selection": ('{"request": 7, "defects": {}}', 7),
+    "defects with an unknown field": ('{"request": 7, "defects": {"filled": [1], "skip": [2]}}', 7),
+    "a candidate with the number 0": ('{"request": 7, "defects": {"filled": [0]}}', 7),
+    "a candidate that is true": ('{"request": 7, "defects": {"filled": [true]}}', 7),
+    "a point of two numbers": ('{"request": 7, "defects": {"at": [[1, 2]]}}', 7),
+    "a point that is not finite": ('{"request": 7, "defects": {"at": [[1, 2, NaN]]}}', 7),
     "holes that are a number": ('{"request": 7, "implant": {"holes": 2}}', 7),
 }
 

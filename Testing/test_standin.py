@@ -492,6 +492,43 @@ def test_default_layout_is_in_the_scene(scene):
     assert scene.GetFirstNodeByClass("vtkMRMLViewNode") is not None
 
 
+def test_click_in_a_slice_places_a_point_by_slicers_own_code(scene):
+    node = scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "Points")
+    node.CreateDefaultDisplayNodes()
+    logic, interaction = slicer.modules.markups.logic(), slicer.app.applicationLogic().GetInteractionNode()
+    slicer_standin.clickInSlice("Red", (1, 2, 3))
+    assert node.GetNumberOfControlPoints() == 0, "the mouse does not place points"
+    logic.SetActiveList(node)
+    logic.StartPlaceMode(False)
+    slicer_standin.clickInSlice("Yellow", (10, -20, 30))
+    assert node.GetNumberOfControlPoints() == 1
+    assert node.GetNthControlPointPositionStatus(0) == node.PositionDefined
+    assert np.allclose(node.GetNthControlPointPositionWorld(0), (10, -20, 30), atol=1)
+    assert interaction.GetCurrentInteractionMode() == interaction.ViewTransform
+    slicer_standin.clickInSlice("Green", (0, 0, 0))
+    assert node.GetNumberOfControlPoints() == 1
+
+
+def test_click_on_the_check_box_of_a_cell_toggles_it_and_a_click_beside_it_does_not():
+    table = qt.QTableWidget(2, 2)
+    for row in range(2):
+        item = qt.QTableWidgetItem("number")
+        item.setFlags(qt.Qt.ItemIsEnabled | qt.Qt.ItemIsUserCheckable)
+        item.setCheckState(qt.Qt.Unchecked)
+        table.setItem(row, 0, item)
+        table.setItem(row, 1, qt.QTableWidgetItem("text"))
+    table.resize(300, 200)
+    table.show()
+    slicer_standin.processEvents()
+    clicked = []
+    table.connect("cellClicked(int,int)", lambda row, column: clicked.append((row, column)))
+    slicer_standin.clickOnCell(table, 1, 0, onBox=True)
+    slicer_standin.clickOnCell(table, 0, 1)
+    assert [table.item(row, 0).checkState() == qt.Qt.Checked for row in range(2)] == [False, True]
+    assert clicked == [(1, 0), (0, 1)]
+    table.close()
+
+
 @pytest.mark.parametrize("name", ["head.nrrd", "head.nii.gz", "part.stl", "part.ply", "head.seg.nrrd"])
 def test_files_are_read_as_written(scene, tmp_path, name):
     if name.startswith("part"):

@@ -52,9 +52,9 @@ class DefectSection:
         # What the last run or request was given: numbers and points; None without a process that takes requests.
         self._requested: tuple[tuple[int, ...], tuple[Point, ...]] | None = None
         self._filling = False
-        # Numbers of the run's candidates, and of those that are filled because a point is at them.
+        # Numbers of the run's candidates, and of those that it filled because a point is at them.
         self._numbers: set[int] = set()
-        self._pointed: set[int] = set()
+        self._pointedInRun: set[int] = set()
         ui.defectTable.connect("cellChanged(int,int)", self.onCellChanged)
         ui.defectTable.connect("cellClicked(int,int)", self.onCellClicked)
         ui.pointButton.connect("clicked(bool)", self.onPointButton)
@@ -85,19 +85,18 @@ class DefectSection:
         if self._parameters is None or not self._ours or self._requested is None:
             self._requested = None
             return
-        found = self._report.get("candidates", [])
+        self._shown = self._report.get("candidates", [])
         points = self._requested[1]
-        self._numbers = {entry["number"] for entry in found}
-        self._pointed = defects.filledForPoints(found, points)
-        self._requested = tuple(sorted(_filled(found) - self._pointed)), points
+        self._numbers = {entry["number"] for entry in self._shown}
+        self._pointedInRun = defects.filledForPoints(self._shown, points)
         self._dropContradicted()
+        self._requested = self._wanted()[0], points
 
     def request(self) -> bool:
         """Request the selected defects if they differ from those of the result; whether a request was sent."""
         if not self._live or self._requested is None:
             return False
-        numbers = {entry["number"] for entry in self._shown if defects.isFilled(entry, self._choices)}
-        wanted = tuple(sorted((numbers & self._numbers) - self._pointed)), pointsOf(*self._source)
+        wanted = self._wanted()
         if wanted == self._requested or not self._logic.requestDefects(*wanted):
             return False
         self._requested, self._filling = wanted, True
@@ -108,9 +107,11 @@ class DefectSection:
         """Called after responses of the process were applied, or have failed."""
         if self._parameters is None or not self._ours or self._logic.responsePending or self._requested is None:
             return
-        found = self._report.get("candidates", [])
-        self._pointed = _filled(found) - set(self._requested[0])
+        self._shown = found = self._report.get("candidates", [])
+        if self._wanted() != self._requested:
+            return  # The user has decided otherwise meanwhile, which will be requested.
         self._dropContradicted()
+        self._requested = self._wanted()
         if self._filling:
             self._filling = False
             if self._report.get("found") is False:
@@ -262,6 +263,19 @@ class DefectSection:
     @property
     def _choices(self) -> list[Choice]:
         return [] if self._parameters is None else defects.readChoices(self._parameters.defectChoices, self._key)
+
+    @property
+    def _pointed(self) -> set[int]:
+        """Numbers of the candidates that are filled because a point is at them."""
+        if self._logic.askedNumbers is None:
+            return self._pointedInRun
+        return _filled(self._report.get("candidates", [])) - self._logic.askedNumbers
+
+    def _wanted(self) -> tuple[tuple[int, ...], tuple[Point, ...]]:
+        """What is to be requested: numbers of the run's candidates, without those that points are at, and points."""
+        choices = self._choices
+        numbers = {entry["number"] for entry in self._shown if defects.isFilled(entry, choices)}
+        return tuple(sorted((numbers & self._numbers) - self._pointed)), pointsOf(*self._source)
 
     def _write(self, choices: list[Choice]) -> None:
         self._parameters.defectChoices = defects.writeChoices(choices, self._key)

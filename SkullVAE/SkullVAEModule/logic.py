@@ -73,6 +73,8 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
         self._sceneObserver: tuple | None = None
         self.added: AddedResult | None = None
         self.report: dict = {}
+        # Numbers in the request that the current result responds to; None for the result of a run.
+        self.askedNumbers: set[int] | None = None
         self.notice = ""
 
     def getParameterNode(self) -> SkullVAEParameterNode:
@@ -133,7 +135,7 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
             if result is not None:
                 if result.found:
                     self.added = results.addResult(self._source, result, self._newSegmentation)
-                self.report, self._skull = result.report, result.skull
+                self.report, self._skull, self.askedNumbers = result.report, result.skull, None
                 self._key = self._source.nodeID, self._source.segmentID
                 if self._run.live:
                     self._session, self._run = self._run, None
@@ -383,6 +385,8 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
         if response.error is not None or response.superseded:
             return False
         self.report = {**self.report, **response.report}
+        if response.kind == "defects":
+            self.askedNumbers = set(response.value["filled"])
         if self.report.get("found") is False:
             self._removeUnfilled()
         elif self.added is None:

@@ -90,7 +90,9 @@ class InteractiveSession:
             raise ValueError("a session needs a completion with a prepared patient")
         # The numbers in a "defects" request are those of the run's candidates, so each selection starts from the run.
         self._run = result.completion
-        self._patient, self._first = result.completion.patient, result.completion
+        self._patient = result.completion.patient
+        # The completion with proposal 1 and the run's gamma; None until it is needed.
+        self._first: Completion | None = result.completion
         self._own_gamma = self._patient.prior.gamma_or_own(self._patient.options.gamma)
         self._sampler = ProposalSampler(self._patient)
         self._result = replace(result, report=result.report | {"proposal": 1, "gamma": self._own_gamma})
@@ -154,35 +156,36 @@ class InteractiveSession:
         yield self._mesh(request, shape_waits)
 
     def _respond_to_defects(self, request: Request, shape_waits: Callable[[], bool]) -> Iterator[dict]:
-        """Fill other defects with the most likely shape: further proposals depend on the defects."""
+        """Fill other defects, with the current gamma and proposal 1: the further proposals depend on the defects."""
         selection: DefectSelection = request.value
         if selection == DefectSelection():
-            yield self._without_defect(request)
+            yield self._without_defect()
             return
         patient, first = self._with_defects(selection)
-        if not first.found:
+        gamma = self._result.report["gamma"]
+        completion = first if first is not None and gamma == self._own_gamma else patient.completion(gamma)
+        if not completion.found:
             raise SkullVAEError(
                 "The implant of these defects is empty", "Select another candidate defect, or point at a hole"
             )
         proposals = [{"number": entry["number"]} for entry in self._result.report.get("proposals", [])]
-        result = self._of_shape(first, 1, self._own_gamma)
+        result = self._of_shape(completion, 1, gamma)
         result = replace(result, report=result.report | ({"proposals": proposals} if proposals else {}))
         yield self._voxels(request, result)
-        self._patient, self._first, self._result = patient, first, result
-        self._sampler = ProposalSampler(patient)
+        self._patient, self._result, self._sampler = patient, result, ProposalSampler(patient)
+        self._first = completion if gamma == self._own_gamma else first
         yield self._mesh(request, shape_waits)
 
-    def _with_defects(self, selection: DefectSelection) -> tuple[PreparedPatient, Completion]:
-        """The patient with these defects and its first completion; those of the run for the run's own selection."""
+    def _with_defects(self, selection: DefectSelection) -> tuple[PreparedPatient, Completion | None]:
+        """The patient with these defects, and its completion with the run's gamma if that is the run's own result."""
         patient = self._run.patient
         assert patient is not None
         of_run = {entry["number"] for entry in self._run.report.get("candidates", []) if entry["filled"]}
         if self._run.found and not selection.at and set(selection.filled) == of_run:
             return patient, self._run
-        patient = patient.with_defects(selection.filled, selection.at)
-        return patient, patient.completion(self._own_gamma)
+        return patient.with_defects(selection.filled, selection.at), None
 
-    def _without_defect(self, request: Request) -> dict:
+    def _without_defect(self) -> dict:
         """Discard the implant: no defect is selected. Return the response, which has no files."""
         report = {name: value for name, value in self._result.report.items() if name not in _OF_IMPLANT}
         candidates = [entry | {"filled": False} for entry in report.get("candidates", [])]
@@ -260,9 +263,11 @@ class InteractiveSession:
 
     def _shape(self, proposal: int, gamma: float) -> Completion:
         """The completion with a shape; that of the run is kept, so that it is returned at once and unchanged."""
-        if (proposal, gamma) == (1, self._own_gamma):
-            return self._first
-        return self._sampler.completion(proposal, gamma)
+        if (proposal, gamma) != (1, self._own_gamma):
+            return self._sampler.completion(proposal, gamma)
+        if self._first is None:
+            self._first = self._sampler.completion(1, gamma)
+        return self._first
 
     def _implant_options(self, value: dict) -> ImplantOptions:
         """The options in an "implant" request; options that it does not contain have their default."""
