@@ -7,8 +7,9 @@ import pytest
 
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.geometry.masks import bounding_box
+from SkullVAELib.geometry.roi import ROI
 from SkullVAELib.geometry.volume import Volume
-from SkullVAELib.registration.bone import BONE_HU, bone_mask, labelmap_mask
+from SkullVAELib.registration.bone import BONE_HU, bone_mask, labelmap_mask, segment_bone
 
 
 def head(shape=(60, 60, 60)) -> np.ndarray:
@@ -89,6 +90,34 @@ def test_a_ct_keeps_the_mandible_but_not_the_head_rest():
     kept, info = bone_mask(volume_of(ct_of(head() | rest), spacing=6.0))
     assert np.array_equal(kept, head())
     assert info["left_out_voxels"] == rest.sum()
+
+
+def test_the_distance_of_a_piece_is_measured_from_surface_to_surface():
+    i, j, k = np.ogrid[:130, :130, :130]
+    radius = np.sqrt((i - 65) ** 2 + (j - 65) ** 2 + (k - 65) ** 2)
+    skull, around = (radius < 20) & (radius > 10), (radius < 63) & (radius > 60) & (k > 90)
+    assert around.sum() > 0.05 * skull.sum()  # its bounding box is over the skull, its surface 40 mm away
+    volume = volume_of(ct_of_shape(skull | around))
+    mask, info = bone_mask(volume)
+    assert np.array_equal(mask, skull)
+    assert info["left_out_voxels"] == around.sum()
+    (piece,) = segment_bone(volume).pieces
+    assert piece.distance_mm == pytest.approx(40, abs=3)
+    assert not piece.sizeable
+
+
+def ct_of_shape(bone):
+    values = np.where(bone, 900, -1000).astype(np.int16)
+    values[:3, :3, :3] = 40
+    return values
+
+
+def test_everything_over_the_threshold_is_returned_too():
+    speck = np.zeros((60, 60, 60), bool)
+    speck[2, 2, 2] = True
+    segmentation = segment_bone(volume_of(ct_of(head() | speck)), roi=ROI((30, 30, 40), (60, 60, 60)))
+    assert np.array_equal(segmentation.everything, head() | speck)
+    assert np.array_equal(segmentation.mask, head() & (np.arange(60) >= 10))
 
 
 def test_voxels_that_touch_by_a_corner_are_one_component():
