@@ -145,7 +145,7 @@ def registered_case(
         individual,
         case.condition,
         np.array([as_vector(c.features) for c in candidates]).reshape(-1, len(FEATURES)),
-        np.array(inside, float).reshape(-1, count),
+        np.array(inside, float).reshape(len(candidates), count),
         np.bincount(removed.ravel(), minlength=count + 1)[1:] * voxel_ml,
         np.array([hole.radius_mm for hole in case.holes]),
         openings,
@@ -413,8 +413,9 @@ def write_classifier(path: Path, cases: Sequence[ClassifierCase], test: HeldOut,
 def save_case(path: Path, case: ClassifierCase) -> None:
     """Write a case as .npz; the file is complete or absent."""
     arrays: dict[str, Any] = {name: value for name, value in vars(case).items() if isinstance(value, np.ndarray)}
-    with atomic_file(path) as temporary:
-        np.savez_compressed(temporary, individual=case.individual, condition=case.condition, **arrays)
+    # Given a name, numpy would add its own suffix.
+    with atomic_file(path) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, individual=case.individual, condition=case.condition, **arrays)
 
 
 def load_case(path: Path) -> ClassifierCase:
