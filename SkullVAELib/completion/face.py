@@ -16,7 +16,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from SkullVAELib.completion.defects import Defects, NumberedCandidate
-from SkullVAELib.completion.fill import AllowedRegion, allowed_region, fill_defects
+from SkullVAELib.completion.fill import AllowedRegion, FilledDefects, allowed_region, fill_defects
 from SkullVAELib.completion.options import FaceOptions
 from SkullVAELib.geometry.affines import apply_affine, scale_of
 from SkullVAELib.geometry.grid import Grid
@@ -129,8 +129,8 @@ class FaceCompletion:
         The mirror image.
     defects : Defects
         The defects of the face, on the reduced grid.
-    implant : numpy.ndarray
-        Bool, on the input's grid.
+    implant : FilledDefects
+        The implant's voxels.
     where : AllowedRegion
         The score of missing bone.
     affine : numpy.ndarray, shape (4, 4)
@@ -139,7 +139,7 @@ class FaceCompletion:
 
     image: MirrorImage
     defects: Defects
-    implant: np.ndarray
+    implant: FilledDefects
     where: AllowedRegion
     affine: np.ndarray
 
@@ -171,7 +171,7 @@ class FaceCompletion:
             return None
         where = allowed_region(patient.skull.fraction, defects)
         implant = fill_defects(image, patient.alignment, patient.bone, defects, where, options.smallest_ml)
-        return cls(image, defects, implant, where, patient.skull.fraction.affine) if implant.any() else None
+        return cls(image, defects, implant, where, patient.skull.fraction.affine) if implant.whole.array.any() else None
 
     def distance_difference(self, vault_defects: list[np.ndarray], spacing: np.ndarray) -> Volume:
         """Distance to the nearest defect of the vault minus that to the nearest defect of the face.
@@ -209,7 +209,7 @@ class FaceCompletion:
     def as_json(self, bone: Volume) -> dict:
         """Volume (ml), number of defects and fit (mm), for the report."""
         return {
-            "volume_ml": round(float(self.implant.sum() * bone.voxel_ml), 3),
+            "volume_ml": round(float(self.implant.mask.sum() * bone.voxel_ml), 3),
             "defects": len(self.defects.masks),
             "mirror_fit_mm": round(self.image.fit_mm, 2),
         }

@@ -10,6 +10,7 @@ from scipy import ndimage
 from SkullVAELib.completion.candidates import BEVEL, missing_fraction
 from SkullVAELib.completion.defects import Defects
 from SkullVAELib.geometry.affines import apply_affine
+from SkullVAELib.geometry.masks import bounding_box, dilate, erode
 from SkullVAELib.geometry.volume import Volume, crop
 from SkullVAELib.shape.warped import PatientShape
 
@@ -61,6 +62,53 @@ def allowed_region(
     return AllowedRegion(crop(fraction, box).with_array(allowed), box)
 
 
+@dataclass(frozen=True)
+class FilledDefects:
+    """The implant's voxels.
+
+    Attributes
+    ----------
+    mask : numpy.ndarray
+        Bool, on the image's grid: where the implant is inside the image.
+    whole : Volume
+        Bool, the whole implant, even beyond the end of the image, and a margin around it. Its voxels are those of the
+        image's grid, divided along the axes where these are longer than `FINE_MM`.
+    outside_ml : float
+        Volume of the implant beyond the end of the image, ml.
+    """
+
+    mask: np.ndarray
+    whole: Volume
+    outside_ml: float
+
+    @classmethod
+    def nothing(cls, bone: Volume) -> FilledDefects:
+        """No implant, on the grid of an image."""
+        return cls(np.zeros_like(bone.array), Volume(np.zeros((0, 0, 0), bool), bone.affine), 0.0)
+
+    def __or__(self, other: FilledDefects) -> FilledDefects:
+        """The implants of two sets of defects of one image."""
+        start = np.round(np.linalg.inv(self.whole.affine) @ other.whole.affine[:, 3])[:3].astype(int)
+        low = np.minimum(start, 0)
+        shape = np.maximum(self.whole.array.shape, start + other.whole.array.shape) - low
+        whole = np.zeros(shape, bool)
+        for first, array in ((-low, self.whole.array), (start - low, other.whole.array)):
+            whole[tuple(slice(a, a + n) for a, n in zip(first, array.shape, strict=True))] |= array
+        affine = self.whole.affine.copy()
+        affine[:3, 3] = apply_affine(affine, low)
+        return FilledDefects(self.mask | other.mask, Volume(whole, affine), self.outside_ml + other.outside_ml)
+
+
+FINE_MM = 1.25
+"""Longest edge of the voxels on which an implant is filled, mm; longer ones are divided."""
+
+# Pinholes up to twice this, where the shape is thinner than its resolution, are closed, mm.
+_CLOSE_MM = 2.0
+
+# Features thinner than about twice this are removed, mm.
+_OPEN_MM = 1.25
+
+
 def fill_defects(
     shape: PatientShape,
     alignment: np.ndarray,
@@ -68,7 +116,7 @@ def fill_defects(
     defects: Defects,
     where: AllowedRegion,
     smallest_ml: float = 0.5,
-) -> np.ndarray:
+) -> FilledDefects:
     """Fill defects with the voxels of a complete shape.
 
     Parameters
@@ -82,63 +130,103 @@ def fill_defects(
     defects : Defects
         The defects.
     where : AllowedRegion
-        The score of missing bone.
+        The score of missing bone; it may extend beyond the image, where there is no bone.
     smallest_ml : float
-        Smaller components are removed, ml.
+        Smaller components are removed, ml; 0 for defects that the user has chosen, which are filled however small.
 
     Returns
     -------
-    numpy.ndarray
-        Bool, of the shape of `bone.array`: voxels inside the shape and in the allowed region that are not bone.
+    FilledDefects
+        The voxels inside the shape and in the allowed region that are not bone.
     """
-    here, box, allowed = where.score, where.box, where.score.array
-    to_here = np.linalg.inv(here.affine) @ bone.affine
-    corners = np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)]) * np.array(here.array.shape)
-    native = apply_affine(np.linalg.inv(to_here), corners)
-    low = np.clip(np.floor(native.min(0)).astype(int), 0, bone.array.shape)
-    high = np.clip(np.ceil(native.max(0)).astype(int) + 1, 0, bone.array.shape)
-    native_box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-    local = crop(bone, native_box)
-    to_here = np.linalg.inv(here.affine) @ local.affine
+    fine, start, times = _fine_grid(bone, where.score)
+    to_here = np.linalg.inv(where.score.affine) @ fine.affine
     score = ndimage.affine_transform(
-        allowed, to_here[:3, :3], to_here[:3, 3], output_shape=local.array.shape, order=1, cval=-1.0, prefilter=False
+        where.score.array, to_here[:3, :3], to_here[:3, 3], fine.array.shape, order=1, cval=-1.0, prefilter=False
     )
-    index = np.argwhere((score > 0) & ~local.array)
-    implant = np.zeros_like(bone.array)  # in the same memory order: mixed orders cost seconds at 512^3
-    if len(index):
-        values = shape.at_voxels(alignment @ local.affine, index)
-        filled = np.zeros(local.array.shape, bool)
+    allowed = (score > 0) & ~fine.array
+    filled = np.zeros_like(allowed)
+    if allowed.any():
+        index = np.argwhere(allowed)
+        values = shape.at_voxels(alignment @ fine.affine, index)
         filled[tuple(index[values < 0].T)] = True
-        # Pinholes, where the shape is thinner than its resolution, are closed; bone and the excluded region are not.
-        filled |= ndimage.binary_closing(filled, iterations=2) & (score > 0) & ~local.array
-        implant[native_box] = _clean(filled, local, here, defects, box, smallest_ml)
-    return implant
+        box = bounding_box(filled, np.ceil(2 * _CLOSE_MM / fine.spacing).astype(int))
+        if filled.any():
+            local = crop(fine.with_array(filled), box)
+            # Pinholes are closed; bone and the excluded region are not.
+            closed = erode(dilate(local.array, local.spacing, _CLOSE_MM), local.spacing, _CLOSE_MM)
+            local = local.with_array(local.array | closed & allowed[box])
+            filled[box] = _clean(local, where, defects, smallest_ml)
+    return _on_image(fine.with_array(filled), start, times, bone)
 
 
-def _clean(
-    filled: np.ndarray, local: Volume, here: Volume, defects: Defects, box: tuple, smallest_ml: float
-) -> np.ndarray:
+def _fine_grid(bone: Volume, here: Volume) -> tuple[Volume, np.ndarray, np.ndarray]:
+    """The bone around another volume, on voxels of at most FINE_MM, without bone where the image has ended.
+
+    Returns the bone, the voxel (3,) of the image that its first voxels are in, and the number (3,) of voxels that each
+    voxel of the image is divided into.
+    """
+    corners = np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)]) * np.array(here.array.shape) - 0.5
+    native = apply_affine(np.linalg.inv(bone.affine) @ here.affine, corners)
+    low, high = np.floor(native.min(0)).astype(int), np.ceil(native.max(0)).astype(int) + 1
+    times = np.ceil(bone.spacing / FINE_MM - 1e-6).astype(int)
+    array = np.zeros(high - low, bool)
+    first, last = np.clip(low, 0, bone.array.shape), np.clip(high, 0, bone.array.shape)
+    if (last > first).all():
+        image = tuple(slice(a, b) for a, b in zip(first, last, strict=True))
+        array[tuple(slice(a, b) for a, b in zip(first - low, last - low, strict=True))] = bone.array[image]
+    for axis, parts in enumerate(times.tolist()):
+        if parts > 1:
+            array = array.repeat(parts, axis)
+    affine = bone.affine @ np.diag([*(1 / times), 1.0])
+    affine[:3, 3] = apply_affine(bone.affine, low + (1 / times - 1) / 2)
+    return Volume(array, affine), low, times
+
+
+def _on_image(whole: Volume, start: np.ndarray, times: np.ndarray, bone: Volume) -> FilledDefects:
+    """The implant on the image's grid: voxels of which at least half is filled, unless they are bone.
+
+    whole, start, times: see `_fine_grid`.
+    """
+    shape = np.array(whole.array.shape) // times
+    share = whole.array.reshape([n for pair in zip(shape, times, strict=True) for n in pair]).sum((1, 3, 5))
+    mask = np.zeros_like(bone.array)  # in the same memory order: mixed orders cost seconds at 512^3
+    low, high = np.clip(start, 0, bone.array.shape), np.clip(start + shape, 0, bone.array.shape)
+    inside = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    here = tuple(slice(a, b) for a, b in zip(low - start, high - start, strict=True))
+    mask[inside] = (2 * share[here] >= times.prod()) & ~bone.array[inside]
+    outside = int(share.sum()) - int(share[here].sum())
+    return FilledDefects(mask, whole, outside * whole.voxel_ml)
+
+
+def _clean(local: Volume, where: AllowedRegion, defects: Defects, smallest_ml: float) -> np.ndarray:
     """One connected component for each defect: thin features are removed by an opening, then the component is regrown.
 
     A component clearly smaller than smallest_ml is not a defect.
     """
-    opened = ndimage.binary_opening(filled) if min(filled.shape) > 2 else filled
+    filled, spacing = local.array, local.spacing
+    opened = dilate(erode(filled, spacing, _OPEN_MM), spacing, _OPEN_MM)
     labels, count = ndimage.label(opened)
     keep = np.zeros_like(filled)
-    if not count:
-        return keep
-    to_local = np.linalg.inv(local.affine) @ here.affine
+    to_local = np.linalg.inv(local.affine) @ where.score.affine
     for mask in defects.masks:
-        index = np.argwhere(mask[box])
-        at = np.round(apply_affine(to_local, index)).astype(int)
+        at = np.round(apply_affine(to_local, np.argwhere(mask[where.box]))).astype(int)
         at = at[((at >= 0) & (at < filled.shape)).all(1)]
-        overlap = np.bincount(labels[tuple(at.T)], minlength=count + 1)
-        overlap[0] = 0
-        chosen = labels == overlap.argmax() if overlap.max() else keep
-        if chosen.sum() * local.voxel_ml >= 0.8 * smallest_ml:
+        chosen = _most_in(labels, count, at)
+        if chosen is None and smallest_ml == 0:
+            # A hole in thin bone that the user wants to be filled has nothing thicker.
+            chosen = _most_in(*ndimage.label(filled), at)
+        if chosen is not None and chosen.sum() * local.voxel_ml >= 0.8 * smallest_ml:
             keep |= chosen
-    grown = ndimage.binary_dilation(keep, ndimage.generate_binary_structure(3, 1)) & filled
+    grown = dilate(keep, spacing, _OPEN_MM) & filled
     # Regrowing may touch a removed small component: only what is connected by faces to the opened component is kept.
     labels, count = ndimage.label(grown)
     kept = np.unique(labels[keep])
     return np.isin(labels, kept[kept > 0])
+
+
+def _most_in(labels: np.ndarray, count: int, at: np.ndarray) -> np.ndarray | None:
+    """The component, bool, with the most of the voxels (N, 3) in it; None where there is none."""
+    overlap = np.bincount(labels[tuple(at.T)], minlength=count + 1)
+    overlap[0] = 0
+    return labels == overlap.argmax() if overlap.max() else None

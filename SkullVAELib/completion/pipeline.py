@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-import numpy as np
-
 from SkullVAELib.completion.defect_classifier import default_classifier
 from SkullVAELib.completion.defects import DefectFinder, NumberedCandidate
 from SkullVAELib.completion.face import FaceCompletion
-from SkullVAELib.completion.measures import measure_implant
+from SkullVAELib.completion.fill import FilledDefects
+from SkullVAELib.completion.measures import measure_implant, outside_warnings
 from SkullVAELib.completion.options import CompletionOptions
 from SkullVAELib.completion.prior import Prior
 from SkullVAELib.completion.result import Completion, PreparedPatient
@@ -107,26 +106,26 @@ def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stag
     with stages.stage("implant"):
         patient = PreparedPatient.of(registered, quality, prior, finder, defects, warped, options, face)
         report["candidates"] = patient.candidates
-        implant, proposal, rim_gap = np.zeros_like(registered.bone.array), None, float("nan")
+        filled, proposal, rim_gap = FilledDefects.nothing(registered.bone), None, float("nan")
         if defects.masks or face is not None:
-            implant, proposal, rim_gap = patient.fill_with(
-                warped, defects.field[defects.box] if defects.masks else None
-            )
+            filled, proposal, rim_gap = patient.fill_with(warped, defects.field[defects.box] if defects.masks else None)
     report["warnings"] = warnings = list(patient.warnings)
-    found = bool(implant.any())
+    found = bool(filled.whole.array.any())
     if found:
         with stages.stage("measure"):
-            report["implant"] = measure_implant(volume.with_array(implant), rim_gap) | {"defects": patient.defect_count}
+            report["implant"] = measure_implant(registered.bone, filled, rim_gap) | {"defects": patient.defect_count}
+        warnings += outside_warnings(registered.bone, filled)
     else:
         warnings.append(_no_defect_warning(defects.candidates, options.face))
     return Completion(
         registered.bone,
-        volume.with_array(registered.bone.array | implant),
-        volume.with_array(implant),
+        volume.with_array(registered.bone.array | filled.mask),
+        volume.with_array(filled.mask),
         report,
         found,
         proposal if found else None,
         patient,
+        filled.whole if found else None,
     )
 
 

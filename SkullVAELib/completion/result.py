@@ -12,9 +12,9 @@ import torch
 
 from SkullVAELib.completion.defects import DefectFinder, Defects
 from SkullVAELib.completion.face import CombinedShape, FaceCompletion, MirrorImage, combined_score
-from SkullVAELib.completion.fill import allowed_region, fill_defects
+from SkullVAELib.completion.fill import FilledDefects, allowed_region, fill_defects
 from SkullVAELib.completion.gaussian_process import DefectRim
-from SkullVAELib.completion.measures import measure_implant
+from SkullVAELib.completion.measures import measure_implant, outside_warnings
 from SkullVAELib.completion.options import CompletionOptions, DefectChoice
 from SkullVAELib.completion.prior import Prior
 from SkullVAELib.completion.uncertainty import Uncertainty
@@ -88,6 +88,8 @@ class Completion:
         The shape that the implant was made from; None if no defect was found.
     patient : PreparedPatient or None
         The patient, for further proposals and for other defects.
+    implant_whole : Volume or None
+        Bool, the whole implant, even beyond the end of the image, see `FilledDefects`; None if no defect was found.
     """
 
     bone: Volume
@@ -97,6 +99,7 @@ class Completion:
     found: bool
     proposal: ImplantShape | None = None
     patient: PreparedPatient | None = None
+    implant_whole: Volume | None = None
 
     @cached_property
     def uncertainty(self) -> Uncertainty | None:
@@ -261,15 +264,21 @@ class PreparedPatient:
             region = crop(registered.skull.fraction, self.defects.box)
             index = np.indices(region.array.shape).reshape(3, -1).T
             field = warped.at_voxels(registered.alignment @ region.affine, index).reshape(region.array.shape)
-        implant, proposal, rim_gap = self.fill_with(warped, field, draw)
-        mask = registered.bone.with_array(implant)
-        has_implant = bool(implant.any())
+        filled, proposal, rim_gap = self.fill_with(warped, field, draw)
+        has_implant = bool(filled.whole.array.any())
         report = {"warnings": self.warnings, "candidates": self.candidates}
         if has_implant:
-            report["implant"] = measure_implant(mask, rim_gap) | {"defects": self.defect_count}
-        completed = registered.bone.with_array(registered.bone.array | implant)
+            report["implant"] = measure_implant(registered.bone, filled, rim_gap) | {"defects": self.defect_count}
+            report["warnings"] = [*self.warnings, *outside_warnings(registered.bone, filled)]
         return Completion(
-            registered.bone, completed, mask, report, has_implant, proposal if has_implant else None, self
+            registered.bone,
+            registered.bone.with_array(registered.bone.array | filled.mask),
+            registered.bone.with_array(filled.mask),
+            report,
+            has_implant,
+            proposal if has_implant else None,
+            self,
+            filled.whole,
         )
 
     def uncertainty(self, proposal: ImplantShape) -> Uncertainty | None:
@@ -280,7 +289,7 @@ class PreparedPatient:
 
     def fill_with(
         self, warped: WarpedShape, field: np.ndarray | None, draw: int | None = None
-    ) -> tuple[np.ndarray, ImplantShape, float]:
+    ) -> tuple[FilledDefects, ImplantShape, float]:
         """Fill the defects with a shape.
 
         Parameters
@@ -294,8 +303,8 @@ class PreparedPatient:
 
         Returns
         -------
-        implant : numpy.ndarray
-            Bool, on the input's grid.
+        filled : FilledDefects
+            The implant's voxels.
         shape : ImplantShape
             The shape with its GP correction.
         rim_gap_mm : float
@@ -319,11 +328,10 @@ class PreparedPatient:
                 warped = dataclasses.replace(warped, corrections=warped.corrections + drawn)
             rim_gap = self.rim.rim_gap_mm(warped)
         where = allowed_region(registered.skull.fraction, self.defects, field)
-        implant = fill_defects(
-            warped, registered.alignment, registered.bone, self.defects, where, self.options.defects.smallest_ml
-        )
+        smallest_ml = 0.0 if self.defects.chosen else self.options.defects.smallest_ml
+        filled = fill_defects(warped, registered.alignment, registered.bone, self.defects, where, smallest_ml)
         if face is None:
-            return implant, ImplantShape(warped, registered.alignment, where.score, warped), rim_gap
+            return filled, ImplantShape(warped, registered.alignment, where.score, warped), rim_gap
         shape = CombinedShape(warped, face.image, self._distance_difference)
         score = combined_score(where.score, face.where.score, registered.skull.fraction)
-        return implant | face.implant, ImplantShape(warped, registered.alignment, score, shape), rim_gap
+        return filled | face.implant, ImplantShape(warped, registered.alignment, score, shape), rim_gap

@@ -1,4 +1,4 @@
-"""Bounding box and largest component of a mask."""
+"""Bounding box, largest component and morphology of a mask."""
 
 from __future__ import annotations
 
@@ -43,3 +43,53 @@ def largest_component(mask: np.ndarray) -> np.ndarray:
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
     return labels == sizes.argmax()
+
+
+def dilate(mask: np.ndarray, spacing: np.ndarray, radius_mm: float) -> np.ndarray:
+    """Dilate a mask by a ball in millimetres; an axis with a longer spacing than the radius is not dilated.
+
+    Parameters
+    ----------
+    mask : numpy.ndarray, shape (I, J, K)
+        Bool.
+    spacing : numpy.ndarray, shape (3,)
+        Voxel spacing, mm.
+    radius_mm : float
+        Radius of the ball.
+
+    Returns
+    -------
+    numpy.ndarray, shape (I, J, K)
+        Bool, voxels whose centre is within the radius of the centre of a voxel of the mask.
+
+    >>> dilate(np.eye(1, 5, 2, dtype=bool)[None], np.array([2.0, 2.0, 0.9]), 1.0).astype(int).tolist()
+    [[[0, 1, 1, 1, 0]]]
+    """
+    limit = radius_mm + 1e-6
+    reach = np.minimum(np.floor(limit / spacing), np.array(mask.shape) - 1).astype(int)
+    # A ball is a set of lines along the last axis: the mask dilated along that axis, by each length, is shifted.
+    runs = [mask]
+    for step in range(1, reach[2] + 1):
+        run = runs[-1].copy()
+        run[..., step:] |= mask[..., :-step]
+        run[..., :-step] |= mask[..., step:]
+        runs.append(run)
+    out = np.zeros_like(mask)
+    for i in range(-reach[0], reach[0] + 1):
+        for j in range(-reach[1], reach[1] + 1):
+            left = limit**2 - (i * spacing[0]) ** 2 - (j * spacing[1]) ** 2
+            if left < 0:
+                continue
+            run = runs[min(int(np.sqrt(left) / spacing[2]), reach[2])]
+            out[_shifted(i), _shifted(j)] |= run[_shifted(-i), _shifted(-j)]
+    return out
+
+
+def _shifted(step: int) -> slice:
+    """The part of an axis that has a neighbour `step` voxels lower."""
+    return slice(step, None) if step >= 0 else slice(None, step)
+
+
+def erode(mask: np.ndarray, spacing: np.ndarray, radius_mm: float) -> np.ndarray:
+    """Erode a mask by a ball in millimetres, see `dilate`; the border of the array is not a border of the mask."""
+    return ~dilate(~mask, spacing, radius_mm)

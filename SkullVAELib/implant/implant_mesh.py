@@ -18,7 +18,6 @@ from scipy import ndimage
 
 from SkullVAELib.core.threads import one_thread
 from SkullVAELib.geometry.affines import apply_affine, scale_of
-from SkullVAELib.geometry.distance_field import downsample_mask
 from SkullVAELib.geometry.masks import bounding_box
 from SkullVAELib.geometry.volume import Volume, crop, sample_volume
 from SkullVAELib.implant.implicit_solid import (
@@ -44,6 +43,14 @@ if TYPE_CHECKING:
 
 SMALLEST_ML = 0.05
 """A piece smaller than this is omitted."""
+
+# Margin around the voxels of a defect, wider than the filters below reach, mm.
+_MARGIN_MM = 3.0
+
+# Standard deviation of the filter that makes the implant's voxels smooth, mm, and what a change of 1 of the filtered
+# mask counts as distance, mm.
+_SOFT_MM = 0.7
+_STEEP_MM = 8.0
 
 
 @dataclass(frozen=True)
@@ -109,11 +116,11 @@ def make_implant(completion: Completion, options: ImplantOptions, grey: GreyLeve
     PrintableImplant
         Without pieces where the completion has no implant.
     """
-    implant, proposal = completion.implant, completion.proposal
+    implant, proposal = _implant_voxels(completion), completion.proposal
     if not implant.array.any():
         return PrintableImplant([], [])
-    box = bounding_box(implant.array, margin=3)
-    local = crop(implant, box)
+    margin = np.ceil(_MARGIN_MM / implant.spacing).astype(int)
+    local = crop(implant, bounding_box(implant.array, margin))
     labels, count = ndimage.label(local.array)
     sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
     bone = local_bone(completion, options, grey)
@@ -121,7 +128,7 @@ def make_implant(completion: Completion, options: ImplantOptions, grey: GreyLeve
     warnings: list[str] = []
     for number, label in enumerate(np.argsort(-sizes, kind="stable") + 1, 1):
         mask = local.with_array(labels == label)
-        mask = crop(mask, bounding_box(mask.array, margin=3))
+        mask = crop(mask, bounding_box(mask.array, margin))
         made: list[ImplantPiece] = []
         texts: list[str] = []
         if proposal is not None:
@@ -148,24 +155,39 @@ def local_bone(completion: Completion, options: ImplantOptions, grey: GreyLevels
         None where there is no bone around the implant.
     """
     reach = max(6.0, options.clearance_mm + 3.0) + options.depth_mm
-    bone, implant = completion.bone, completion.implant
-    box = bounding_box(implant.array, margin=np.ceil(reach / bone.spacing).astype(int) + 1)
-    near = _neighbourhood(implant.array[box], bone.spacing, reach)
-    here = Volume(bone.array[box] & near, crop(bone, box).affine)
-    mesh = bone_surface(here, None if grey is None else grey.crop(box))
-    return BoneDistance(mesh, crop(bone, box)) if len(mesh.faces) else None
+    bone, implant = completion.bone, _implant_voxels(completion)
+    index = apply_affine(np.linalg.inv(bone.affine) @ implant.affine, np.argwhere(implant.array))
+    index = np.round(index).astype(int)  # of the image's voxels; beyond its end where the implant is
+    margin = np.ceil(reach / bone.spacing).astype(int) + 1
+    low, high = index.min(0) - margin, index.max(0) + margin + 1
+    near, box = _neighbourhood(index - low, high - low, bone.spacing, reach), []
+    for axis, size in enumerate(bone.array.shape):
+        first, last = np.clip([low[axis], high[axis]], 0, size).tolist()
+        near = near.take(range(first - low[axis], last - low[axis]), axis)
+        box.append(slice(first, last))
+    around = crop(bone, tuple(box))
+    here = around.with_array(around.array & near)
+    mesh = bone_surface(here, None if grey is None else grey.crop(tuple(box)))
+    return BoneDistance(mesh, around) if len(mesh.faces) else None
 
 
-def _neighbourhood(mask: np.ndarray, spacing: np.ndarray, reach_mm: float) -> np.ndarray:
-    """Bool mask of the voxels within about reach_mm of a mask, computed in blocks of 2 mm, which is accurate enough."""
+def _implant_voxels(completion: Completion) -> Volume:
+    """The implant's voxels, whole even where the image ends."""
+    return completion.implant if completion.implant_whole is None else completion.implant_whole
+
+
+def _neighbourhood(index: np.ndarray, shape: np.ndarray, spacing: np.ndarray, reach_mm: float) -> np.ndarray:
+    """Bool mask (*shape) of the voxels within about reach_mm of some voxels (N, 3).
+
+    It is computed in blocks of 2 mm, which is accurate enough.
+    """
     factor = np.maximum(1, np.round(2.0 / spacing)).astype(int)
-    padded = np.pad(mask, [(0, -n % f) for n, f in zip(mask.shape, factor, strict=True)])
-    shape = [v for n, f in zip(padded.shape, factor, strict=True) for v in (n // f, f)]
-    blocks = padded.reshape(shape).any(axis=(1, 3, 5))
+    blocks = np.zeros(-(-shape // factor), bool)
+    blocks[tuple((index // factor).T)] = True
     near = ndimage.distance_transform_edt(~blocks, sampling=spacing * factor) <= reach_mm
     for axis, times in enumerate(factor):
         near = near.repeat(times, axis)
-    return near[tuple(slice(n) for n in mask.shape)]
+    return near[tuple(slice(n) for n in shape)]
 
 
 def _defect_pieces(
@@ -250,12 +272,11 @@ def _extent(grid: FineGrid, mask: Volume, score: Volume) -> np.ndarray:
     and other defects.
     """
     points = grid.points(grid.active)
-    smooth = score.with_array(ndimage.gaussian_filter(score.array, 0.7))
+    smooth = score.with_array(ndimage.gaussian_filter(score.array, _SOFT_MM / score.spacing))
     missing = -4.0 * sample_volume(smooth, points, -1.0)  # the score rises by about 0.25 per mm
-    coarse = downsample_mask(mask)
-    soft = coarse.with_array(ndimage.gaussian_filter(coarse.array, 0.7))
+    soft = mask.with_array(ndimage.gaussian_filter(mask.array.astype(np.float32), _SOFT_MM / mask.spacing))
     # Steep, because this is a limit and not a wall whose edges are rounded: on the plate's faces it must be far from 0.
-    outside = (0.15 - sample_volume(soft, points, 0.0)) * 8.0 * float(coarse.spacing.mean())
+    outside = (0.15 - sample_volume(soft, points, 0.0)) * _STEEP_MM
     return np.maximum(missing, outside)
 
 
@@ -336,6 +357,10 @@ def _straight_above(
     return ask[moved], points[moved] + over[moved, None] * outer.normals[at[moved]]
 
 
+_MEDIAN_MM2 = 1.6
+"""Area over which single measurements of the thickness are replaced by their median, mm2."""
+
+
 def _own_thickness(grid: FineGrid, field: np.ndarray, outer: OuterSurface, limit_mm: float) -> np.ndarray:
     """Thickness (N,) of the completed shape below each point of its outer surface, along the normal, up to limit_mm."""
     thickness = np.full(len(outer.points), limit_mm, np.float32)
@@ -345,7 +370,7 @@ def _own_thickness(grid: FineGrid, field: np.ndarray, outer: OuterSurface, limit
     if not len(thickness):
         return thickness
     # The median, because single rays pass through pinholes.
-    return np.median(thickness[outer.neighbours(16)], axis=1)
+    return np.median(thickness[outer.neighbours(_MEDIAN_MM2)], axis=1)
 
 
 def _clearance_deficit(

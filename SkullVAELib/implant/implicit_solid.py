@@ -327,6 +327,7 @@ class OuterSurface:
         if not keep.any():  # far from any vault the whole surface is taken as the outer one
             keep[:] = True
         self.points, self.normals = mesh.points[keep], normals[keep]
+        self._step_mm = grid.step_mm
         self._tree = cKDTree(self.points)
         self._every = max(1, round(2.0 / grid.step_mm**2))
         self._rough = cKDTree(self.points[:: self._every])
@@ -368,12 +369,16 @@ class OuterSurface:
         depth = -np.einsum("nx,nx->n", offset, self.normals[at])
         return depth, np.linalg.norm(offset + depth[:, None] * self.normals[at], axis=1)
 
-    def neighbours(self, count: int) -> np.ndarray:
-        """Return (N, count) indices of the surface points nearest to each surface point."""
-        return self._tree.query(self.points, k=min(count, len(self.points)))[1].reshape(len(self.points), -1)
+    def _count(self, area_mm2: float) -> int:
+        """About how many points the surface has on an area: two and a half for each face of a cell of the grid."""
+        return min(max(4, round(2.5 * area_mm2 / self._step_mm**2)), len(self.points))
+
+    def neighbours(self, area_mm2: float) -> np.ndarray:
+        """Return (N, K) indices of the surface points nearest to each surface point, on about an area."""
+        return self._tree.query(self.points, k=self._count(area_mm2))[1].reshape(len(self.points), -1)
 
     def normal(self, points: np.ndarray) -> np.ndarray:
         """Return (N, 3) unit normals of the surface near points (N, 3), RAS mm, averaged over about 3 mm2 each."""
-        around = self._tree.query(points, k=min(30, len(self.points)))[1].reshape(len(points), -1)
+        around = self._tree.query(points, k=self._count(3.0))[1].reshape(len(points), -1)
         mean = self.normals[around].mean(axis=1)
         return mean / np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-9)

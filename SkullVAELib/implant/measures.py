@@ -13,6 +13,10 @@ from SkullVAELib.mesh.mesh import Mesh
 THICKEST_MM = 25.0
 """Maximum length in mm of the rays that measure the thickness."""
 
+MIDDLE = 0.7
+"""Where a plate is narrower than thick, its thickness is measured at points farther from the rim than this fraction of
+the largest distance from it."""
+
 SAMPLE = 3000
 """Maximum number of points of a mesh that figures are computed from."""
 
@@ -105,13 +109,15 @@ def measure_piece(
     if len(top):
         values = path_through(solid, grid, mesh.points[top], mesh.vertex_normals()[top], THICKEST_MM)
         if len(wall):
-            # Points nearer to the rim than the plate is thick are excluded: their rays meet the wall.
-            values = values[cKDTree(mesh.points[wall]).query(mesh.points[top])[0] > values]
-        if len(values):
-            low, high = np.percentile(values, [2, 98])
-            figures["thickness_mm"] = {
-                "mean": round(float(values.mean()), 2), "min": round(float(low), 2), "max": round(float(high), 2)
-            }  # fmt: skip
+            # Points nearer to the rim than the plate is thick are excluded: their rays meet the wall. In a small plate,
+            # such as that for a burr hole, all points are: there those in its middle are taken.
+            away = cKDTree(mesh.points[wall]).query(mesh.points[top])[0]
+            inner = away > values
+            values = values[inner if inner.any() else away >= MIDDLE * away.max()]
+        low, high = np.percentile(values, [2, 98])
+        figures["thickness_mm"] = {
+            "mean": round(float(values.mean()), 2), "min": round(float(low), 2), "max": round(float(high), 2)
+        }  # fmt: skip
     if bone is not None:
         rim = mesh.points[wall]
         rim = rim[bone.nearby(rim, options.clearance_mm + 2.0) < np.inf]

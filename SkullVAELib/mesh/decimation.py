@@ -19,7 +19,7 @@ from SkullVAELib.mesh.vtk_conversion import mesh_from_polydata, polydata_from_me
 _ISO = 0.42
 
 
-_SMOOTHING_VOXELS = 0.8
+_SMOOTHING_MM = 0.8
 
 
 CELL_MM = 1.8
@@ -34,7 +34,7 @@ def display_surface(fraction: Volume) -> Mesh:
     fraction : Volume
         Bone fractions 0..1 at about 1 mm, see downsample_mask.
     """
-    soft = ndimage.gaussian_filter(fraction.array, _SMOOTHING_VOXELS, truncate=3)
+    soft = ndimage.gaussian_filter(fraction.array, _SMOOTHING_MM / fraction.spacing, truncate=3)
     fine = level_surface(fraction.with_array(soft - np.float32(_ISO)), 0.01)
     if not len(fine.faces):
         return fine
@@ -76,7 +76,7 @@ def skull_surface(bone: Volume, implant: Volume, grey: GreyLevels | None = None)
     Parameters
     ----------
     bone, implant : Volume
-        Masks on one grid.
+        Masks; their grids may differ.
     grey : GreyLevels, optional
         The CT that was completed; None for a labelmap.
 

@@ -50,7 +50,8 @@ def mask_surface(mask: Volume, smoothing_mm: float | None = None) -> Mesh:
         Non-zero voxels are inside. A border of the volume counts as a surface.
     smoothing_mm : float, optional
         Ripples of a shorter wavelength (the steps of the voxels) are smoothed; 0 keeps them; by default
-        SMOOTHING_VOXELS times the longest edge of a voxel.
+        SMOOTHING_VOXELS times the edge of a cube as large as a voxel: the longest edge would smooth the shape within
+        thick slices away.
 
     Returns
     -------
@@ -70,7 +71,7 @@ def mask_surface(mask: Volume, smoothing_mm: float | None = None) -> Mesh:
     that smoothing and the cut corners of the voxels removed.
     """
     if smoothing_mm is None:
-        smoothing_mm = SMOOTHING_VOXELS * float(mask.spacing.max())
+        smoothing_mm = SMOOTHING_VOXELS * _edge_mm(mask.spacing)
     inside = mask.array != 0
     if not inside.any():
         raise SkullVAEError("There is no voxel to make a surface of", "Choose a labelmap that is not empty")
@@ -159,7 +160,7 @@ def bone_surface(bone: Volume, grey: GreyLevels | None = None) -> Mesh:
     data, points, faces = _flying_edges(box)
     world = (points + (start - 1)) @ bone.affine[:3, :3].T + bone.affine[:3, 3]
     faces = Mesh.outward(world, faces).faces
-    wavelength = max(BONE_SMOOTHING_VOXELS * float(bone.spacing.max()), BONE_SMOOTHING_MM)
+    wavelength = max(BONE_SMOOTHING_VOXELS * _edge_mm(bone.spacing), BONE_SMOOTHING_MM)
     moved = _smooth(data, world, wavelength, bone.spacing)
     shift = (moved - world) @ np.linalg.inv(bone.affine[:3, :3]).T
     return Mesh(world + np.clip(shift, -MOST_SHIFT_VOXELS, MOST_SHIFT_VOXELS) @ bone.affine[:3, :3].T, faces)
@@ -215,11 +216,16 @@ def _flying_edges(box: np.ndarray, value: float = 0.5) -> tuple[vtkPolyData, np.
     return data, mesh.points, mesh.faces
 
 
+def _edge_mm(spacing: np.ndarray) -> float:
+    """Edge in mm of a cube as large as a voxel."""
+    return float(np.prod(spacing)) ** (1 / 3)
+
+
 def _smooth(data: vtkPolyData, points: np.ndarray, wavelength_mm: float, spacing: np.ndarray) -> np.ndarray:
     """Points moved by a windowed-sinc low-pass filter over the mesh, which causes little shrinkage."""
     # A ripple of wavelength L on a mesh of edge length e is an eigenvector of the umbrella Laplacian to about
     # (pi e / L)^2; the mesh's edges are about 0.75 voxel long.
-    edge_mm = 0.75 * float(np.prod(spacing)) ** (1 / 3)
+    edge_mm = 0.75 * _edge_mm(spacing)
     pass_band = float(np.clip((np.pi * edge_mm / wavelength_mm) ** 2, 1e-3, 1.0))
     moved = vtkPoints()
     moved.SetDataTypeToDouble()

@@ -180,8 +180,13 @@ class RunResult:
                 **dataclasses.asdict(options),
                 "pieces": [piece.figures for piece in printable.pieces],
             },
-            "implant": {**self.report.get("implant", {}), "area_cm2": round(mesh.area_mm2 / 100, 2)},
+            "implant": {**self._voxel_figures(), "area_cm2": round(mesh.area_mm2 / 100, 2), **_thickness(printable)},
         }
+
+    def _voxel_figures(self) -> dict:
+        """Figures of the implant in the report, without those that an earlier printable implant had."""
+        figures = self.report.get("implant", {})
+        return {name: value for name, value in figures.items() if name != "thickness_mm"}
 
     def write_implant(self, folder: Path, name: str = "implant", pieces: bool = True) -> None:
         """Write the printable implant in all formats; without one nothing is written.
@@ -212,7 +217,9 @@ class RunResult:
         """Write the surface of the defective skull as skull.stl into an existing folder."""
         from SkullVAELib.mesh.decimation import skull_surface
 
-        write_mesh(skull_surface(self.completion.bone, self.completion.implant, self.grey), folder / "skull.stl")
+        completion = self.completion
+        implant = completion.implant if completion.implant_whole is None else completion.implant_whole
+        write_mesh(skull_surface(completion.bone, implant, self.grey), folder / "skull.stl")
 
     def write_display(self, folder: Path) -> None:
         """Write a simplified surface of the defective skull as skull_display.ply into an existing folder."""
@@ -356,6 +363,18 @@ class RunResult:
         for kind in MESH_FORMATS:
             if kind == "stl" or kind in self.formats:
                 write_mesh(mesh, path.with_suffix(f".{kind}"), *scalars)
+
+
+def _thickness(printable: PrintableImplant) -> dict:
+    """The report's "thickness_mm" of all pieces together: mean by area, least and largest; nothing without one."""
+    measured = [piece.figures for piece in printable.pieces if "thickness_mm" in piece.figures]
+    if not measured:
+        return {}
+    thickness = [figures["thickness_mm"] for figures in measured]
+    area = [max(figures["area_cm2"], 0.01) for figures in measured]
+    mean = float(np.average([values["mean"] for values in thickness], weights=area))
+    low, high = min(values["min"] for values in thickness), max(values["max"] for values in thickness)
+    return {"thickness_mm": {"mean": round(mean, 2), "min": low, "max": high}}
 
 
 def write_proposals(result: RunResult, count: int, folder: Path) -> list[dict]:

@@ -47,7 +47,7 @@ def complete_by(make_shape: MakeShape, volume: Volume, model: SkullModel) -> np.
     if not gap.masks:
         return np.zeros_like(bone.array)
     gap = dataclasses.replace(gap, masks=gap.masks[:1])
-    return fill_defects(conformed, aligned.matrix, bone, gap, allowed_region(skull.fraction, gap))
+    return fill_defects(conformed, aligned.matrix, bone, gap, allowed_region(skull.fraction, gap)).mask
 
 
 def defective_field(skull: Skull, aligned: AlignedSkull, grid: Grid) -> torch.Tensor:
