@@ -53,8 +53,7 @@ def test_the_figures_are_those_of_the_implant(completion):
     volume_ml = completion.implant.array.sum() * completion.implant.voxel_ml
     assert figures["volume_ml"] == pytest.approx(volume_ml, abs=0.01)
     assert figures["pieces"] == 1
-    thickness = figures["thickness_mm"]
-    assert 1 < thickness["min"] <= thickness["mean"] <= thickness["max"] < 20
+    assert "thickness_mm" not in figures  # it is measured on the printable implant
     assert 0 <= figures["rim_gap_mm"] < 2
 
 

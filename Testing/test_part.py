@@ -20,12 +20,13 @@ from scipy.spatial import cKDTree
 
 from SkullVAELib.completion.result import Completion, ImplantShape
 from SkullVAELib.core.errors import SkullVAEError
-from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.geometry.volume import Volume, crop
 from SkullVAELib.implant.implant_mesh import make_implant
 from SkullVAELib.implant.implicit_solid import FineGrid, remove_thin_features
 from SkullVAELib.implant.options import ImplantOptions
 from SkullVAELib.mesh.isosurface import GreyLevels, bone_surface
 from SkullVAELib.mesh.mesh import Mesh
+from SkullVAELib.report.result_files import RunResult
 from SkullVAELib.shape.warped import WarpedShape
 
 OUTER, INNER = 62.0, 56.0
@@ -396,6 +397,46 @@ def test_an_impossible_request_is_a_warning_and_no_crash():
 def test_the_part_does_not_depend_on_how_the_head_lay_in_the_scanner():
     volumes = [one(completed(name), clearance_mm=0.5).mesh.volume_ml for name in GRIDS]
     assert np.ptp(volumes) < 0.03 * np.mean(volumes)
+
+
+def burr_hole_mm(name: str) -> dict:
+    """The thickness of a plate that is hardly wider than thick: every point is nearer to the rim than it is thick."""
+    return one(completed(name, 0.11)).figures["thickness_mm"]
+
+
+@pytest.mark.parametrize("name", ["1 mm", *list(GRIDS)[-1:]])
+def test_the_thickness_of_a_plate_for_a_burr_hole_is_measured(name):
+    thickness = burr_hole_mm(name)
+    assert thickness["mean"] == pytest.approx(OUTER - INNER, abs=0.3)
+    assert thickness["min"] <= thickness["mean"] <= thickness["max"]
+
+
+def test_the_report_has_the_thickness_of_the_printable_implant():
+    report = {"implant": {"volume_ml": 1.0}, "warnings": []}
+    result = RunResult(completed("1 mm", twice=True), None, ImplantOptions(), ("stl",), report)
+    thickness = result.with_implant().report["implant"]["thickness_mm"]
+    pieces = [piece["thickness_mm"] for piece in result.with_implant().report["printable_implant"]["pieces"]]
+    assert len(pieces) == 2
+    assert thickness["min"] == min(piece["min"] for piece in pieces)
+    assert thickness["max"] == max(piece["max"] for piece in pieces)
+    assert thickness["mean"] == pytest.approx(OUTER - INNER, abs=0.2)
+    thick = result.with_implant(ImplantOptions(thickness="constant", thickness_mm=3.0)).report["implant"][
+        "thickness_mm"
+    ]
+    assert thick["mean"] == pytest.approx(3.0, abs=0.1)
+
+
+def test_the_implant_is_whole_beyond_the_end_of_the_image():
+    completion = completed("1 mm")
+    index = np.argwhere(completion.implant.array)
+    end = int(np.median(index[:, 0]))
+    cropped = {
+        name: crop(volume, (slice(0, end), *(slice(0, n) for n in volume.array.shape[1:])))
+        for name in ("bone", "completed", "implant")
+        for volume in (getattr(completion, name),)
+    }
+    part = make_implant(dataclasses.replace(completion, **cropped, implant_whole=completion.implant), ImplantOptions())
+    assert part.mesh.volume_ml == pytest.approx(make_implant(completion, ImplantOptions()).mesh.volume_ml, rel=0.05)
 
 
 def test_no_defect_no_part():
