@@ -93,6 +93,16 @@ def test_a_full_disk_and_an_interruption_end_the_run(monkeypatch, result, tmp_pa
         write_files(result, tmp_path, ALL, Stages({}))
 
 
+def test_a_self_check_that_fails_leaves_no_rating(monkeypatch, result):
+    def fail(*values):
+        raise IndexError("out of bounds")
+
+    monkeypatch.setattr(result_files, "check_implant", fail)
+    made = result.with_implant()
+    assert "checks" not in made.report and made.printable.pieces
+    assert "The self-check of the implant is left out" in made.report["warnings"][-1]
+
+
 def test_the_implant_is_made_once_for_the_html_report(monkeypatch, result, tmp_path):
     made = []
     make = result_files.make_implant

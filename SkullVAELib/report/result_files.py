@@ -162,9 +162,13 @@ class RunResult:
         options = options or self.options
         printable = make_implant(self.completion, options, self.grey)
         report = self.report | self._figures(printable, options)
-        check = self.self_check(printable)
-        report |= {"checks": check.report(), "warnings": [*report["warnings"], *check.warnings]}
-        return replace(self, options=options, printable_implant=printable, report=report)
+        report.pop("checks", None)
+        result = replace(self, options=options, printable_implant=printable, report=report)
+        result, check = result.attempt("The self-check of the implant", lambda made: made.self_check(printable))
+        if check is None:
+            return result
+        report = result.report | {"checks": check.report(), "warnings": [*report["warnings"], *check.warnings]}
+        return replace(result, report=report)
 
     def self_check(self, printable: PrintableImplant) -> SelfCheck:
         """Check the implant by the input, the completed skull and a printable implant, see `check_implant`."""
