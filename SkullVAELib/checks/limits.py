@@ -51,10 +51,10 @@ LIMITS = {
     "bone_overlap": Limit("Overlap with bone of the input", "%", 1.0, 5.0),
     "image_end": Limit("Surface at the end of the image", "%", 0.0, 1.0),
     "thickness": Limit("Thickness relative to the bone around it", "", 1.35, 1.8, 2, ratio=True),
-    "rim_step": Limit("Step at the rim", "mm", 1.2, 2.0, 2),
+    "rim_step": Limit("Step at the rim", "mm", 1.5, 2.5, 2),
     "missing_bone": Limit("Missing bone that remains", "ml", 0.0, 1.5, 2),
     "voxel_size": Limit("Largest side of a voxel", "mm", 1.99, 5.0, 2),
-    "symmetry": Limit("Distance to the mirrored skull", "mm", 3.0, 6.0, 2),
+    "symmetry": Limit("Distance to the mirrored skull", "mm", 2.5, 5.0, 2),
 }
 """The checks by their names in report.json, in the order of the report."""
 

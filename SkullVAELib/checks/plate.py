@@ -136,6 +136,8 @@ class Plate:
             return np.zeros(0)
         away = ndimage.distance_transform_edt(~bone) * self.pixel_mm
         rim = self.inside & (depth > min(margin, 0.5 * depth.max())) & (away <= 2.0 + 1.5 * margin)
+        # Under a bevel of the bone the implant is not the outer surface.
+        rim &= ~(self.bone.hit & (np.nan_to_num(self.bone.outer) > np.nan_to_num(self.implant.outer)))
         expected, weight = _local_plane(self.bone.outer, bone, _FIT_MM / self.pixel_mm)
         rim &= weight > 0.2
         return (np.abs(self.implant.outer - expected) * self.cosine)[rim]

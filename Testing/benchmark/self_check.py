@@ -341,18 +341,16 @@ def summarise(rows: list[dict]) -> None:
         sizes = np.array([abs(np.log(max(v, 1e-3))) if limit.ratio else v for v in values if v is not None])
         kept = sizes[~bad[chosen]]
         quantiles = np.percentile(kept, [50, 90, 98]) if len(kept) else [np.nan] * 3
-        print(
-            f"  {name:14} AUC {auc(sizes, bad[chosen]):.3f}; good implants: median, 90 %, 98 %: {np.round(quantiles, 2)}"
-        )
+        of_good = f"good implants: median, 90 %, 98 %: {np.round(quantiles, 2)}"
+        print(f"  {name:14} AUC {auc(sizes, bad[chosen]):.3f}; {of_good}")
     for label, wanted in (("good", True), ("bad", False)):
         counts = {rating: sum(row["rating"] == rating for row in known if row["good"] is wanted) for rating in RATINGS}
         print(f"{label} implants rated: {counts}")
     for kind in sorted({row["kind"] for row in known}):
         of = [row for row in known if row["kind"] == kind]
         counts = [sum(row["rating"] == rating for row in of) for rating in RATINGS]
-        print(
-            f"  {kind:34} n {len(of):3}, truly good {sum(row['good'] for row in of):3}; rated good/acceptable/poor {counts}"
-        )
+        truly = sum(row["good"] for row in of)
+        print(f"  {kind:34} n {len(of):3}, truly good {truly:3}; rated good/acceptable/poor {counts}")
 
 
 if __name__ == "__main__":
