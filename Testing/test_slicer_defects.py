@@ -32,6 +32,7 @@ from slicer_scenes import (  # noqa: E402
     runWithChild,
 )
 
+from SkullVAELib.checks.limits import LIMITS  # noqa: E402
 from SkullVAELib.core.errors import SkullVAEError  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("scene")
@@ -517,21 +518,23 @@ def test_points_fragments_and_label_become_options_of_the_command_line():
 CHECKS = {
     "rating": "poor",
     "checks": [
-        {"name": "Open edge", "value": 0.312, "unit": "of the edge", "rating": "poor", "warning": "31 % is <open>."},
-        {"name": "Other holes", "value": 2, "unit": None, "rating": "good", "warning": None},
-        {"name": "Step at the rim", "value": None, "unit": "mm", "rating": "acceptable", "warning": ""},
+        {"name": "open_edge", "value": 31.2, "unit": "%", "rating": "poor", "warning": "31 % is <open>. Look."},
+        {"name": "missing_bone", "value": 0.0, "unit": "ml", "rating": "good", "warning": ""},
+        {"name": "thickness", "value": 0.85, "unit": "", "rating": "good", "warning": ""},
+        {"name": "rim_step", "value": None, "unit": "mm", "rating": "acceptable", "warning": "Not measured."},
+        {"name": "later & other", "value": 1.5, "unit": "mm", "rating": "good", "warning": ""},
     ],
 }
 
 
 def test_the_self_check_is_shown_in_the_words_of_the_report_and_its_warnings_once():
-    report = {"checks": CHECKS, "warnings": ["31 % is <open>.", "5 mm slices"]}
+    report = {"checks": CHECKS, "warnings": ["31 % is <open>. Look.", "5 mm slices", "Not measured."]}
     table = checksTable(report)
-    for text in ("Self-check", "Open edge", "0.312 of the edge", "poor", "31 % is &lt;open&gt;.", "Other holes", RED):
+    texts = ("31.2 % (poor)", "31 % is &lt;open&gt;. Look.", "0 ml (good)", "0.85 (good)", "- (acceptable)")
+    for text in ("Self-check", LIMITS["open_edge"].title, *texts, "later &amp; other", RED, GREEN):
         assert text in table
-    assert "- mm" not in table and GREEN in table
     assert "<open>" not in table
-    assert warningsText(report).count("open") == 0
+    assert "open" not in warningsText(report) and "measured" not in warningsText(report)
     assert "5 mm slices" in warningsText(report)
     assert checksTable({"checks": None}) == checksTable({}) == ""
     assert "5 mm slices" in warningsText({"checks": None, "warnings": ["5 mm slices"]})
@@ -541,4 +544,4 @@ def test_the_result_section_shows_the_self_check(panel):
     panel.complete()
     panel.logic.report = {**panel.logic.report, "checks": CHECKS, "implant": {"volume_ml": 8.2, "rim_gap_mm": 0.7}}
     panel.widget._onParametersModified()
-    assert "Open edge" in panel.ui.figuresLabel.text
+    assert LIMITS["open_edge"].title in panel.ui.figuresLabel.text

@@ -6,6 +6,7 @@ import html
 
 from slicer.i18n import tr as _
 
+from SkullVAELib.checks.limits import LIMITS
 from SkullVAELib.report.rating import rate_rim_gap
 
 GREEN, AMBER, RED, GREY = "#2e8b57", "#d98e04", "#c0392b", "#808080"
@@ -57,7 +58,7 @@ def figuresTable(report: dict) -> str:
 def checksTable(report: dict) -> str:
     """The self-check of the implant as rich text: overall rating, and each check with its warning; empty without one.
 
-    Names, figures, ratings and warnings are those of the report, as in the HTML report.
+    Figures, ratings and warnings are those of the report, and the titles those of the library, as in the HTML report.
     """
     checked = report.get("checks")
     if not checked:
@@ -66,7 +67,9 @@ def checksTable(report: dict) -> str:
     for check in checked["checks"]:
         figure = html.escape(_figure(check.get("value"), check.get("unit")))
         value = f"{_dot(check['rating'])} {figure} ({html.escape(check['rating'])})"
-        rows.append(f"<tr><td>{html.escape(check['name'])}:&nbsp;&nbsp;</td><td>{value}</td></tr>")
+        limit = LIMITS.get(check["name"])
+        title = html.escape(check["name"] if limit is None else limit.title)
+        rows.append(f"<tr><td>{title}:&nbsp;&nbsp;</td><td>{value}</td></tr>")
         if check.get("warning"):
             rows.append(f'<tr><td colspan="2">{_warning(check["warning"])}</td></tr>')
     return f"<table>{''.join(rows)}</table>"
@@ -105,7 +108,7 @@ def _figure(value, unit) -> str:
     """A figure of the self-check with its unit; it may be a number, text, or None."""
     if value is None:
         return "-"
-    text = f"{value:.3g}" if isinstance(value, float) else str(value)
+    text = f"{value:g}" if isinstance(value, float) else str(value)
     return f"{text} {unit}" if unit else text
 
 
