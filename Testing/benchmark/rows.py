@@ -99,8 +99,8 @@ def method(row: str) -> Method:
     return lambda volume, fold: complete(volume, fold.load(), options, Stages({"all": 1.0})).implant.array
 
 
-PRESENTING = ("layers", "pictures", "plots", "second_opinion", "tables")
-"""Modules of the benchmark that only read records and implants, on which these do not depend."""
+PRESENTING = ("found_holes", "hard_inputs", "layers", "pictures", "plots", "second_opinion", "tables")
+"""Modules of the benchmark that only read records and implants, or are other commands; no record depends on them."""
 
 _OF_SOME_ROWS = {"shapes": ("mirror", "pca", "unet"), "drawn": ("pca", "unet"), "pca": ("pca",), "unet": ("unet",)}
 
