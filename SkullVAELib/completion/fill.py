@@ -215,7 +215,8 @@ def _clean(local: Volume, where: AllowedRegion, defects: Defects, smallest_ml: f
         chosen = _most_in(labels, count, at)
         if chosen is None and smallest_ml == 0:
             # A hole in thin bone that the user wants to be filled has nothing thicker.
-            chosen = _most_in(*ndimage.label(filled), at)
+            everything, most = ndimage.label(filled)
+            chosen = _most_in(everything, most, at)
         if chosen is not None and chosen.sum() * local.voxel_ml >= 0.8 * smallest_ml:
             keep |= chosen
     grown = dilate(keep, spacing, _OPEN_MM) & filled
