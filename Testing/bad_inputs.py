@@ -130,8 +130,12 @@ FILES: dict[str, BadInput] = {
     "a missing file": BadInput(lambda d, s: d / "a.nrrd", 2, "does not exist"),
     "a folder": BadInput(lambda d, s: _folder(d), 2, "is a folder"),
     "a DICOM folder": BadInput(lambda d, s: _folder(d, "IM0001", "IM0002"), 2, "DICOM"),
-    "a DICOM file": BadInput(lambda d, s: _folder(d, "a.dcm") / "a.dcm", 2, "no known image suffix"),
-    "another suffix": BadInput(lambda d, s: _file(d, "a.stl", b"solid"), 2, "no known image suffix"),
+    "a DICOM file": BadInput(lambda d, s: _folder(d, "a.dcm") / "a.dcm", 2, "is a DICOM file"),
+    "a DICOM file without suffix": BadInput(lambda d, s: _folder(d, "IM0001") / "IM0001", 2, "is a DICOM file"),
+    "DICOMDIR": BadInput(lambda d, s: _file(d, "DICOMDIR", bytes(200)), 2, "DICOM medium"),
+    "a zip archive": BadInput(lambda d, s: _file(d, "a.zip", b"PK\3\4"), 2, "archive"),
+    "a mesh": BadInput(lambda d, s: _file(d, "a.stl", b"solid"), 2, "surface model"),
+    "another suffix": BadInput(lambda d, s: _file(d, "a.txt", b"text"), 2, "no known image suffix"),
     "a format other than the suffix": BadInput(
         lambda d, s: _nifti(d, s, "a.nii").rename(d / "a.nrrd"), 2, "cannot be read"
     ),
@@ -183,7 +187,7 @@ VOXELS: dict[str, BadInput] = {
     "NaN": BadInput(lambda d, s: _volume(d, s, _with(s.ct(), np.nan)), 2, "NaN or infinite"),
     "infinity": BadInput(lambda d, s: _volume(d, s, _with(s.ct(), np.inf)), 2, "NaN or infinite"),
     "a CT of stored values, 1024 too high": BadInput(
-        lambda d, s: _volume(d, s, s.ct() + np.int16(1024)), 2, "Hounsfield"
+        lambda d, s: _volume(d, s, s.ct() + np.int16(1024)), 0, "offset of +1024"
     ),
     "a CT scaled to a tenth": BadInput(lambda d, s: _volume(d, s, s.ct() * np.float32(0.1)), 2, "Hounsfield"),
     "an MRI": BadInput(lambda d, s: _volume(d, s, np.abs(s.ct()).astype(np.float32) / 7), 2, "Hounsfield"),

@@ -74,7 +74,7 @@ def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stag
     )
     registered = dataclasses.replace(registered, warnings=(*warnings, *registered.warnings))
     quality = Quality.of(registered, model.mean.float().cpu())
-    quality.require(options.least_quality)
+    quality.require(options.least_quality, registered.warnings)
     with stages.stage("prior"):
         prior = Prior.of(model, registered.field, registered.points_on_mean, options.prior, options.defect_class)
         warped = WarpedShape(TwoTableShape.of(prior.shape(options.gamma), registered.grid), registered.warp)

@@ -324,7 +324,12 @@ def _kind(array: np.ndarray) -> str:
         listed = ", ".join(f"{v:g}" for v in labels[labels != 0][:6])
         raise SkullVAEError(
             f"The segmentation has several labels ({listed}{', ...' if len(labels) > 7 else ''})",
-            "Export the skull alone, as one label",
+            "Choose one with --segment, or export the skull alone, as one label",
+        )
+    if low >= 0 and high <= 255:
+        raise SkullVAEError(
+            f"The values {low:g} to {high:g} are not Hounsfield units, as in a CT that was saved with 8 bits or an MRI",
+            "Use the original CT, segment the bone first, or give the lowest value of bone with --threshold",
         )
     raise SkullVAEError(
         f"The values {low:g} to {high:g} are neither a segmentation nor a CT in Hounsfield units",

@@ -18,6 +18,7 @@ from SkullVAELib.registration.affine import register_affine
 from SkullVAELib.registration.bone import segment_bone
 from SkullVAELib.registration.fragments import choose_fragments, registration_bone, with_added_bone
 from SkullVAELib.registration.free_form import fit_warp, inverse_warp
+from SkullVAELib.registration.intensities import resolve_threshold
 from SkullVAELib.registration.options import WarpOptions
 from SkullVAELib.registration.skull import CLAMP_MM, Skull, canonical_field, canonical_surface, prepare_skull
 from SkullVAELib.registration.symmetry import align_midsagittal_plane
@@ -209,6 +210,7 @@ def register_patient(
     stages = stages or Stages({"bone": 1.0})
     grid = model.architecture.grid
     with stages.stage("bone"):
+        volume, threshold_hu = resolve_threshold(volume, threshold_hu)
         segmentation = segment_bone(volume, threshold_hu, roi)
         registered, left_out = registration_bone(segmentation, volume)
         skull = prepare_skull("patient", volume.with_array(registered))

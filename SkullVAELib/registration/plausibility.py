@@ -6,7 +6,8 @@ without a sign of it. So every input is measured after registration, before anyt
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -29,6 +30,11 @@ _COVERED_MM = 2.5
 
 # Fewest points to which an ellipsoid is fitted.
 _MIN_POINTS = 200
+
+# From this ratio of the scales on the distance between slices is suspected, if the direction is that of the slices
+# (cosine of the angle).
+_STRETCHED = 1.3
+_ALONG_SLICES = 0.9
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,10 @@ class QualityCheck:
 _UPRIGHT = (
     "Check that the image shows one whole head (leave out a headrest, a table or arms with --roi), and that the"
     " orientation in the file's header is correct"
+)
+_SLICES = (
+    "The distance between slices in the file's header is the likely cause, since the head is {} along the slices: check"
+    " it ({:g} mm)"
 )
 _SKULL = "Segment the bone of the skull alone"
 _VOXELS = "Check the voxel size and its unit in the file's header"
@@ -196,16 +206,20 @@ class Quality:
         0..1, the product of the scores of all checks.
     worst : QualityCheck
         The check with the lowest score.
+    along_slices : str
+        Remedy if the head is stretched or squeezed along the slices; otherwise empty.
     """
 
     measures: QualityMeasures
     score: float
     worst: QualityCheck
+    along_slices: str = ""
 
     @classmethod
     def of(cls, patient: RegisteredPatient, mean: torch.Tensor) -> Quality:
         """Quality of a registered patient, see `QualityMeasures.of`."""
-        return cls.from_measures(QualityMeasures.of(patient, mean))
+        quality = cls.from_measures(QualityMeasures.of(patient, mean))
+        return replace(quality, along_slices=_slice_remedy(patient.alignment, patient.bone.affine))
 
     @classmethod
     def from_measures(cls, measures: QualityMeasures) -> Quality:
@@ -213,13 +227,15 @@ class Quality:
         scores = [check.score(getattr(measures, check.measure)) for check in CHECKS]
         return cls(measures, float(np.prod(scores)), CHECKS[int(np.argmin(scores))])
 
-    def require(self, least: float) -> None:
+    def require(self, least: float, warnings: Sequence[str] = ()) -> None:
         """Reject an input whose score is too low.
 
         Parameters
         ----------
         least : float
             Lowest accepted score; 0 accepts every input.
+        warnings : sequence of str
+            Warnings about the file, which may name the cause; the message ends with them.
 
         Raises
         ------
@@ -227,7 +243,7 @@ class Quality:
             If the score is below `least`; the message names the worst check.
         """
         if self.score < least:
-            raise SkullVAEError(f"Input rejected: {self._cause}", self.worst.remedy)
+            raise SkullVAEError(f"Input rejected: {self._cause}", " ".join([f"{self._remedy}.", *warnings]))
 
     @property
     def warnings(self) -> list[str]:
@@ -235,9 +251,13 @@ class Quality:
         if self.score >= WARN_BELOW:
             return []
         return [
-            f"Low input quality: {self._cause} (score {self.score:.2f}), so the result may be wrong."
-            f" {self.worst.remedy}."
+            f"Low input quality: {self._cause} (score {self.score:.2f}), so the result may be wrong. {self._remedy}."
         ]
+
+    @property
+    def _remedy(self) -> str:
+        """Remedy of the worst check; where it concerns the voxel size, of the distance between slices."""
+        return self.along_slices if self.along_slices and self.worst.remedy == _VOXELS else self.worst.remedy
 
     @property
     def _cause(self) -> str:
@@ -250,6 +270,21 @@ class Quality:
         """Score and measures, rounded, for report.json."""
         measures = {name: round(value, 3) for name, value in asdict(self.measures).items()}
         return {"score": round(self.score, 3), **measures}
+
+
+def _slice_remedy(alignment: np.ndarray, affine: np.ndarray) -> str:
+    """The remedy if one direction is scaled otherwise than the other two, and that is the direction of the slices.
+
+    Slices are along the third axis of the file (of all formats that are read), which a wrong slice distance stretches.
+    """
+    _, scales, directions = np.linalg.svd(alignment[:3, :3])
+    odd = int(np.argmax(np.abs(np.log(scales / np.median(scales)))))
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    along = abs(float(directions[odd] @ affine[:3, 2])) / spacing[2]
+    if scales[0] / scales[2] < _STRETCHED or along < _ALONG_SLICES:
+        return ""
+    # The alignment enlarges what is too short in the patient's image.
+    return _SLICES.format("squeezed" if odd == 0 else "stretched", spacing[2])
 
 
 def _is_vault(points: torch.Tensor) -> torch.Tensor:
