@@ -36,6 +36,9 @@ _MIN_POINTS = 200
 _STRETCHED = 1.3
 _ALONG_SLICES = 0.9
 
+# Bone whose extent along the slices is less than this share of its smaller extent across them is flat.
+_FLAT = 0.75
+
 
 @dataclass(frozen=True)
 class QualityCheck:
@@ -208,18 +211,23 @@ class Quality:
         The check with the lowest score.
     along_slices : str
         Remedy if the head is stretched or squeezed along the slices; otherwise empty.
+    flat : str
+        Further remedy if the bone is flat along the slices, as if their distance were lost; otherwise empty.
     """
 
     measures: QualityMeasures
     score: float
     worst: QualityCheck
     along_slices: str = ""
+    flat: str = ""
 
     @classmethod
     def of(cls, patient: RegisteredPatient, mean: torch.Tensor) -> Quality:
         """Quality of a registered patient, see `QualityMeasures.of`."""
         quality = cls.from_measures(QualityMeasures.of(patient, mean))
-        return replace(quality, along_slices=_slice_remedy(patient.alignment, patient.bone.affine))
+        affine = patient.bone.affine
+        flat = _flat_remedy(patient.skull.points, affine)
+        return replace(quality, along_slices=_slice_remedy(patient.alignment, affine), flat=flat)
 
     @classmethod
     def from_measures(cls, measures: QualityMeasures) -> Quality:
@@ -257,7 +265,9 @@ class Quality:
     @property
     def _remedy(self) -> str:
         """Remedy of the worst check; where it concerns the voxel size, of the distance between slices."""
-        return self.along_slices if self.along_slices and self.worst.remedy == _VOXELS else self.worst.remedy
+        if self.along_slices and self.worst.remedy == _VOXELS:
+            return self.along_slices
+        return ". ".join(filter(None, (self.worst.remedy, self.flat)))
 
     @property
     def _cause(self) -> str:
@@ -285,6 +295,18 @@ def _slice_remedy(alignment: np.ndarray, affine: np.ndarray) -> str:
         return ""
     # The alignment enlarges what is too short in the patient's image.
     return _SLICES.format("squeezed" if odd == 0 else "stretched", spacing[2])
+
+
+def _flat_remedy(points: np.ndarray, affine: np.ndarray) -> str:
+    """A further remedy if bone, points (N, 3) in RAS mm, is much shorter along the slices than across them."""
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    extents = np.ptp(points @ (affine[:3, :3] / lengths), axis=0)
+    if extents[2] > _FLAT * min(extents[0], extents[1]):
+        return ""
+    return (
+        f"The bone is only {extents[2]:.0f} mm long along the slices: if the whole head was scanned, the distance between"
+        f" slices in the file's header ({lengths[2]:g} mm) is wrong"
+    )
 
 
 def _is_vault(points: torch.Tensor) -> torch.Tensor:
