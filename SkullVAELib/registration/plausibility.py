@@ -304,8 +304,8 @@ def _flat_remedy(points: np.ndarray, affine: np.ndarray) -> str:
     if extents[2] > _FLAT * min(extents[0], extents[1]):
         return ""
     return (
-        f"The bone is only {extents[2]:.0f} mm long along the slices: if the whole head was scanned, the distance between"
-        f" slices in the file's header ({lengths[2]:g} mm) is wrong"
+        f"The bone is only {extents[2]:.0f} mm long along the slices: if the whole head was scanned, the distance"
+        f" between slices in the file's header ({lengths[2]:g} mm) is wrong"
     )
 
 
