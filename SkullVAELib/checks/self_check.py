@@ -336,8 +336,8 @@ def _symmetry(vault: Vault | None, implant: Fraction) -> Check:
             "symmetry",
             None,
             "acceptable",
-            "The implant could not be compared with the other side of the skull, where the image has no bone. Inspect its"
-            " shape in 3D.",
+            "The implant could not be compared with the other side of the skull, where the image has no bone. Inspect"
+            " its shape in 3D.",
         )
     warning = (
         f"The implant differs from the mirrored skull by {measured.median_mm:.1f} mm in the median and"

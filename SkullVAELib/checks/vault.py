@@ -28,6 +28,9 @@ _PRESENT = 0.25  # a fraction of bone that closes a pixel: thin bone fills only 
 _UPPER_DEG = 88.0  # what is called higher up: angle to the vertex
 _ENCLOSED = 0.6  # least share of its rim that is bone, of the upper part of an opening that is open below
 _OPEN_BELOW_ML = 3.0  # least volume of that part
+_SUNKEN_MM = 3.0  # a floor of bone this far below the surface around it, and thinner than that, does not close a hole
+_SUNKEN_DEG = 80.0  # further down the brow and the muscles' attachments are natural steps
+_AROUND_PIXELS = 9  # of the surface around a place, in pairs of pixels
 _WIDTH_MM = 3.0  # cracks, sutures and saw lines up to about this width are not openings
 
 
@@ -119,11 +122,17 @@ def find_openings(vault: Vault, smallest_ml: float) -> list[Opening]:
     """
     chart, bone = vault.chart, vault.layer.hit
     disc = _disc(_WIDTH_MM / 2 / PIXEL_MM)
-    closed = ndimage.binary_closing(bone, disc) | bone
-    opening = vault.known & ~closed
-    labels, count = ndimage.label(opening)
-    border = ndimage.binary_dilation(~vault.known, np.ones((3, 3)))
     thickness = (vault.layer.outer - vault.layer.inner) * chart.cosine(vault.radius)
+    # A hole that a thin floor of bone closes is a hole, too: the outer surface is missing there.
+    outer = filled(vault.layer.outer, bone)
+    around = ndimage.median_filter(outer[::2, ::2], _AROUND_PIXELS).repeat(2, 0).repeat(2, 1)[: len(bone), : len(bone)]
+    depth = smoothed(around, np.isfinite(around), 2.0) - outer
+    sunken = bone & (chart.polar < np.radians(_SUNKEN_DEG)) & (depth > _SUNKEN_MM) & (np.nan_to_num(thickness) < depth)
+    closed = ndimage.binary_closing(bone & ~sunken, disc) | (bone & ~sunken)
+    opening = vault.known & ~closed
+    labels, _ = ndimage.label(opening)
+    border = ndimage.binary_dilation(~vault.known, np.ones((3, 3)))
+    bone = bone & ~sunken
     area = vault.pixel_mm2
     found = []
     for label, box in enumerate(ndimage.find_objects(labels), 1):
