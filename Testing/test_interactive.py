@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +16,13 @@ import numpy as np
 import pytest
 import trimesh
 
+from SkullVAELib.cli.main import main
+from SkullVAELib.completion.defects import CERTAIN, DOUBTFUL, EXCLUDED
+from SkullVAELib.core.exit_codes import NO_DEFECT
 from SkullVAELib.implant.options import ImplantOptions
 from SkullVAELib.io.images import read_volume, write_volume
 from SkullVAELib.mesh.files import write_stl
+from SkullVAELib.report.rating import DOUBTFUL_FROM, DOUBTFUL_TO
 from SkullVAELib.report.result_files import RunResult
 from SkullVAELib.session.cleanup import remove_responses
 from SkullVAELib.session.protocol import Request, Requests
@@ -155,18 +160,23 @@ def test_without_a_defect_there_is_no_implant_until_one_is_selected(client, comp
     assert mesh["report"]["printable_implant"]["clearance_mm"] == 0.7
 
 
-def test_a_hole_can_be_named_after_a_run_that_found_nothing(completion, sample, tmp_path):
-    nothing = np.zeros_like(completion.bone.array)
+@pytest.fixture
+def found_nothing(completion, sample) -> RunResult:
+    """The result of a run that has left the defect open."""
+    report = {name: value for name, value in completion.report.items() if name != "implant"}
     run = replace(
         completion,
         completed=completion.bone,
-        implant=completion.bone.with_array(nothing),
-        report={name: value for name, value in completion.report.items() if name != "implant"}
-        | {"candidates": [entry | {"filled": False} for entry in completion.report["candidates"]]},
+        implant=completion.bone.with_array(np.zeros_like(completion.bone.array)),
+        report=report | {"candidates": [entry | {"filled": False} for entry in report["candidates"]]},
         found=False,
         proposal=None,
     )
-    client = Client(RunResult.of(run, sample.bone, ImplantOptions(), ("stl",), "head.nrrd", "m.safetensors"), tmp_path)
+    return RunResult.of(run, sample.bone, ImplantOptions(), ("stl",), "head.nrrd", "m.safetensors")
+
+
+def test_a_hole_can_be_named_after_a_run_that_found_nothing(found_nothing, completion, tmp_path):
+    client = Client(found_nothing, tmp_path)
     assert "no defect is filled" in client.request(request=1, gamma=0)[0]["error"]
     voxels, _ = client.request(request=2, defects={"at": [middle(completion)]})
     assert voxels["report"]["found"] is True and filled(voxels["report"]) == filled(completion.report)
@@ -175,9 +185,42 @@ def test_a_hole_can_be_named_after_a_run_that_found_nothing(completion, sample, 
     assert len(client.request(request=3, gamma=1.0)) == 2
 
 
+def test_the_command_line_keeps_running_without_a_defect(found_nothing, completion, tmp_path, monkeypatch):
+    waiting = [Request.parse(json.dumps({"request": 1, "defects": {"at": [middle(completion)]}})), None]
+
+    class Stdin:
+        def take(self):
+            return waiting.pop(0)
+
+        def waits(self, *kinds):
+            return True
+
+    monkeypatch.setattr(Requests, "from_stdin", classmethod(lambda cls: nullcontext(Stdin())))
+    monkeypatch.setattr("SkullVAELib.cli.complete._complete_into", lambda *arguments: found_nothing)
+    write_volume(completion.bone, tmp_path / "head.nrrd")
+    arguments = ["complete", str(tmp_path / "head.nrrd"), "-o", str(tmp_path / "out"), "--interactive"]
+    assert main(arguments) == NO_DEFECT, "the exit code is that of the run"
+    assert waiting == []
+    assert (tmp_path / "out" / "responses" / "1" / "implant.nrrd").is_file()
+
+
+def test_a_decision_that_differs_from_the_run_is_the_users(client, completion):
+    (number,) = filled(completion.report)
+    own = {entry["number"]: entry["reason"] for entry in completion.report["candidates"]}
+    (empty,) = client.request(request=1, defects={"filled": []})
+    reasons = {entry["number"]: entry["reason"] for entry in empty["report"]["candidates"]}
+    assert reasons == own | {number: EXCLUDED}
+    voxels = client.request(True, request=2, defects={"filled": [number], "at": [middle(completion)]})[0]
+    assert {entry["number"]: entry["reason"] for entry in voxels["report"]["candidates"]} == own
+
+
+def test_doubtful_is_what_a_run_warns_of():
+    assert (DOUBTFUL_FROM, DOUBTFUL_TO) == (DOUBTFUL, CERTAIN)
+
+
 def test_an_unknown_candidate_is_an_error_and_changes_nothing(client, completion):
     (refused,) = client.request(request=1, defects={"filled": [99]})
-    assert "error" in refused
+    assert "no candidate defect 99" in refused["error"]
     client.request(True, request=2, gamma=0)
     assert np.array_equal(client.implant(2), completion.implant.array)
 

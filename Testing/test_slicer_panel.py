@@ -153,6 +153,7 @@ def test_settings_are_saved_with_the_scene_and_come_back(widget, sample, tmp_pat
 def test_panel_responds_while_the_skull_is_completed_and_the_result_can_be_changed_exported_and_removed(
     widget, sample, tmp_path
 ):
+    import qt
     from SkullVAEModule.segments import readInput
 
     node, segmentID = choose(widget, sample)
@@ -179,6 +180,18 @@ def test_panel_responds_while_the_skull_is_completed_and_the_result_can_be_chang
     assert "Rim gap" in ui.figuresLabel.text
     implant = readInput(node, logic.added.implantID).array.copy()
     assert np.array_equal(readInput(node, logic.added.completedID).array, before | implant)
+
+    table = ui.defectTable
+    filled = [row for row in range(table.rowCount) if table.item(row, 0).checkState() == qt.Qt.Checked]
+    assert filled, "the defect is listed"
+    for row in filled:
+        slicer_standin.clickOnCell(table, row, 0, onBox=True)
+    wait(lambda: logic.added is None, "the removal of the implant")
+    for row in filled:
+        slicer_standin.clickOnCell(table, row, 0, onBox=True)
+    wait(lambda: logic.added and np.array_equal(implant, readInput(node, logic.added.implantID).array), "the implant")
+    wait(lambda: not logic.responsePending, "the mesh")
+    assert logic.added.implantModelNode is not None and "Self-check" in ui.figuresLabel.text
 
     ui.gammaSlider.value = 1.5
     wait(lambda: not np.array_equal(implant, readInput(node, logic.added.implantID).array), "another implant")

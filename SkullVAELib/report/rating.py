@@ -11,7 +11,7 @@ ACCEPTABLE_MM = 2.0
 """A rim gap above `GOOD_MM` and up to this is rated acceptable; a larger one is rated poor."""
 
 DOUBTFUL_FROM, DOUBTFUL_TO = 0.1, 0.9
-"""A candidate defect whose probability lies between these limits is doubtful."""
+"""A candidate defect from the first probability on and below the second is doubtful, as in the warnings of a run."""
 
 
 def is_doubtful(probability: float) -> bool:
@@ -29,9 +29,9 @@ def is_doubtful(probability: float) -> bool:
     Examples
     --------
     >>> [is_doubtful(probability) for probability in (0.02, 0.1, 0.6, 0.9, 0.99)]
-    [False, True, True, True, False]
+    [False, True, True, False, False]
     """
-    return DOUBTFUL_FROM <= probability <= DOUBTFUL_TO
+    return DOUBTFUL_FROM <= probability < DOUBTFUL_TO
 
 
 def rate_rim_gap(rim_gap_mm: float | None) -> tuple[str, str]:

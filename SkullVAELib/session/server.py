@@ -10,6 +10,7 @@ from typing import TextIO
 
 import numpy as np
 
+from SkullVAELib.completion.defects import CHOSEN, EXCLUDED
 from SkullVAELib.completion.options import MOST_PROPOSALS
 from SkullVAELib.completion.proposals import ProposalSampler
 from SkullVAELib.completion.result import Completion, PreparedPatient
@@ -90,6 +91,7 @@ class InteractiveSession:
             raise ValueError("a session needs a completion with a prepared patient")
         # The numbers in a "defects" request are those of the run's candidates, so each selection starts from the run.
         self._run = result.completion
+        self._listed = {entry["number"]: entry for entry in result.report.get("candidates", [])}
         self._patient = result.completion.patient
         # The completion with proposal 1 and the run's gamma; None until it is needed.
         self._first: Completion | None = result.completion
@@ -180,15 +182,32 @@ class InteractiveSession:
         """The patient with these defects, and its completion with the run's gamma if that is the run's own result."""
         patient = self._run.patient
         assert patient is not None
-        of_run = {entry["number"] for entry in self._run.report.get("candidates", []) if entry["filled"]}
+        of_run = {entry["number"] for entry in self._listed.values() if entry["filled"]}
         if self._run.found and not selection.at and set(selection.filled) == of_run:
             return patient, self._run
-        return patient.with_defects(selection.filled, selection.at), None
+        # A candidate that grew from a point given to the run has no number of its own: its centre is such a point.
+        known = {candidate.number for candidate in patient.finder.candidates}
+        grown = [self._listed[number] for number in selection.filled if number in self._listed and number not in known]
+        filled = [number for number in selection.filled if number not in {entry["number"] for entry in grown}]
+        at = [*selection.at, *(tuple(entry["centre_mm"]) for entry in grown)]
+        return patient.with_defects(filled, at), None
+
+    def _with_reasons(self, candidates: list[dict]) -> list[dict]:
+        """Candidates with the reason of the run where the decision is that of the run, otherwise the user's."""
+        changed = []
+        for entry in candidates:
+            of_run = self._listed.get(entry["number"])
+            if of_run is not None and of_run["filled"] == entry["filled"]:
+                reason = of_run["reason"]
+            else:
+                reason = CHOSEN if entry["filled"] else EXCLUDED
+            changed.append(entry | {"reason": reason})
+        return changed
 
     def _without_defect(self) -> dict:
         """Discard the implant: no defect is selected. Return the response, which has no files."""
         report = {name: value for name, value in self._result.report.items() if name not in _OF_IMPLANT}
-        candidates = [entry | {"filled": False} for entry in report.get("candidates", [])]
+        candidates = self._with_reasons([entry | {"filled": False} for entry in self._listed.values()])
         report |= {"found": False, "candidates": candidates, "warnings": [NOTHING_FILLED], "mesh": None}
         empty = replace(
             self._run,
@@ -216,7 +235,7 @@ class InteractiveSession:
             "parameters": report["parameters"] | {"gamma": gamma},
         }
         if "candidates" in completion.report:
-            changes["candidates"] = completion.report["candidates"]
+            changes["candidates"] = self._with_reasons(completion.report["candidates"])
         if "checks" in self._result.report:
             changes["checks"] = None  # until the mesh has been checked
         return replace(self._result, completion=completion, printable_implant=None, report=report | changes)
