@@ -41,7 +41,7 @@ HOLE = VAULT & ball(MIDDLE, 30)
 OPEN = VAULT & ~HOLE
 FLAP = HOLE & ball(MIDDLE, 26)
 PIECE = HOLE & ball(MIDDLE, 14)
-BRIDGE = VAULT & (np.abs(Y) < 2)  # 4 mm wide, through the whole thickness, on two sides of the flap
+BRIDGE = VAULT & (np.abs(Y) < 1)  # one voxel wide, through the whole thickness, on two sides of the flap
 
 
 def as_ct(bone, metal=None):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
+from scipy.spatial import cKDTree
 
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.geometry.affines import apply_affine
@@ -26,6 +26,7 @@ _PIECE_ML = 0.05
 
 # Edge length of the grid on which distances between pieces are measured.
 _DISTANCE_GRID_MM = 2.0
+_MOST_CELLS = 20000
 
 # A volume with more distinct values than this is an image; with fewer it is a labelmap.
 _MAX_LABELS = 64
@@ -206,17 +207,13 @@ def loose_pieces(components: Components, main: int, grid: Volume) -> tuple[Loose
     cell = np.maximum(1, np.round(_DISTANCE_GRID_MM / grid.spacing)).astype(int)
     whole = components.cells(main, cell)
     low = whole.min(0)
-    shape = whole.max(0) - low + 1
-    occupied = np.zeros(shape, bool)
+    occupied = np.zeros(whole.max(0) - low + 1, bool)
     occupied[tuple((whole - low).T)] = True
-    from_main = ndimage.distance_transform_edt(~occupied, sampling=cell * grid.spacing)
+    tree = cKDTree((np.argwhere(occupied) + low) * cell * grid.spacing)
     pieces = []
     for c in found:
-        at = components.cells(c, cell) - low
-        inside = np.clip(at, 0, shape - 1)
-        # Outside the box of the main component: to the nearest point of the box and from there, at most a little far.
-        away = np.linalg.norm((at - inside) * cell * grid.spacing, axis=1)
-        distance = float(np.hypot(from_main[tuple(inside.T)], away).min())
+        at = np.unique(components.cells(c, cell), axis=0) * cell * grid.spacing
+        distance = float(tree.query(at[:: max(1, len(at) // _MOST_CELLS)])[0].min())
         sizeable = volumes[c] >= _KEPT_SHARE * volumes[main] and distance <= _KEPT_DISTANCE_MM
         centre = apply_affine(grid.affine, components.centre(c))
         pieces.append(LoosePiece(c, float(volumes[c]), centre, distance, bool(sizeable)))

@@ -57,6 +57,7 @@ _FLAP_GRID_MM = 1.05
 _FLAP_CONTACT = 0.2
 _FLAP_THICKNESS_MM = 6.0
 _FLAP_GROWTH_MM = 6.0
+_DENSER_HU = 400.0
 
 # Material at bone's density this far from the shell that is connected to the skull, such as a tube.
 _FOREIGN_ELEVATION = 0.15
@@ -247,6 +248,10 @@ def choose_fragments(
     loose = [p.component for p in segmentation.pieces if p.component in chosen and p.volume_ml >= _FLAP_CORE_ML]
     connected = _without(mask, components.indices(loose)) if loose else mask
     flaps = attached_flaps(volume.with_array(connected), to_canonical, shell)
+    if ct and not flaps:
+        # Partial volume closes a saw line at the threshold, but hardly at a higher one.
+        dense = connected & (volume.array >= segmentation.info["threshold_hu"] + _DENSER_HU)
+        flaps = attached_flaps(volume.with_array(connected), to_canonical, shell, dense)
     for at in flaps:
         most = float(volume.array[tuple(at.T)].max()) if ct else None
         listed.append(_fragment("flap", "vault", at, limit >= 0, volume, most))
@@ -290,7 +295,10 @@ def with_added_bone(skull: Skull, index: np.ndarray, grid: Volume) -> Skull:
     # Farther from the pieces than this the main bone is nearer, or the distance is not used.
     box = bounding_box(more > 0, np.ceil(_UPDATED_MM / fraction.spacing).astype(int))
     if (array[box] >= 0.5).any():
-        distance[box] = np.minimum(distance[box], signed_distance(crop(fraction.with_array(array), box)))
+        before = distance[box]
+        nearer = np.minimum(before, signed_distance(crop(fraction.with_array(array), box)))
+        # Depths in bone are not known at the faces of the box; those of the main bone hardly change.
+        distance[box] = np.where(before > 0, nearer, before)
     return replace(skull, fraction=fraction.with_array(array), distance=distance)
 
 
@@ -350,7 +358,9 @@ def _with_margin(index: np.ndarray, mask: np.ndarray, spacing: np.ndarray) -> np
     return np.argwhere(near & mask[box]) + low
 
 
-def attached_flaps(bone: Volume, to_canonical: np.ndarray, shell: VaultShell) -> list[np.ndarray]:
+def attached_flaps(
+    bone: Volume, to_canonical: np.ndarray, shell: VaultShell, dense: np.ndarray | None = None
+) -> list[np.ndarray]:
     """Bone flaps in the vault that touch the skull at few points: by a wire, a plate or partial volume.
 
     One layer of voxels (of 0.5 to 1 mm) is eroded from the bone above the base. A further component of it is a flap if,
@@ -365,6 +375,8 @@ def attached_flaps(bone: Volume, to_canonical: np.ndarray, shell: VaultShell) ->
         Voxel index -> canonical mm.
     shell : VaultShell
         Shell of the mean skull.
+    dense : numpy.ndarray, optional
+        Bool, the denser part of the bone, in which flaps are searched instead; they are grown in `bone`.
 
     Returns
     -------
@@ -374,11 +386,12 @@ def attached_flaps(bone: Volume, to_canonical: np.ndarray, shell: VaultShell) ->
     if bone.array.flags.f_contiguous and not bone.array.flags.c_contiguous:  # as read from a file; faster in this order
         order = [2, 1, 0, 3]
         swapped = Volume(bone.array.T, bone.affine[:, order])
-        return [index[:, ::-1] for index in attached_flaps(swapped, to_canonical[:, order], shell)]
+        dense = None if dense is None else dense.T
+        return [index[:, ::-1] for index in attached_flaps(swapped, to_canonical[:, order], shell, dense)]
     box = _vault_box(bone.array, to_canonical, shell)
     mask = np.ascontiguousarray(bone.array[box])
     factor = np.maximum(1, np.floor(_FLAP_GRID_MM / bone.spacing)).astype(int)
-    coarse, core = _eroded(mask, factor)
+    coarse, core = _eroded(mask if dense is None else np.ascontiguousarray(dense[box]), factor)
     labels, count = ndimage.label(core)
     spacing = bone.spacing * factor
     cell_ml = float(np.prod(spacing)) / 1000
@@ -393,7 +406,8 @@ def attached_flaps(bone: Volume, to_canonical: np.ndarray, shell: VaultShell) ->
     solid = np.isin(labels, cores)
     for label in cores[1:]:
         near = tuple(
-            slice(max(0, s.start - int(m)), s.stop + int(m)) for s, m in zip(boxes[label - 1], margin, strict=True)
+            slice(max(0, s.start - int(m)), min(n, s.stop + int(m)))
+            for s, m, n in zip(boxes[label - 1], margin, core.shape, strict=True)
         )
         own, other = labels[near] == label, solid[near] & (labels[near] != label)
         away = ndimage.distance_transform_edt(~own, sampling=spacing)
@@ -414,14 +428,12 @@ def attached_flaps(bone: Volume, to_canonical: np.ndarray, shell: VaultShell) ->
         if (vault & (np.abs(offset) <= _INSIDE_MM)).mean() < 0.8:
             continue
         fine = np.zeros(mask.shape, bool)
-        start, stop = (cells.min(0)) * factor, (cells.max(0) + 1) * factor
-        part = tuple(slice(int(a), int(b)) for a, b in zip(start, stop, strict=True))
-        grown = (coarse[near] | (away <= _FLAP_GROWTH_MM)) & closer & (away <= _FLAP_GROWTH_MM)
-        inner = tuple(slice(int(a), int(b)) for a, b in zip(cells.min(0) - low, cells.max(0) + 1 - low, strict=True))
-        block = grown[inner]
+        part = tuple(slice(s.start * int(f), s.stop * int(f)) for s, f in zip(near, factor, strict=True))
+        block = closer & (away <= _FLAP_GROWTH_MM)
         for axis in range(3):
             block = np.repeat(block, factor[axis], axis=axis)
-        fine[part] = block[tuple(slice(0, s.stop - s.start) for s in part)] & mask[part]
+        whole = fine[part]
+        whole[:] = block[tuple(slice(0, n) for n in whole.shape)] & mask[part]
         found.append(np.argwhere(fine) + [s.start for s in box])
     return sorted(found, key=len, reverse=True)
 
