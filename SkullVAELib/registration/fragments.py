@@ -50,7 +50,7 @@ _VAULT_HEIGHT_MM = 95.0
 _UPDATED_MM = 15.0
 
 # A bone flap that touches the skull: its volume, the voxel size at which it is searched, and how much of its rim may
-# touch. Measured: 5 % for a real flap (n = 1), at least 40 % for islands of thick bone in thin intact bone.
+# touch. Measured: 6 % of the rim of a real flap of 33 ml, segmented at 0.7 mm (n = 1).
 _FLAP_ML = 5.0
 _FLAP_CORE_ML = 2.0
 _FLAP_GRID_MM = 1.05
@@ -364,8 +364,8 @@ def attached_flaps(
     """Bone flaps in the vault that touch the skull at few points: by a wire, a plate or partial volume.
 
     One layer of voxels (of 0.5 to 1 mm) is eroded from the bone above the base. A further component of it is a flap if,
-    grown again, it has at least 5 ml and at most a fifth of its rim touches other bone. Intact skulls have no such
-    component; see `Testing/test_fragments.py`.
+    grown again, it has at least 5 ml and at most a fifth of its rim touches other bone. Of 33 complete
+    skulls, one has a further component of 2 ml after the erosion.
 
     Parameters
     ----------
