@@ -364,7 +364,7 @@ def attached_flaps(
     """Bone flaps in the vault that touch the skull at few points: by a wire, a plate or partial volume.
 
     One layer of voxels (of 0.5 to 1 mm) is eroded from the bone above the base. A further component of it is a flap if,
-    grown again, it has at least 5 ml and at most a fifth of its rim touches other bone. Of 33 complete
+    grown again, it has at least 5 ml and at most a fifth of its rim touches other bone. Of 32 complete
     skulls, one has a further component of 2 ml after the erosion.
 
     Parameters
