@@ -116,7 +116,7 @@ def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stag
             report["implant"] = measure_implant(registered.bone, filled, rim_gap) | {"defects": patient.defect_count}
         warnings += outside_warnings(registered.bone, filled)
     else:
-        warnings.append(_no_defect_warning(defects.candidates, options.face))
+        warnings.append(_no_defect_warning(defects.candidates, options.face, registered.about_bone["threshold_hu"]))
     return Completion(
         registered.bone,
         volume.with_array(registered.bone.array | filled.mask),
@@ -153,15 +153,22 @@ def _resolution_warnings(volume: Volume, least_quality: float) -> list[str]:
     ]
 
 
-def _no_defect_warning(candidates: Sequence[NumberedCandidate], face: bool) -> str:
+def _no_defect_warning(candidates: Sequence[NumberedCandidate], face: bool, threshold_hu: float | None) -> str:
     """The warning that no defect was found; names the most probable candidate.
 
-    face: whether the face was searched, too.
+    face: whether the face was searched, too; threshold_hu: of a CT, None for a segmentation.
     """
-    warning = (
-        "No defect was found. If there is a hole, point at it with --at R,A,S (in Slicer: Point at a hole). If the hole"
-        " was closed by the segmentation, use the CT, or a segmentation in which the hole is open."
-    )
+    see = "if you see the hole, point to it with --at R,A,S (in Slicer: Point at a hole)."
+    if threshold_hu is None:
+        warning = (
+            "No defect was found. If the segmentation closes the hole, use the CT or a segmentation in which the hole"
+            f" is open; if a bone flap closes it, use --fragments ignore; {see}"
+        )
+    else:
+        warning = (
+            f"No defect was found at the threshold of {threshold_hu:g} HU. If a bone flap, a mesh or noise closes the"
+            f" hole, use --fragments ignore or a higher --threshold; {see}"
+        )
     if candidates:
         likely = max(candidates, key=lambda c: c.probability)
         warning += (
