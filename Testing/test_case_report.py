@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from SkullVAELib import NOTICE, __version__
+from SkullVAELib.checks.limits import LIMITS, RATINGS
 from SkullVAELib.completion.options import CompletionOptions
 from SkullVAELib.geometry.roi import ROI
 from SkullVAELib.geometry.volume import Volume
@@ -151,3 +152,23 @@ def test_thick_is_yellow_and_thin_is_violet():
         halves = pixels[:, :380], pixels[:, 380:]
         greens = [half[200:360, 150:230, 1].mean() for half in halves]
         assert max(greens) > 5 * min(greens)
+
+
+def test_the_self_check_is_on_the_page_with_words_and_colours(outcome, tmp_path):
+    report = outcome.with_implant().report
+    checks = report["checks"]
+    assert checks["rating"] == max((c["rating"] for c in checks["checks"]), key=RATINGS.index)
+    warnings = [c["warning"] for c in checks["checks"] if c["rating"] != "good"]
+    assert set(warnings) <= set(report["warnings"])
+    poor = checks["checks"][0] | {"value": 51.2, "rating": "poor", "warning": "Open <edge>"}
+    report["checks"] = {"rating": "poor", "checks": [poor, *checks["checks"][1:]]}
+    pixel = io.BytesIO()
+    Image.new("L", (1, 1)).save(pixel, "PNG")
+    write_case_report(tmp_path / "r.html", report, pixel.getvalue())
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert 'class="rating-word poor">poor' in page
+    shown = Page(page).text
+    assert "Self-check" in shown
+    assert "51.2 %" in shown
+    assert "Open <edge>" in shown
+    assert all(limit.title in shown for limit in LIMITS.values())

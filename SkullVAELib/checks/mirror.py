@@ -41,6 +41,8 @@ def mirror_distance(vault: Vault, implant: np.ndarray) -> MirrorDistance | None:
     the implant. What the surrounding bone itself differs from its mirror image is taken off: a linear function of
     position, fitted to the bone within 15 mm of the implant.
 
+    Only bone is a counterpart: an implant across the midline is not compared with itself.
+
     Parameters
     ----------
     vault : Vault
@@ -63,12 +65,9 @@ def mirror_distance(vault: Vault, implant: np.ndarray) -> MirrorDistance | None:
     if bone.sum() < 1000 or not own.any():
         return None
     matrix, shift = _reflection(points[bone], normals[bone], vault.chart.centre)
-    # Bone alone is the counterpart, except for an implant across the midline, which has none but itself.
     away = ndimage.distance_transform_edt(~implant) * vault.chart.step * 85
     ring = bone & (away <= _REACH_MM)
     differences, found = _differences(points[own], points[bone], normals[bone], matrix, shift)
-    if found.mean() < 0.5:
-        differences, found = _differences(points[own], points[surface], normals[surface], matrix, shift)
     if not found.any():
         return None
     around, seen = _differences(points[ring], points[bone], normals[bone], matrix, shift)

@@ -135,7 +135,8 @@ class Plate:
         if not bone.any():
             return np.zeros(0)
         away = ndimage.distance_transform_edt(~bone) * self.pixel_mm
-        rim = self.inside & (depth > min(margin, 0.5 * depth.max())) & (away <= 2.0 + 1.5 * margin)
+        half = self.pixel_mm / 2  # distances on the chart are between centres of pixels
+        rim = self.inside & (depth - half > min(margin, 0.4 * depth.max())) & (away - half <= 2.0 + 2 * margin)
         # Under a bevel of the bone the implant is not the outer surface.
         rim &= ~(self.bone.hit & (np.nan_to_num(self.bone.outer) > np.nan_to_num(self.implant.outer)))
         expected, weight = _local_plane(self.bone.outer, bone, _FIT_MM / self.pixel_mm)

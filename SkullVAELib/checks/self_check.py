@@ -28,6 +28,7 @@ COARSE_MM, THICK_SLICES_MM = 2.0, 2.0
 
 _VAULT_MM = 150.0  # below the top of the bone, the part of the image that the checks read
 _MARGIN_MM = 20.0
+_COUNTERPART = 0.5  # least share of an implant that has bone on the mirror side
 _PLATES = 6  # the largest components of an implant that are measured
 _PLATE_ML = 0.2
 
@@ -315,8 +316,8 @@ def _voxel_size(spacing: np.ndarray, plates: list[Plate]) -> Check:
         )
     else:
         warning = (
-            f"The voxel size is coarse: voxels of {coarsest:.2g} mm blur the rim and thin bone. Use an image with voxels"
-            " of 1 mm or less."
+            f"The voxel size is coarse: voxels of {coarsest:.2g} mm blur the rim and thin bone. Use an image with"
+            " voxels of 1 mm or less."
         )
     check = _rated("voxel_size", coarsest, warning)
     thickness = [own for plate in plates if len(own := plate.thickness()[0])]
@@ -331,13 +332,13 @@ def _symmetry(vault: Vault | None, implant: Fraction) -> Check:
         hit = vault.layer.hit
         depth = np.where(hit, vault.layer.outer - 1.5, 0.0)
         measured = mirror_distance(vault, hit & (implant.nearest(vault.chart.at(depth).astype(np.float32)) >= 0.5))
-    if measured is None or measured.share < 0.3:
+    if measured is None or measured.share < _COUNTERPART:
         return Check(
             "symmetry",
             None,
             "acceptable",
-            "The implant could not be compared with the other side of the skull, where the image has no bone. Inspect"
-            " its shape in 3D.",
+            "The implant could not be compared with the other side of the skull, where bone is missing, too."
+            " Inspect its shape in 3D.",
         )
     warning = (
         f"The implant differs from the mirrored skull by {measured.median_mm:.1f} mm in the median and"

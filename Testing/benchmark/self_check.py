@@ -318,8 +318,8 @@ def _samples(folder: Path, names: list[str] | None, few: bool, more: list[Path])
         box = bounding_box(skull.array, np.ceil(20 / skull.spacing).astype(int))
         skull = crop(skull, box)
         skull = Volume(np.pad(skull.array, 12), skull.affine @ _shift(-12))
-        places = list(PLACES)
-        for place in [places[number % len(places)]] if few else [places[number % 6], places[(number + 3) % 6]]:
+        places = [place for place in PLACES if place != "temple" or "scatterbrains" not in name]
+        for place in [places[(number + k) % len(places)] for k in ((0,) if few else (0, 3))]:
             yield from spoiled(skull, place, name)
 
 
