@@ -214,8 +214,8 @@ def _open_edge(plates: list[Plate]) -> Check:
     place = worst.open_place()
     where = "" if place is None else f", at {_place(place)}"
     warning = (
-        f"Open edge: {share:.0f} % of the implant's edge has no bone within 3 mm{where}. Check there whether the implant"
-        " fills the whole defect."
+        f"Open edge: {share:.0f} % of the implant's edge has no bone within 3 mm{where}. Check there whether the"
+        " implant fills the whole defect."
     )
     return _rated("open_edge", share, warning)
 
@@ -226,9 +226,9 @@ def _bone_overlap(implant: Volume, bone: np.ndarray) -> Check:
     share = 100 * count / int(np.count_nonzero(implant.array))
     middle = apply_affine(implant.affine, np.argwhere(overlap).mean(0)) if count else np.zeros(3)
     warning = (
-        f"The implant overlaps {count * implant.voxel_ml:.1f} ml of loose bone that was left out of the skull (such as a"
-        f" bone flap or a fragment; {share:.0f} % of the implant), at {_place(middle)}. Keep this bone, or confirm that"
-        " it is removed in surgery."
+        f"The implant overlaps {count * implant.voxel_ml:.1f} ml of loose bone that was left out of the skull (such as"
+        f" a bone flap or a fragment; {share:.0f} % of the implant), at {_place(middle)}. Keep this bone, or confirm"
+        " that it is removed in surgery."
     )
     return _rated("bone_overlap", share, warning)
 
@@ -254,8 +254,8 @@ def _image_end(implant: Volume, box: tuple[slice, ...], mesh: Mesh | None) -> Ch
     beyond = mesh is not None and len(mesh.points) > 0 and bool((outside_mm(implant, mesh.points) > 0.5).any())
     what = "continues beyond it, where no bone is known" if beyond else "is cut off there"
     warning = (
-        f"The implant touches the end of the image ({share:.1f} % of its surface) and {what}. Use an image whose field of"
-        " view includes the whole defect."
+        f"The implant touches the end of the image ({share:.1f} % of its surface) and {what}. Use an image whose field"
+        " of view includes the whole defect."
     )
     return _rated("image_end", share, warning)
 
@@ -268,8 +268,8 @@ def _thickness(plates: list[Plate]) -> Check:
     medians = [(float(np.median(own)), float(np.median(bone))) for own, bone in pairs]
     own_mm, bone_mm = max(medians, key=lambda pair: abs(np.log(max(pair[0], 0.1) / max(pair[1], 0.1))))
     warning = (
-        f"The implant is {own_mm:.1f} mm thick and the bone around it {bone_mm:.1f} mm (medians). Compare both in slices;"
-        " choose another thickness if it is not intended."
+        f"The implant is {own_mm:.1f} mm thick and the bone around it {bone_mm:.1f} mm (medians). Compare both in"
+        " slices; choose another thickness if it is not intended."
     )
     return _rated("thickness", own_mm / max(bone_mm, 0.1), warning)
 
@@ -280,8 +280,8 @@ def _rim_step(plates: list[Plate]) -> Check:
         return _unmeasured("rim_step", "the step at its rim")
     value = float(np.percentile(np.concatenate(steps), 95))
     warning = (
-        f"Step at the rim: the implant's outer surface is up to {value:.1f} mm (95th percentile) above or below the bone"
-        " there. Inspect the rim in slices."
+        f"Step at the rim: the implant's outer surface is up to {value:.1f} mm (95th percentile) above or below the"
+        " bone there. Inspect the rim in slices."
     )
     return _rated("rim_step", value, warning)
 
@@ -311,8 +311,8 @@ def _voxel_size(spacing: np.ndarray, plates: list[Plate]) -> Check:
         cost = next((error for mm, error in sorted(SLICE_ERROR_MM.items()) if mm >= coarsest - 0.25), None)
         expected = "" if cost is None else f"; expect errors of about {cost:g} mm"
         warning = (
-            f"Thick slices: slices of {coarsest:.2g} mm are coarse{expected}. Use the thinnest slices of the CT, 1 mm or"
-            " less."
+            f"Thick slices: slices of {coarsest:.2g} mm are coarse{expected}. Use the thinnest slices of the CT, 1 mm"
+            " or less."
         )
     else:
         warning = (
