@@ -321,7 +321,7 @@ CHILD = """
     mesh(60.0, folder, "skull_display.ply")
     pathlib.Path(folder, "report.html").write_text("<p>report</p>")
     report = {"version": "1", "options": options, "gamma": None, "found": bool(filled)}
-    report |= {"candidates": candidates(filled), "warnings": []}
+    report |= {"candidates": candidates(filled), "warnings": [] if filled else ["No defect was found. Point at it."]}
     pathlib.Path(folder, "report.json").write_text(json.dumps(report))
     send(stage="done", fraction=1)
     for line in sys.stdin if "--interactive" in options else ():
@@ -353,7 +353,7 @@ CHILD = """
             else:
                 filled |= {nearest(point) for point in value["at"]}
                 filling(filled, responses)
-                fields["report"] = {"found": True, "candidates": candidates(filled), "asked": value}
+                fields["report"] = {"found": True, "candidates": candidates(filled), "warnings": [], "asked": value}
                 send(**fields, files=["implant.nrrd"], more=True)
                 mesh(30.0 + sum(filled), responses)
                 send(**fields, files=["implant.ply"], more=False)

@@ -52,6 +52,8 @@ class DefectSection:
         # What the last run or request was given: numbers and points; None without a process that takes requests.
         self._requested: tuple[tuple[int, ...], tuple[Point, ...]] | None = None
         self._filling = False
+        # Placed points, and whether one is being placed, at the last change.
+        self._state: tuple = ()
         # Numbers of the run's candidates, and of those that it filled because a point is at them.
         self._numbers: set[int] = set()
         self._pointedInRun: set[int] = set()
@@ -304,7 +306,14 @@ class DefectSection:
                 self._addObserver(interaction, interaction.InteractionModeChangedEvent)
 
     def _addObserver(self, subject, event) -> None:
-        self._observers.append((subject, subject.AddObserver(event, lambda caller, name: self._onChange())))
+        self._observers.append((subject, subject.AddObserver(event, lambda caller, name: self._onPoints())))
+
+    def _onPoints(self) -> None:
+        """Called at every move of the mouse while a point is placed, so that most calls must do nothing."""
+        state = pointsOf(*self._source), self._placing
+        if state != self._state:
+            self._state = state
+            self._onChange()
 
 
 def _filled(found: list[dict]) -> set[int]:

@@ -48,6 +48,9 @@ class ResultSection:
         if self.present:
             # Proposals are available only while the process of the result runs, so not for other or loaded results.
             report = self._logic.report if self._added == self._logic.added else figuresOf(self._added)
+        elif self._logic.isOf(inputNode, segmentID):
+            # The warnings of a run that found nothing.
+            report = self._logic.report
         self._showProposals(report.get("proposals", []), report.get("proposal", 1))
         table = "<br/>".join(filter(None, [figuresTable(report), checksTable(report), warningsText(report)]))
         if not table:

@@ -57,7 +57,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic = SkullVAELogic()
         self.inputSection = InputSection(self.ui)
         self.resultSection = ResultSection(self.ui, self.logic, self._onProposal)
-        self.defectSection = DefectSection(self.ui, self.logic, self._onParametersModified, self._showStatus)
+        self.defectSection = DefectSection(self.ui, self.logic, self._onDefectsChanged, self._showStatus)
         self.exportSection = ExportSection(self.ui, self.logic, self._follow, self._showStatus, self._appendLog)
         self.advancedSection = AdvancedSection(self.ui, self.logic, self._follow, self._appendLog)
         self._timer = self._newTimer(_POLL_MS, self.onPoll)
@@ -301,6 +301,14 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if not busy:
             self.resultSection.update(parameters.inputNode, parameters.segmentID)
         self.exportSection.update(self.resultSection.present, busy)
+        if self.logic.waiting and not self.logic.running:
+            self._restTimer.start()
+
+    def _onDefectsChanged(self) -> None:
+        # Only what depends on the defects, since this is called while a point is dragged.
+        if self._parameterNode is None:
+            return
+        self.defectSection.update(self._busy)
         if self.logic.waiting and not self.logic.running:
             self._restTimer.start()
 
