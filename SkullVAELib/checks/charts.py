@@ -145,6 +145,7 @@ def cast(
         share = np.where(beyond == here, 0.0, (value - level) / np.maximum(value - other, 1e-6))
         return radii[rows, here] + outwards * STEP_MM * share
 
+    hit = np.asarray(hit)
     inner[where] = _spread(hit, crossing(first, -1))
     outer[where] = _spread(hit, crossing(last, 1))
     return Layer(inner, outer)

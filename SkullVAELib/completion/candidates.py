@@ -64,6 +64,10 @@ _BEYOND_MM = 25.0
 # The rim of a candidate, mm from it, in which bone is compared with the complete shape.
 _RIM_MM = (2.0, 6.0)
 
+# A skull was cut off at a plane if its lower ends are within this distance, mm, of one in so many of these sectors around
+# the vault's axis. The plane may be tilted by so much, as a slope.
+_SECTORS, _CUT_SHARE, _CUT_MM, _CUT_TILT = 36, 0.6, 1.5, 0.7
+
 _DIRECTIONS = ndimage.generate_binary_structure(3, 1)
 
 
@@ -323,6 +327,10 @@ class MissingBone:
         inside = field < 0
         end = outside | ~_inside_image(skull)
         missing = inside & (fraction.array < 0.5)
+        if (plane := cut_plane(apply_affine(alignment, skull.points))) is not None:
+            below = _below(plane, to_canonical, fraction.array.shape)
+            end |= below
+            missing &= ~below
         # Growth stops where skulls vary: through the open skull base a candidate would grow from temple to nose.
         missing &= deviation < options.grow_spread_mm
         outwards, inwards = _bone_along_line(missing, fraction, to_canonical, options.cavity_mm)
@@ -579,6 +587,50 @@ class MissingBone:
         field = ndimage.map_coordinates(self.field, opposite, order=1, mode="constant", cval=99.0)
         bone = ndimage.map_coordinates(self._closed_bone, opposite, order=1, mode="constant", cval=0.0)
         return _share((field < 0.5) & (bone < 0.5)) if len(field) else 0.0
+
+
+def cut_plane(points: np.ndarray) -> np.ndarray | None:
+    """The plane at which the lower part of a skull was cut off, as some segmentations are.
+
+    A whole skull ends below in an irregular way; there is no such plane.
+
+    Parameters
+    ----------
+    points : numpy.ndarray, shape (N, 3)
+        Bone surface in canonical mm.
+
+    Returns
+    -------
+    numpy.ndarray, shape (3,) or None
+        a, b and c of the plane z = a + b x + c y; None if most of the lower ends of the bone are on no plane.
+    """
+    sector = np.floor((np.arctan2(points[:, 1], points[:, 0]) / (2 * np.pi) % 1) * _SECTORS).astype(int) % _SECTORS
+    ends = []
+    for number in range(_SECTORS):
+        inside = points[sector == number]
+        if len(inside) > 20:
+            ends.append(inside[np.argpartition(inside[:, 2], 5)[:6]].mean(0))
+    if len(ends) < _CUT_SHARE * _SECTORS:
+        return None
+    at = np.array(ends)
+    terms = np.stack([np.ones(len(at)), at[:, 0], at[:, 1]], axis=1)
+    near = np.ones(len(at), bool)
+    plane = np.zeros(3)
+    for keep in (1.0, 0.7, 0.6, 0.6):
+        plane = np.linalg.lstsq(terms[near], at[near, 2], rcond=None)[0]
+        away = np.abs(terms @ plane - at[:, 2])
+        near = away <= np.quantile(away, keep)
+    on_plane = away < _CUT_MM
+    tilt = np.hypot(plane[1], plane[2])
+    return plane if on_plane.sum() >= _CUT_SHARE * _SECTORS and tilt < _CUT_TILT else None
+
+
+def _below(plane: np.ndarray, to_canonical: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Bool, the voxels below a plane, see `cut_plane`."""
+    normal = np.array([-plane[1], -plane[2], 1.0])
+    row, offset = normal @ to_canonical[:3, :3], normal @ to_canonical[:3, 3] - plane[0]
+    i, j, k = (np.arange(n) * part for n, part in zip(shape, row.tolist(), strict=True))
+    return (i[:, None, None] + j[:, None] + k + offset) < 1.0
 
 
 def _inside_image(skull: Skull) -> np.ndarray:
