@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import errno
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from SkullVAELib.completion.result import Completion
 from SkullVAELib.core.progress import Stages
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.implant.implant_mesh import ImplantPiece, PrintableImplant
+from SkullVAELib.implant.measures import size_figures
 from SkullVAELib.implant.options import ImplantOptions
+from SkullVAELib.mesh.isosurface import mask_surface
 from SkullVAELib.report import case_report, result_files
 from SkullVAELib.report.result_files import OutputOptions, RunResult, write_files
 from SkullVAELib.session.protocol import Request
@@ -29,10 +36,27 @@ FAILURES = {
 
 
 @pytest.fixture(scope="module")
-def result(completion, sample) -> RunResult:
-    return RunResult.of(completion, sample.bone, ImplantOptions(), ("stl",), "head.nrrd", "m.safetensors").with_implant(
-        ImplantOptions(thickness_map=True)
-    )
+def result() -> RunResult:
+    """A cube as the implant of a small image, with the figures that a run would give it."""
+    bone, implant = np.zeros((2, 20, 20, 20), bool)
+    bone[2:8, 2:18, 2:18], implant[8:14, 4:16, 4:16] = True, True
+    volume = Volume(bone, np.eye(4))
+    report = {
+        "bone": {"kind": "labelmap", "threshold_hu": None},
+        "parameters": {"prior": "auto", "device": "cpu"},
+        "model": {"trained": None, "sha256": "0"},
+        "registration_mm": 0.5,
+        "implant": {"volume_ml": 0.86, "pieces": 1, "rim_gap_mm": 0.2, "defects": 1},
+        "warnings": ["The input has a warning."],
+    }
+    whole = volume.with_array(bone | implant)
+    proposal = SimpleNamespace(alignment=np.eye(4))
+    completion = Completion(volume, whole, volume.with_array(implant), report, True, proposal)
+    mesh = mask_surface(completion.implant)
+    piece = ImplantPiece(mesh, np.ones(len(mesh.points)), 1, {"defect": 1, "holes": 0, **size_figures(mesh)})
+    made = RunResult.of(completion, volume, ImplantOptions(), ("stl",), "head.nrrd", "m.safetensors")
+    printable = PrintableImplant([piece], [])
+    return replace(made, printable_implant=printable, report=made.report | made._figures(printable, ImplantOptions()))
 
 
 @pytest.fixture(autouse=True)
@@ -97,6 +121,7 @@ def test_a_self_check_that_fails_leaves_no_rating(monkeypatch, result):
     def fail(*values):
         raise IndexError("out of bounds")
 
+    monkeypatch.setattr(result_files, "make_implant", lambda *values: result.printable)
     monkeypatch.setattr(result_files, "check_implant", fail)
     made = result.with_implant()
     assert "checks" not in made.report and made.printable.pieces
@@ -105,14 +130,15 @@ def test_a_self_check_that_fails_leaves_no_rating(monkeypatch, result):
 
 def test_the_implant_is_made_once_for_the_html_report(monkeypatch, result, tmp_path):
     made = []
-    make = result_files.make_implant
-    monkeypatch.setattr(result_files, "make_implant", lambda *values: made.append(values) or make(*values))
-    fresh = RunResult.of(result.completion, result.bone, ImplantOptions(), ("stl",), "head.nrrd", "m.safetensors")
-    write_files(fresh, tmp_path, OutputOptions(html_report=True), Stages({}))
-    assert len(made) == 1
+    monkeypatch.setattr(result_files, "make_implant", lambda *values: made.append(values[1]) or result.printable)
+    monkeypatch.setattr(RunResult, "self_check", lambda self, printable: SimpleNamespace(report=dict, warnings=[]))
+    write_files(replace(result, printable_implant=None), tmp_path, OutputOptions(html_report=True), Stages({}))
+    assert [options.thickness_map for options in made] == [True]
 
 
-def test_a_session_reports_without_the_picture_that_failed(monkeypatch, result, tmp_path):
+def test_a_session_reports_without_the_picture_that_failed(monkeypatch, completion, sample, tmp_path):
+    result = RunResult.of(completion, sample.bone, ImplantOptions(), ("stl",), "head.nrrd", "m.safetensors")
+    monkeypatch.setattr(RunResult, "self_check", lambda self, printable: SimpleNamespace(report=dict, warnings=[]))
     failing(monkeypatch, "preview", IndexError("out of bounds"))
     responses: list[dict] = []
     session = InteractiveSession(result, tmp_path, responses.append)
