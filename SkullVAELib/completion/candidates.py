@@ -64,8 +64,8 @@ _BEYOND_MM = 25.0
 # The rim of a candidate, mm from it, in which bone is compared with the complete shape.
 _RIM_MM = (2.0, 6.0)
 
-# A skull was cut off at a plane if its lower ends are within this distance, mm, of one in so many of these sectors around
-# the vault's axis. The plane may be tilted by so much, as a slope.
+# A skull was cut off at a plane if its lower ends are within this distance, mm, of one in so many of these sectors
+# around the vault's axis. The plane may be tilted by so much, as a slope.
 _SECTORS, _CUT_SHARE, _CUT_MM, _CUT_TILT = 36, 0.6, 1.5, 0.7
 
 _DIRECTIONS = ndimage.generate_binary_structure(3, 1)
