@@ -245,7 +245,7 @@ def answer(implant: Volume = REMOVED, code: int = 0, stderr: str = "", warnings:
     return Answer(code, stderr, {"warnings": list(warnings), **report}, implant if code == 0 else None)
 
 
-EXPECTED = Expected(REMOVED, told="slices")
+EXPECTED = Expected(REMOVED, explained="slices")
 PART = REMOVED.with_array(REMOVED.array & (np.indices(REMOVED.array.shape)[1] < 35))
 
 
@@ -265,7 +265,7 @@ PART = REMOVED.with_array(REMOVED.array & (np.indices(REMOVED.array.shape)[1] < 
         (answer(code=1, stderr="Traceback (most recent call last):"), EXPECTED, judge.INTERNAL),
         (answer(code=3), EXPECTED, judge.SILENT),
         (answer(code=3), Expected(clear_of=REMOVED), judge.RIGHT),
-        (answer(), Expected(clear_of=REMOVED, told="loose"), judge.SILENT),
+        (answer(), Expected(clear_of=REMOVED, explained="loose"), judge.SILENT),
         (answer(), Expected(clear_of=LEFT), judge.RIGHT),
         (answer(), Expected(left_open=PART), judge.SILENT),
         (answer(), Expected(holes=[REMOVED, PART]), judge.RIGHT),
@@ -325,7 +325,7 @@ def test_the_records_table_counts_outcomes_and_misrated_implants():
     ]
     text = hard_inputs.table(records)
     assert "a: 1 right, 1 WRONG IN SILENCE" in text
-    assert "neither right nor told: 1" in text
+    assert "neither right nor explained: 1" in text
 
 
 def test_an_unknown_kind_is_refused(tmp_path, capsys):

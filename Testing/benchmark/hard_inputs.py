@@ -1,11 +1,11 @@
-"""Hard inputs and how they are answered: right, told, wrong in silence, or an internal error.
+"""Hard inputs and how they are answered: right, explained, wrong in silence, or an internal error.
 
     python Testing/benchmark/hard_inputs.py OUT --skulls FOLDER [--patient CT] [--only KIND,...] [--jobs 1] [--resume]
 
 Makes each input of hard/kinds.py from complete skulls, completes it by the command line, and judges the answer:
 
     right             the implant is right, and what has to be said is said
-    told              it is not, but a warning or the refusal names the cause
+    explained         it is not, but a warning or the refusal names the cause
     refused           the refusal names the cause, but this input has to be completed
     WRONG IN SILENCE  neither
     internal error    a traceback, an unexpected exception, another exit code, or no end in time
@@ -13,8 +13,8 @@ Makes each input of hard/kinds.py from complete skulls, completes it by the comm
 FOLDER has the complete skulls; the real craniotomy is looked for in `defective` beside it. Kinds without their skulls
 are skipped. OUT/hard_inputs.json has for each case the exit code, DSC, errors of the implant's surfaces in mm,
 warnings, the ratings of the report's checks and seconds; it is written after every case, and --resume goes on with it.
-Inputs and results are kept where the answer is neither right nor told, or with --keep. Exit code: 0 if every answer is
-right or told, 1 otherwise, 2 for bad arguments.
+Inputs and results are kept where the answer is neither right nor explained, or with --keep. Exit code: 0 if every
+answer is right or explained, 1 otherwise, 2 for bad arguments.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ def table(records: Sequence[dict]) -> str:
     counts = Counter(record["outcome"] for record in records)
     lines.append(f"all {len(records)}: " + ", ".join(f"{n} {name}" for name, n in counts.most_common()))
     misrated = [r for r in records if r.get("rating") == "good" and r["outcome"] not in (*ACCEPTABLE, "skipped")]
-    lines.append(f"rated good by the self-check, although neither right nor told: {len(misrated)}")
+    lines.append(f"rated good by the self-check, although neither right nor explained: {len(misrated)}")
     return "\n".join(lines)
 
 
@@ -190,7 +190,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the command; 0 all right or told, 1 not, 2 bad arguments."""
+    """Run the command; 0 all right or explained, 1 not, 2 bad arguments."""
     arguments = parse(argv)
     try:
         cases = cases_of(arguments)

@@ -1,4 +1,4 @@
-"""Judging an answer of the command line: right, told, wrong in silence, or an internal error; and errors in mm."""
+"""Judging an answer of the command line: right, explained, wrong in silence, or an internal error; and errors in mm."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from SkullVAELib.mesh.distance import SurfaceDistance
 from SkullVAELib.mesh.isosurface import mask_surface
 from SkullVAELib.mesh.mesh import Mesh
 
-RIGHT, TOLD, REFUSED = "right", "told", "refused"
+RIGHT, TOLD, REFUSED = "right", "explained", "refused"
 SILENT, INTERNAL = "WRONG IN SILENCE", "internal error"
 OUTCOMES = (RIGHT, TOLD, REFUSED, SILENT, INTERNAL)
 """REFUSED: the message names the cause, but this input has to be completed."""
@@ -65,7 +65,7 @@ class Expected:
         The printable implant has to have the volume of `surface`, wherever the image ends.
     thickness : bool
         The reported thickness has to be the truth's.
-    told : str
+    explained : str
         Regular expression of warnings and refusals that name the cause; "" where none is acceptable instead of a right
         implant.
     must_tell : bool
@@ -85,7 +85,7 @@ class Expected:
     volume_ml: tuple[float, float] | None = None
     whole_mesh: bool = False
     thickness: bool = False
-    told: str = ""
+    explained: str = ""
     must_tell: bool = False
     must_complete: bool = False
     centre: np.ndarray | None = None
@@ -137,12 +137,12 @@ def judge(answer: Answer, expected: Expected) -> tuple[str, str]:
     """The outcome, one of OUTCOMES, and what is wrong in words."""
     if answer.internal_error:
         return INTERNAL, answer.stderr.strip().splitlines()[-1] if answer.stderr.strip() else "no message"
-    told = bool(expected.told) and re.search(expected.told, answer.said, re.IGNORECASE) is not None
+    explained = bool(expected.explained) and re.search(expected.explained, answer.said, re.IGNORECASE) is not None
     faults = faults_of(answer, expected)
-    if faults and told:
+    if faults and explained:
         refused = answer.exit_code == BAD_INPUT and expected.must_complete
         return REFUSED if refused else TOLD, "; ".join(faults)
-    if not faults and expected.must_tell and not told:
+    if not faults and expected.must_tell and not explained:
         faults = ["the cause is not named"]
     return (SILENT, "; ".join(faults)) if faults else (RIGHT, "")
 

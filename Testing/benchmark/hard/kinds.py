@@ -192,7 +192,7 @@ def _sliced(head: Head, truth: Volume, plane: str, mm: float) -> Expected:
     """In slices up to 5 mm a completion is expected, above it may be refused; from 3 mm on a warning is."""
     lowered = head.expected().least_dsc - (0.0 if mm < 3 else 0.05 if mm < 4.5 else 0.1)
     return head.expected(
-        in_slices(truth, plane, mm), surface=truth, least_dsc=lowered, told=SLICES, must_tell=mm >= 3,
+        in_slices(truth, plane, mm), surface=truth, least_dsc=lowered, explained=SLICES, must_tell=mm >= 3,
         must_complete=mm <= 5,
     )  # fmt: skip
 
@@ -218,7 +218,7 @@ def thick_slices_ct(skulls: Skulls, name: str, plane: str, mm: float, hole: Hole
 @kind({"axial 2.5 mm": ("axial", 2.5), "axial 3.7 mm": ("axial", 3.7), "coronal 5 mm": ("coronal", 5.0)})
 def thick_slices_patient(skulls: Skulls, plane: str, mm: float) -> HardInput:
     """A real patient's CT in thick slices; the implant is of about 10 ml."""
-    expected = Expected(volume_ml=(5.0, 16.0), told=SLICES, must_tell=mm >= 3, must_complete=True)
+    expected = Expected(volume_ml=(5.0, 16.0), explained=SLICES, must_tell=mm >= 3, must_complete=True)
     return stored(in_slices(skulls.patient_ct(), plane, mm), expected)
 
 
@@ -254,7 +254,7 @@ def coarse_masks(skulls: Skulls, name: str, mm: float, hole: Hole) -> HardInput:
     head = skulls.head(name)
     left, truth = head.cut(hole)
     lowered = head.expected().least_dsc - (0.05 if mm > 1.8 else 0.0)
-    expected = head.expected(in_voxels(truth, mm), surface=truth, least_dsc=lowered, told=SLICES)
+    expected = head.expected(in_voxels(truth, mm), surface=truth, least_dsc=lowered, explained=SLICES)
     return stored(in_voxels(left, mm), expected)
 
 
@@ -308,7 +308,7 @@ def image_ends(
         plane = {"S": "axial", "P": "coronal"}[side]
         inside = in_slices(inside[0], plane, slices_mm), in_slices(inside[1], plane, slices_mm)
     through = volume_ml(inside[1]) < 0.98 * volume_ml(truth)
-    expected = head.expected(inside[1], surface=truth, told=IMAGE_END if beyond_mm < 0 else "")
+    expected = head.expected(inside[1], surface=truth, explained=IMAGE_END if beyond_mm < 0 else "")
     return stored(
         inside[0], dataclasses.replace(expected, must_tell=through, must_complete=through, whole_mesh=through)
     )
@@ -329,7 +329,7 @@ def cropped_segmentation(skulls: Skulls, name: str, hole: Hole) -> HardInput:
     left, truth = head.cut(hole)
     inside = images.at_own_box(truth, left)
     expected = head.expected(
-        inside, surface=truth, told=IMAGE_END, must_tell=True, must_complete=True, whole_mesh=True
+        inside, surface=truth, explained=IMAGE_END, must_tell=True, must_complete=True, whole_mesh=True
     )  # fmt: skip
     return stored(images.at_own_box(left, left), expected)
 
@@ -371,7 +371,7 @@ def loose_bone(skulls: Skulls, name: str, ct: bool, hole: Hole, what: str, size:
     bone = left.with_array(left.array | piece.array)
     # Beside a flap nothing has to be filled; a hole with a fragment, a sunken or a resorbed flap is still one.
     missing = None if what == "flap" else removed.with_array(removed.array & ~piece.array)
-    expected = head.expected(missing, least_dsc=0.6, clear_of=piece, told=LOOSE)
+    expected = head.expected(missing, least_dsc=0.6, clear_of=piece, explained=LOOSE)
     return stored(head.as_ct(bone) if ct else bone, expected)
 
 
@@ -411,7 +411,7 @@ def real_craniotomy(skulls: Skulls, ct: bool, in_place: bool, arguments: tuple[s
     expected = (
         head.expected(flap, least_dsc=0.5, must_complete=True)
         if asked_for
-        else head.expected(clear_of=flap, told=LOOSE)
+        else head.expected(clear_of=flap, explained=LOOSE)
     )
     return stored(head.as_ct(bone) if ct else bone, expected, *arguments)
 
@@ -462,7 +462,7 @@ def second_holes(skulls: Skulls, name: str, *holes: Hole) -> HardInput:
     """A small hole beside a large one, or several burr holes: all filled, or the open ones named with their volume."""
     head, left, parts = _holes(skulls, name, *holes)
     least = 0.6 if max(hole.width_mm for hole in holes) < 20 else 0.7
-    return stored(left, head.expected(_union(parts), least_dsc=least, holes=parts, told=OPEN_HOLE))
+    return stored(left, head.expected(_union(parts), least_dsc=least, holes=parts, explained=OPEN_HOLE))
 
 
 def found_hole(skulls: Skulls, name: str, hole: Hole) -> HardInput:
@@ -540,7 +540,7 @@ def sform_and_qform_differ(skulls: Skulls, name: str, shift: tuple[float, float,
     qform = _moved(left.affine, shift)
     if mirrored:
         qform = np.diag([-1.0, 1.0, 1.0, 1.0]) @ qform
-    expected = Expected(told=FORMS, must_tell=True)
+    expected = Expected(explained=FORMS, must_tell=True)
     return HardInput(
         lambda folder: files.store_nifti(left, folder / "input.nii.gz", left.affine, qform), expected
     )  # fmt: skip
@@ -575,7 +575,7 @@ def no_orientation(skulls: Skulls, name: str) -> HardInput:
     """A NIfTI file that states no orientation: that is said, whatever follows."""
     left, _ = skulls.head(name).cut(Hole((0.5, 0.4, 0.8), 55))
     return HardInput(
-        lambda folder: files.store_nifti(left, folder / "input.nii.gz"), Expected(told=ORIENTATION, must_tell=True)
+        lambda folder: files.store_nifti(left, folder / "input.nii.gz"), Expected(explained=ORIENTATION, must_tell=True)
     )
 
 
@@ -598,7 +598,7 @@ def gantry_tilt(skulls: Skulls, name: str, degrees: float, suffix: str) -> HardI
             files.store_nrrd(sheared, path) if suffix == ".nrrd" else files.store_nifti(sheared, path, sheared.affine)
         )
 
-    return HardInput(write, head.expected(truth, told=TILT))
+    return HardInput(write, head.expected(truth, explained=TILT))
 
 
 @kind(
@@ -614,7 +614,7 @@ def wrong_slice_distance(skulls: Skulls, name: str, mm: float, stated_mm: float)
     sliced = in_slices(left, "axial", mm)
     affine = sliced.affine.copy()
     affine[:3, images.array_axis(sliced, 2)] *= stated_mm / mm
-    return stored(Volume(sliced.array, affine), Expected(told=SLICE_DISTANCE, must_tell=True))
+    return stored(Volume(sliced.array, affine), Expected(explained=SLICE_DISTANCE, must_tell=True))
 
 
 @kind(
@@ -632,11 +632,11 @@ def wrong_slice_distance(skulls: Skulls, name: str, mm: float, stated_mm: float)
 def wrong_hu(skulls: Skulls, name: str | None, scale: str) -> HardInput:
     """A CT whose values are not HU: completed as if they were, or the scale is named."""
     if name is None:
-        ct, expected = skulls.patient_ct(), Expected(volume_ml=(5.0, 16.0), told=SCALE)
+        ct, expected = skulls.patient_ct(), Expected(volume_ml=(5.0, 16.0), explained=SCALE)
     else:
         head = skulls.head(name)
         left, truth = head.cut(Hole((-0.5, 0.5, 0.75), 65))
-        ct, expected = head.as_ct(left), head.expected(truth, told=SCALE)
+        ct, expected = head.as_ct(left), head.expected(truth, explained=SCALE)
     values = ct.array.astype(np.float32)
     if scale == "raised":
         array = np.rint(values + 1024).astype(np.int16)
@@ -669,22 +669,22 @@ def hardware(skulls: Skulls, name: str, hole: Hole, what: str) -> HardInput:
     left, truth = head.cut(hole)
     vault = head.vault
     if what in ("mesh", "plates"):
-        expected = head.expected(truth, told=METAL)
+        expected = head.expected(truth, explained=METAL)
         struts = images.titanium_mesh(head.bone, vault, hole, *((5.0, 10.0) if what == "mesh" else (24.0, 8.0)))
         if what == "plates":
             flap = flap_with_gap(left, truth, 2.0)
             left = left.with_array(left.array | flap.array)
-            expected = head.expected(clear_of=flap, told=f"{METAL}|{LOOSE}")
+            expected = head.expected(clear_of=flap, explained=f"{METAL}|{LOOSE}")
         ct = with_value(head.as_ct(left), struts, images.METAL_HU)
     elif what == "shunt":
-        expected = head.expected(truth, told=OBJECTS)
+        expected = head.expected(truth, explained=OBJECTS)
         ct = with_value(head.as_ct(left), images.shunt(head.bone, vault, (-0.5, 0.4, 0.8), (-0.9, -0.4, 0.1)), 700)
     elif what == "headrest":
-        expected = head.expected(truth, told=OBJECTS)
+        expected = head.expected(truth, explained=OBJECTS)
         ct = padded(head.as_ct(left), (0, 25, 0))
         ct = with_value(ct, images.headrest(padded(head.bone, (0, 25, 0)), vault), 500)
     else:
-        expected = head.expected(truth, told=OBJECTS)
+        expected = head.expected(truth, explained=OBJECTS)
         ct = padded(head.as_ct(left), (100, 0, 0))
         shafts, flesh = images.arms(padded(head.bone, (100, 0, 0)), vault)
         ct = with_value(with_value(ct, flesh, images.SOFT_HU), shafts, images.BONE_HU)
@@ -708,7 +708,7 @@ def several_labels(skulls: Skulls, name: str, how: str, arguments: tuple[str, ..
     """Several labels or segments in one file: the chosen one is completed; where none is, they are listed."""
     head = skulls.head(name)
     left, truth = head.cut(Hole((0.6, 0.3, 0.75), 65))
-    expected = head.expected(truth, told="" if arguments else LABELS, must_complete=bool(arguments))
+    expected = head.expected(truth, explained="" if arguments else LABELS, must_complete=bool(arguments))
     brain = left.with_array(head.inside & ~head.bone.array)
     if how == "layers":
         return HardInput(
