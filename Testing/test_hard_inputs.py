@@ -9,6 +9,8 @@ import bz2
 import dataclasses
 import inspect
 import itertools
+import json
+import types
 
 import nibabel as nib
 import numpy as np
@@ -34,7 +36,7 @@ from scipy import ndimage
 
 from SkullVAELib.geometry.affines import apply_affine
 from SkullVAELib.geometry.volume import Volume
-from SkullVAELib.io.images import read_volume
+from SkullVAELib.io.images import read_volume, write_volume
 from SkullVAELib.mesh.files import write_stl
 from SkullVAELib.mesh.isosurface import mask_surface
 
@@ -385,3 +387,53 @@ def test_a_record_cut_off_by_a_kill_is_computed_again(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"key": "one"}\n{"key": "tw')
     assert list(found_holes.read_records(path)) == ["one"]
+
+
+def test_a_completion_is_compared_with_every_hole_that_was_cut(tmp_path, monkeypatch):
+    write_volume(SHELL, tmp_path / "someone.nrrd")
+    runs = found_holes.runs_of([tmp_path], [], 1, None)
+    run = next(run for run in runs if run.size == "4 cm" and "left frontal" in run.places)
+
+    def complete(volume, model, options, stages):
+        """Fills what is missing in front of the vault's centre only."""
+        missing = BONE.array & (volume.array == 0)
+        index = np.indices(BONE.array.shape).reshape(3, -1).T
+        ahead = (apply_affine(BONE.affine, index)[:, 1] > VAULT.centre[1]).reshape(BONE.array.shape)
+        candidate = {"centre_mm": VAULT.centre.tolist(), "filled": True}
+        report = {"candidates": [candidate], "warnings": []}
+        return types.SimpleNamespace(implant=volume.with_array(missing & ahead), report=report)
+
+    monkeypatch.setattr(found_holes, "complete", complete)
+    monkeypatch.setattr(found_holes, "_model", lambda path: None)
+    record = json.loads(json.dumps(found_holes.completed(run)))
+    assert list(record["holes"]) == list(run.places)
+    for place, hole in record["holes"].items():
+        assert hole["ml"] > 3
+        assert hole["covered"] == pytest.approx(float(found_holes.PLACES[place][1] > 0), abs=0.2)
+    assert found_holes.summary([record])
+
+
+def test_a_case_is_made_answered_and_recorded(tmp_path, monkeypatch):
+    write_volume(SHELL, tmp_path / "elgabrielc.nrrd")
+    arguments = hard_inputs.parse([str(tmp_path / "out"), "--skulls", str(tmp_path), "--only=temporal"])
+    case = next(one for one in hard_inputs.cases_of(arguments) if one.variant.startswith("elgabrielc"))
+    seen = {}
+
+    def answered(path, arguments, output):
+        volume = read_volume(path)
+        implant = volume.with_array(BONE.array & (volume.array == 0))
+        seen["path"] = path
+        checks = {"rating": "good", "checks": [{"name": "open edge", "rating": "good"}]}
+        return Answer(0, "", {"warnings": [], "checks": checks}, implant, mask_surface(implant))
+
+    monkeypatch.setattr(hard_inputs, "answered", answered)
+    record = json.loads(json.dumps(hard_inputs.run(case)))
+    assert (record["outcome"], record["dsc"], record["rating"]) == (judge.RIGHT, 1, "good")
+    assert record["outer_mean_mm"] < 0.1 and record["checks"] == {"open edge": "good"}
+    assert seen["path"].name == "input.nrrd" and not case.folder.exists()
+    assert case.key in hard_inputs.table([record])
+
+
+def test_a_case_without_its_skull_is_skipped(tmp_path):
+    arguments = hard_inputs.parse([str(tmp_path / "out"), "--skulls", str(tmp_path), "--only=real_craniotomy"])
+    assert {hard_inputs.run(case)["outcome"] for case in hard_inputs.cases_of(arguments)} == {"skipped"}
