@@ -26,6 +26,7 @@ from SkullVAELib.core.threads import claim_buffers
 from SkullVAELib.core.version import __version__
 from SkullVAELib.training.defect_classifier import (
     ClassifierCase,
+    HeldOut,
     held_out_test,
     load_case,
     natural_openings,
@@ -75,6 +76,28 @@ def individual(skull: Path) -> str:
     return skull.name.split(".")[0]
 
 
+def draw_reliability(path: Path, test: HeldOut) -> None:
+    """Draw the share of defects against the predicted probability, with the number of candidates in each bin."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    bins = test.reliability()
+    figure, axes = plt.subplots(figsize=(4.5, 4.5))
+    axes.plot([0, 1], [0, 1], color="#999999", linewidth=1, label="perfect calibration")
+    axes.plot([b["probability"] for b in bins], [b["defects"] for b in bins], "o-", color="#1f6f8b", label="held out")
+    for b in bins:
+        axes.annotate(
+            f"n = {b['n']}", (b["probability"], b["defects"]), (6, -10), textcoords="offset points", fontsize=8
+        )
+    axes.set(xlim=(-0.03, 1.1), ylim=(-0.06, 1.06), xlabel="predicted probability", ylabel="share of defects")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="upper left")
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
 def main() -> int:
     """Run the training; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -83,6 +106,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, required=True, help="the .safetensors file to write")
     parser.add_argument("--models", type=Path, nargs="*", default=[], help="models that hold out some of the skulls")
     parser.add_argument("--cases", type=int, default=12, help="cases for each skull, the first one intact (default 12)")
+    parser.add_argument("--figure", type=Path, help="an .svg or .png file for the reliability curve")
     parser.add_argument("--jobs", type=int, default=1, help="processes (default 1)")
     options = parser.parse_args()
 
@@ -124,6 +148,8 @@ def main() -> int:
     if others:
         figures["test"] = about["test"] = outside_test(cases, others, test.temperature).as_json()
     write_classifier(options.output, cases, test, about)
+    if options.figure:
+        draw_reliability(options.figure, test)
     print(json.dumps(figures, indent=1))
     return 0
 
