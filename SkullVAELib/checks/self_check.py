@@ -28,7 +28,7 @@ COARSE_MM, THICK_SLICES_MM = 2.0, 2.0
 
 _VAULT_MM = 150.0  # below the top of the bone, the part of the image that the checks read
 _MARGIN_MM = 20.0
-_COUNTERPART = 0.5  # least share of an implant that has bone on the mirror side
+_COUNTERPART = 0.75  # least share of an implant that has bone on the mirror side
 _PLATES = 6  # the largest components of an implant that are measured
 _PLATE_ML = 0.2
 
@@ -127,7 +127,7 @@ def check_implant(all_bone: Volume, completed: Volume, implant: Volume, mesh: Me
     spacing = implant.spacing
     # One box of blocks for every step: the vault of the completed skull, and the implant wherever it lies.
     factor = block_factor(spacing)
-    box = _upper_box(completed, factor)
+    box = upper_box(completed, factor)
     whole = Fraction.of(completed.array, completed, box, factor)
     plate = Fraction(np.zeros_like(whole.array), whole.affine)
     inner = tuple(
@@ -154,7 +154,7 @@ def check_implant(all_bone: Volume, completed: Volume, implant: Volume, mesh: Me
     return SelfCheck(checks)
 
 
-def _upper_box(bone: Volume, factor: np.ndarray) -> tuple[slice, ...]:
+def upper_box(bone: Volume, factor: np.ndarray) -> tuple[slice, ...]:
     """The box of the upper part of the bone, with a margin, starting at whole blocks."""
     box = bounding_box(bone.array, np.ceil(_MARGIN_MM / bone.spacing).astype(int))
     # The axes run closest to R, A and S, but may be oblique: a tilted axis needs more voxels for the same depth.

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """How well the self-check separates good implants from bad ones where the truth is known.
 
-usage: self_check.py SKULLS [--results FOLDER ...] [--few] [--json FILE]
+usage: self_check.py SKULLS [--results FOLDER ...] [--names NAME,...] [--few] [--json FILE]
+       self_check.py SKULLS --complete
 
 SKULLS is a folder of complete skulls. Holes are cut into them; the removed bone is a perfect implant, which is spoiled
 in known ways. A --results folder holds inputs NAME.nrrd, truths (NAME_truth.nrrd or truth.nrrd) and results out_NAME/,
@@ -24,12 +25,14 @@ import numpy as np
 from scipy import ndimage
 from scipy.stats import rankdata
 
+from SkullVAELib.checks.fractions import Fraction, block_factor
 from SkullVAELib.checks.limits import LIMITS, RATINGS
-from SkullVAELib.checks.self_check import SelfCheck, check_implant
+from SkullVAELib.checks.self_check import SMALLEST_OPENING_ML, SelfCheck, check_implant, upper_box
+from SkullVAELib.checks.vault import Vault, find_openings
 from SkullVAELib.evaluation.metrics import dice, hd95
 from SkullVAELib.geometry.affines import apply_affine
 from SkullVAELib.geometry.masks import bounding_box
-from SkullVAELib.geometry.volume import Volume, crop
+from SkullVAELib.geometry.volume import Volume, crop, to_nearest_ras
 from SkullVAELib.io.images import read_volume
 from SkullVAELib.mesh.mesh import Mesh
 
@@ -273,7 +276,10 @@ def main() -> int:
     parser.add_argument("--names", help="skulls to take, as words separated by commas; all without it")
     parser.add_argument("--few", action="store_true", help="one place for each skull")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--complete", action="store_true", help="only what is called missing in the skulls themselves")
     arguments = parser.parse_args()
+    if arguments.complete:
+        return complete_skulls(arguments.skulls)
     names = arguments.names.split(",") if arguments.names else None
     rows = []
     for sample in _samples(arguments.skulls, names, arguments.few, arguments.results):
@@ -303,6 +309,23 @@ def main() -> int:
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1))
     summarise(rows)
+    return 0
+
+
+def complete_skulls(folder: Path) -> int:
+    """Print the openings that the self-check reports in complete skulls, where there are none."""
+    wrong = count = 0
+    for path in sorted(folder.glob("*.n*")):
+        volume = read_volume(path)
+        skull = to_nearest_ras(Volume(volume.array != 0, volume.affine))
+        factor = block_factor(skull.spacing)
+        box = upper_box(skull, factor)
+        vault = Vault.of(Fraction.of(skull.array, skull, box, factor), skull)
+        found = [] if vault is None else find_openings(vault, SMALLEST_OPENING_ML)
+        total = sum(opening.volume_ml for opening in found)
+        count, wrong = count + 1, wrong + bool(found)
+        print(f"{path.name:32} {total:6.2f} ml  {LIMITS['missing_bone'].rating(total)}", flush=True)
+    print(f"{wrong} of {count} complete skulls with an opening")
     return 0
 
 
