@@ -28,8 +28,6 @@ from SkullVAELib.vae.default_model import default_model_path
 
 FOLDER = Path(__file__).resolve().parent / "data" / "golden"
 SKULL, IMPLANT, RECORD = FOLDER / "skull.nrrd", FOLDER / "implant.nrrd", FOLDER / "golden.json"
-ELSEWHERE = FOLDER / "implant_elsewhere.nrrd"
-"""The implant of the same version on another kind of processor, where there is one: put here by hand."""
 SEED, SPACING_MM = 5, 2.0
 
 
@@ -59,7 +57,6 @@ def main() -> int:
     implant = complete(read_volume(SKULL), model, CompletionOptions(device="cpu"), Stages({})).implant
     record = record_of(model.sha256, implant)
     write_volume(implant, IMPLANT)
-    ELSEWHERE.unlink(missing_ok=True)
     RECORD.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(record, indent=2))
     if before is not None:
