@@ -59,7 +59,14 @@ def as_labelmap(bone):
 def chosen(volume, fragments="keep"):
     segmentation = segment_bone(volume)
     mask, left_out = registration_bone(segmentation, volume)
-    skull = Skull("", Volume(mask.astype(np.float32), AFFINE), np.zeros(0), np.zeros((0, 3)), np.zeros((0, 3)))
+    skull = Skull(
+        "",
+        Volume(mask.astype(np.float32), AFFINE),
+        tuple(slice(0, n) for n in mask.shape),
+        np.zeros(0),
+        np.zeros((0, 3)),
+        np.zeros((0, 3)),
+    )
     return choose_fragments(volume, segmentation, left_out, skull, np.eye(4), SHELL, fragments)
 
 
