@@ -146,8 +146,8 @@ def random_case(skull: Volume, rng: np.random.Generator, intact: bool = False) -
         if min(gaps, default=np.inf) > _BETWEEN_MM:
             holes.append(hole)
     # Two very large holes leave too little bone for a registration.
-    large = [hole for hole in holes if hole.radius_mm > _RADII[2][1]]
-    holes = [hole for hole in holes if hole not in large[1:]]
+    large = [number for number, hole in enumerate(holes) if hole.radius_mm > _RADII[2][1]]
+    holes = [hole for number, hole in enumerate(holes) if number not in large[1:]]
     defective = whole.with_array(_cut(whole, holes))
     defective, whole = _acquired(defective, whole, condition, rng)
     return HoleCase(defective, whole, holes, condition)
