@@ -133,12 +133,19 @@ def middle(completion) -> list[float]:
     return (completion.implant.affine @ [*nearest, 1])[:3].tolist()
 
 
-def test_the_runs_own_defects_give_its_own_result_to_the_byte(client, result, completion):
+def test_the_runs_own_defects_give_its_own_result_to_the_byte_and_gamma_is_kept(client, result, completion):
     client.request(True, request=1, gamma=1.5)
+    client.request(request=2, defects={"filled": []})
+    voxels = client.request(True, request=3, defects={"filled": filled(completion.report)})[0]
+    assert voxels["report"]["gamma"] == 1.5
+    assert np.array_equal(client.implant(1), client.implant(3))
+    client.request(True, request=4, gamma=0)
+    client.request(request=5, defects={"filled": []})
     voxels, mesh = client.request(request=2, defects={"filled": filled(completion.report)})
     assert (voxels["files"], voxels["more"], mesh["more"]) == (["implant.nrrd"], True, False)
     assert voxels["report"]["gamma"] == 0 and voxels["report"]["found"] is True
     assert filled(voxels["report"]) == filled(completion.report)
+    assert voxels["report"]["checks"] is None and mesh["report"]["checks"]["rating"]
     write_stl(result.printable.mesh, client.folder / "own.stl")
     assert np.array_equal(client.implant(2), completion.implant.array)
     assert (client.folder / "responses" / "2" / "implant.stl").read_bytes() == (client.folder / "own.stl").read_bytes()
