@@ -258,7 +258,11 @@ class PreparedPatient:
             nothing = registered.bone.with_array(np.zeros_like(registered.bone.array))
             report = {"warnings": self.warnings, "candidates": self.candidates}
             return Completion(registered.bone, registered.bone, nothing, report, False, None, self)
-        warped = WarpedShape(TwoTableShape.of(self.prior.shape(gamma, noise), registered.grid), registered.warp)
+        own = self.prior.gamma_or_own(self.options.gamma)
+        if noise is None and self.prior.gamma_or_own(gamma) == own:
+            warped = self.first
+        else:
+            warped = WarpedShape(TwoTableShape.of(self.prior.shape(gamma, noise), registered.grid), registered.warp)
         field = None
         if self.defects.masks:
             region = crop(registered.skull.fraction, self.defects.box)
