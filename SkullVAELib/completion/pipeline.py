@@ -68,11 +68,10 @@ def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stag
     SkullVAEError
         If the input is not a skull, or if its plausibility score is below `options.least_quality`.
     """
-    warnings = _resolution_warnings(volume, options.least_quality)
+    coarse = _resolution_warnings(volume, options.least_quality)
     registered = register_patient(
         volume, model, options.threshold_hu, options.roi, options.warp, stages, options.fragments
     )
-    registered = dataclasses.replace(registered, warnings=(*warnings, *registered.warnings))
     quality = Quality.of(registered, model.mean.float().cpu())
     quality.require(options.least_quality, registered.warnings)
     with stages.stage("prior"):
@@ -116,6 +115,8 @@ def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stag
             report["implant"] = measure_implant(registered.bone, filled, rim_gap) | {"defects": patient.defect_count}
         warnings += outside_warnings(registered.bone, filled)
     else:
+        # The voxel size is part of the self-check of an implant.
+        warnings += coarse
         warnings.append(_no_defect_warning(defects.candidates, options.face, registered.about_bone["threshold_hu"]))
     return Completion(
         registered.bone,
