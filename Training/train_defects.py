@@ -91,7 +91,7 @@ def draw_reliability(path: Path, test: HeldOut) -> None:
         axes.annotate(
             f"n = {b['n']}", (b["probability"], b["defects"]), (6, -10), textcoords="offset points", fontsize=8
         )
-    axes.set(xlim=(-0.03, 1.1), ylim=(-0.06, 1.06), xlabel="predicted probability", ylabel="share of defects")
+    axes.set(xlim=(-0.03, 1.1), ylim=(-0.15, 1.06), xlabel="predicted probability", ylabel="share of defects")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="upper left")
     figure.tight_layout()
