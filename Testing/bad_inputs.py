@@ -212,11 +212,12 @@ HEADS: dict[str, BadInput] = {
         what: BadInput(_scene(what), 2, "Input rejected: the bone is" if "voxels" in what else "Input rejected")
         for what in NO_HEAD
     },
+    "voxels ten times too large": BadInput(_scene("voxels ten times too large"), 2, "correct the voxel size"),
     "upside down": BadInput(_scene("upside down"), 2, "Input rejected"),
     "more than half of the vault missing": BadInput(
         lambda d, s: _volume(d, s, s.complete.array & (Scene.of(s.complete).at[..., 0] > 15)), 2, "Input rejected"
     ),
-    "vault's upper 60 mm": BadInput(_scene("vault's upper 60 mm"), 3, "skull cut off all around"),
+    "vault's upper 60 mm": BadInput(_scene("vault's upper 60 mm"), 0, "of the cranial vault is present"),
     "complete already": BadInput(lambda d, s: _volume(d, s, s.complete.array), 3, "No defect was found"),
     "pinholes only": BadInput(lambda d, s: _volume(d, s, _pinholes(s)), 3, "No defect was found"),
     "mirrored": BadInput(_scene("mirrored"), 0, ""),

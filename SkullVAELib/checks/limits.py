@@ -1,4 +1,8 @@
-"""What the figures of the self-check are rated by; measured with Testing/benchmark/self_check.py."""
+"""What the figures of the self-check are rated by.
+
+The limits were set on implants with a known truth of three skulls, see Docs/explanation/self_check.md, and are
+provisional.
+"""
 
 from __future__ import annotations
 

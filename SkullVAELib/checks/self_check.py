@@ -264,7 +264,14 @@ def _thickness(plates: list[Plate]) -> Check:
     pairs = [plate.thickness() for plate in plates]
     pairs = [(own, bone) for own, bone in pairs if len(own) and len(bone) >= 20]
     if not pairs:
-        return _unmeasured("thickness", "its thickness")
+        if not plates:
+            return _unmeasured("thickness", "its thickness")
+        return Check(
+            "thickness",
+            None,
+            "acceptable",
+            "The thickness could not be compared with the bone around the implant. Compare both in slices.",
+        )
     medians = [(float(np.median(own)), float(np.median(bone))) for own, bone in pairs]
     own_mm, bone_mm = max(medians, key=lambda pair: abs(np.log(max(pair[0], 0.1) / max(pair[1], 0.1))))
     warning = (
@@ -277,7 +284,11 @@ def _thickness(plates: list[Plate]) -> Check:
 def _rim_step(plates: list[Plate]) -> Check:
     steps = [step for plate in plates if len(step := plate.rim_steps()) >= 10]
     if not steps:
-        return _unmeasured("rim_step", "the step at its rim")
+        if not plates:
+            return _unmeasured("rim_step", "the step at its rim")
+        return Check(
+            "rim_step", None, "acceptable", "The step at the rim could not be measured here. Inspect the rim in slices."
+        )
     value = float(np.percentile(np.concatenate(steps), 95))
     warning = (
         f"Step at the rim: the implant's outer surface is up to {value:.1f} mm (95th percentile) above or below the"
