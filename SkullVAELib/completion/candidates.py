@@ -498,7 +498,7 @@ class MissingBone:
         at the end of the image is missing bone of the candidate, and not bone.
         """
         spacing = self.fraction.spacing
-        edge = ndimage.binary_dilation(beyond, _DIRECTIONS, iterations=2) & ~beyond
+        edge = (ndimage.distance_transform_edt(~beyond, sampling=spacing) < _END_MM) & ~beyond
         known = edge & (grown | ((self.fraction.array[box] >= 0.5) & (self.field[box] < 2.0)))
         unknown = np.argwhere(beyond & self.inside[box])
         if not len(unknown) or not (edge & grown).any():

@@ -146,8 +146,8 @@ def _resolution_warnings(volume: Volume, least_quality: float) -> list[str]:
     if coarse > MOST_SLICE_MM and least_quality > 0:
         raise SkullVAEError(
             f"{what} are too coarse for an implant, which is as thick as one of them",
-            "Choose a series with slices of at most 1 mm, or correct the voxel size in the file's header; --force completes"
-            f" images above {MOST_SLICE_MM:g} mm",
+            "Choose a series with slices of at most 1 mm, or correct the voxel size in the file's header; --force"
+            f" completes images above {MOST_SLICE_MM:g} mm",
         )
     return [
         f"{what} are coarse: the surface between {'slices' if thick else 'them'} is interpolated, so the implant is"
