@@ -101,10 +101,10 @@ def measure_piece(
     Returns
     -------
     dict
-        "triangles", "volume_ml", "area_cm2" and, where they can be measured, "thickness_mm" (mean; min and max are the
+        "triangles", "volume_ml", "area_cm2", "outer_area_cm2" (of the outer face) and, where they can be measured, "thickness_mm" (mean; min and max are the
         2nd and 98th percentile), "clearance_mm" (min, 5th percentile, median) and "rim_step_mm".
     """
-    figures = size_figures(mesh)
+    figures = size_figures(mesh) | {"outer_area_cm2": round(_outer_area_mm2(mesh, faces) / 100, 2)}
     top, wall = _some(np.flatnonzero(faces == 1)), np.flatnonzero(faces == 0)
     if len(top):
         values = path_through(solid, grid, mesh.points[top], mesh.vertex_normals()[top], THICKEST_MM)
@@ -129,6 +129,14 @@ def measure_piece(
             }  # fmt: skip
             figures |= _rim_step(rim, bone, outer, options)
     return figures
+
+
+def _outer_area_mm2(mesh: Mesh, faces: np.ndarray) -> float:
+    """Area of the outer face in mm2: of the triangles with most of their points on it."""
+    corners = mesh.points[mesh.faces[(faces[mesh.faces] == 1).sum(1) >= 2]]
+    return float(
+        np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1).sum() / 2
+    )
 
 
 def _rim_step(rim: np.ndarray, bone: BoneDistance, outer: OuterSurface, options: ImplantOptions) -> dict:

@@ -370,14 +370,18 @@ class RunResult:
 
 
 def _thickness(printable: PrintableImplant) -> dict:
-    """The report's "thickness_mm" of all pieces together: mean by area, least and largest; nothing without one."""
+    """The report's "thickness_mm" of all pieces together; nothing without one.
+
+    The mean is the volume over the area of the outer face, so that it includes the plate near its edge, within the
+    least and the largest thickness away from the edge.
+    """
     measured = [piece.figures for piece in printable.pieces if "thickness_mm" in piece.figures]
     if not measured:
         return {}
     thickness = [figures["thickness_mm"] for figures in measured]
-    area = [max(figures["area_cm2"], 0.01) for figures in measured]
-    mean = float(np.average([values["mean"] for values in thickness], weights=area))
     low, high = min(values["min"] for values in thickness), max(values["max"] for values in thickness)
+    volume, area = (sum(figures[name] for figures in measured) for name in ("volume_ml", "outer_area_cm2"))
+    mean = float(np.clip(10 * volume / max(area, 0.01), low, high))
     return {"thickness_mm": {"mean": round(mean, 2), "min": low, "max": high}}
 
 
