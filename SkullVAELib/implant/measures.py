@@ -101,8 +101,9 @@ def measure_piece(
     Returns
     -------
     dict
-        "triangles", "volume_ml", "area_cm2", "outer_area_cm2" (of the outer face) and, where they can be measured, "thickness_mm" (mean; min and max are the
-        2nd and 98th percentile), "clearance_mm" (min, 5th percentile, median) and "rim_step_mm".
+        "triangles", "volume_ml", "area_cm2", "outer_area_cm2" (of the outer face) and, where they can be measured,
+        "thickness_mm" (mean; min and max are the 2nd and 98th percentile), "clearance_mm" (min, 5th percentile, median)
+        and "rim_step_mm".
     """
     figures = size_figures(mesh) | {"outer_area_cm2": round(_outer_area_mm2(mesh, faces) / 100, 2)}
     top, wall = _some(np.flatnonzero(faces == 1)), np.flatnonzero(faces == 0)
