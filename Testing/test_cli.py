@@ -67,6 +67,7 @@ def fill_the_hole(volume, model, options, stages):
         found=True,
         proposal=None,
         patient=None,
+        implant_whole=None,
         uncertainty=None,
         report={
             "bone": {"kind": "labelmap", "threshold_hu": None},
@@ -81,7 +82,7 @@ def fill_the_hole(volume, model, options, stages):
 def find_nothing(volume, model, options, stages):
     bone = volume.with_array(volume.array != 0)
     nothing = volume.with_array(np.zeros_like(bone.array))
-    return types.SimpleNamespace(bone=bone, completed=bone, implant=nothing, found=False, report={})
+    return types.SimpleNamespace(bone=bone, completed=bone, implant=nothing, found=False, patient=None, report={})
 
 
 @pytest.fixture
@@ -366,6 +367,7 @@ CHILD = """
     sys.modules["SkullVAELib.vae.checkpoint"] = checkpoint
     default_model = types.ModuleType("SkullVAELib.vae.default_model")
     default_model.default_model_path = lambda: Path("m")
+    default_model.included_file = lambda name: Path("m") / name
     sys.modules["SkullVAELib.vae.default_model"] = default_model
     module = types.ModuleType("SkullVAELib.completion.pipeline")
     module.STAGE_WEIGHTS = {"wait": 1.0}
@@ -374,7 +376,7 @@ CHILD = """
             time.sleep(600)
         bone = volume.with_array(volume.array != 0)
         nothing = volume.with_array(bone.array & False)
-        return types.SimpleNamespace(bone=bone, completed=bone, implant=nothing, found=False, report={})
+        return types.SimpleNamespace(bone=bone, completed=bone, implant=nothing, found=False, patient=None, report={})
     module.complete = complete
     sys.modules["SkullVAELib.completion.pipeline"] = module
     sys.exit(cli.main())

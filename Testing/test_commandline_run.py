@@ -245,7 +245,7 @@ def test_a_complete_skull_is_exit_3_and_comes_back_unchanged(tmp_path, sample, m
     assert not read_volume(tmp_path / "out" / "implant.nrrd").array.any()
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["found"] is False
-    assert any("threshold" in warning for warning in report["warnings"])
+    assert any("--at R,A,S" in warning for warning in report["warnings"])
 
 
 def speck(path: Path) -> None:

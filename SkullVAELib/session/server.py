@@ -233,11 +233,10 @@ class InteractiveSession:
             "implant": completion.report["implant"],
             "warnings": list(completion.report["warnings"]),
             "parameters": report["parameters"] | {"gamma": gamma},
+            "checks": None,  # until the mesh has been checked
         }
         if "candidates" in completion.report:
             changes["candidates"] = self._with_reasons(completion.report["candidates"])
-        if "checks" in self._result.report:
-            changes["checks"] = None  # until the mesh has been checked
         return replace(self._result, completion=completion, printable_implant=None, report=report | changes)
 
     def _voxels(self, request: Request, result: RunResult) -> dict:
