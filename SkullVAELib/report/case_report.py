@@ -155,7 +155,7 @@ def _page(
         "</header>",
         f'<div class="notice">{NOTICE}</div>',
         _section("Result", _figures(report) + _warnings(report)),
-        *([_section("Self-check", _self_check(report["checks"]))] if "checks" in report else []),
+        *([_section("Self-check", _self_check(report["checks"]))] if report.get("checks") else []),
     ]
     if preview_png is not None:
         picture = html_image(preview_png, "Bone and implant in four views and three slices")
