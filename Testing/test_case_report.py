@@ -172,3 +172,12 @@ def test_the_self_check_is_on_the_page_with_words_and_colours(outcome, tmp_path)
     assert "51.2 %" in shown
     assert "Open <edge>" in shown
     assert all(limit.title in shown for limit in LIMITS.values())
+
+
+def test_proposals_of_which_only_the_number_is_known_are_left_out():
+    from SkullVAELib.report.case_report import _proposals
+
+    known = {"number": 1, "volume_ml": 7.5, "rim_gap_mm": 0.4, "difference_mm": 0.0, "files": ["implant.stl"]}
+    assert _proposals([{"number": 1}, {"number": 2}]) == ""
+    table = _proposals([known, {"number": 2}])
+    assert "7.5" in table and "<td>2</td>" not in table

@@ -104,6 +104,7 @@ class ExportRun:
         self._staging: Path | None = None
         self._temporary: tempfile.TemporaryDirectory | None = None
         self._notes: list[str] = []
+        self._sessionError = ""
         self._result: ExportResult | None = None
         self._error: Exception | None = None
         self.stage, self.fraction = "", 0.0
@@ -226,7 +227,8 @@ class ExportRun:
             self.stage, self.fraction = "report", 0.95
             path = yield from self._sessionFile("report")
             if path is None:
-                self._notes.append("The report was not exported: the session has ended. Run again to get a report.")
+                cause = self._sessionError or "The session has ended. Run again to get a report"
+                self._notes.append(f"The report was not exported. {cause.rstrip('.')}.")
             else:
                 shutil.copyfile(path, self._staging / "report.html")
                 names.append("report.html")
@@ -268,7 +270,8 @@ class ExportRun:
         while True:
             try:
                 path = self._sessionFiles.take(kind)
-            except SkullVAEError:
+            except SkullVAEError as error:
+                self._sessionError = str(error)
                 return None
             if path is not None:
                 return path

@@ -168,7 +168,8 @@ def _page(
     if printable := report.get("printable_implant"):
         body.append(_section("Printable implant", _pieces(printable["pieces"]) + _implant_options(printable)))
     if len(report.get("proposals", ())) > 1:
-        body.append(_section("Proposals", _proposals(report["proposals"])))
+        if proposals := _proposals(report["proposals"]):
+            body.append(_section("Proposals", proposals))
     if candidates := _candidates(report):
         body.append(_section("Candidate defects", candidates))
     body.append(_section("Method and provenance", _provenance(report)))
@@ -310,7 +311,10 @@ def _proposals(proposals: list[dict]) -> str:
             ", ".join(html.escape(name) for name in entry["files"]),
         )
         for entry in proposals
+        if "volume_ml" in entry  # after another choice of defects only their numbers are known
     ]
+    if not rows:
+        return ""
     note = (
         "Proposals are samples of the shapes that are plausible given the network and the surrounding bone. This report"
         " shows one of them."
