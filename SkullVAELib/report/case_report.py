@@ -167,9 +167,8 @@ def _page(
         body.append(_section("Uncertainty", pictures + _uncertainty_note(report)))
     if printable := report.get("printable_implant"):
         body.append(_section("Printable implant", _pieces(printable["pieces"]) + _implant_options(printable)))
-    if len(report.get("proposals", ())) > 1:
-        if proposals := _proposals(report["proposals"]):
-            body.append(_section("Proposals", proposals))
+    if len(report.get("proposals", ())) > 1 and (proposals := _proposals(report["proposals"])):
+        body.append(_section("Proposals", proposals))
     if candidates := _candidates(report):
         body.append(_section("Candidate defects", candidates))
     body.append(_section("Method and provenance", _provenance(report)))
