@@ -586,7 +586,7 @@ class MissingBone:
         opposite = apply_affine(to_index, at[:: max(1, len(at) // 3000)] * [-1, 1, 1]).T
         field = ndimage.map_coordinates(self.field, opposite, order=1, mode="constant", cval=99.0)
         bone = ndimage.map_coordinates(self._closed_bone, opposite, order=1, mode="constant", cval=0.0)
-        return _share((field < 0.5) & (bone < 0.5)) if len(field) else 0.0
+        return _share((field < 0.5) & (bone < 0.5))
 
 
 def cut_plane(points: np.ndarray) -> np.ndarray | None:
@@ -604,7 +604,7 @@ def cut_plane(points: np.ndarray) -> np.ndarray | None:
     numpy.ndarray, shape (3,) or None
         a, b and c of the plane z = a + b x + c y; None if most of the lower ends of the bone are on no plane.
     """
-    sector = np.floor((np.arctan2(points[:, 1], points[:, 0]) / (2 * np.pi) % 1) * _SECTORS).astype(int) % _SECTORS
+    sector = _sectors(points)
     ends = []
     for number in range(_SECTORS):
         inside = points[sector == number]
@@ -652,7 +652,12 @@ def _share(found: np.ndarray) -> float:
     return float(found.mean()) if len(found) else 0.0
 
 
-def _share_of_circle(points: np.ndarray, sectors: int = 36) -> float:
-    """Fraction of the circle around the vault's axis that points (N, 3) in canonical mm cover, 0..1."""
+def _sectors(points: np.ndarray) -> np.ndarray:
+    """Sector (N,) of the circle around the vault's axis, 0 to _SECTORS - 1, of points (N, 3) in canonical mm."""
     angle = np.arctan2(points[:, 1], points[:, 0])
-    return len(np.unique(np.floor(angle / (2 * np.pi) * sectors) % sectors)) / sectors
+    return np.floor(angle / (2 * np.pi) * _SECTORS).astype(int) % _SECTORS
+
+
+def _share_of_circle(points: np.ndarray) -> float:
+    """Fraction of the circle around the vault's axis that points (N, 3) in canonical mm cover, 0..1."""
+    return len(np.unique(_sectors(points))) / _SECTORS

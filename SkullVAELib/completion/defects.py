@@ -15,7 +15,6 @@ from SkullVAELib.completion.options import DefectChoice, DefectOptions
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.geometry.affines import apply_affine
 from SkullVAELib.geometry.masks import bounding_box
-from SkullVAELib.geometry.volume import crop
 from SkullVAELib.registration.skull import Skull
 from SkullVAELib.shape.warped import WarpedShape
 
@@ -328,10 +327,3 @@ def _doubts(candidates: Sequence[NumberedCandidate]) -> list[str]:
 
 def _as_text(point: Sequence[float] | np.ndarray) -> str:
     return "R {:.0f}, A {:.0f}, S {:.0f} mm".format(*point)
-
-
-def beyond_image_ml(defects: Defects, skull: Skull) -> float:
-    """Volume of the defects beyond the image, ml."""
-    whole = np.logical_or.reduce(defects.masks)
-    inside = crop(skull.fraction.with_array(whole), skull.seen).array
-    return float((whole.sum() - inside.sum()) * skull.fraction.voxel_ml)
