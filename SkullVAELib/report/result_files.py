@@ -60,8 +60,6 @@ class RunResult:
         The meshes; None until `with_implant`.
     uncertain : bool
         Whether PLY files of the implant also hold the uncertainty.
-    all_bone : Volume or None
-        Bool, the bone of the input before any of it was discarded, for the self-check; None if unknown.
     """
 
     completion: Completion
@@ -71,7 +69,6 @@ class RunResult:
     report: dict
     printable_implant: PrintableImplant | None = None
     uncertain: bool = False
-    all_bone: Volume | None = None
 
     @classmethod
     def of(
@@ -101,11 +98,9 @@ class RunResult:
         RunResult
             The result; its report starts with the figures of the completion.
         """
-        grey = all_bone = None
+        grey = None
         if completion.patient is not None:
             bone = completion.report["bone"]
-            everything = completion.patient.registered.everything
-            all_bone = None if everything is None else completion.bone.with_array(everything)
             grey = GreyLevels.of(volume, completion.bone, bone["threshold_hu"]) if bone["kind"] == "ct" else None
         report = {
             "software": f"SkullVAE {__version__}",
@@ -117,7 +112,7 @@ class RunResult:
             **completion.report,
         }
         report["warnings"] = list(report.get("warnings", []))
-        return cls(completion, grey, options, formats, report, all_bone=all_bone)
+        return cls(completion, grey, options, formats, report)
 
     @property
     def found(self) -> bool:
@@ -172,7 +167,9 @@ class RunResult:
 
     def self_check(self, printable: PrintableImplant) -> SelfCheck:
         """Check the implant by the input, the completed skull and a printable implant, see `check_implant`."""
-        all_bone = self.bone if self.all_bone is None else self.all_bone
+        patient = self.completion.patient
+        everything = None if patient is None else patient.registered.everything
+        all_bone = self.bone if everything is None else self.bone.with_array(everything)
         return check_implant(all_bone, self.completed, self.implant, printable.mesh)
 
     def _figures(self, printable: PrintableImplant, options: ImplantOptions) -> dict:
