@@ -88,9 +88,8 @@ def draw_reliability(path: Path, test: HeldOut) -> None:
     axes.plot([0, 1], [0, 1], color="#999999", linewidth=1, label="perfect calibration")
     axes.plot([b["probability"] for b in bins], [b["defects"] for b in bins], "o-", color="#1f6f8b", label="held out")
     for b in bins:
-        axes.annotate(
-            f"n = {b['n']}", (b["probability"], b["defects"]), (6, -10), textcoords="offset points", fontsize=8
-        )
+        at = (b["probability"], b["defects"])
+        axes.annotate(f"n = {b['n']}", at, (-4, -32), textcoords="offset points", fontsize=8, rotation=60)
     axes.set(xlim=(-0.03, 1.1), ylim=(-0.15, 1.06), xlabel="predicted probability", ylabel="share of defects")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="upper left")
