@@ -16,7 +16,6 @@ import sys
 from pathlib import Path
 
 import torch
-import torch._dynamo
 
 import SkullVAELib.completion.pipeline
 import SkullVAELib.mesh.isosurface  # noqa: F401

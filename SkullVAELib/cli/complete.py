@@ -119,8 +119,6 @@ def _complete_into(
     with start.stage("read"):
         volume = read_volume(path, options.segment)
     with start.stage("load libraries"):
-        import torch._dynamo  # noqa: F401  imported here because the first optimiser would import it during its work, for 1 s
-
         from SkullVAELib.completion.options import CompletionOptions
         from SkullVAELib.completion.pipeline import STAGE_WEIGHTS, complete
         from SkullVAELib.core.threads import claim_buffers

@@ -26,6 +26,7 @@ from SkullVAELib.cli.arguments import join_option_value
 from SkullVAELib.core.console import print_message
 from SkullVAELib.core.errors import SkullVAEError, explain
 from SkullVAELib.core.exit_codes import BAD_INPUT
+from SkullVAELib.core.memory import keep_freed_memory
 from SkullVAELib.core.parent_process import end_with_parent_if_asked
 from SkullVAELib.core.version import NOTICE, __version__
 
@@ -53,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # two threads on free cores, 5 s on busy cores, and 0.03 s with one thread in either case. NumPy reads this variable
     # once, when it is imported.
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    keep_freed_memory()
     with ExitStack() as stack:
         if not debug:
             # Warnings of other libraries are for developers; warnings for the user are in the report.

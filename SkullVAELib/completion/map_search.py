@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from SkullVAELib.core.adam import Adam
 from SkullVAELib.vae.networks import SkullModel
 
 
@@ -45,12 +46,10 @@ def search_latent(
     with torch.enable_grad():
         start = (z.detach() - model.latent_mean) / model.latent_std
         standardised = start.clone().requires_grad_(True)
-        optimiser = torch.optim.Adam([standardised], lr=0.05)
+        optimiser = Adam([(standardised, 0.05)])
         for _ in range(steps):
             field = model.decode(standardised * model.latent_std + model.latent_mean)
             distance = grid.sample(field, points)[:, 0]
             loss = (distance**2 / (distance**2 + cut_mm**2)).mean() + weight * standardised.square().mean()
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
+            optimiser.minimise(loss)
     return standardised.detach() * model.latent_std + model.latent_mean

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
+from SkullVAELib.core.adam import Adam
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.geometry.distance_field import surface_points
 from SkullVAELib.geometry.grid import Grid
@@ -135,9 +136,7 @@ def _descend(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Adam on rotation vector, translation (mm) and log scales; the cut-off (mm) tightens in equal shares of steps."""
     w, t, s = (v.clone().requires_grad_(True) for v in start)
-    parameters = [{"params": [w], "lr": 0.015}, {"params": [t], "lr": 0.7}, {"params": [s], "lr": 0.007}]
-    optimiser = torch.optim.Adam(parameters)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda i: 1.0 if i < 0.7 * steps else 0.3)
+    optimiser = Adam([(w, 0.015), (t, 0.7), (s, 0.007)])
     floor = -float(grid.half_mm[2])
     for i in range(steps):
         q = (moving * s.exp()) @ rotation_matrix(w).T + t
@@ -145,11 +144,8 @@ def _descend(
         cut = cuts[i * len(cuts) // steps]
         weight = (q[:, 2].detach() > floor).float()  # bone below the frame, such as the neck, has weight 0
         loss = (distance**2 / (distance**2 + cut**2) * weight).sum() / weight.sum().clamp(min=1)
-        optimiser.zero_grad()
         # Skulls differ in size by about 10 %, not 50 %: a weak prior keeps the three scales near each other.
-        (loss + 0.5 * (s - s.mean()).square().sum()).backward()
-        optimiser.step()
-        schedule.step()
+        optimiser.minimise(loss + 0.5 * (s - s.mean()).square().sum(), 1.0 if i < 0.7 * steps else 0.3)
     return w.detach(), t.detach(), s.detach()
 
 

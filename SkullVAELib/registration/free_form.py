@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from SkullVAELib.core.adam import Adam
 from SkullVAELib.geometry.grid import Grid
 from SkullVAELib.registration.options import WarpOptions
 from SkullVAELib.shape.two_table import TwoTableShape, outward_directions, pick_side
@@ -70,7 +71,7 @@ def fit_warp(
     nodes = [int(np.ceil(length / 5.0)) + 1 for length in extent]
     basis = [_spline_matrix(*v) for v in zip(extent, control, nodes, strict=True)]
     coefficients = torch.zeros(3, *control, requires_grad=True)
-    optimiser = torch.optim.Adam([coefficients], lr=0.4)
+    optimiser = Adam([(coefficients, 0.4)])
     outer = (normals * outward_directions(points)).sum(1) > 0
     mirror = torch.tensor([-1.0, 1, 1])[:, None, None, None]
     # With half of the vault missing, the midsagittal plane is known to about a millimetre only. Penalised as asymmetry,
@@ -96,12 +97,7 @@ def fit_warp(
         asymmetry = (coefficients - coefficients.flip(1) * mirror).flatten()
         asymmetry = ((asymmetry - rigid @ (rigid.T @ asymmetry)) ** 2).mean()
         loss = data + options.stiffness * (bend + 0.1 * stretch + options.symmetry * asymmetry)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        if i == int(0.7 * options.steps):
-            for group in optimiser.param_groups:
-                group["lr"] /= 3
+        optimiser.minimise(loss, 1.0 if i <= int(0.7 * options.steps) else 1 / 3)
     return displacement().detach()
 
 

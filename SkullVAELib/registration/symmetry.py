@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from SkullVAELib.core.adam import Adam
 from SkullVAELib.geometry.grid import Grid
 from SkullVAELib.registration.affine import rotation_matrix
 
@@ -35,7 +36,7 @@ def align_midsagittal_plane(points: torch.Tensor, field: torch.Tensor, grid: Gri
     chosen = torch.randperm(len(points), generator=torch.Generator().manual_seed(0))[:6000]
     points = points[chosen]
     motion = torch.zeros(3, requires_grad=True)  # roll and yaw in radians / 100, shift in mm: similar in effect
-    optimiser = torch.optim.Adam([motion], lr=0.25)
+    optimiser = Adam([(motion, 0.25)])
     mirror = torch.tensor([-1.0, 1, 1])
     zero = torch.zeros(())
     for i in range(steps):
@@ -46,11 +47,7 @@ def align_midsagittal_plane(points: torch.Tensor, field: torch.Tensor, grid: Gri
         cut = 6.0 if i < steps // 3 else 2.5
         inside = ((image.detach().abs() < torch.as_tensor(grid.half_mm)).all(1)).float()
         loss = (inside * distance**2 / (distance**2 + cut**2)).sum() / inside.sum().clamp(min=1)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        if i == int(0.7 * steps):
-            optimiser.param_groups[0]["lr"] /= 4
+        optimiser.minimise(loss, 1.0 if i <= int(0.7 * steps) else 0.25)
     matrix = np.eye(4)
     roll, yaw, right = motion.detach()
     matrix[:3, :3] = rotation_matrix(torch.stack([zero, roll / 100, yaw / 100])).double().numpy()

@@ -17,6 +17,7 @@ from SkullVAELib.completion.result import Completion, PreparedPatient
 from SkullVAELib.core.atomic_output import publish_files
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.core.files import as_json_text
+from SkullVAELib.core.memory import return_freed_memory
 from SkullVAELib.implant.options import MESH_FORMATS, ImplantOptions
 from SkullVAELib.io.images import write_volume
 from SkullVAELib.report.result_files import RunResult
@@ -63,8 +64,10 @@ def serve(result: RunResult, requests: Requests, folder: Path, stream: TextIO) -
     session = InteractiveSession(
         result, folder, lambda message: print(as_json_text(message, None), end="", file=stream, flush=True)
     )
+    return_freed_memory()
     while (request := requests.take()) is not None:
         session.respond(request, lambda: requests.waits("gamma", "proposal", "defects"))
+        return_freed_memory()
 
 
 class InteractiveSession:

@@ -11,7 +11,8 @@ removed bone.
 Skulls that end at the vault or were cut low (CUT_LOW) get only those holes that have bone all around: of 72 sectors
 around the hole, at least 85 % have bone within 5 mm of its edge. On all other skulls every hole counts.
 
-Each completion is a line of OUT.jsonl; those that are there are not run again. --every 4 runs every fourth completion.
+Each completion is a line of OUT.jsonl; those that are there are not run again. --every 4 runs every fourth completion
+with holes, and all without.
 Prints the shares by size, CT and MRI-based skulls apart. Exit code: 0, or 2 for bad arguments.
 """
 
@@ -111,14 +112,14 @@ def runs_of(folders: Iterable[Path], only: Sequence[str], every: int, model: Pat
                 found[path.name.removesuffix(".nrrd").removesuffix(".nii.gz")] = folder
     if unknown := sorted(set(only) - set(found)):
         raise SkullVAEError(f"There is no skull '{unknown[0]}'", f"Choose from {', '.join(found)}")
+    intact = [Run(found[skull], skull, NOTHING, (), model) for skull in only or found]
     runs = []
     for skull in only or found:
-        runs.append(Run(found[skull], skull, NOTHING, (), model))
         for size, (_, together) in SIZES.items():
             step = len(PLACES) // together
             groups = (tuple(PLACES)[start::step] for start in range(step))
             runs += [Run(found[skull], skull, size, group, model) for group in groups]
-    return runs[::every]
+    return intact + runs[::every]
 
 
 @functools.lru_cache(maxsize=1)
@@ -248,7 +249,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--skulls", type=Path, nargs="+", required=True, help="folders of complete skulls")
     parser.add_argument("--model", type=Path, help="model file; default: the included one")
     parser.add_argument("--skulls-only", default="", metavar="NAME,...", help="skulls to run on; default all")
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="run every Nth completion (default 1)")
+    parser.add_argument(
+        "--every", type=int, default=1, metavar="N", help="run every Nth completion with holes (default 1)"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="completions at a time (default 1)")
     return parser.parse_args(argv)
 
