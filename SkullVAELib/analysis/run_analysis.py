@@ -145,7 +145,7 @@ class BetaRun:
         task, vae = self.task, self.vae
 
         def own_bone(z: torch.Tensor) -> torch.Tensor:
-            return task.to_bone(task.decode(lambda x: vae.decode_forward(x, False), z))
+            return task.to_bone(task.decode(vae.decode_forward, z))
 
         decoders = {"own": Decoder("own", "vae", "mean", False, own_bone)}
         names = [n for n in DECODERS if (self.run.folder / f"decoder_{n}.last.safetensors").is_file()]

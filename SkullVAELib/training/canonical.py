@@ -29,12 +29,12 @@ from SkullVAELib.training.config import TrainingOptions
 from SkullVAELib.training.distributed import Group
 from SkullVAELib.training.losses import LossAndTerms, beta_vae_loss, canonical_reconstruction_loss, kl_loss
 from SkullVAELib.training.task import Batch, Specimens, Task
+from SkullVAELib.vae.autoencoder import VariationalAutoencoder
 from SkullVAELib.vae.checkpoint import read_tensors, write_tensors
 from SkullVAELib.vae.latent import deviation, latent_code
 from SkullVAELib.vae.networks import (
     Architecture,
     BetaVAE,
-    GivenNoiseVAE,
     IndependentDecoder,
     LatentDecoder,
     SkullModel,
@@ -371,7 +371,7 @@ class CanonicalTask(Task[Architecture, TrainingOptions]):
             np.repeat(held, 3),
         )
 
-    def networks(self) -> tuple[GivenNoiseVAE, LatentDecoder]:
+    def networks(self) -> tuple[VariationalAutoencoder, LatentDecoder]:
         torch.manual_seed(self.options.seed)
         return BetaVAE(self.architecture), IndependentDecoder(self.architecture)
 
@@ -412,13 +412,13 @@ class CanonicalTask(Task[Architecture, TrainingOptions]):
         return beta_vae_loss(loss, kl, self.options.beta), terms | {"kl_nats": kl}
 
     @torch.no_grad()
-    def encode(self, vae: GivenNoiseVAE, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def encode(self, vae: VariationalAutoencoder, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Posterior mean and log variance (N, L) of fields (N, X, Y, Z) in mm."""
         mu, logvar = vae.encode_forward(self._input(inputs))
         return mu.float(), logvar.float()
 
     def decoder_input(
-        self, vae: GivenNoiseVAE, batch: Batch, options: TrainingOptions, noise: torch.Tensor
+        self, vae: VariationalAutoencoder, batch: Batch, options: TrainingOptions, noise: torch.Tensor
     ) -> torch.Tensor:
         with self._autocast(options):
             return latent_code(*self.encode(vae, batch["defective"]), options.z, noise)
@@ -431,9 +431,9 @@ class CanonicalTask(Task[Architecture, TrainingOptions]):
             correction, batch, options.distance_weight if options.decoder_loss != "dice" else None
         )
 
-    def reconstruct_vae(self, vae: GivenNoiseVAE, batch: Batch) -> torch.Tensor:
+    def reconstruct_vae(self, vae: VariationalAutoencoder, batch: Batch) -> torch.Tensor:
         """Fields (N, X, Y, Z) in mm."""
-        return self.decode(lambda z: vae.decode_forward(z, False), self.encode(vae, batch["defective"])[0])
+        return self.decode(vae.decode_forward, self.encode(vae, batch["defective"])[0])
 
     @torch.no_grad()
     def decode(self, decoder: Callable[[torch.Tensor], torch.Tensor], z: torch.Tensor) -> torch.Tensor:
@@ -455,7 +455,7 @@ class CanonicalTask(Task[Architecture, TrainingOptions]):
             scores |= dict(zip(names, np.nanmean(held_out, axis=0).tolist(), strict=True))
         return scores
 
-    def statistics(self, vae: GivenNoiseVAE, options: TrainingOptions) -> tuple[torch.Tensor, torch.Tensor]:
+    def statistics(self, vae: VariationalAutoencoder, options: TrainingOptions) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and standard deviation (L,) of the latents of 25 batches of four training skulls."""
         latents = []
         for k in range(25):
@@ -468,7 +468,7 @@ class CanonicalTask(Task[Architecture, TrainingOptions]):
 
     @torch.no_grad()
     def aggregate(
-        self, vae: GivenNoiseVAE, decoder: LatentDecoder, statistics: tuple[torch.Tensor, torch.Tensor]
+        self, vae: VariationalAutoencoder, decoder: LatentDecoder, statistics: tuple[torch.Tensor, torch.Tensor]
     ) -> SkullModel:
         """Stage 3; DEV of a class is taken from 12 batches of four training skulls with defects of that class."""
         model = SkullModel(self.architecture, CLASSES)

@@ -23,9 +23,10 @@ from SkullVAELib.training.config import PaperOptions
 from SkullVAELib.training.distributed import Group
 from SkullVAELib.training.losses import LossAndTerms, beta_vae_loss, dice_score, kl_loss, paper_reconstruction_loss
 from SkullVAELib.training.task import Batch, Specimens, Task
+from SkullVAELib.vae.autoencoder import VariationalAutoencoder
 from SkullVAELib.vae.checkpoint import read_tensors, write_tensors
 from SkullVAELib.vae.latent import deviation, latent_code
-from SkullVAELib.vae.networks import GivenNoiseVAE, LatentDecoder, aggregate
+from SkullVAELib.vae.networks import LatentDecoder, aggregate
 from SkullVAELib.vae.paper_networks import PaperArchitecture, PaperDecoder, PaperModel, PaperVAE, resize_mask
 
 _CHUNK = 8
@@ -189,7 +190,7 @@ class PaperTask(Task[PaperArchitecture, PaperOptions]):
         """Images are resized without regard to spacing: estimated from the size of a head."""
         return np.array([155, 190, 150]) / np.array(self.architecture.grid_shape)
 
-    def networks(self) -> tuple[GivenNoiseVAE, LatentDecoder]:
+    def networks(self) -> tuple[VariationalAutoencoder, LatentDecoder]:
         torch.manual_seed(self.options.seed)
         return PaperVAE(self.architecture), PaperDecoder(self.architecture, self.options.plain_output)
 
@@ -228,14 +229,14 @@ class PaperTask(Task[PaperArchitecture, PaperOptions]):
         return beta_vae_loss(loss, kl, self.options.beta, self.options.batch), terms | {"kl_nats": kl}
 
     @torch.no_grad()
-    def encode(self, vae: GivenNoiseVAE, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def encode(self, vae: VariationalAutoencoder, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Posterior mean and log variance (N, L) of volumes (N, X, Y, Z)."""
         parts = [vae.encode_forward(part[:, None].to(self.device).float()) for part in inputs.split(_CHUNK)]
         mu, logvar = (torch.cat(values).float() for values in zip(*parts, strict=True))
         return mu, logvar
 
     def decoder_input(
-        self, vae: GivenNoiseVAE, batch: Batch, options: PaperOptions, noise: torch.Tensor
+        self, vae: VariationalAutoencoder, batch: Batch, options: PaperOptions, noise: torch.Tensor
     ) -> torch.Tensor:
         """Latents (N, L) of a batch, encoded once, since neither the volumes nor the encoder change any more."""
         if self._frozen is None:
@@ -249,9 +250,9 @@ class PaperTask(Task[PaperArchitecture, PaperOptions]):
             logits = network(z)
         return paper_reconstruction_loss(logits, batch["bone"], self.options.batch)
 
-    def reconstruct_vae(self, vae: GivenNoiseVAE, batch: Batch) -> torch.Tensor:
+    def reconstruct_vae(self, vae: VariationalAutoencoder, batch: Batch) -> torch.Tensor:
         """Logits (N, 2, X, Y, Z) of background and bone."""
-        return vae.decode_forward(self.encode(vae, batch["bone"])[0], False)
+        return vae.decode_forward(self.encode(vae, batch["bone"])[0])
 
     @torch.no_grad()
     def decode(self, decoder: Callable[[torch.Tensor], torch.Tensor], z: torch.Tensor) -> torch.Tensor:
@@ -281,7 +282,7 @@ class PaperTask(Task[PaperArchitecture, PaperOptions]):
             scores["held_out_skull_dice"] = float(torch.cat(held_out).mean())
         return scores
 
-    def statistics(self, vae: GivenNoiseVAE, options: PaperOptions) -> tuple[torch.Tensor, torch.Tensor]:
+    def statistics(self, vae: VariationalAutoencoder, options: PaperOptions) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and standard deviation (L,) of the latents of all training volumes."""
         mu, logvar = self.encode(vae, self.bone[torch.tensor(self.training, device=self.bone.device)])
         noise = torch.randn(mu.shape, generator=torch.Generator().manual_seed(options.seed)).to(mu.device)
@@ -290,7 +291,7 @@ class PaperTask(Task[PaperArchitecture, PaperOptions]):
 
     @torch.no_grad()
     def aggregate(
-        self, vae: GivenNoiseVAE, decoder: LatentDecoder, statistics: tuple[torch.Tensor, torch.Tensor]
+        self, vae: VariationalAutoencoder, decoder: LatentDecoder, statistics: tuple[torch.Tensor, torch.Tensor]
     ) -> PaperModel:
         """Stage 3; the model also holds the latents of all training pairs, for DEV of the nearest neighbours."""
         kinds = np.array(self.volumes.kinds)

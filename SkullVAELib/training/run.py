@@ -33,8 +33,9 @@ from SkullVAELib.training.losses import LossAndTerms
 from SkullVAELib.training.paper import PaperTask
 from SkullVAELib.training.task import AnyTask, Batch
 from SkullVAELib.training.trainer import NetworkT, StageRunner
+from SkullVAELib.vae.autoencoder import VariationalAutoencoder
 from SkullVAELib.vae.checkpoint import save_model
-from SkullVAELib.vae.networks import Architecture, GivenNoiseVAE, LatentDecoder
+from SkullVAELib.vae.networks import Architecture, LatentDecoder
 from SkullVAELib.vae.paper_networks import PaperArchitecture
 
 STAGES = ("vae", "decoder", "aggregate")
@@ -138,7 +139,7 @@ class TrainingRun:
     ):  # fmt: skip
         self.plan, self.folder, self.task, self.group, self.report = plan, folder, task, group or Group(), report
         vae, decoder = task.networks()
-        self.vae: StageRunner[GivenNoiseVAE] = self._runner("vae", 1, vae, plan.options)
+        self.vae: StageRunner[VariationalAutoencoder] = self._runner("vae", 1, vae, plan.options)
         self.decoder: StageRunner[LatentDecoder] = self._runner("decoder", 2, decoder, plan.options)
 
     def _runner(self, name: str, number: int, network: NetworkT, options: StageOptions) -> StageRunner[NetworkT]:

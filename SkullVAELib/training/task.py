@@ -17,7 +17,8 @@ from SkullVAELib.data.datasets import SkullCase
 from SkullVAELib.training.config import StageOptions
 from SkullVAELib.training.distributed import Group
 from SkullVAELib.training.losses import LossAndTerms
-from SkullVAELib.vae.networks import Architecture, GivenNoiseVAE, LatentDecoder, SkullModel
+from SkullVAELib.vae.autoencoder import VariationalAutoencoder
+from SkullVAELib.vae.networks import Architecture, LatentDecoder, SkullModel
 from SkullVAELib.vae.paper_networks import PaperArchitecture, PaperModel
 
 Batch = dict[str, torch.Tensor]
@@ -140,7 +141,7 @@ class Task(ABC, Generic[ArchitectureT, OptionsT]):
         """Number of steps of the stage "vae" or "decoder"."""
 
     @abstractmethod
-    def networks(self) -> tuple[GivenNoiseVAE, LatentDecoder]:
+    def networks(self) -> tuple[VariationalAutoencoder, LatentDecoder]:
         """A beta-VAE and an independent decoder, initialised from the seed."""
 
     # Losses
@@ -150,7 +151,9 @@ class Task(ABC, Generic[ArchitectureT, OptionsT]):
         """Loss of stage 1, the beta-VAE; noise (N, L): standard normal."""
 
     @abstractmethod
-    def decoder_input(self, vae: GivenNoiseVAE, batch: Batch, options: OptionsT, noise: torch.Tensor) -> torch.Tensor:
+    def decoder_input(
+        self, vae: VariationalAutoencoder, batch: Batch, options: OptionsT, noise: torch.Tensor
+    ) -> torch.Tensor:
         """Latents (N, L) of a batch by the frozen encoder, of the kind options.z; noise (N, L): standard normal."""
 
     @abstractmethod
@@ -158,13 +161,13 @@ class Task(ABC, Generic[ArchitectureT, OptionsT]):
         """Loss of stage 2, an independent decoder on latents z (N, L): the reconstruction loss alone."""
 
     @abstractmethod
-    def statistics(self, vae: GivenNoiseVAE, options: OptionsT) -> tuple[torch.Tensor, torch.Tensor]:
+    def statistics(self, vae: VariationalAutoencoder, options: OptionsT) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and standard deviation (L,) of the latents of training skulls, of the kind options.z."""
 
     # Results
 
     @abstractmethod
-    def encode(self, vae: GivenNoiseVAE, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def encode(self, vae: VariationalAutoencoder, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Posterior mean and log variance (N, L) of inputs (N, X, Y, Z)."""
 
     @abstractmethod
@@ -172,7 +175,7 @@ class Task(ABC, Generic[ArchitectureT, OptionsT]):
         """Output of a decoder for latents z (N, L), which are standardised already if the decoder needs it."""
 
     @abstractmethod
-    def reconstruct_vae(self, vae: GivenNoiseVAE, batch: Batch) -> torch.Tensor:
+    def reconstruct_vae(self, vae: VariationalAutoencoder, batch: Batch) -> torch.Tensor:
         """Output of the VAE's own decoder for the posterior means of a batch."""
 
     @abstractmethod
@@ -185,7 +188,7 @@ class Task(ABC, Generic[ArchitectureT, OptionsT]):
 
     @abstractmethod
     def aggregate(
-        self, vae: GivenNoiseVAE, decoder: LatentDecoder, statistics: tuple[torch.Tensor, torch.Tensor]
+        self, vae: VariationalAutoencoder, decoder: LatentDecoder, statistics: tuple[torch.Tensor, torch.Tensor]
     ) -> SkullModel | PaperModel:
         """Stage 3: encoder and independent decoder in one model, with a DEV vector for each defect class.
 

@@ -11,10 +11,10 @@ import math
 from dataclasses import dataclass
 
 import torch
-from monai.networks.nets import VarAutoEncoder
 from torch import nn
 
 from SkullVAELib.geometry.grid import Grid
+from SkullVAELib.vae.autoencoder import VariationalAutoencoder
 
 _GROUPS = 4
 
@@ -104,40 +104,20 @@ def start_at_mean_shape(network: nn.Module) -> None:
             last.bias.zero_()
 
 
-class GivenNoiseVAE(VarAutoEncoder):
-    """MONAI's VarAutoEncoder with optional noise as an input, so that a training step depends on its number only."""
+class BetaVAE(VariationalAutoencoder):
+    """The VAE of our own model, with the posterior mean as z in evaluation mode.
 
-    def encode_forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Posterior mean and log variance (N, L). Unlike MONAI's method this accepts channels-last tensors."""
-        x = self.intermediate(self.encode(x)).flatten(1)
-        return self.mu(x), self.logvar(x)
-
-    def forward(self, x: torch.Tensor, noise: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
-        """Output, mu, logvar and z. With noise, (N, L) standard normal, z = mu + noise * sigma in training and
-        evaluation mode.
-        """
-        mu, logvar = self.encode_forward(x)
-        z = self.reparameterize(mu, logvar) if noise is None else mu + noise * (0.5 * logvar).exp()
-        return self.decode_forward(z, self.use_sigmoid), mu, logvar, z
-
-
-class BetaVAE(GivenNoiseVAE):
-    """MONAI's VarAutoEncoder without output sigmoid, using the posterior mean at inference.
-
-    Input (N, 1, X, Y, Z): a field divided by its clamp. Returns (correction, mu, logvar, z). By default MONAI applies a
-    sigmoid to the logits (use_sigmoid=True) and returns mu + sigma as z in evaluation mode; both are disabled here.
+    Input (N, 1, X, Y, Z): a field divided by its clamp. Returns (correction, mu, logvar, z).
     """
 
     def __init__(self, architecture: Architecture):
         super().__init__(
-            spatial_dims=3,
-            in_shape=(1, *architecture.grid_shape),
-            out_channels=1,
-            latent_size=architecture.latent_size,
-            channels=architecture.channels,
-            strides=(2,) * len(architecture.channels),
-            norm=("group", {"num_groups": _GROUPS}),
-            use_sigmoid=False,
+            architecture.grid_shape,
+            1,
+            architecture.latent_size,
+            architecture.channels,
+            (2,) * len(architecture.channels),
+            lambda channels: nn.GroupNorm(_GROUPS, channels),
             use_mean_at_inference=True,
         )
         start_at_mean_shape(self)
@@ -187,7 +167,7 @@ class AggregatedModel(nn.Module):
 
     Attributes
     ----------
-    encoder : GivenNoiseVAE
+    encoder : VariationalAutoencoder
         The VAE without its decoding half.
     decoder : LatentDecoder
         The independent decoder.
@@ -203,7 +183,7 @@ class AggregatedModel(nn.Module):
         Checksum of the file, only of a model loaded from a file.
     """
 
-    encoder: GivenNoiseVAE
+    encoder: VariationalAutoencoder
     decoder: LatentDecoder
     classes: tuple[str, ...]
     latent_mean: torch.Tensor

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from monai.networks.blocks import Convolution
 from torch import nn
 
+from SkullVAELib.vae.autoencoder import ConvolutionBlock, VariationalAutoencoder
 from SkullVAELib.vae.latent import inference_kind, latent_code
-from SkullVAELib.vae.networks import AggregatedModel, GivenNoiseVAE, LatentDecoder, check_sizes
+from SkullVAELib.vae.networks import AggregatedModel, LatentDecoder, check_sizes
 
 
 def resize_mask(bone: np.ndarray, shape: tuple[int, int, int]) -> torch.Tensor:
@@ -139,24 +139,22 @@ def _apply_layers(layers: Iterable[nn.Module], strides: Iterable[int], x: torch.
     return x
 
 
-class PaperVAE(GivenNoiseVAE):
+class PaperVAE(VariationalAutoencoder):
     """Stage 1, the VAE: (N, 1, X, Y, Z), 0 or 1 -> logits (N, 2, X, Y, Z), mu, logvar and z.
 
-    The paper's code returned mu + sigma as z outside training, which is MONAI's default; here latent_code computes the
-    desired kind from mu and logvar. The sigmoid before the softmax, a later default of MONAI, is disabled, as the loss
-    requires.
+    The paper's code returned mu + sigma as z outside training, which is MONAI's default and the one here; latent_code
+    computes the desired kind from mu and logvar. The sigmoid before the softmax, a later default of MONAI, is absent,
+    as the loss requires.
     """
 
     def __init__(self, architecture: PaperArchitecture):
         super().__init__(
-            spatial_dims=3,
-            in_shape=(1, *architecture.grid_shape),
-            out_channels=2,
-            latent_size=architecture.latent_size,
-            channels=architecture.channels,
-            strides=architecture.strides,
-            norm="batch",
-            use_sigmoid=False,
+            architecture.grid_shape,
+            2,
+            architecture.latent_size,
+            architecture.channels,
+            architecture.strides,
+            nn.BatchNorm3d,
         )
         self.architecture = architecture
 
@@ -165,11 +163,10 @@ class PaperVAE(GivenNoiseVAE):
         x = _apply_layers(self.encode, self.architecture.strides, x).flatten(1)
         return self.mu(x), self.logvar(x)
 
-    def decode_forward(self, z: torch.Tensor, use_sigmoid: bool = False) -> torch.Tensor:
+    def decode_forward(self, z: torch.Tensor) -> torch.Tensor:
         """Logits (N, 2, X, Y, Z) of latents (N, L)."""
-        x = torch.relu(self.decodeL(z)).reshape(-1, *self.architecture.start_shape)
-        x = _apply_layers(self.decode, self.architecture.strides[::-1], x)
-        return torch.sigmoid(x) if use_sigmoid else x
+        x = torch.relu(self.decodeL(z)).reshape(-1, *self.start_shape)
+        return _apply_layers(self.decode, self.architecture.strides[::-1], x)
 
 
 class PaperDecoder(LatentDecoder):
@@ -187,12 +184,11 @@ class PaperDecoder(LatentDecoder):
         steps = list(zip(channels[:-1], channels[1:], architecture.strides[::-1], strict=True))
         self.plain_output = plain_output
         self.layers = nn.ModuleList(
-            Convolution(
-                3, here, there, strides=stride, norm="batch", is_transposed=True,
-                conv_only=plain_output and place == len(steps),
+            ConvolutionBlock(
+                here, there, stride, None if plain_output and place == len(steps) else nn.BatchNorm3d, transposed=True
             )
             for place, (here, there, stride) in enumerate(steps, 1)
-        )  # fmt: skip
+        )
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         """Logits (N, 2, X, Y, Z) of latents (N, L)."""
