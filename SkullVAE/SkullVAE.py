@@ -46,8 +46,8 @@ click <i>Point at a hole</i>, then click on the hole in a slice view.</li>
 <p><b>Research software, not a medical device, not for clinical use.</b></p>
 """)
         parent.acknowledgementText = _("""
-The method follows work on skull reconstruction with variational autoencoders, and is built on PyTorch, MONAI,
-SimpleITK and VTK.
+The method follows work on skull reconstruction with variational autoencoders, and is built on PyTorch, SimpleITK
+and VTK.
 """)
         # The Sample Data module exists only after the application has started.
         slicer.app.connect("startupCompleted()", registerSampleData)

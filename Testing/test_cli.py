@@ -182,7 +182,7 @@ FAILURES = {
     "graphics memory": (OutOfMemoryError("CUDA out of memory"), "--device cpu"),
     "disk": (OSError(28, "No space left on device", "x"), "disk is full"),
     "permission": (PermissionError(13, "Permission denied", "/x"), "Permission denied"),
-    "package": (ModuleNotFoundError("No module named 'monai'", name="monai"), "pip install monai"),
+    "package": (ModuleNotFoundError("No module named 'nibabel'", name="nibabel"), "pip install nibabel"),
     "a mistake of ours": (KeyError("z"), "SKULLVAE_DEBUG=1"),
     "an assertion with many lines": (AssertionError("a\nb\nc"), "Unexpected AssertionError: a b c"),
 }

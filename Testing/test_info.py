@@ -55,7 +55,7 @@ def test_a_model_that_cannot_be_used_is_said_with_its_hash_and_exit_2(tmp_path, 
     assert "does not exist" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("missing", ["torch", "monai"])
+@pytest.mark.parametrize("missing", ["torch", "safetensors"])
 def test_a_missing_package_is_named_and_is_no_failure(missing, monkeypatch):
     import importlib
     import sys

@@ -34,7 +34,7 @@ def installed(monkeypatch, versions: dict[str, str]) -> None:
     monkeypatch.setattr(installation.importlib.metadata, "version", version)
 
 
-COMPLETE = {"torch": "2.12.0+cu130", "monai": "1.6.1", "nibabel": "5.4.2", "safetensors": "0.8.0", "pillow": "12.0"}
+COMPLETE = {"torch": "2.12.0+cu130", "nibabel": "5.4.2", "safetensors": "0.8.0", "pillow": "12.0"}
 
 
 def test_installed_packages_are_not_installed_again(monkeypatch):
@@ -44,7 +44,7 @@ def test_installed_packages_are_not_installed_again(monkeypatch):
 
 
 def test_missing_and_outdated_packages_are_listed_and_not_installed_without_asking(monkeypatch):
-    installed(monkeypatch, {**{key: COMPLETE[key] for key in ("monai", "safetensors", "pillow")}, "torch": "1.13"})
+    installed(monkeypatch, {**{key: COMPLETE[key] for key in ("safetensors", "pillow")}, "torch": "1.13"})
     assert installation.missingPackages() == [installation.TORCH, "nibabel"]
     # The user cannot be asked here; pip is not called, since slicer.util.pip_install needs the application.
     with pytest.raises(SkullVAEError, match=r"missing: torch\S*, nibabel\. "):
@@ -74,7 +74,7 @@ def target(tmp_path, monkeypatch) -> Path:
     pytest.importorskip("pip", reason="pip is not installed")
     folder = tmp_path / "site"
     folder.mkdir()
-    present = {name: COMPLETE[name] for name in ("torch", "monai", "safetensors", "pillow")}
+    present = {name: COMPLETE[name] for name in ("torch", "safetensors", "pillow")}
 
     def version(name: str) -> str:
         found = list(folder.glob(f"{name}-*.dist-info"))

@@ -26,7 +26,7 @@ from .completion import childEnvironment, libraryCommand
 from .librarypath import shippedModel
 
 TORCH = "torch>=2.5"
-PACKAGES = ("monai>=1.4", "nibabel", "safetensors", "pillow")
+PACKAGES = ("nibabel", "safetensors", "pillow")
 # torch 2.13 contains paths that are too long for Windows.
 _TORCH_TO_INSTALL = ">=2.5,<2.13"
 # Other versions of these packages would break the running application.

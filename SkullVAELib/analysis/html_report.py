@@ -103,7 +103,7 @@ def _page(analysis: RunAnalysis, pictures: dict[str, bytes]) -> str:
         f'<p class="notice">{NOTICE}</p>',
         f"<p>{html.escape(analysis.task.title)}, grid {grid}: {skulls['training']} training skulls and"
         f" {skulls['held_out']} held-out skulls; individuals held out: {_list(results['held_out_individuals'])}."
-        f" SkullVAE {versions['skullvae']}, commit {code}, torch {versions['torch']}, MONAI {versions['monai']}.</p>",
+        f" SkullVAE {versions['skullvae']}, commit {code}, torch {versions['torch']}.</p>",
         "<p>Dice compares bone voxels and is at most 1. The Dice <em>loss</em> is on the paper's scale, whose worst"
         " value is 640 (four skulls, two classes, weight 80). <em>Held-out</em> skulls are of individuals that were not"
         " trained on. The paper trained and tested on the same skulls, so its results compare with the training"

@@ -114,7 +114,7 @@ def _complete_into(
     """Complete the skull in the file `path`, write all files into `staging` and return the result."""
     from SkullVAELib.io.images import read_volume
 
-    # torch and MONAI take seconds to import, so the file is read before them; until then the bar stays at its start.
+    # torch takes seconds to import, so the file is read before them; until then the bar stays at its start.
     start = Stages({"read": 1, "load libraries": 1}, lambda stage, fraction: report(stage, 0.0))
     with start.stage("read"):
         volume = read_volume(path, options.segment)

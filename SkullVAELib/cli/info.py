@@ -24,7 +24,6 @@ PACKAGES = {
     "numpy": "numpy",
     "scipy": "scipy",
     "torch": "torch",
-    "monai": "monai",
     "nibabel": "nibabel",
     "SimpleITK": "SimpleITK",
     "vtkmodules": "vtk",

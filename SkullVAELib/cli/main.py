@@ -4,8 +4,7 @@ Exit codes: 0 done; 2 user-correctable error, with one line on stderr that state
 130 and 143 when interrupted or terminated. No traceback is printed (unless SKULLVAE_DEBUG=1), and files appear complete
 or not at all.
 
-Only what `--help` and a mistyped path need is imported at the top; torch, MONAI and VTK are imported where they are
-used.
+Only what `--help` and a mistyped path need is imported at the top; torch and VTK are imported where they are used.
 """
 
 from __future__ import annotations

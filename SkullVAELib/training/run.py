@@ -17,7 +17,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import monai
 import torch
 from torch import nn
 
@@ -369,7 +368,6 @@ def _record(plan: TrainingPlan, data: dict[str, str], held_data: dict[str, str],
             "skullvae": __version__,
             "commit": _commit(),
             "torch": torch.__version__,
-            "monai": monai.__version__,
             "python": platform.python_version(),
         },
     }
