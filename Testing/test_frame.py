@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 
 from SkullVAELib.core.errors import SkullVAEError
-from SkullVAELib.geometry.affines import apply_affine
+from SkullVAELib.geometry.affines import apply_affine, nearest_axes
 from SkullVAELib.geometry.distance_field import downsample_mask, redistance, signed_distance, surface_points
 from SkullVAELib.geometry.grid import Grid
 from SkullVAELib.geometry.volume import Volume, to_nearest_ras
@@ -106,6 +107,22 @@ def test_the_end_of_the_image_is_no_surface():
     )
     points, _ = surface_points(downsample_mask(half))
     assert np.abs(np.linalg.norm(points - CENTRE, axis=1) - RADIUS).max() < 1.0
+
+
+def test_nearest_axes_are_nibabels_also_of_permuted_oblique_and_sheared_grids():
+    generator = np.random.default_rng(0)
+    for case in range(60):
+        matrix = np.linalg.qr(generator.normal(size=(3, 3)))[0] + (case % 3 == 1) * generator.normal(0, 0.1, (3, 3))
+        if case % 3 == 2:
+            matrix = np.eye(3)[generator.permutation(3)] * generator.choice([-1, 1], 3)
+        affine = np.eye(4)
+        affine[:3, :3], affine[:3, 3] = matrix * generator.uniform(0.3, 4, 3), generator.normal(0, 100, 3)
+        expected = nib.io_orientation(affine)
+        assert np.array_equal(np.stack(nearest_axes(affine), 1), expected)
+        volume = Volume(generator.integers(0, 99, (3, 4, 5)), affine)
+        turned = to_nearest_ras(volume)
+        assert np.array_equal(turned.array, nib.apply_orientation(volume.array, expected))
+        assert np.array_equal(turned.affine, affine @ nib.orientations.inv_ornt_aff(expected, (3, 4, 5)))
 
 
 def test_nearest_ras_moves_no_voxel_in_the_world(stored_ball):

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-from SkullVAELib.geometry.affines import apply_affine
+from SkullVAELib.geometry.affines import apply_affine, nearest_axes
 
 
 @dataclass(frozen=True)
@@ -58,9 +57,11 @@ def sample_volume(volume: Volume, points: np.ndarray, beyond: float) -> np.ndarr
 
 def to_nearest_ras(volume: Volume) -> Volume:
     """The volume with axes permuted and flipped to run closest to R, A, S; a view, nothing is resampled."""
-    orientation = nib.io_orientation(volume.affine)
-    array = nib.apply_orientation(volume.array, orientation)
-    return Volume(array, volume.affine @ nib.orientations.inv_ornt_aff(orientation, volume.array.shape))
+    axes, signs = nearest_axes(volume.affine)
+    array = volume.array[tuple(slice(None, None, sign) for sign in signs)].transpose(np.argsort(axes))
+    unflip = np.diag([*signs, 1.0])
+    unflip[:3, 3] = np.where(signs < 0, np.array(volume.array.shape) - 1.0, 0.0)
+    return Volume(array, volume.affine @ (unflip @ np.eye(4)[[*axes, 3]]))
 
 
 def crop(volume: Volume, box: tuple[slice, ...]) -> Volume:

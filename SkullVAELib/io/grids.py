@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from typing import TYPE_CHECKING
 
-import nibabel as nib
 import numpy as np
 
 from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.geometry.affines import nearest_axes
+
+if TYPE_CHECKING:
+    from nibabel.nifti1 import Nifti1Header
 
 TOLERANCE_MM = 0.1
 """Two grids are the same if no corner of the volume is displaced by more than this."""
@@ -19,7 +23,7 @@ _EXACT_MM = 1e-3
 _LEAST_SINGULAR = 0.5
 
 _UNIT_MM = {"meter": 1000.0, "micron": 0.001}
-_DIRECTIONS = {"R": "right", "L": "left", "A": "front", "P": "back", "S": "top", "I": "bottom"}
+_DIRECTIONS = (("left", "right"), ("back", "front"), ("bottom", "top"))
 
 
 def displacement_mm(one: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> float:
@@ -82,7 +86,7 @@ def sheared(name: str, moved_mm: float | None = None) -> SkullVAEError:
     )
 
 
-def nifti_forms(header: nib.Nifti1Header) -> dict[str, np.ndarray]:
+def nifti_forms(header: Nifti1Header) -> dict[str, np.ndarray]:
     """The affines in mm that a NIfTI header states: "sform", "qform", both or none.
 
     Raises ValueError or HeaderDataError for a qform that is not a rotation.
@@ -95,7 +99,7 @@ def nifti_forms(header: nib.Nifti1Header) -> dict[str, np.ndarray]:
     return forms
 
 
-def forms_warning(name: str, header: nib.Nifti1Header, followed: np.ndarray, shape: tuple[int, ...]) -> str | None:
+def forms_warning(name: str, header: Nifti1Header, followed: np.ndarray, shape: tuple[int, ...]) -> str | None:
     """A warning if the sform and the qform of a NIfTI file differ by more than the tolerance.
 
     followed : (4, 4), the affine that was read, RAS mm.
@@ -125,7 +129,7 @@ def no_orientation_warning(name: str, affine: np.ndarray, what: str) -> str:
 
     affine : (4, 4), RAS, that was assumed; what : the fields of the header that are missing.
     """
-    towards = [_DIRECTIONS[code] for code in nib.aff2axcodes(affine)]
+    towards = [_DIRECTIONS[axis][int(sign > 0)] for axis, sign in zip(*nearest_axes(affine), strict=True)]
     return (
         f"'{name}' states no orientation ({what}): it was assumed that its axes run to the {towards[0]}, the"
         f" {towards[1]} and the {towards[2]}. The image may be turned or mirrored: check it in 3D Slicer, or convert"

@@ -15,13 +15,15 @@ import struct
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 
-import nibabel as nib
 import numpy as np
 
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.io.other_formats import error_for_other_format
+
+if TYPE_CHECKING:
+    from nibabel.nifti1 import Nifti1Header
 
 # Bytes of an NRRD header: those of Slicer's segmentations have about a hundred lines for each segment.
 _LONGEST_HEADER = 2**22
@@ -196,8 +198,10 @@ def check_meta(path: Path) -> CheckedHeader:
     return CheckedHeader(voxels, begin, "" if stated else "no TransformMatrix")
 
 
-def check_nifti(path: Path, zipped: bool) -> nib.Nifti1Header:
+def check_nifti(path: Path, zipped: bool) -> Nifti1Header:
     """Check a NIfTI header; returns it as it is in the file. Raises SkullVAEError."""
+    from nibabel.nifti1 import Nifti1Header  # imported here since most images are not NIfTI
+
     try:
         with cast(BinaryIO, gzip.open(path) if zipped else open(path, "rb")) as file:
             raw = file.read(_NIFTI_VOXELS)
@@ -208,7 +212,7 @@ def check_nifti(path: Path, zipped: bool) -> nib.Nifti1Header:
                 raise error_for_other_format(path) or SkullVAEError(
                     f"'{path.name}' is not a NIfTI-1 image in one file", "Save it as .nii.gz again"
                 )
-            header = nib.Nifti1Header(raw[:_NIFTI_HEADER], order, check=False)
+            header = Nifti1Header(raw[:_NIFTI_HEADER], order, check=False)
             _check_nifti_numbers(path, header)
             if raw[_NIFTI_HEADER]:
                 _check_extensions(path, file, int(header["vox_offset"]) - _NIFTI_VOXELS, order)
@@ -217,7 +221,7 @@ def check_nifti(path: Path, zipped: bool) -> nib.Nifti1Header:
     return header
 
 
-def _check_nifti_numbers(path: Path, header: nib.Nifti1Header) -> None:
+def _check_nifti_numbers(path: Path, header: Nifti1Header) -> None:
     """Raise SkullVAEError for numbers that are not finite where ITK computes with them."""
     used = [header["pixdim"][:4]]
     if header["qform_code"] > 0:

@@ -10,8 +10,8 @@ import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 
@@ -29,6 +29,9 @@ from SkullVAELib.io.header_checks import CheckedHeader, check_meta, check_nifti,
 from SkullVAELib.io.other_formats import error_for_other_format
 from SkullVAELib.io.segments import choose_segment, listed_segments
 from SkullVAELib.io.staged_copies import inflated_nrrd, lower_case_copy, with_sform
+
+if TYPE_CHECKING:
+    from nibabel.nifti1 import Nifti1Header
 
 SUFFIXES = (".nrrd", ".nhdr", ".nii", ".nii.gz", ".mha", ".mhd")
 
@@ -160,7 +163,7 @@ def _reader(path: Path, suffix: str) -> sitk.ImageFileReader:
     return reader
 
 
-def _rectangular_copy(path: Path, suffix: str, header: nib.Nifti1Header) -> contextlib.AbstractContextManager[Path]:
+def _rectangular_copy(path: Path, suffix: str, header: Nifti1Header) -> contextlib.AbstractContextManager[Path]:
     """A copy of a NIfTI file whose sform ITK rejects, with the nearest rectangular sform; raises SkullVAEError where
     that is too far away."""
     shape, form = header.get_data_shape()[:3], nifti_forms(header).get("sform")
@@ -172,7 +175,7 @@ def _rectangular_copy(path: Path, suffix: str, header: nib.Nifti1Header) -> cont
 
 
 def _header_warnings(
-    name: str, nifti: nib.Nifti1Header | None, checked: CheckedHeader, affine: np.ndarray, shape: tuple[int, ...]
+    name: str, nifti: Nifti1Header | None, checked: CheckedHeader, affine: np.ndarray, shape: tuple[int, ...]
 ) -> tuple[str, ...]:
     """What the user should know about a header that was read."""
     if nifti is not None and nifti_forms(nifti):
@@ -245,13 +248,15 @@ def _check_header(path: Path, reader: sitk.ImageFileReader, stored: int, layers:
     return rectangular_affine(path.name, _LPS_RAS @ affine, tuple(size.tolist()))
 
 
-def _check_nifti(path: Path, header: nib.Nifti1Header, spacing: np.ndarray) -> None:
+def _check_nifti(path: Path, header: Nifti1Header, spacing: np.ndarray) -> None:
     """Check what ITK does not check in a NIfTI file: its sform, its voxel size and the number of voxels."""
+    from nibabel.spatialimages import HeaderDataError
+
     try:
         columns = header.get_best_affine()[:3, :3]
         nifti_forms(header)
         voxel_bytes = int(np.prod(header.get_data_shape(), dtype=object)) * header.get_data_dtype().itemsize
-    except (ValueError, nib.spatialimages.HeaderDataError) as error:  # an invalid rotation or voxel type
+    except (ValueError, HeaderDataError) as error:  # an invalid rotation or voxel type
         raise unreadable(path) from error
     lengths = np.linalg.norm(columns, axis=0)
     zooms = np.asarray(header["pixdim"][1:4], dtype=float)

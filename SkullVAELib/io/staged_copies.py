@@ -12,12 +12,14 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 
-import nibabel as nib
 import numpy as np
 
 from SkullVAELib.io.header_checks import CheckedHeader, cut_short, unreadable
+
+if TYPE_CHECKING:
+    from nibabel.nifti1 import Nifti1Header
 
 # bzip2 can shrink empty images more than a hundred thousand times; no image that has content comes near this.
 _MAX_COMPRESSION = 5000
@@ -75,7 +77,7 @@ def inflated_nrrd(path: Path, header: CheckedHeader, most_voxels: int) -> Iterat
 
 
 @contextmanager
-def with_sform(path: Path, zipped: bool, header: nib.Nifti1Header, sform: np.ndarray) -> Iterator[Path]:
+def with_sform(path: Path, zipped: bool, header: Nifti1Header, sform: np.ndarray) -> Iterator[Path]:
     """The NIfTI file, uncompressed, with another sform (4, 4), in the unit of the file."""
     changed = header.copy()
     for axis, row in zip("xyz", sform, strict=False):
