@@ -12,6 +12,7 @@ import io
 import json
 import os
 import pickle
+import shutil
 import stat
 import subprocess
 import sys
@@ -41,6 +42,7 @@ SHIPPED += sorted((ROOT / "Docs" / "examples").rglob("*.py"))
 
 # No network: every Python process that a command starts ends at the first thing it would do with one.
 GUARD = """
+    import atexit
     import os
     import sys
 
@@ -64,6 +66,12 @@ GUARD = """
 
 
     sys.addaudithook(watch)
+
+
+    @atexit.register
+    def list_modules():
+        with open(os.environ["MODULES_LOG"], "w") as log:
+            log.write("\\n".join(sorted(sys.modules)))
 """
 
 
@@ -78,16 +86,21 @@ def own_network() -> list[str]:
 
 
 class Offline:
-    """Runs commands without a network; log: what they tried with one; temporary: their folder for temporary files."""
+    """Runs commands without a network.
+
+    log: what they tried with one; temporary: their folder for temporary files; modules: what the last one imported.
+    """
 
     def __init__(self, folder: Path):
         (folder / "guard").mkdir()
         (folder / "guard" / "sitecustomize.py").write_text(textwrap.dedent(GUARD))
         self.log, self.temporary = folder / "network.log", folder / "temporary"
+        self.modules = folder / "modules.log"
         self.temporary.mkdir()
         self._environment = tiny.environment(
             PYTHONPATH=os.pathsep.join([str(folder / "guard"), str(ROOT)]),
             NETWORK_LOG=str(self.log),
+            MODULES_LOG=str(self.modules),
             TMPDIR=str(self.temporary),
         )
         self._prefix = own_network()
@@ -170,6 +183,7 @@ def completed(offline, tmp_path_factory) -> tuple[Path, subprocess.CompletedProc
     told_on(skull)
     wishes = ["--proposals", "2", "--uncertainty", "--report", "--host", "--display", "--format", "stl,obj,ply"]
     process = offline.skullvae("complete", skull, "-o", place / "out", "--progress", "json", *wishes)
+    shutil.copy(offline.modules, place / "modules.log")
     return place / "out", process
 
 
@@ -178,6 +192,20 @@ def test_complete_needs_no_network_and_leaves_no_temporary_file(completed):
     folder, _ = completed
     assert {"completed.nrrd", "implant.stl", "report.html", "skull.stl"} <= {path.name for path in folder.iterdir()}
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+
+
+# Large packages that are installed for training, tests or batches, or that torch and others import on certain calls.
+UNNEEDED = {
+    *("monai", "torch._dynamo", "torch._inductor", "sympy", "networkx", "torchvision", "triton", "tensorboardX"),
+    *("matplotlib", "pandas", "dask", "distributed", "skimage", "nibabel", "requests", "urllib3", "jsonschema"),
+    *("scipy.signal", "scipy.stats", "scipy.optimize", "scipy.interpolate", "scipy.io"),
+}
+
+
+def test_a_completion_with_all_its_files_imports_only_what_it_computes_with(completed):
+    loaded = set((completed[0].parent / "modules.log").read_text().splitlines())
+    assert {"torch", "vtkmodules", "PIL", "scipy.ndimage", "SimpleITK"} <= loaded
+    assert not loaded & UNNEEDED
 
 
 def test_nothing_that_is_written_or_said_names_the_patient(completed):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from SkullVAELib.cli.arguments import INPUT_SUFFIXES, add_progress_option, existing_model
 from SkullVAELib.cli.case_options import add_case_options, parse_case_options
+from SkullVAELib.core.background import Background
 from SkullVAELib.core.console import print_message, progress_on, reserved_stdout
 from SkullVAELib.core.exit_codes import DONE, NO_DEFECT
 from SkullVAELib.core.progress import Report, Stages
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 # Expected seconds of the stages after the completion, for the progress bar.
 _LAST_WEIGHTS = {"mesh": 1.0, "write": 2.0, "preview": 2.0}
 _SECONDS_PER_PROPOSAL = 1.5
+
+# An unusable header is found sooner than this after the reader has been imported; then the libraries are not loaded.
+_HEADER_SECONDS = 0.03
 
 
 def add_parser(commands) -> None:
@@ -114,21 +118,22 @@ def _complete_into(
     """Complete the skull in the file `path`, write all files into `staging` and return the result."""
     from SkullVAELib.io.images import read_volume
 
-    # torch takes seconds to import, so the file is read before them; until then the bar stays at its start.
+    # torch takes a second to import, beside which the file is read; until then the bar stays at its start.
     start = Stages({"read": 1, "load libraries": 1}, lambda stage, fraction: report(stage, 0.0))
-    with start.stage("read"):
-        volume = read_volume(path, options.segment)
-    with start.stage("load libraries"):
-        from SkullVAELib.completion.options import CompletionOptions
-        from SkullVAELib.completion.pipeline import STAGE_WEIGHTS, complete
-        from SkullVAELib.core.threads import claim_buffers
-        from SkullVAELib.registration.options import REFUSE_BELOW
-        from SkullVAELib.report.result_files import OutputOptions, RunResult, write_files
-        from SkullVAELib.vae.checkpoint import load_model
-        from SkullVAELib.vae.default_model import default_model_path
-        from SkullVAELib.vae.device import resolve_device
+    with Background(_load_libraries, _HEADER_SECONDS) as libraries:
+        with start.stage("read"):
+            volume = read_volume(path, options.segment)
+        with start.stage("load libraries"):
+            libraries.finish()
+            from SkullVAELib.completion.options import CompletionOptions
+            from SkullVAELib.completion.pipeline import STAGE_WEIGHTS, complete
+            from SkullVAELib.core.threads import claim_buffers
+            from SkullVAELib.registration.options import REFUSE_BELOW
+            from SkullVAELib.vae.checkpoint import load_model
+            from SkullVAELib.vae.default_model import default_model_path
+            from SkullVAELib.vae.device import resolve_device
 
-        claim_buffers()
+            claim_buffers()
 
     weights = {"load model": 1, **STAGE_WEIGHTS, **_LAST_WEIGHTS}
     face = options.face or options.defect == "facial"
@@ -153,10 +158,26 @@ def _complete_into(
         choice=choice,
         least_quality=0.0 if options.force else REFUSE_BELOW,
     )
-    completion = complete(volume, model, completion_options, stages)
+    # What writes the results is imported beside the completion: VTK and Pillow take a quarter of a second.
+    with Background(_load_output_libraries) as output_libraries:
+        completion = complete(volume, model, completion_options, stages)
+        output_libraries.finish()
+    from SkullVAELib.report.result_files import OutputOptions, RunResult, write_files
+
     result = RunResult.of(completion, volume, implant_options, options.format, path.name, model_path.name)
     result = dataclasses.replace(result, uncertain=options.uncertainty)
     outputs = OutputOptions(
         options.proposals, options.uncertainty, options.skull, options.display, html_report=options.report
     )
     return write_files(result, staging, outputs, stages, start.seconds)
+
+
+def _load_libraries() -> None:
+    """Import what a completion needs."""
+    import SkullVAELib.completion.pipeline
+    import SkullVAELib.vae.checkpoint  # noqa: F401
+
+
+def _load_output_libraries() -> None:
+    """Import what writes the results."""
+    import SkullVAELib.report.result_files  # noqa: F401

@@ -1,0 +1,61 @@
+"""Work in the background is done once, its errors are raised where it is needed, and it can be cancelled."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from SkullVAELib.core.background import Background
+
+
+def test_it_runs_once_in_another_thread_beside_the_body():
+    where, go = [], threading.Event()
+
+    def work():
+        where.append(threading.current_thread())
+        go.set()
+
+    with Background(work) as background:
+        assert go.wait(10)  # runs while the body waits
+        background.finish()
+        background.finish()
+    assert len(where) == 1 and where[0] is not threading.current_thread()
+
+
+def test_work_that_has_not_started_is_done_when_it_is_needed():
+    where = []
+    with Background(lambda: where.append(threading.current_thread()), delay_s=3600) as background:
+        background.finish()
+    assert where == [threading.current_thread()]
+
+
+def test_leaving_before_it_has_started_cancels_it():
+    done = []
+    with pytest.raises(KeyError), Background(lambda: done.append(1), delay_s=3600) as background:
+        raise KeyError
+    background._thread.join(10)
+    assert not background._thread.is_alive()
+    assert not done
+
+
+@pytest.mark.parametrize("error", [MemoryError("full"), ImportError("broken")])
+def test_its_error_is_raised_where_it_is_needed(error):
+    def fail():
+        raise error
+
+    with Background(fail) as background, pytest.raises(type(error)) as raised:
+        background.finish()
+    assert raised.value is error
+
+
+def test_without_another_thread_it_is_done_when_it_is_needed(monkeypatch):
+    def no_thread(self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    done = []
+    with Background(lambda: done.append(1)) as background:
+        assert not done
+        background.finish()
+    assert done == [1]
