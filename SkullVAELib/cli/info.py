@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
-import importlib.metadata
 import os
 import platform
 import shutil
@@ -106,6 +104,8 @@ def as_text(found: dict) -> str:
 
 def _version(module: str, name: str) -> str | None:
     """A package's version, None where it cannot be imported."""
+    import importlib.metadata
+
     try:
         imported = importlib.import_module(module)
     except Exception:  # a broken installation, such as one with a missing shared library, can raise any exception
