@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from SkullVAELib.core.memory import uncollected
 
 _RESIDENT = """
 import sys, numpy as np
@@ -40,3 +43,22 @@ def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: pytest.fail("a library was loaded"))
     memory.keep_freed_memory()
     memory.return_freed_memory()
+
+
+def test_what_is_imported_is_exempt_from_garbage_collection() -> None:
+    before = gc.get_freeze_count()
+    try:
+        with uncollected():
+            assert not gc.isenabled()
+        assert gc.isenabled()
+        assert gc.get_freeze_count() > before
+        with pytest.raises(KeyError), uncollected():
+            raise KeyError
+        assert gc.isenabled()
+        gc.disable()
+        with uncollected():
+            pass
+        assert not gc.isenabled(), "a program that has paused the collector keeps it paused"
+    finally:
+        gc.unfreeze()
+        gc.enable()

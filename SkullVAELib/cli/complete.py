@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from contextlib import ExitStack
+import sys
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from SkullVAELib.cli.case_options import add_case_options, parse_case_options
 from SkullVAELib.core.background import Background
 from SkullVAELib.core.console import print_message, progress_on, reserved_stdout
 from SkullVAELib.core.exit_codes import DONE, NO_DEFECT
+from SkullVAELib.core.memory import uncollected
 from SkullVAELib.core.progress import Report, Stages
 from SkullVAELib.core.version import NOTICE
 from SkullVAELib.report.result_names import PUBLISHED_FILES
@@ -174,8 +176,10 @@ def _complete_into(
 
 def _load_libraries() -> None:
     """Import what a completion needs."""
-    import SkullVAELib.completion.pipeline
-    import SkullVAELib.vae.checkpoint  # noqa: F401
+    # Only for the first import: what a longer program has created by then may still become garbage.
+    with nullcontext() if "torch" in sys.modules else uncollected():
+        import SkullVAELib.completion.pipeline
+        import SkullVAELib.vae.checkpoint  # noqa: F401
 
 
 def _load_output_libraries() -> None:
