@@ -696,7 +696,7 @@ def panel(scene):
 def test_panel_opens_and_shows_what_is_missing(scene, panel):
     button = panel.ui.completeButton
     assert not button.enabled
-    assert button.toolTip == "Choose a segmentation or a CT volume"
+    assert button.toolTip == "Choose a CT or a segmentation of the skull"
     node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Head")
     panel.ui.inputSelector.setCurrentNode(node)
     slicer_standin.processEvents()

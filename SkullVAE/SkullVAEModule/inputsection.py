@@ -55,7 +55,7 @@ class InputSection:
         """What the user has to do before a run can start; empty if nothing."""
         node = self._parameters.inputNode
         if node is None:
-            return _("Choose a segmentation or a CT volume")
+            return _("Choose a CT or a segmentation of the skull")
         if isVolume(node):
             return "" if node.GetImageData() else _("The selected volume is empty: choose another one")
         if node.GetSegmentation().GetNumberOfSegments() == 0:

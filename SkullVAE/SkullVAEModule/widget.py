@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import logging
 
 import qt
@@ -18,12 +19,13 @@ from .advancedsection import AdvancedSection
 from .completion import RunSettings
 from .defectsection import DefectSection
 from .exportsection import ExportSection
-from .focus import showImplant
+from .guidance import Situation, nextStep
 from .inputsection import InputSection, firstInput
 from .installation import ensurePackages
 from .logic import SkullVAELogic
-from .parameters import SkullVAEParameterNode, implantSettings, runSettings
+from .parameters import SkullVAEParameterNode, implantSettings, isVolume, runSettings, sourceOf
 from .resultsection import ResultSection
+from .sections import Sections, sectionsToShow
 
 _POLL_MS = 100
 # A new shape is requested after a slider has not moved for this time.
@@ -41,10 +43,16 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._parameterNodeGuiTag = None
         self._timer = None
         self._restTimer = None
+        self._sceneTimer = None
         # Settings of the result that is shown; settings that differ from these are requested.
         self._shown: tuple | None = None
         self._runGamma = 0.0
         self._prior = "auto"
+        # What the status line was about when it was set, and whether the present result was exported.
+        self._statusAbout: tuple | None = None
+        self._exported = False
+        # The segmentations that are observed.
+        self._observed: list = []
 
     def setup(self) -> None:
         """Build the panel; called once, when the module is first opened."""
@@ -55,6 +63,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         panel.setMRMLScene(slicer.mrmlScene)
 
         self.logic = SkullVAELogic()
+        self.sections = Sections(self.ui)
         self.inputSection = InputSection(self.ui)
         self.resultSection = ResultSection(self.ui, self.logic, self._onProposal)
         self.defectSection = DefectSection(self.ui, self.logic, self._onDefectsChanged, self._showStatus)
@@ -63,10 +72,13 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._timer = self._newTimer(_POLL_MS, self.onPoll)
         self._restTimer = self._newTimer(_REST_MS, self.onRest)
         self._restTimer.setSingleShot(True)
+        self._sceneTimer = self._newTimer(0, self.onSceneChanged)
+        self._sceneTimer.setSingleShot(True)
 
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeRemovedEvent, self.onNodeRemoved)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAddedEvent, self.onSceneChanging)
         self.ui.completeButton.connect("clicked(bool)", self.onCompleteButton)
         self.ui.cancelButton.connect("clicked(bool)", self.onCancelButton)
         self.ui.removeResultButton.connect("clicked(bool)", self.onRemoveResultButton)
@@ -101,13 +113,26 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onSceneEndClose(self, caller, event) -> None:
         """Make new parameters if the panel is open."""
+        self.sections.forget()
+        self.resultSection.viewMemory.forget()
+        self._showStatus("")
         if self.parent.isEntered:
             self.initializeParameterNode()
 
     def onNodeRemoved(self, caller, event) -> None:
-        """Fill other defects if the points at holes were removed."""
+        """Fill other defects if the points at holes were removed, and show that a result was removed."""
         if self.defectSection.pointsAreGone():
             self._onParametersModified()
+        self.onSceneChanging(caller, event)
+
+    def onSceneChanging(self, caller, event) -> None:
+        """Update the panel once when nodes or segments were added, removed or renamed."""
+        if self._parameterNode is not None:
+            self._sceneTimer.start()
+
+    def onSceneChanged(self) -> None:
+        """Update the panel; called after nodes or segments have changed."""
+        self._onParametersModified()
 
     def initializeParameterNode(self) -> None:
         """Use the parameters of the scene; without a selected input, select the first one."""
@@ -127,6 +152,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._shown = None
         for section in (self.inputSection, self.defectSection, self.exportSection, self.advancedSection):
             section.setParameterNode(parameterNode)
+        self._observeSegmentations()
         if parameterNode is not None:
             # The dynamic property "SlicerParameterName" in the .ui file is the name of the widget's parameter.
             self._parameterNodeGuiTag = parameterNode.connectGui(self.ui)
@@ -151,6 +177,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 # The preview would cover the result.
                 parameters.showThreshold = False
                 self._shown, self._runGamma = self._settings(), parameters.gamma
+                self._exported = False
                 roi, model = self.inputSection.roi(), self.advancedSection.modelPath()
                 self.logic.start(
                     parameters.inputNode,
@@ -175,6 +202,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         with self._errorsShown(_("The result could not be removed.")):
             self.logic.removeResult(self._parameterNode.inputNode, self._parameterNode.segmentID)
             self.defectSection.forget()
+            self.resultSection.onRemoved()
             self._showStatus(_("The result was removed."))
             self._onParametersModified()
 
@@ -214,9 +242,11 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 else:
                     self._showResult()
             elif self._pollResponses():
+                self._exported = False
                 self._onParametersModified()
             exporting = self.exportSection.running
             if exporting and not self.exportSection.poll():
+                self._exported = True
                 self._showRunning(False)
             checking = self.advancedSection.poll()
             if not (self.logic.running or self.logic.responsePending or self.exportSection.running or checking):
@@ -269,12 +299,11 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             point = _("To fill a hole, click 'Point at a hole' under Defects, then click on the hole.")
             self._showStatus(" ".join(filter(None, [text, point if self.logic.waiting else ""])))
         else:
-            name = self.logic.added.segmentationNode.GetName()
-            text = _("Done: completed skull and implant were added to '{name}'.").format(name=name)
+            text = _("Done: the completed skull and the implant were added to the scene.")
             self._showStatus(" ".join(filter(None, [text, self.logic.notice])))
         self._showRunning(False)
         if self.logic.added is not None:
-            showImplant(self.logic.added)
+            self.resultSection.onAdded()
 
     # ------------------------------------------------------------------ display
 
@@ -289,18 +318,24 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         busy = self._busy
         self.inputSection.update()
         self.ui.thicknessSpinBox.enabled = parameters.thickness != "Patient's own"
-        for widget in (
-            self.ui.holesLabel, self.ui.holeDiameterSpinBox, self.ui.holePitchSpinBox, self.ui.holeMarginSpinBox
-        ):  # fmt: skip
-            widget.visible = parameters.holes
+        self.ui.holesWidget.visible = parameters.holes
         self.ui.removeModelButton.enabled = parameters.model != ""
         missing = self.inputSection.missing() or self.advancedSection.missing()
         self.ui.completeButton.enabled = not missing and not busy
-        self.ui.completeButton.toolTip = missing or _("Complete the skull and design the implant")
+        self.ui.completeButton.toolTip = missing or _("Complete the skull and design the implant.")
         self.defectSection.update(busy)
         if not busy:
             self.resultSection.update(parameters.inputNode, parameters.segmentID)
         self.exportSection.update(self.resultSection.present, busy)
+        self._observeSegmentations()
+        if not busy:
+            if self._statusAbout != self._about():
+                # What the line reports is no longer what the panel shows.
+                self._exported = False
+                self._showStatus("")
+            undecided = self.defectSection.undecided
+            self.sections.show(sectionsToShow(missing, self.resultSection.present, undecided))
+        self._showNextStep()
         if self.logic.waiting and not self.logic.running:
             self._restTimer.start()
 
@@ -309,8 +344,55 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self._parameterNode is None:
             return
         self.defectSection.update(self._busy)
+        self._showNextStep()
         if self.logic.waiting and not self.logic.running:
             self._restTimer.start()
+
+    def _showNextStep(self) -> None:
+        parameters = self._parameterNode
+        step = nextStep(
+            Situation(
+                missing=self.inputSection.missing() or self.advancedSection.missing(),
+                loaded=firstInput() is not None,
+                volume=isVolume(parameters.inputNode),
+                running=self.logic.running,
+                exporting=self.exportSection.running,
+                updating=self.logic.responsePending and self.resultSection.present,
+                placing=self.defectSection.placing,
+                nothingFilled=self.defectSection.nothingFilled,
+                present=self.resultSection.present,
+                rating=self.resultSection.rating,
+                folder=bool(parameters.exportFolder),
+                exported=self._exported,
+            )
+        )
+        text = _("Next: {step}").format(step=html.escape(step))
+        self.ui.nextLabel.text = f"<b>{text}</b>"
+
+    def _about(self) -> tuple:
+        """What a status line is about: input, segment, and whether there is a result of them."""
+        if self._parameterNode is None:
+            return ()
+        node, segmentID = sourceOf(self._parameterNode)
+        return ("" if node is None else node.GetID()), segmentID, self.logic.hasResult(node, segmentID)
+
+    def _observeSegmentations(self) -> None:
+        """Observe the segments of input and result, which may be removed or renamed outside the panel."""
+        nodes = [] if self._parameterNode is None else [self._parameterNode.inputNode, self.resultSection.segmentation]
+        wanted = []
+        for node in nodes:
+            if node is not None and node.IsA("vtkMRMLSegmentationNode") and node.GetSegmentation() not in wanted:
+                wanted.append(node.GetSegmentation())
+        if wanted == self._observed:
+            return
+        events = slicer.vtkSegmentation.SegmentRemoved, slicer.vtkSegmentation.SegmentModified
+        for segmentation in self._observed:
+            for event in events:
+                self.removeObserver(segmentation, event, self.onSceneChanging)
+        for segmentation in wanted:
+            for event in events:
+                self.addObserver(segmentation, event, self.onSceneChanging)
+        self._observed = wanted
 
     @property
     def _busy(self) -> bool:
@@ -329,6 +411,8 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._timer.start()
         # Disables the export until the result is complete.
         self.exportSection.update(self.resultSection.present, self._busy)
+        if self._parameterNode is not None:
+            self._showNextStep()
 
     def _stop(self) -> None:
         """Stop everything that is in progress, but keep a result and its session."""
@@ -336,6 +420,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return
         self._timer.stop()
         self._restTimer.stop()
+        self._sceneTimer.stop()
         self.logic.cancel()
         self.exportSection.cancel()
         self.advancedSection.cancel()
@@ -343,9 +428,8 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _showRunning(self, running: bool) -> None:
         for section in (
-            self.ui.inputCollapsibleButton, self.ui.completionCollapsibleButton, self.ui.defectsCollapsibleButton,
-            self.ui.implantCollapsibleButton, self.ui.resultCollapsibleButton, self.ui.exportCollapsibleButton,
-            self.ui.advancedCollapsibleButton,
+            self.ui.inputCollapsibleButton, self.ui.defectsCollapsibleButton, self.ui.implantCollapsibleButton,
+            self.ui.resultCollapsibleButton, self.ui.exportCollapsibleButton, self.ui.advancedCollapsibleButton,
         ):  # fmt: skip
             section.enabled = not running
         self.ui.cancelButton.enabled = running
@@ -355,6 +439,8 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _showStatus(self, text: str) -> None:
         self.ui.statusLabel.text = text
+        self.ui.statusLabel.visible = bool(text)
+        self._statusAbout = self._about()
 
     def _appendLog(self, lines: list[str] | str) -> None:
         # In one call, because one call per line would block the panel for a child with much output.
