@@ -545,7 +545,7 @@ CHECKS = {
 def test_the_self_check_is_shown_in_the_words_of_the_report_and_its_warnings_once():
     report = {"checks": CHECKS, "warnings": ["31 % is <open>. Look.", "5 mm slices", "Not measured."]}
     table = resultTable(report)
-    texts = ("31.2&nbsp;%", "31 % is &lt;open&gt;. Look.", "0&nbsp;ml", "0.85", "2 of 5 checks need attention")
+    texts = ("31.2&nbsp;%", "31 % is &lt;open&gt;. Look.", "0&nbsp;ml", "0.85", "2 of 5 with remarks")
     for text in ("Self-check", LIMITS["open_edge"].title, *texts, "later &amp; other", RED, GREEN):
         assert text in table
     assert "<open>" not in table and table.count("31 % is") == 1

@@ -314,7 +314,7 @@ def test_measures_and_warnings_of_a_report_are_shown_and_escaped():
         "7.5&nbsp;ml",
         "33.9&nbsp;cm",
         "4.0&nbsp;mm",
-        "3.0&nbsp;to&nbsp;5.0&nbsp;mm",
+        "3.0&nbsp;mm",
         "0.7&nbsp;mm",
         figures.GREEN,
     ):

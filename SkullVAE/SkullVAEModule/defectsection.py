@@ -57,6 +57,13 @@ class DefectSection:
         # Numbers of the run's candidates, and of those that it filled because a point is at them.
         self._numbers: set[int] = set()
         self._pointedInRun: set[int] = set()
+        header = ui.defectTable.horizontalHeader()
+        for column in (_FILL, _VOLUME):
+            header.setSectionResizeMode(column, qt.QHeaderView.ResizeToContents)
+        for column in (_PLACE, _PROBABILITY):
+            header.setSectionResizeMode(column, qt.QHeaderView.Stretch)
+        # Texts that are too long for a narrow panel are wrapped.
+        ui.defectTable.verticalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
         ui.defectTable.connect("cellChanged(int,int)", self.onCellChanged)
         ui.defectTable.connect("cellClicked(int,int)", self.onCellClicked)
         ui.pointButton.connect("clicked(bool)", self.onPointButton)
@@ -189,8 +196,6 @@ class DefectSection:
         for row, entry in enumerate(self._shown):
             checked = qt.Qt.Checked if defects.isFilled(entry, choices) else qt.Qt.Unchecked
             table.item(row, _FILL).setCheckState(checked)
-        if other:
-            table.resizeColumnsToContents()
         table.visible = bool(self._shown)
         table.blockSignals(wasBlocked)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from itertools import groupby
 
 from slicer.i18n import tr as _
 
@@ -28,9 +29,13 @@ def resultTable(report: dict) -> str:
 
     Empty for a report without an implant and without warnings. Figures, ratings and warnings are those of the report.
     """
-    rows = [*_overallRows(report), *_measureRows(report), *_checkRows(report)]
-    table = f'<table cellspacing="0" cellpadding="1">{"".join(rows)}</table>' if rows else ""
-    return "<br/>".join(filter(None, [table, warningsText(report)]))
+    parts = []
+    # A cell across all columns would distort their widths, so that text interrupts the table.
+    for isRow, group in groupby([*_measures(report), *_checks(report)], key=lambda part: part.startswith("<tr>")):
+        content = "".join(group)
+        parts.append(f'<table width="100%" cellspacing="0" cellpadding="1">{content}</table>' if isRow else content)
+    warnings = warningsText(report)
+    return "".join([_overall(report), *parts, f"<div>{warnings}</div>" if warnings else ""])
 
 
 def warningsText(report: dict) -> str:
@@ -40,20 +45,19 @@ def warningsText(report: dict) -> str:
     return "<br/>".join(_warning(text) for text in report.get("warnings", []) if text not in shown)
 
 
-def _overallRows(report: dict) -> list[str]:
+def _overall(report: dict) -> str:
     checked = report.get("checks")
     if not checked:
-        return []
+        return ""
     ratings = [check["rating"] for check in checked["checks"]]
     concerns = sum(rating != "good" for rating in ratings)
-    text = _("all {count} checks are good").format(count=len(ratings))
+    text = _("no remarks")
     if concerns:
-        text = _("{concerns} of {count} checks need attention").format(concerns=concerns, count=len(ratings))
-    overall = f"<b>{_('Self-check')}: {_rating(checked['rating'])}</b>, {text}"
-    return [f'<tr><td colspan="3">{overall}</td></tr>']
+        text = _("{concerns} of {count} with remarks").format(concerns=concerns, count=len(ratings))
+    return f"<div><b>{_('Self-check')}: {_rating(checked['rating'])}</b> ({text})</div>"
 
 
-def _measureRows(report: dict) -> list[str]:
+def _measures(report: dict) -> list[str]:
     implant = report.get("implant")
     if not implant:
         return []
@@ -66,27 +70,26 @@ def _measureRows(report: dict) -> list[str]:
     thickness = (pieces[0] if len(pieces) == 1 else implant).get("thickness_mm")
     if thickness:
         rows.append(_row(_("Mean thickness"), _quantity(thickness["mean"], "mm")))
-        span = _("{low:.1f} to {high:.1f} mm").format(low=thickness["min"], high=thickness["max"])
-        rows.append(_row(_("Thickness range"), span))
+        rows.append(_row(_("Least thickness"), _quantity(thickness["min"], "mm")))
     gap = implant.get("rim_gap_mm")
     rating, advice = rate_rim_gap(gap)
     rows.append(_row(_("Rim gap"), _quantity(gap, "mm"), rating))
     if rating in ("acceptable", "poor"):
-        rows.append(_wide(_warning(_rimGapText(advice))))
+        rows.append(_remark(_warning(_rimGapText(advice))))
     count = len(pieces) or implant.get("pieces", 1)
     if count != 1:
         rows.append(_row(_("Pieces"), str(count)))
     return rows
 
 
-def _checkRows(report: dict) -> list[str]:
+def _checks(report: dict) -> list[str]:
     rows = []
     for check in (report.get("checks") or {}).get("checks", []):
         limit = LIMITS.get(check["name"])
         title = check["name"] if limit is None else limit.title
         rows.append(_row(title, _figure(check.get("value"), check.get("unit")), check["rating"]))
         if check.get("warning"):
-            rows.append(_wide(_warning(check["warning"])))
+            rows.append(_remark(_warning(check["warning"])))
     return rows
 
 
@@ -123,12 +126,12 @@ def _figure(value, unit) -> str:
 def _row(title: str, value: str, rating: str = "") -> str:
     """A row of the table: title, figure that is not wrapped, rating."""
     figure = html.escape(value).replace(" ", "&nbsp;")
-    cells = f'<td>{html.escape(title)}&nbsp;&nbsp;</td><td align="right">{figure}</td>'
-    return f"<tr>{cells}<td>{'&nbsp;&nbsp;' + _rating(rating) if rating else ''}</td></tr>"
+    cells = f'<td width="44%">{html.escape(title)}</td><td width="21%" align="right">{figure}</td>'
+    return f'<tr>{cells}<td width="35%">{"&nbsp;" + _rating(rating) if rating else ""}</td></tr>'
 
 
-def _wide(content: str) -> str:
-    return f'<tr><td colspan="3">{content}</td></tr>'
+def _remark(content: str) -> str:
+    return f"<div>{content}</div>"
 
 
 def _dot(rating: str) -> str:

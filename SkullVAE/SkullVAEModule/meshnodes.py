@@ -56,7 +56,12 @@ _SCALES = {
     THICKNESS: _Scale(0, THICKNESS_SCALE_MM, 6, "SkullVAE thickness", "SkullVAEThickness"),
     UNCERTAINTY: _Scale(0, UNCERTAINTY_SCALE_MM, 4, "SkullVAE uncertainty", "SkullVAEUncertainty"),
     DIFFERENCE: _Scale(
-        -DIFFERENCE_SCALE_MM, DIFFERENCE_SCALE_MM, 5, "SkullVAE difference", "SkullVAEDifference", "Difference (mm)"
+        -DIFFERENCE_SCALE_MM,
+        DIFFERENCE_SCALE_MM,
+        5,
+        "SkullVAE difference",
+        "SkullVAEDifference",
+        "Difference to mirror (mm)",
     ),
 }
 
@@ -145,7 +150,7 @@ def shownColours(node) -> str | None:
 def showColours(node, name: str | None) -> None:
     """Colour a printable implant by THICKNESS (0 violet to 10 mm yellow), UNCERTAINTY (to 3 mm) or DIFFERENCE.
 
-    A legend is shown. DIFFERENCE is blue at -5 mm, white at 0 and orange at 5 mm, and grey where it is unknown.
+    A legend is shown. DIFFERENCE is blue at -4 mm, white at 0 and orange at 4 mm, and grey where it is unknown.
     None, or scalars that the model does not have, resets the model to its own colour.
     """
     display = node.GetDisplayNode()

@@ -14,8 +14,6 @@ from .viewmemory import ViewMemory
 
 # Opacity of the skull in 3D when it is translucent.
 _TRANSLUCENT = 0.35
-# Opacity of the implant's area in slice views, so that the image below it is visible.
-_IMPLANT_FILL = 0.4
 
 
 class ResultSection:
@@ -159,7 +157,6 @@ class ResultSection:
             display.SetSegmentVisibility3D(segmentID, added.skullModelNode is None)
         # The image stays visible: of the bone only the outline is drawn.
         display.SetSegmentVisibility2DFill(added.completedID, False)
-        display.SetSegmentOpacity2DFill(added.implantID, _IMPLANT_FILL)
         node, segmentID = self._source
         if added.skullModelNode is not None and node.IsA("vtkMRMLSegmentationNode"):
             self.viewMemory.hideInThreeD(node, segmentID)

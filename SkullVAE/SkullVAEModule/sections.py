@@ -22,7 +22,9 @@ class Section:
         self._chosen = None if isOpen == self._wanted else isOpen
 
     def update(self, wanted: bool) -> None:
-        """Open or close the section, unless the user has chosen otherwise."""
+        """Open or close the section if another state is wanted than before, unless the user has chosen otherwise."""
+        if wanted == self._wanted:
+            return
         self._wanted = wanted
         if self._chosen == wanted:
             self._chosen = None
@@ -33,6 +35,7 @@ class Section:
     def forget(self) -> None:
         """Forget what the user has chosen."""
         self._chosen = None
+        self.button.collapsed = not self._wanted
 
 
 class Sections:

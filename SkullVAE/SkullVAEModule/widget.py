@@ -317,7 +317,8 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._prior = parameters.prior
         busy = self._busy
         self.inputSection.update()
-        self.ui.thicknessSpinBox.enabled = parameters.thickness != "Patient's own"
+        chosen = parameters.thickness != "Patient's own"
+        self.ui.thicknessSpinBox.enabled = self.ui.thicknessSpinBox.visible = chosen
         self.ui.holesWidget.visible = parameters.holes
         self.ui.removeModelButton.enabled = parameters.model != ""
         missing = self.inputSection.missing() or self.advancedSection.missing()

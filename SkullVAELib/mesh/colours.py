@@ -10,7 +10,7 @@ THICKNESS_SCALE_MM = 10.0
 UNCERTAINTY_SCALE_MM = 3.0
 """Upper end of the colour scale of the uncertainty."""
 
-DIFFERENCE_SCALE_MM = 5.0
+DIFFERENCE_SCALE_MM = 4.0
 """Ends of the colour scale of the difference to the mirrored side, which is symmetric about 0."""
 
 # Five colours of viridis, whose lightness increases: readable in grey and by colour-blind readers.
