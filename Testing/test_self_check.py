@@ -178,7 +178,7 @@ def test_a_thin_implant_a_step_and_a_bulge_are_told_apart():
 
 @pytest.mark.parametrize("out", [4.0, -3.0])
 def test_the_difference_to_the_mirrored_side_is_signed_and_unknown_beside_the_implant(case, out):
-    affine, index, skull, points, hole = case
+    affine, index, skull, _points, hole = case
     defective = skull & ~hole
     implant = _shell(affine, index, out=out)[0] & hole & ~defective
     rays = np.array([[0.8, 0.2, 0.6], [0.75, 0.3, 0.6], [0.8, 0.1, 0.65], [-0.8, 0.2, 0.6]])

@@ -114,6 +114,27 @@ def test_what_the_user_opens_or_closes_stays_so(panel):
     assert opened(panel) == {"input"}, "another scene starts anew"
 
 
+def test_a_section_that_opens_shows_only_what_applies(panel):
+    choose(panel, skull())
+    clickOnHeader(panel, "implant")
+    assert panel.ui.clearanceSpinBox.visible
+    assert not panel.ui.thicknessSpinBox.visible and not panel.ui.holeDiameterSpinBox.visible
+    panel.ui.thicknessComboBox.currentText = "Constant"
+    assert panel.ui.thicknessSpinBox.visible
+
+
+def test_a_run_that_ends_while_another_module_is_open_is_shown_as_well(panel):
+    choose(panel, skull())
+    complete(panel)
+    panel.ui.completeButton.click()
+    slicer_standin.leaveModule(panel)
+    slicer_standin.waitFor(lambda: not panel.logic.running)
+    added = panel.logic.added
+    assert not added.segmentationNode.GetDisplayNode().GetSegmentVisibility2DFill(added.completedID)
+    slicer_standin.enterModule(panel)
+    assert opened(panel) == {"result", "export"}
+
+
 def test_a_section_that_code_opens_stays_open_until_the_next_step(panel):
     choose(panel, skull())
     panel.ui.implantCollapsibleButton.collapsed = False
@@ -297,13 +318,16 @@ def test_models_are_shaded_smoothly(panel):
         assert model.GetDisplayNode().GetInterpolation() == slicer.vtkMRMLDisplayNode.PhongInterpolation
 
 
-def test_slice_views_show_outlines_and_3d_only_the_models(panel):
-    choose(panel, skull())
+@pytest.mark.parametrize("surfaces", [False, True])
+def test_slice_views_show_outlines_and_3d_only_the_models(panel, surfaces):
+    node = choose(panel, skull())
+    if surfaces:
+        node.CreateClosedSurfaceRepresentation()
     added = complete(panel)
     display = added.segmentationNode.GetDisplayNode()
     for segmentID in (added.completedID, added.implantID):
         assert display.GetSegmentVisibility2DOutline(segmentID)
-        assert not display.GetSegmentVisibility3D(segmentID)
+        assert display.GetSegmentVisibility3D(segmentID) != surfaces, "Show 3D of the Segment Editor works"
     assert not display.GetSegmentVisibility2DFill(added.completedID), "the image stays visible"
     assert display.GetSegmentVisibility2DFill(added.implantID)
 
@@ -343,6 +367,7 @@ def test_views_are_centred_on_the_implant_and_come_back_when_the_result_is_remov
     layouts = slicer.vtkMRMLLayoutNode
     slicer.app.layoutManager().setLayout(layouts.SlicerLayoutOneUpRedSliceView)
     node.CreateDefaultDisplayNodes()
+    node.CreateClosedSurfaceRepresentation()
     node.GetDisplayNode().SetSegmentVisibility3D("bone", True)
     moveViews()
     before = views()

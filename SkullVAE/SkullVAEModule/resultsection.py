@@ -9,8 +9,8 @@ from .figures import proposalText, resultTable
 from .focus import showImplant
 from .logic import SkullVAELogic
 from .meshnodes import DIFFERENCE, THICKNESS, UNCERTAINTY, hasScalars, showColours, shownColours
-from .results import figuresOf
-from .viewmemory import ViewMemory
+from .results import AddedResult, figuresOf
+from .viewmemory import ViewMemory, isShownInThreeD
 
 # Opacity of the skull in 3D when it is translucent.
 _TRANSLUCENT = 0.35
@@ -27,7 +27,6 @@ class ResultSection:
         self._logic = logic
         self._onStart = onStart
         self._added = None
-        self._source: tuple = (None, "")
         self.viewMemory = ViewMemory()
         self.rating = ""
         ui.proposalComboBox.connect("currentIndexChanged(int)", self.onProposal)
@@ -53,7 +52,6 @@ class ResultSection:
 
     def update(self, inputNode, segmentID: str) -> None:
         """Show the result of this input."""
-        self._source = inputNode, segmentID
         self._added = None if inputNode is None else self._logic.resultOf(inputNode, segmentID)
         ui = self.ui
         for widget in (
@@ -143,22 +141,19 @@ class ResultSection:
             self.viewMemory.remember()
             showImplant(self._added)
 
-    def onAdded(self) -> None:
-        """Show a result that a run has just added to the scene: outlines in the slice views, models in 3D."""
-        if not self.present:
-            return
+    def onAdded(self, added: AddedResult, node, segmentID: str) -> None:
+        """Show a result that a run has just added for this input: outlines in the slice views, models in 3D."""
+        self._added = added
         self.viewMemory.remember()
         self.viewMemory.showThreeD()
-        added = self._added
         display = added.segmentationNode.GetDisplayNode()
-        for segmentID in (added.completedID, added.implantID):
-            display.SetSegmentVisibility2DOutline(segmentID, True)
-            # The models show them in 3D.
-            display.SetSegmentVisibility3D(segmentID, added.skullModelNode is None)
+        for each in (added.completedID, added.implantID):
+            display.SetSegmentVisibility2DOutline(each, True)
+            if added.skullModelNode is not None and isShownInThreeD(added.segmentationNode):
+                display.SetSegmentVisibility3D(each, False)
         # The image stays visible: of the bone only the outline is drawn.
         display.SetSegmentVisibility2DFill(added.completedID, False)
-        node, segmentID = self._source
-        if added.skullModelNode is not None and node.IsA("vtkMRMLSegmentationNode"):
+        if added.skullModelNode is not None and node.IsA("vtkMRMLSegmentationNode") and isShownInThreeD(node):
             self.viewMemory.hideInThreeD(node, segmentID)
         showImplant(added)
         self._showState()

@@ -42,9 +42,11 @@ class Sections:
     """The sections of the panel that follow the work. What the user opens or closes stays so.
 
     A section that the user has opened and closed again follows the work as before.
+
+    onToggled: called with whether a section is now closed.
     """
 
-    def __init__(self, ui) -> None:
+    def __init__(self, ui, onToggled) -> None:
         self._sections = {
             INPUT: Section(ui.inputCollapsibleButton),
             DEFECTS: Section(ui.defectsCollapsibleButton),
@@ -52,6 +54,8 @@ class Sections:
             RESULT: Section(ui.resultCollapsibleButton),
             EXPORT: Section(ui.exportCollapsibleButton),
         }
+        for section in self._sections.values():
+            section.button.connect("contentsCollapsed(bool)", onToggled)
 
     def show(self, names: set[str]) -> None:
         """Open the sections with these names and close the others."""

@@ -108,3 +108,9 @@ class ViewMemory:
     def forget(self) -> None:
         """Forget the views; called when the scene was closed."""
         self._kept = None
+
+
+def isShownInThreeD(node) -> bool:
+    """Whether surfaces of a segmentation were made for the 3D views, beside which the models would be shown twice."""
+    name = slicer.vtkSegmentationConverter.GetClosedSurfaceRepresentationName()
+    return bool(node.GetSegmentation().ContainsRepresentation(name))

@@ -47,6 +47,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         # Settings of the result that is shown; settings that differ from these are requested.
         self._shown: tuple | None = None
         self._runGamma = 0.0
+        self._runSource: tuple = (None, "")
         self._prior = "auto"
         # What the status line was about when it was set, and whether the present result was exported.
         self._statusAbout: tuple | None = None
@@ -63,7 +64,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         panel.setMRMLScene(slicer.mrmlScene)
 
         self.logic = SkullVAELogic()
-        self.sections = Sections(self.ui)
+        self.sections = Sections(self.ui, self._onSectionToggled)
         self.inputSection = InputSection(self.ui)
         self.resultSection = ResultSection(self.ui, self.logic, self._onProposal)
         self.defectSection = DefectSection(self.ui, self.logic, self._onDefectsChanged, self._showStatus)
@@ -177,6 +178,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 # The preview would cover the result.
                 parameters.showThreshold = False
                 self._shown, self._runGamma = self._settings(), parameters.gamma
+                self._runSource = sourceOf(parameters)
                 self._exported = False
                 roi, model = self.inputSection.roi(), self.advancedSection.modelPath()
                 self.logic.start(
@@ -303,7 +305,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._showStatus(" ".join(filter(None, [text, self.logic.notice])))
         self._showRunning(False)
         if self.logic.added is not None:
-            self.resultSection.onAdded()
+            self.resultSection.onAdded(self.logic.added, *self._runSource)
 
     # ------------------------------------------------------------------ display
 
@@ -348,6 +350,11 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._showNextStep()
         if self.logic.waiting and not self.logic.running:
             self._restTimer.start()
+
+    def _onSectionToggled(self, collapsed: bool) -> None:
+        """Update the panel, since a section that opens shows all its widgets, also those hidden while it was closed."""
+        if self._parameterNode is not None and not collapsed:
+            self._sceneTimer.start()
 
     def _showNextStep(self) -> None:
         parameters = self._parameterNode
