@@ -133,7 +133,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onSceneChanged(self) -> None:
         """Update the panel; called after nodes or segments have changed."""
-        self._onParametersModified()
+        self._update()
 
     def initializeParameterNode(self) -> None:
         """Use the parameters of the scene; without a selected input, select the first one."""
@@ -310,6 +310,12 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     # ------------------------------------------------------------------ display
 
     def _onParametersModified(self, caller=None, event=None) -> None:
+        self._update()
+        if self._parameterNode is not None and self.logic.waiting and not self.logic.running:
+            self._restTimer.start()
+
+    def _update(self) -> None:
+        """Show parameters, result and next step."""
         parameters = self._parameterNode
         if parameters is None:
             return
@@ -339,8 +345,6 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             undecided = self.defectSection.undecided
             self.sections.show(sectionsToShow(missing, self.resultSection.present, undecided))
         self._showNextStep()
-        if self.logic.waiting and not self.logic.running:
-            self._restTimer.start()
 
     def _onDefectsChanged(self) -> None:
         # Only what depends on the defects, since this is called while a point is dragged.
