@@ -388,6 +388,18 @@ def test_views_are_centred_on_the_implant_and_come_back_when_the_result_is_remov
     assert node.GetDisplayNode().GetSegmentVisibility3D("bone")
 
 
+def test_the_zoom_of_a_slice_view_is_restored_also_if_its_size_has_changed(panel):
+    choose(panel, skull())
+    red = slicer.mrmlScene.GetNodeByID("vtkMRMLSliceNodeRed")
+    red.SetDimensions(200, 100, 1)
+    red.SetFieldOfView(100.0, 50.0, 1.0)
+    complete(panel)
+    red.SetFieldOfView(70.0, 35.0, 1.0)
+    red.SetDimensions(400, 300, 1)
+    panel.ui.removeResultButton.click()
+    assert red.GetFieldOfView()[:2] == pytest.approx((200, 150)), "0.5 mm per pixel as before"
+
+
 def test_a_layout_with_a_3d_view_and_one_that_the_user_chooses_later_are_kept(panel):
     choose(panel, skull())
     manager, layouts = slicer.app.layoutManager(), slicer.vtkMRMLLayoutNode

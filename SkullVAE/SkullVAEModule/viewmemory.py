@@ -12,10 +12,10 @@ _LAYOUT_WITH_3D = slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView
 
 @dataclass
 class _Slice:
-    """Position and zoom of a slice view."""
+    """Position and zoom of a slice view: size of a pixel in mm, since another layout changes the number of pixels."""
 
     toRAS: vtk.vtkMatrix4x4
-    fieldOfView: tuple[float, ...]
+    pixel: tuple[float, ...]
     origin: tuple[float, ...]
 
 
@@ -53,7 +53,9 @@ class ViewMemory:
         for node in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
             matrix = vtk.vtkMatrix4x4()
             matrix.DeepCopy(node.GetSliceToRAS())
-            kept.slices[node.GetID()] = _Slice(matrix, tuple(node.GetFieldOfView()), tuple(node.GetXYZOrigin()))
+            sizes = zip(node.GetFieldOfView(), node.GetDimensions(), strict=True)
+            pixel = tuple(extent / max(count, 1) for extent, count in sizes)
+            kept.slices[node.GetID()] = _Slice(matrix, pixel, tuple(node.GetXYZOrigin()))
         for node in slicer.util.getNodesByClass("vtkMRMLCameraNode"):
             places = tuple(node.GetPosition()), tuple(node.GetFocalPoint()), tuple(node.GetViewUp())
             kept.cameras[node.GetID()] = _Camera(*places, node.GetParallelScale())
@@ -93,7 +95,8 @@ class ViewMemory:
             node = scene.GetNodeByID(nodeID)
             if node is not None:
                 node.GetSliceToRAS().DeepCopy(place.toRAS)
-                node.SetFieldOfView(*place.fieldOfView)
+                sizes = zip(place.pixel, node.GetDimensions(), strict=True)
+                node.SetFieldOfView(*(size * max(count, 1) for size, count in sizes))
                 node.SetXYZOrigin(*place.origin)
                 node.UpdateMatrices()
         for nodeID, place in kept.cameras.items():
