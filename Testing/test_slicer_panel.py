@@ -71,7 +71,8 @@ def sceneIDs() -> set[str]:
 
 def test_buttons_are_disabled_without_an_input_and_the_tooltip_gives_the_reason(widget):
     assert not widget.ui.completeButton.enabled
-    assert widget.ui.completeButton.toolTip == "Choose a segmentation or a CT volume"
+    toolTip = slicer_standin.plainText(widget.ui.completeButton.toolTip)
+    assert toolTip == "Choose a segmentation or a CT volume"
     assert not widget.ui.exportButton.enabled
     assert not widget.ui.removeResultButton.enabled
 

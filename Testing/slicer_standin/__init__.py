@@ -42,6 +42,7 @@ shown = dialogs.shown
 
 _views = None
 _hierarchy = None
+_mainWindow = None
 
 
 def sourceFolder() -> Path | None:
@@ -151,7 +152,10 @@ def _installSlicers(folder: Path) -> None:
 
 
 def newScene():
-    """Set slicer.mrmlScene to an empty scene with the default layout's views and the logics of Slicer's modules."""
+    """Set slicer.mrmlScene to an empty scene with the default layout's views and the logics of Slicer's modules.
+
+    There is a main window, so that dialogs are shown, and the scene has undo levels of earlier work.
+    """
     global _views, _hierarchy
     import slicer
 
@@ -188,7 +192,22 @@ def newScene():
         # Slicer's displayable managers find the logics of modules here.
         _views.applicationLogic.SetModuleLogic(name.capitalize(), logic)
     _hierarchy = subjecthierarchy.Follower(scene)
+    scene.SetUndoOn()
+    scene.SaveStateForUndo()
+    scene.SetUndoOff()
+    setMainWindow(True)
     return scene
+
+
+def setMainWindow(present: bool) -> None:
+    """Whether there is a main window until the next newScene(); without it, as with --no-main-window, messages are
+    logged instead of shown."""
+    global _mainWindow
+    import qt
+
+    if _mainWindow is None:
+        _mainWindow = qt.QMainWindow()
+    _mainWindow.objectName = "qSlicerMainWindow" if present else ""
 
 
 def moduleRecord():
@@ -201,11 +220,8 @@ def moduleRecord():
     return slicer.modules.skullvae
 
 
-def openModule(mainWindow: bool = True):
-    """Open the module as Slicer does: (module, panel). Close it with closeModule.
-
-    mainWindow: whether there is a main window; without it, as with --no-main-window, no dialog can be answered.
-    """
+def openModule():
+    """Open the module as Slicer does: (module, panel). Close it with closeModule."""
     import qt
     import slicer
 
@@ -222,10 +238,6 @@ def openModule(mainWindow: bool = True):
     widget = SkullVAE.SkullVAEWidget(frame)
     frame._python = widget
     slicer.modules.SkullVAEWidget = widget
-    if mainWindow:
-        window = qt.QMainWindow()
-        window.objectName = "qSlicerMainWindow"
-        frame._window = window
     widget.setup()
     frame.show()
     frame.enter()
@@ -260,10 +272,6 @@ def closeModule(widget) -> None:
     else:
         unloading.aboutToUnload("SkullVAE")
     frame.setMRMLScene(None)
-    if hasattr(frame, "_window"):
-        frame._window.objectName = ""
-        QtWidgets.QWidget.close(frame._window)
-        frame._window.deleteLater()
     QtWidgets.QWidget.close(frame)
     frame.deleteLater()
     processEvents()
@@ -320,6 +328,36 @@ def drag(slider, *values: float) -> None:
         processEvents()
     QtWidgets.QAbstractSlider.setSliderDown(inner, False)
     processEvents()
+
+
+def typeText(box, text: str, keys: str = "") -> None:
+    """Select all text of a spin box, line edit or ctkSliderWidget and type another one, key by key.
+
+    keys: "\\t" or "\\r" to press Tab or Return afterwards.
+    """
+    from PySide6 import QtCore, QtTest, QtWidgets
+
+    field = QtWidgets.QWidget.findChild(box, QtWidgets.QAbstractSpinBox) or box
+    QtWidgets.QWidget.activateWindow(QtWidgets.QWidget.window(field))
+    QtWidgets.QWidget.setFocus(field)
+    processEvents()
+    type(field).selectAll(field)
+    for key in text:
+        QtTest.QTest.keyClicks(field, key)
+        processEvents()
+    for key in keys:
+        code = {"\t": QtCore.Qt.Key.Key_Tab, "\r": QtCore.Qt.Key.Key_Return}[key]
+        QtTest.QTest.keyClick(field, code)
+        processEvents()
+
+
+def plainText(text: str) -> str:
+    """A tool tip as it was set: Slicer makes rich text of it."""
+    from PySide6 import QtGui
+
+    document = QtGui.QTextDocument()
+    document.setHtml(text)
+    return document.toPlainText()
 
 
 def clickInSlice(name: str, ras, button: str = "Left") -> None:

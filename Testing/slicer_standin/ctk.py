@@ -291,7 +291,9 @@ class _ctkSliderWidget(QtWidgets.QWidget):
 
     @Slot(float)
     def setValue(self, value: float) -> None:
-        self._spinBox.setValue(value)
+        # As in CTK, so that a value that is typed is not written back under the cursor.
+        if value != self._value:
+            self._spinBox.setValue(value)
 
     def _setRange(self, low: float, high: float) -> None:
         self._spinBox.setRange(low, high)

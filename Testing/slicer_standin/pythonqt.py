@@ -13,7 +13,7 @@ import numbers
 import sys
 import traceback
 
-from PySide6 import QtCore
+from PySide6 import QtCore, QtGui
 
 Signature = tuple[str, tuple[str, ...]]
 
@@ -74,12 +74,19 @@ def _coerced(prop, value):
     if kind in ("double", "float") and number:
         return float(value)
     if kind == "QString" and isinstance(value, str):
-        return value
+        return richToolTip(value) if prop.name() == "toolTip" else value
     if kind == "QStringList" and isinstance(value, list | tuple) and all(isinstance(text, str) for text in value):
         return list(value)
     if kind in ("bool", "int", "uint", "qlonglong", "double", "float", "QString", "QStringList"):
         raise TypeError(f"property '{prop.name()}' of type {kind} cannot be {value!r}")
     return _native(value)
+
+
+def richToolTip(text: str) -> str:
+    """The tool tip that a widget has after this one was set: Slicer makes rich text of it, which breaks lines."""
+    if not text or QtGui.Qt.mightBeRichText(text):
+        return text
+    return QtGui.Qt.convertFromPlainText(text, QtCore.Qt.WhiteSpaceMode.WhiteSpaceNormal)
 
 
 def _enumAccess(native, prop):
@@ -270,6 +277,8 @@ def _attribute(native, name: str):
         return lambda: _className(native)
     if _metaProperty(native, name) is not None:
         return readProperty(native, name)
+    if name == "setToolTip":
+        return lambda text: writeProperty(native, "toolTip", text)
     if name in _signals(native):
         return _signal(native, name)
     value = object.__getattribute__(native, name)
