@@ -53,6 +53,11 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.layout.addWidget(panel)
         self.ui = slicer.util.childWidgetVariables(panel)
         panel.setMRMLScene(slicer.mrmlScene)
+        self._spinBoxes = [each for each in vars(self.ui).values() if each.className() in ("QSpinBox", "QDoubleSpinBox")]
+        for box in self._spinBoxes:
+            # Otherwise each key would change the parameter, and Slicer's wrapper would write the value back under the
+            # cursor: "0.3" would become 0.0.
+            box.keyboardTracking = False
 
         self.logic = SkullVAELogic()
         self.inputSection = InputSection(self.ui)
@@ -140,6 +145,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onCompleteButton(self, checked: bool = False) -> None:
         """Start a run."""
         parameters = self._parameterNode
+        self._takeTypedNumbers()
         self.ui.logTextEdit.clear()
         # Events are processed during an installation, so the button must be disabled.
         self.ui.completeButton.enabled = False
@@ -182,6 +188,9 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Start an export."""
         with self._errorsShown(_("The result could not be exported.")):
             try:
+                self._takeTypedNumbers()
+                # Requests what has changed just before, for which the export then waits.
+                self.onRest()
                 self.exportSection.start()
             finally:
                 self._showRunning(self.exportSection.running)
@@ -318,6 +327,11 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _settings(self) -> tuple:
         return self._parameterNode.gamma, RunSettings(**implantSettings(self._parameterNode))
+
+    def _takeTypedNumbers(self) -> None:
+        """Use numbers that were typed but not left yet: a click on a button need not take the focus."""
+        for box in self._spinBoxes:
+            box.interpretText()
 
     def _ensurePackages(self) -> bool:
         if ensurePackages(wheelFolder=self.ui.wheelFolderPathLineEdit.currentPath or None):
