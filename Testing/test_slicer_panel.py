@@ -140,7 +140,6 @@ def test_settings_are_saved_with_the_scene_and_come_back(widget, sample, tmp_pat
     assert widget.ui.clearanceSpinBox.value == 0.5
     slicer.mrmlScene.Connect()
     slicer_standin.processEvents(0.05)
-    widget.initializeParameterNode()
     assert widget.ui.clearanceSpinBox.value == pytest.approx(0.8)
     assert widget.ui.thicknessComboBox.currentText == "Constant"
     assert widget.ui.proposalsSpinBox.value == 4
