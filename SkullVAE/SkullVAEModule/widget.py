@@ -104,6 +104,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Stop the run, because the scene with its input is about to be closed."""
         self._stop()
         self.logic.closeSession()
+        self._shown = None
         self.setParameterNode(None)
 
     def onSceneEndClose(self, caller, event) -> None:
@@ -140,7 +141,6 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParametersModified)
         self._parameterNode = parameterNode
         self._parameterNodeGuiTag = None
-        self._shown = None
         for section in (self.inputSection, self.defectSection, self.exportSection, self.advancedSection):
             section.setParameterNode(parameterNode)
         if parameterNode is not None:
