@@ -22,7 +22,7 @@ from .focus import showImplant
 from .inputsection import InputSection, firstInput
 from .installation import ensurePackages
 from .logic import SkullVAELogic
-from .parameters import SkullVAEParameterNode, implantSettings, runSettings
+from .parameters import SkullVAEParameterNode, implantSettings, runSettings, sourceOf
 from .resultsection import ResultSection
 
 _POLL_MS = 100
@@ -170,8 +170,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 self._shown, self._runGamma = self._settings(), parameters.gamma
                 roi, model = self.inputSection.roi(), self.advancedSection.modelPath()
                 self.logic.start(
-                    parameters.inputNode,
-                    parameters.segmentID,
+                    *sourceOf(parameters),
                     runSettings(parameters, roi, model, *self.defectSection.forRun()),
                     parameters.newSegmentation,
                 )
@@ -190,7 +189,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onRemoveResultButton(self, checked: bool = False) -> None:
         """Remove everything that was added for this input."""
         with self._errorsShown(_("The result could not be removed.")):
-            self.logic.removeResult(self._parameterNode.inputNode, self._parameterNode.segmentID)
+            self.logic.removeResult(*sourceOf(self._parameterNode))
             self.defectSection.forget()
             self._showStatus(_("The result was removed."))
             self._onParametersModified()
@@ -319,7 +318,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.completeButton.toolTip = missing or _("Complete the skull and design the implant")
         self.defectSection.update(busy)
         if not busy:
-            self.resultSection.update(parameters.inputNode, parameters.segmentID)
+            self.resultSection.update(*sourceOf(parameters))
         self.exportSection.update(self.resultSection.present, busy)
         if self.logic.waiting and not self.logic.running:
             self._restTimer.start()
