@@ -249,7 +249,8 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.defectSection.request():
             self._follow()
         settings = self._settings()
-        if self._shown is None or not self.logic.live or self.logic.running or settings == self._shown:
+        ours = self.logic.live and self.logic.isOf(*sourceOf(self._parameterNode))
+        if self._shown is None or not ours or settings == self._shown:
             return
         (gamma, implant), (shownGamma, shownImplant) = settings, self._shown
         self._shown = settings
