@@ -389,7 +389,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     @contextlib.contextmanager
     def _errorsShown(self, title: str, onError=lambda: None):
-        """Show a SkullVAEError in the status line and any other error in Slicer's dialog.
+        """Show a SkullVAEError in the status line, any other error in Slicer's dialog and its title in the status line.
 
         onError: called first, to stop whatever would raise the error repeatedly.
         """
@@ -401,6 +401,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._showStatus(str(error))
         except Exception:
             onError()
+            self._showStatus(title)
             with slicer.util.tryWithErrorDisplay(title):
                 raise
 
