@@ -73,6 +73,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartImportEvent, self.onSceneStartImport)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndImport)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAddedEvent, self.onNodeAdded)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeRemovedEvent, self.onNodeRemoved)
         self.ui.completeButton.connect("clicked(bool)", self.onCompleteButton)
         self.ui.cancelButton.connect("clicked(bool)", self.onCancelButton)
@@ -105,6 +106,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._stop()
         self.logic.closeSession()
         self._shown = None
+        self._showStatus("")
         self.setParameterNode(None)
 
     def onSceneEndClose(self, caller, event) -> None:
@@ -120,6 +122,18 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Show what was loaded if the panel is open."""
         if self.parent.isEntered:
             self.initializeParameterNode()
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def onNodeAdded(self, caller, event, node) -> None:
+        """Show the threshold preview in the slice views of a new layout as well."""
+        if node.IsA("vtkMRMLSliceCompositeNode"):
+            # When the new view is complete.
+            qt.QTimer.singleShot(0, self.onViewAdded)
+
+    def onViewAdded(self) -> None:
+        """Called after a slice view was added."""
+        if self._parameterNode is not None:
+            self.inputSection.update()
 
     def onNodeRemoved(self, caller, event) -> None:
         """Fill other defects if the points at holes were removed."""
@@ -208,8 +222,10 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onAddModelButton(self, checked: bool = False) -> None:
         """Add a model from a file."""
         with self._errorsShown(_("The model could not be added.")):
-            if self.advancedSection.addModel():
+            added = self.advancedSection.addModel()
+            if added:
                 self.advancedSection.update()
+                self._showStatus(added)
 
     def onRemoveModelButton(self, checked: bool = False) -> None:
         """Remove the selected model."""
