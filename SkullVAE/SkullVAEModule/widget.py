@@ -53,7 +53,8 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.layout.addWidget(panel)
         self.ui = slicer.util.childWidgetVariables(panel)
         panel.setMRMLScene(slicer.mrmlScene)
-        self._spinBoxes = [each for each in vars(self.ui).values() if each.className() in ("QSpinBox", "QDoubleSpinBox")]
+        widgets = vars(self.ui).values()
+        self._spinBoxes = [each for each in widgets if each.className() in ("QSpinBox", "QDoubleSpinBox")]
         for box in self._spinBoxes:
             # Otherwise each key would change the parameter, and Slicer's wrapper would write the value back under the
             # cursor: "0.3" would become 0.0.

@@ -258,8 +258,8 @@ def _connector(widget, parameter: _Parameter) -> _Connector:
 class _Wrapper:
     """Base class of the classes that parameterNodeWrapper makes.
 
-    As in Slicer, values are kept and read again at a ModifiedEvent of the node: a reference to a node that is not in the
-    scene yet, as during the import of a scene, stays None until the next event.
+    As in Slicer, values are kept and read again at a ModifiedEvent of the node: a reference to a node that is not in
+    the scene yet, as during the import of a scene, stays None until the next event.
     """
 
     def __init__(self, parameterNode):
