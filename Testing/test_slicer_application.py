@@ -257,21 +257,28 @@ def test_the_roi_of_the_panel_can_be_rotated_in_the_views(panel):
     assert display.GetRotationHandleVisibility()
 
 
+def foregrounds() -> list:
+    return [node.GetForegroundVolumeID() for node in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")]
+
+
 def test_slice_views_of_a_new_layout_show_the_threshold_at_once(panel):
     panel.choose(addVolume(np.zeros((8, 9, 10), np.int16), GRID))
     panel.ui.thresholdPreviewCheckBox.click()
     slicer_standin.processEvents(0.05)
+    views = len(foregrounds())
     logic = slicer.vtkMRMLSliceLogic()
     logic.SetMRMLScene(slicer.mrmlScene)
-    logic.AddSliceNode("Slice4")
+    node = logic.AddSliceNode("Slice4")
+    composite = logic.GetSliceCompositeNode()
     slicer_standin.processEvents(0.05)
-    shown = [node.GetForegroundVolumeID() for node in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")]
-    assert len(shown) == 4 and len(set(shown)) == 1 and shown[0]
+    assert len(foregrounds()) == views + 1 and len(set(foregrounds())) == 1 and foregrounds()[0]
     panel.ui.thresholdPreviewCheckBox.click()
     slicer_standin.processEvents(0.05)
-    shown = [node.GetForegroundVolumeID() for node in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")]
-    assert not any(shown)
+    assert not any(foregrounds())
     logic.SetMRMLScene(None)
+    # The views of the application outlive the scene.
+    for each in (node, composite):
+        slicer.mrmlScene.RemoveNode(each)
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -9,6 +9,9 @@ error.
 If the environment variable SLICER_SOURCE_DIR is the path of Slicer's sources, their Python files replace base.py,
 i18n.py, parameternode.py and slicer-core's slicer.util. The tests must pass with both.
 
+Inside Slicer itself, Testing/run_in_slicer.py calls useApplication(): the functions of application.py then take the
+place of those of this file, and the tests run unchanged in the application.
+
     import slicer_standin
     slicer_standin.prepare()              # before `import SkullVAE`; fails the test where a package is missing
     slicer_standin.newScene()
@@ -20,9 +23,11 @@ i18n.py, parameternode.py and slicer-core's slicer.util. The tests must pass wit
 
 from __future__ import annotations
 
+import html
 import importlib
 import importlib.util
 import os
+import re
 import sys
 import time
 import types
@@ -31,7 +36,7 @@ from pathlib import Path
 import pytest
 import system_libraries
 
-from . import dialogs
+from . import dialogs, uncaught
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MODULE_FOLDER = ROOT / "SkullVAE"
@@ -43,6 +48,13 @@ shown = dialogs.shown
 _views = None
 _hierarchy = None
 _mainWindow = None
+
+
+def useApplication() -> None:
+    """Replace the functions of this package by those for the application that this process is, before any test."""
+    from . import application
+
+    globals().update({name: getattr(application, name) for name in application.__all__})
 
 
 def sourceFolder() -> Path | None:
@@ -81,7 +93,7 @@ def prepare() -> None:
 
     fonts.useFonts()
     pythonqt.keepConstants()
-    pythonqt.recordUncaught()
+    uncaught.recordUncaught()
     _install("qt", {name: getattr(qt, name) for name in qt.__all__})
     _install("ctk", {name: getattr(ctk, name) for name in ctk.__all__})
     _install("SampleData", {"SampleDataLogic": sampledata.SampleDataLogic})
@@ -204,7 +216,9 @@ def setMainWindow(present: bool) -> None:
     logged instead of shown."""
     global _mainWindow
     import qt
+    import slicer
 
+    slicer.app._mainWindow = present
     if _mainWindow is None:
         _mainWindow = qt.QMainWindow()
     _mainWindow.objectName = "qSlicerMainWindow" if present else ""
@@ -222,7 +236,6 @@ def moduleRecord():
 
 def openModule():
     """Open the module as Slicer does: (module, panel). Close it with closeModule."""
-    import qt
     import slicer
 
     import SkullVAE
@@ -230,19 +243,12 @@ def openModule():
     record = moduleRecord()
     module = SkullVAE.SkullVAE(record)
     slicer.app.finishStartup()
-    frame = slicer.qSlicerScriptedLoadableModuleWidget()
-    frame.setLayout(qt.QVBoxLayout())
-    frame.setMRMLScene(slicer.mrmlScene)
+    record._widget = frame = record.createNewWidgetRepresentation()
     frame.resize(440, 900)
-    record._widget = frame
-    widget = SkullVAE.SkullVAEWidget(frame)
-    frame._python = widget
-    slicer.modules.SkullVAEWidget = widget
-    widget.setup()
     frame.show()
     frame.enter()
     processEvents()
-    return module, widget
+    return module, frame.self()
 
 
 def leaveModule(widget) -> None:
@@ -296,9 +302,7 @@ def processEvents(seconds: float = 0.0) -> None:
 
 def errors() -> list[BaseException]:
     """The exceptions of slots and observers since the last call; for a test that expects one."""
-    from . import pythonqt
-
-    return pythonqt.errors()
+    return uncaught.errors()
 
 
 def waitFor(condition, seconds: float = 60.0) -> None:
@@ -353,11 +357,7 @@ def typeText(box, text: str, keys: str = "") -> None:
 
 def plainText(text: str) -> str:
     """A tool tip as it was set: Slicer makes rich text of it."""
-    from PySide6 import QtGui
-
-    document = QtGui.QTextDocument()
-    document.setHtml(text)
-    return document.toPlainText()
+    return html.unescape(re.sub("<[^>]*>", "", text))
 
 
 def clickInSlice(name: str, ras, button: str = "Left") -> None:
