@@ -5,17 +5,21 @@
 
 Everything after "--" is passed to pytest. Without the name of a test file, all test files of the module are run. The
 application ends with the exit code of pytest: 0 if all tests have passed, 1 if some have failed, 2 to 5 if they could
-not be run; 6 if pytest is not installed. The module is that of the application if it was installed or built there, or
-else that of this checkout.
+not be run; 6 if Slicer's Python lacks a package that they need. The module is that of the application if it was
+installed or built there, or else that of this checkout.
 """
 
 import os
 import sys
 
-PYTEST_IS_MISSING = 6
+# CTest reports this exit code as a skipped test, see CMakeLists.txt.
+PACKAGE_IS_MISSING = 6
 
 # Test files that use the scene, the panel or the logic of the module, without those of the stand-in itself.
 PATTERN = "test_slicer_*.py"
+
+# What the module installs.
+LIBRARY = ("torch", "monai", "nibabel", "safetensors")
 
 
 def arguments_after_dashes(argv):
@@ -36,21 +40,29 @@ def pytest_arguments(folder, arguments):
     return [*options, *arguments, *names]
 
 
+def missing_packages():
+    """The packages that the tests need and that this Python lacks."""
+    import importlib.util
+
+    return [name for name in ("pytest", *LIBRARY) if importlib.util.find_spec(name) is None]
+
+
 def run(folder, arguments):
     """Run the tests of a folder in this process, which is the application; returns the exit code of pytest."""
     for path in (os.path.dirname(folder), folder):
         if path not in sys.path:
             sys.path.insert(0, path)
-    try:
-        import pytest
-    except ImportError:
-        print(
-            "pytest is not installed in Slicer's Python. Run in Slicer's Python console:"
-            " slicer.util.pip_install('pytest'), then restart Slicer.",
-            file=sys.stderr,
-            flush=True,
-        )
-        return PYTEST_IS_MISSING
+    missing = missing_packages()
+    if missing:
+        remedies = []
+        if "pytest" in missing:
+            remedies.append("Run slicer.util.pip_install('pytest') in Slicer's Python console")
+        if missing != ["pytest"]:
+            remedies.append("Click 'Complete skull' in the module, which installs the packages that it needs")
+        text = "Slicer's Python lacks {}. {}. Then run the tests again."
+        print(text.format(", ".join(missing), ". ".join(remedies)), file=sys.stderr, flush=True)
+        return PACKAGE_IS_MISSING
+    import pytest
     import slicer_standin
 
     slicer_standin.useApplication()

@@ -87,7 +87,14 @@ def test_exit_code_and_file_report_a_failure(tmp_path):
 def test_without_pytest_the_message_names_the_remedy():
     done = run(without="pytest")
     assert done.returncode == 6, done.stdout + done.stderr
-    assert "slicer.util.pip_install('pytest')" in done.stderr
+    assert "lacks pytest. Run slicer.util.pip_install('pytest') in Slicer's Python console." in done.stderr
+    assert "Complete skull" not in done.stderr
+
+
+def test_ctest_reports_missing_packages_as_a_skipped_test():
+    text = (TESTING / "CMakeLists.txt").read_text(encoding="utf-8")
+    assert f"/{SCRIPT.name}" in text
+    assert "set_tests_properties(py_run_in_slicer PROPERTIES SKIP_RETURN_CODE 6 " in text
 
 
 def test_every_function_that_the_tests_use_is_in_the_adapter():
