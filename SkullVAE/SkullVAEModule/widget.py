@@ -62,6 +62,12 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.layout.addWidget(panel)
         self.ui = slicer.util.childWidgetVariables(panel)
         panel.setMRMLScene(slicer.mrmlScene)
+        widgets = vars(self.ui).values()
+        self._spinBoxes = [each for each in widgets if each.className() in ("QSpinBox", "QDoubleSpinBox")]
+        for box in self._spinBoxes:
+            # Otherwise each key would change the parameter, and Slicer's wrapper would write the value back under the
+            # cursor: "0.3" would become 0.0.
+            box.keyboardTracking = False
 
         self.logic = SkullVAELogic()
         self.sections = Sections(self.ui, self._onSectionToggled)
@@ -78,6 +84,9 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartImportEvent, self.onSceneStartImport)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndImport)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAddedEvent, self.onNodeAdded)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeRemovedEvent, self.onNodeRemoved)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAddedEvent, self.onSceneChanging)
         self.ui.completeButton.connect("clicked(bool)", self.onCompleteButton)
@@ -110,6 +119,8 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Stop the run, because the scene with its input is about to be closed."""
         self._stop()
         self.logic.closeSession()
+        self._shown = None
+        self._showStatus("")
         self.setParameterNode(None)
 
     def onSceneEndClose(self, caller, event) -> None:
@@ -119,6 +130,27 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._showStatus("")
         if self.parent.isEntered:
             self.initializeParameterNode()
+
+    def onSceneStartImport(self, caller, event) -> None:
+        """Leave the parameters, because the import overwrites them before the nodes that they refer to are there."""
+        self.setParameterNode(None)
+
+    def onSceneEndImport(self, caller, event) -> None:
+        """Show what was loaded if the panel is open."""
+        if self.parent.isEntered:
+            self.initializeParameterNode()
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def onNodeAdded(self, caller, event, node) -> None:
+        """Show the threshold preview in the slice views of a new layout as well."""
+        if node.IsA("vtkMRMLSliceCompositeNode"):
+            # When the new view is complete.
+            qt.QTimer.singleShot(0, self.onViewAdded)
+
+    def onViewAdded(self) -> None:
+        """Called after a slice view was added."""
+        if self._parameterNode is not None:
+            self.inputSection.update()
 
     def onNodeRemoved(self, caller, event) -> None:
         """Fill other defects if the points at holes were removed, and show that a result was removed."""
@@ -150,7 +182,6 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParametersModified)
         self._parameterNode = parameterNode
         self._parameterNodeGuiTag = None
-        self._shown = None
         for section in (self.inputSection, self.defectSection, self.exportSection, self.advancedSection):
             section.setParameterNode(parameterNode)
         self._observeSegmentations()
@@ -167,6 +198,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onCompleteButton(self, checked: bool = False) -> None:
         """Start a run."""
         parameters = self._parameterNode
+        self._takeTypedNumbers()
         self.ui.logTextEdit.clear()
         # Events are processed during an installation, so the button must be disabled.
         self.ui.completeButton.enabled = False
@@ -182,8 +214,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 self._exported = False
                 roi, model = self.inputSection.roi(), self.advancedSection.modelPath()
                 self.logic.start(
-                    parameters.inputNode,
-                    parameters.segmentID,
+                    *sourceOf(parameters),
                     runSettings(parameters, roi, model, *self.defectSection.forRun()),
                     parameters.newSegmentation,
                 )
@@ -202,7 +233,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onRemoveResultButton(self, checked: bool = False) -> None:
         """Remove everything that was added for this input."""
         with self._errorsShown(_("The result could not be removed.")):
-            self.logic.removeResult(self._parameterNode.inputNode, self._parameterNode.segmentID)
+            self.logic.removeResult(*sourceOf(self._parameterNode))
             self.defectSection.forget()
             self.resultSection.onRemoved()
             self._showStatus(_("The result was removed."))
@@ -212,6 +243,9 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Start an export."""
         with self._errorsShown(_("The result could not be exported.")):
             try:
+                self._takeTypedNumbers()
+                # Requests what has changed just before, for which the export then waits.
+                self.onRest()
                 self.exportSection.start()
             finally:
                 self._showRunning(self.exportSection.running)
@@ -219,8 +253,10 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onAddModelButton(self, checked: bool = False) -> None:
         """Add a model from a file."""
         with self._errorsShown(_("The model could not be added.")):
-            if self.advancedSection.addModel():
+            added = self.advancedSection.addModel()
+            if added:
                 self.advancedSection.update()
+                self._showStatus(added)
 
     def onRemoveModelButton(self, checked: bool = False) -> None:
         """Remove the selected model."""
@@ -262,7 +298,8 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.defectSection.request():
             self._follow()
         settings = self._settings()
-        if self._shown is None or not self.logic.live or self.logic.running or settings == self._shown:
+        ours = self.logic.live and self.logic.isOf(*sourceOf(self._parameterNode))
+        if self._shown is None or not ours or settings == self._shown:
             return
         (gamma, implant), (shownGamma, shownImplant) = settings, self._shown
         self._shown = settings
@@ -334,7 +371,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.completeButton.toolTip = missing or _("Complete the skull and design the implant.")
         self.defectSection.update(busy)
         if not busy:
-            self.resultSection.update(parameters.inputNode, parameters.segmentID)
+            self.resultSection.update(*sourceOf(parameters))
         self.exportSection.update(self.resultSection.present, busy)
         self._observeSegmentations()
         if not busy:
@@ -413,6 +450,11 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _settings(self) -> tuple:
         return self._parameterNode.gamma, RunSettings(**implantSettings(self._parameterNode))
 
+    def _takeTypedNumbers(self) -> None:
+        """Use numbers that were typed but not left yet: a click on a button need not take the focus."""
+        for box in self._spinBoxes:
+            box.interpretText()
+
     def _ensurePackages(self) -> bool:
         if ensurePackages(wheelFolder=self.ui.wheelFolderPathLineEdit.currentPath or None):
             return True
@@ -462,7 +504,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     @contextlib.contextmanager
     def _errorsShown(self, title: str, onError=lambda: None):
-        """Show a SkullVAEError in the status line and any other error in Slicer's dialog.
+        """Show a SkullVAEError in the status line, any other error in Slicer's dialog and its title in the status line.
 
         onError: called first, to stop whatever would raise the error repeatedly.
         """
@@ -474,6 +516,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._showStatus(str(error))
         except Exception:
             onError()
+            self._showStatus(title)
             with slicer.util.tryWithErrorDisplay(title):
                 raise
 

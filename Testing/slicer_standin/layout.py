@@ -96,6 +96,18 @@ class Views:
             logic.SetMRMLScene(None)
 
 
+class SliceView2D:
+    """layoutManager().sliceWidget(name).sliceView()."""
+
+    def __init__(self, logic):
+        self._logic = logic
+
+    def interactor(self):
+        from . import views
+
+        return views.interactor(self._logic.GetSliceNode().GetLayoutName())
+
+
 class SliceWidget:
     """layoutManager().sliceWidget(name)."""
 
@@ -110,6 +122,9 @@ class SliceWidget:
 
     def mrmlSliceCompositeNode(self):
         return self._logic.GetSliceCompositeNode()
+
+    def sliceView(self) -> SliceView2D:
+        return SliceView2D(self._logic)
 
     def fitSliceToBackground(self) -> None:
         self._logic.FitSliceToBackground()
