@@ -28,21 +28,23 @@ class SkullVAE(ScriptedLoadableModule):
 skulls.</p>
 <ol>
 <li>Load a head CT, or a segmentation in which the skull is one segment. <i>Sample Data</i> offers a patient and a
-generated skull under <i>SkullVAE</i>.</li>
+generated skull under <i>SkullVAE</i>. The line at the top of the panel says what to do next.</li>
 <li><i>Input</i>: choose the CT or the segment. For a CT, preview the bone threshold in the slice views. If table,
 headrest or neck are in the image, check <i>Restrict to a region of interest (ROI)</i>.</li>
-<li><i>Completion</i> and <i>Implant</i>: choose the number of proposals, clearance, thickness and holes. The defaults
-suit most cases. If one side of the face is missing, check <i>Also complete the face</i>.</li>
-<li>Click <b>Complete skull</b>. If Python packages are missing, the module asks before it installs them.</li>
-<li><i>Result</i>: the completed skull and the implant are segments, the printable implant is a model. Check the
-measures, and inspect the rim from all sides.</li>
+<li>Click <b>Complete skull</b>. If Python packages are missing, the module asks before it installs them. The defaults
+of <i>Defects</i>, <i>Implant</i> and <i>Advanced</i> suit most cases.</li>
+<li><i>Result</i>: figures with their ratings and remarks. <i>Before</i>, <i>After</i> and <i>Difference</i> compare the
+skull without and with the implant, and the implant with the mirrored side in mm. The skull can be shown translucent.
+Inspect the rim from all sides.</li>
 <li><i>Defects</i>: candidate defects with their probability. Check those that are to be filled. If a hole is missing,
-click <i>Point at a hole</i>, then click on the hole in a slice view.</li>
-<li>Select another proposal, or move <i>Gamma</i>: the implant is updated.</li>
-<li>Change clearance, thickness or holes: the printable implant is updated. Colour it by thickness or uncertainty.</li>
+click <i>Point at a hole</i>, then click on the hole in a slice view. If one side of the face is missing, check <i>Also
+complete the face</i> and run again.</li>
+<li><i>Implant</i>: change clearance, thickness or holes; the printable implant is updated. With several proposals,
+select one under <i>Result</i>.</li>
 <li><i>Export</i>: STL, OBJ or PLY of implant and skull surface, labelmaps, and a report.</li>
 </ol>
-<p>The input is never changed. Running again replaces the result; <i>Remove result</i> removes it.</p>
+<p>The input is never changed. Running again replaces the result; <i>Remove result</i> removes it and restores the
+views. Sections open as the work proceeds; those that you open or close stay so.</p>
 <p><b>Research software, not a medical device, not for clinical use.</b></p>
 """)
         parent.acknowledgementText = _("""

@@ -159,11 +159,11 @@ def nodeIDs() -> set[str]:
 
 
 def tetrahedron(seed: int) -> MeshData:
-    """A closed mesh of four random points, RAS mm, with a thickness and an uncertainty at each."""
+    """A closed mesh of four random points, RAS mm, with thickness, uncertainty and difference at each."""
     generator = np.random.default_rng(seed)
     points = generator.uniform(-50, 50, (4, 3)).astype(np.float32)
     faces = np.array([[0, 2, 1], [0, 1, 3], [1, 2, 3], [2, 0, 3]], np.int32)
-    return MeshData(points, faces, *generator.uniform(1, 8, (2, 4)).astype(np.float32))
+    return MeshData(points, faces, *generator.uniform(1, 8, (3, 4)).astype(np.float32))
 
 
 class KnownRun:

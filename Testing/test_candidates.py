@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -105,6 +107,16 @@ def test_a_hole_of_two_cores_is_one_candidate():
     dumbbell = slab(np.s_[20:30, 10:20], np.s_[36:46, 10:20], np.s_[30:36, 14:16], height_mm=60.0)
     (candidate,) = dumbbell.candidates()
     assert candidate.mask.sum() == dumbbell.missing.sum()
+
+
+def test_a_small_hole_in_thin_bone_is_a_candidate():
+    thick = slab(np.s_[38:42, 18:22], height_mm=60.0)
+    thin = {name: getattr(thick, name).copy() for name in ("field", "inside", "missing")}
+    thin["field"][:, :, [3, 5]] = 1.0
+    thin["inside"][:, :, [3, 5]] = thin["missing"][:, :, [3, 5]] = False
+    (candidate,) = replace(thick, **thin).candidates()
+    assert candidate.volume_ml == pytest.approx(4 * 4 * 0.008)
+    assert candidate.features["plate_mm"] == pytest.approx(2.0)
 
 
 def test_two_holes_are_two_candidates_that_share_no_voxel():

@@ -13,6 +13,7 @@ from SkullVAELib.checks.limits import LIMITS, RATINGS
 from SkullVAELib.checks.self_check import check_implant
 from SkullVAELib.geometry.affines import apply_affine
 from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.mesh.mesh import Mesh
 
 AXES = np.array([68.0, 88.0, 72.0])
 THICK = 6.0
@@ -173,6 +174,22 @@ def test_a_thin_implant_a_step_and_a_bulge_are_told_apart():
     assert _of(raised, "thickness").rating == "good"
     assert _of(raised, "rim_step").rating == "poor"
     assert _of(raised, "symmetry").value == pytest.approx(4, abs=1.2)
+
+
+@pytest.mark.parametrize("out", [4.0, -3.0])
+def test_the_difference_to_the_mirrored_side_is_signed_and_unknown_beside_the_implant(case, out):
+    affine, index, skull, _points, hole = case
+    defective = skull & ~hole
+    implant = _shell(affine, index, out=out)[0] & hole & ~defective
+    rays = np.array([[0.8, 0.2, 0.6], [0.75, 0.3, 0.6], [0.8, 0.1, 0.65], [-0.8, 0.2, 0.6]])
+    outer = rays / np.linalg.norm(rays / (AXES + out), axis=1, keepdims=True) + [5, -7, 11]
+    inner = rays[:1] / np.linalg.norm(rays[:1] / (AXES + out - THICK), axis=1, keepdims=True) + [5, -7, 11]
+    mesh = Mesh(np.concatenate([outer, inner]), np.array([[0, 1, 2], [0, 1, 3], [2, 1, 4]]))
+    volumes = Volume(defective, affine), Volume(defective | implant, affine), Volume(implant, affine)
+    difference = check_implant(*volumes, mesh).difference_mm
+    assert difference[[0, 1, 2, 4]] == pytest.approx(out, abs=1.2), "the inner surface as the outer one above it"
+    assert np.isnan(difference[3]), "there is no implant on the other side"
+    assert check_implant(*volumes).difference_mm is None
 
 
 @pytest.mark.parametrize("flip", [False, True])

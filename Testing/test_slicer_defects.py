@@ -13,7 +13,7 @@ import slicer  # noqa: E402
 from SkullVAEModule import candidates as defects  # noqa: E402
 from SkullVAEModule.candidates import Choice  # noqa: E402
 from SkullVAEModule.defectpoints import newPointsNode, pointsNode, pointsOf, toWorld  # noqa: E402
-from SkullVAEModule.figures import AMBER, GREEN, RED, checksTable, warningsText  # noqa: E402
+from SkullVAEModule.figures import AMBER, GREEN, RED, resultTable, warningsText  # noqa: E402
 from SkullVAEModule.logic import SkullVAELogic  # noqa: E402
 from SkullVAEModule.meshnodes import meshData  # noqa: E402
 from SkullVAEModule.parameters import runSettings  # noqa: E402
@@ -544,14 +544,14 @@ CHECKS = {
 
 def test_the_self_check_is_shown_in_the_words_of_the_report_and_its_warnings_once():
     report = {"checks": CHECKS, "warnings": ["31 % is <open>. Look.", "5 mm slices", "Not measured."]}
-    table = checksTable(report)
-    texts = ("31.2 % (poor)", "31 % is &lt;open&gt;. Look.", "0 ml (good)", "0.85 (good)", "- (acceptable)")
+    table = resultTable(report)
+    texts = ("31.2&nbsp;%", "31 % is &lt;open&gt;. Look.", "0&nbsp;ml", "0.85", "2 of 5 with remarks")
     for text in ("Self-check", LIMITS["open_edge"].title, *texts, "later &amp; other", RED, GREEN):
         assert text in table
-    assert "<open>" not in table
+    assert "<open>" not in table and table.count("31 % is") == 1
     assert "open" not in warningsText(report) and "measured" not in warningsText(report)
     assert "5 mm slices" in warningsText(report)
-    assert checksTable({"checks": None}) == checksTable({}) == ""
+    assert resultTable({"checks": None}) == resultTable({}) == ""
     assert "5 mm slices" in warningsText({"checks": None, "warnings": ["5 mm slices"]})
 
 

@@ -45,6 +45,7 @@ def test_installed_packages_are_not_installed_again(monkeypatch):
 
 def test_missing_and_outdated_packages_are_listed_and_not_installed_without_asking(monkeypatch):
     installed(monkeypatch, {**{key: COMPLETE[key] for key in ("safetensors", "pillow")}, "torch": "1.13"})
+    slicer_standin.setMainWindow(False)
     assert installation.missingPackages() == [installation.TORCH, "nibabel"]
     # The user cannot be asked here; pip is not called, since slicer.util.pip_install needs the application.
     with pytest.raises(SkullVAEError, match=r"missing: torch\S*, nibabel\. "):

@@ -71,7 +71,8 @@ def sceneIDs() -> set[str]:
 
 def test_buttons_are_disabled_without_an_input_and_the_tooltip_gives_the_reason(widget):
     assert not widget.ui.completeButton.enabled
-    assert widget.ui.completeButton.toolTip == "Choose a segmentation or a CT volume"
+    toolTip = slicer_standin.plainText(widget.ui.completeButton.toolTip)
+    assert toolTip == "Choose a CT or a segmentation of the skull"
     assert not widget.ui.exportButton.enabled
     assert not widget.ui.removeResultButton.enabled
 
@@ -139,7 +140,6 @@ def test_settings_are_saved_with_the_scene_and_come_back(widget, sample, tmp_pat
     assert widget.ui.clearanceSpinBox.value == 0.5
     slicer.mrmlScene.Connect()
     slicer_standin.processEvents(0.05)
-    widget.initializeParameterNode()
     assert widget.ui.clearanceSpinBox.value == pytest.approx(0.8)
     assert widget.ui.thicknessComboBox.currentText == "Constant"
     assert widget.ui.proposalsSpinBox.value == 4
@@ -280,16 +280,23 @@ def test_the_childs_own_cause_and_remedy_are_shown(widget):
 # Measures
 
 
-def test_rating_follows_the_rim_gap_with_the_text_of_the_report():
+@pytest.mark.parametrize(
+    ("gap", "colour", "texts"),
+    [
+        (0.3, "GREEN", ["0.3&nbsp;mm", "good"]),
+        (1.0, "GREEN", ["1.0&nbsp;mm", "good"]),
+        (2.0, "AMBER", ["2.0&nbsp;mm", "acceptable", "inspect the rim"]),
+        (2.1, "RED", ["2.1&nbsp;mm", "poor", "check the rim before use"]),
+        (None, "GREY", ["not measured"]),
+    ],
+)
+def test_rim_gap_is_rated_as_in_the_report_with_the_reason(gap, colour, texts):
     slicer_standin.prepare()
     from SkullVAEModule import figures
 
-    from SkullVAELib.report.rating import rate_rim_gap
-
-    gaps = (0.3, 1.0, 1.5, 2.0, 2.1, None)
-    ratings = [figures.rimGapRating(gap) for gap in gaps]
-    assert [colour for colour, _ in ratings] == [figures.GREEN] * 2 + [figures.AMBER] * 2 + [figures.RED, figures.GREY]
-    assert [text for _, text in ratings] == [rate_rim_gap(gap)[1] for gap in gaps]
+    table = figures.resultTable({"implant": {"volume_ml": 8.2, "rim_gap_mm": gap}})
+    for text in (getattr(figures, colour), *texts):
+        assert text in table
 
 
 def test_measures_and_warnings_of_a_report_are_shown_and_escaped():
@@ -301,8 +308,16 @@ def test_measures_and_warnings_of_a_report_are_shown_and_escaped():
         ' "printable_implant": {"pieces": [{"volume_ml": 7.5, "area_cm2": 33.9,'
         ' "thickness_mm": {"mean": 4, "min": 3, "max": 5}}]}}'
     )
-    table = figures.figuresTable(report)
-    for text in ("8.2 ml", "7.5 ml", "33.9 cm", "4.0 mm (3.0 to 5.0)", "0.7 mm", figures.GREEN):
+    table = figures.resultTable(report)
+    for text in (
+        "8.2&nbsp;ml",
+        "7.5&nbsp;ml",
+        "33.9&nbsp;cm",
+        "4.0&nbsp;mm",
+        "3.0&nbsp;mm",
+        "0.7&nbsp;mm",
+        figures.GREEN,
+    ):
         assert text in table
     assert "<b>" not in figures.warningsText(report)
-    assert figures.figuresTable({}) == ""
+    assert figures.resultTable({}) == ""

@@ -129,14 +129,12 @@ def test_sample_that_cannot_be_generated_shows_the_message_of_the_library(tmp_pa
 
 
 def test_both_samples_are_registered_once():
-    import SampleData
-
     for _ in range(2):
         sampledata.registerSampleData()
-    patient, generated = SampleData.SampleDataLogic.sources["SkullVAE"]
-    assert patient.checksums == "SHA256:" + sampledata.PATIENT_SHA256
+    patient, generated = slicer.modules.sampleDataSources["SkullVAE"]
+    assert patient.checksums == ["SHA256:" + sampledata.PATIENT_SHA256]
     assert sampledata.PATIENT_URL.startswith("https://")
-    assert "22dfef43c05bdb20f50a5e05579324af3eb12ec4" in patient.uris
+    assert "22dfef43c05bdb20f50a5e05579324af3eb12ec4" in patient.uris[0]
     assert callable(patient.customDownloader) and callable(generated.customDownloader)
 
 

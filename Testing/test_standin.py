@@ -181,6 +181,22 @@ def test_dragging_a_slider_emits_every_step_and_without_tracking_only_the_last_v
     assert changed == pytest.approx([0.7, 0.3, 1.2])
 
 
+def test_typed_keys_reach_a_spin_box_one_by_one():
+    box = qt.QDoubleSpinBox()
+    values = []
+    box.connect("valueChanged(double)", values.append)
+    slicer_standin.typeText(box, "12.5")
+    assert values == [1, 12, 12.5]
+    box.keyboardTracking = False
+    slicer_standin.typeText(box, "7.25", "\r")
+    assert values[3:] == [7.25]
+    slider = ctk.ctkSliderWidget()
+    slicer_standin.typeText(slider, "1.5")
+    assert slider.value == 1.5
+    for each in (box, slider):
+        each.deleteLater()
+
+
 def test_clipboard_takes_a_text():
     qt.QApplication.clipboard().setText("report")
     assert slicer.app.clipboard().text() == "report"
@@ -190,23 +206,14 @@ def test_clipboard_takes_a_text():
 # Dialogs
 
 
-@pytest.fixture
-def mainWindow():
-    window = qt.QMainWindow()
-    window.objectName = "qSlicerMainWindow"
-    yield window
-    window.objectName = ""
-    window.deleteLater()
-
-
 @pytest.mark.parametrize("agreed", [True, False])
-def test_question_gets_the_tests_answer(mainWindow, agreed):
+def test_question_gets_the_tests_answer(agreed):
     slicer_standin.answer("Replace", agreed)
     assert slicer.util.confirmOkCancelDisplay("Replace the result?", detailedText="Implant") is agreed
     assert [(box.text, box.detailedText) for box in slicer_standin.shown()] == [("Replace the result?", "Implant")]
 
 
-def test_unanswered_dialog_is_a_failure(mainWindow):
+def test_unanswered_dialog_is_a_failure():
     with pytest.raises(slicer_standin.dialogs.UnansweredDialog):
         slicer.util.confirmYesNoDisplay("Really?")
     with pytest.raises(slicer_standin.dialogs.UnansweredDialog):
@@ -216,6 +223,8 @@ def test_unanswered_dialog_is_a_failure(mainWindow):
 
 
 def test_without_a_main_window_messages_are_only_logged():
+    assert slicer.util.mainWindow() is not None
+    slicer_standin.setMainWindow(False)
     assert slicer.util.mainWindow() is None
     slicer.util.errorDisplay("Broken")
     assert slicer_standin.shown() == []
@@ -245,12 +254,10 @@ def test_widgets_have_the_properties_of_the_file(tmp_path):
         <property name="SlicerParameterName" stdset="0"><string>number</string></property></widget>""",
     )
     box = slicer.util.childWidgetVariables(form).count
-    assert (box.value, box.maximum, box.toolTip, box.property("SlicerParameterName")) == (
-        150,
-        200,
-        "How many",
-        "number",
-    )
+    assert (box.value, box.maximum, box.property("SlicerParameterName")) == (150, 200, "number")
+    # As Slicer makes rich text of tool tips.
+    assert box.toolTip == "<p>How many</p>"
+    assert slicer_standin.plainText(box.toolTip) == "How many"
     assert form.findChild(qt.QSpinBox, "count") is box
 
 
@@ -382,6 +389,36 @@ def test_wrong_values_are_rejected(name, value, error):
     assert getattr(parameters, name) == before
 
 
+def test_a_value_that_is_typed_is_written_back_under_the_cursor(scene):
+    parameters = ThingLogic().getParameterNode()
+    box = qt.QDoubleSpinBox()
+    box.setProperty("SlicerParameterName", "share")
+    tag = parameters.connectParametersToGui({"share": box})
+    slicer_standin.typeText(box, "0.7")
+    assert parameters.share == 0
+    box.keyboardTracking = False
+    slicer_standin.typeText(box, "0.7", "\r")
+    assert parameters.share == 0.7
+    parameters.disconnectGui(tag)
+    box.deleteLater()
+
+
+@pytest.mark.parametrize("extension", ["mrml", "mrb"])
+def test_a_wrapper_misses_the_node_that_an_import_adds_later(scene, tmp_path, extension):
+    # The parameter node is first in the file; its contents are copied before the model is in the scene.
+    parameters = ThingLogic().getParameterNode()
+    parameters.node = scene.AddNewNodeByClass("vtkMRMLModelNode", "Part")
+    parameters.node.SetAndObserveMesh(sphere(3))
+    path = str(tmp_path / f"scene.{extension}")
+    slicer.util.saveNode(parameters.node, str(tmp_path / "part.vtk"))
+    assert slicer.util.saveScene(path)
+    scene.Clear()
+    kept = ThingLogic().getParameterNode()
+    slicer.util.loadScene(path)
+    assert kept.node is None
+    assert ThingLogic().getParameterNode().node.GetName() == "Part"
+
+
 def test_node_of_another_class_is_rejected(scene):
     with pytest.raises((TypeError, ValueError)):
         ThingLogic().getParameterNode().node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode")
@@ -450,6 +487,17 @@ def test_change_of_a_parameter_is_a_modified_event():
 
 # --------------------------------------------------------------------------------------------------------------------
 # The scene
+
+
+def test_scene_has_undo_levels_of_earlier_work(scene):
+    assert scene.GetNumberOfUndoLevels() == 1
+    assert not scene.GetUndoFlag()
+
+
+def test_roi_hides_its_rotation_handles_by_default(scene):
+    roi = scene.AddNewNodeByClass("vtkMRMLMarkupsROINode")
+    roi.CreateDefaultDisplayNodes()
+    assert not roi.GetDisplayNode().GetRotationHandleVisibility()
 
 
 def test_every_data_node_has_its_item_in_the_subject_hierarchy(scene):
@@ -696,7 +744,7 @@ def panel(scene):
 def test_panel_opens_and_shows_what_is_missing(scene, panel):
     button = panel.ui.completeButton
     assert not button.enabled
-    assert button.toolTip == "Choose a segmentation or a CT volume"
+    assert slicer_standin.plainText(button.toolTip) == "Choose a CT or a segmentation of the skull"
     node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Head")
     panel.ui.inputSelector.setCurrentNode(node)
     slicer_standin.processEvents()

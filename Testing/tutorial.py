@@ -71,6 +71,7 @@ class Tutorial:
         self.shoot("threshold")
         ui.thresholdPreviewCheckBox.checked = False
 
+        ui.implantCollapsibleButton.collapsed = False
         ui.thicknessComboBox.currentText = "Constant"
         ui.thicknessSpinBox.value = 4
         ui.holesCheckBox.checked = True

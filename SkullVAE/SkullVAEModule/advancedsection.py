@@ -73,17 +73,23 @@ class AdvancedSection:
             entry = self._entries[index]
             self._parameters.model = "" if entry.shipped else entry.sha256
 
-    def addModel(self) -> bool:
-        """Ask for a file and add a copy of it; False if the user cancels. Raises SkullVAEError."""
+    def addModel(self) -> str:
+        """Ask for a file, add a copy of it and select it; returns what was done, empty if the user cancels.
+
+        Raises SkullVAEError.
+        """
         path = qt.QFileDialog.getOpenFileName(
             slicer.util.mainWindow(), _("Add a model"), "", _("Model files (*.safetensors)")
         )
         if not path:
-            return False
+            return ""
         # The library loads the file in a child process, which takes seconds.
+        before = {entry.sha256 for entry in self.models.list()}
         entry = self.models.add(Path(path), onWait=slicer.app.processEvents)
-        self._parameters.model = entry.sha256
-        return True
+        self._parameters.model = "" if entry.shipped else entry.sha256
+        if entry.sha256 in before:
+            return _("The model '{name}' is in the list already. It was selected.").format(name=entry.name)
+        return _("The model '{name}' was added and selected.").format(name=entry.name)
 
     def removeModel(self) -> bool:
         """Remove the copy of the selected model after asking; False if the user cancels. Raises SkullVAEError."""

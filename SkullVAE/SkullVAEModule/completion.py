@@ -254,7 +254,7 @@ class CompletionRun:
                 self._array = None
                 self._startChild()
             return []
-        lines = self.child.poll()
+        lines = self._logLines()
         if self._reading is None and (self.child.done or self.child.exitCode is not None):
             self._reading = BackgroundStep(self._readResult)
         if self._reading is not None:
@@ -308,7 +308,7 @@ class CompletionRun:
         """(the responses that have arrived, with their files read; the new log lines)."""
         if self.child is None or self._closed:
             return [], []
-        lines = self.child.poll()
+        lines = self._logLines()
         for message in self.child.takeResponses():
             response = self._parseResponse(message)
             if response is not None:
@@ -346,6 +346,10 @@ class CompletionRun:
         self._unread.clear()
         self._readingResponse = None
         self._temporary.cleanup()
+
+    def _logLines(self) -> list[str]:
+        """The new log lines of the child, without the name of the private folder, which is removed after the run."""
+        return [line.replace(str(self.folder), "(temporary folder)") for line in self.child.poll()]
 
     def _writeInput(self) -> None:
         # Imported here and not when Slicer starts: SimpleITK is slow to import, and nibabel may not be installed yet.

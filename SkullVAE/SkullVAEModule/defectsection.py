@@ -57,6 +57,13 @@ class DefectSection:
         # Numbers of the run's candidates, and of those that it filled because a point is at them.
         self._numbers: set[int] = set()
         self._pointedInRun: set[int] = set()
+        header = ui.defectTable.horizontalHeader()
+        for column in (_FILL, _VOLUME):
+            header.setSectionResizeMode(column, qt.QHeaderView.ResizeToContents)
+        for column in (_PLACE, _PROBABILITY):
+            header.setSectionResizeMode(column, qt.QHeaderView.Stretch)
+        # Texts that are too long for a narrow panel are wrapped.
+        ui.defectTable.verticalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
         ui.defectTable.connect("cellChanged(int,int)", self.onCellChanged)
         ui.defectTable.connect("cellClicked(int,int)", self.onCellClicked)
         ui.pointButton.connect("clicked(bool)", self.onPointButton)
@@ -67,7 +74,7 @@ class DefectSection:
 
     def setParameterNode(self, parameters: SkullVAEParameterNode | None) -> None:
         """Use these parameters; None while there are none."""
-        if parameters is None and self._placing:
+        if parameters is None and self.placing:
             stopPlacing()
         self._parameters = parameters
         if parameters is None:
@@ -121,6 +128,21 @@ class DefectSection:
             else:
                 self._showStatus(_("Done: defects filled: {count}.").format(count=len(_filled(found))))
 
+    @property
+    def placing(self) -> bool:
+        """Whether a point at a hole of the current input is being placed."""
+        return isPlacing(*self._source)
+
+    @property
+    def nothingFilled(self) -> bool:
+        """Whether the last run was that of the current input and no defect is filled, which the user can change."""
+        return self._live and self._report.get("found") is False
+
+    @property
+    def undecided(self) -> bool:
+        """Whether the current input has a candidate defect that the user should decide on, or none that is filled."""
+        return self.nothingFilled or any(_isDoubtful(entry) for entry in self._shown)
+
     def pointsAreGone(self) -> bool:
         """Whether the node of the points was removed from the scene since the last update."""
         return self._observed is not None and not slicer.mrmlScene.IsNodePresent(self._observed)
@@ -141,7 +163,7 @@ class DefectSection:
         self._shown = self._report.get("candidates", [])
         self._fillTable()
         points = pointsOf(node, segmentID)
-        placing = self._placing
+        placing = self.placing
         self.ui.pointButton.enabled = node is not None and not busy
         self.ui.pointButton.checked = placing
         self.ui.removePointButton.enabled = bool(points) and not busy
@@ -153,7 +175,7 @@ class DefectSection:
         parts = []
         if not self._ours and not self._shown:
             parts.append(_("Candidate defects are listed after a run. To name a hole before it, point at it."))
-        elif self._report.get("found") is False and self._live:
+        elif self.nothingFilled:
             parts.append(
                 _("No defect is filled. Click 'Point at a hole', then click on the hole in a slice view: it is filled.")
             )
@@ -174,8 +196,6 @@ class DefectSection:
         for row, entry in enumerate(self._shown):
             checked = qt.Qt.Checked if defects.isFilled(entry, choices) else qt.Qt.Unchecked
             table.item(row, _FILL).setCheckState(checked)
-        if other:
-            table.resizeColumnsToContents()
         table.visible = bool(self._shown)
         table.blockSignals(wasBlocked)
 
@@ -189,7 +209,7 @@ class DefectSection:
                 defects.placeText(entry),
                 defects.probabilityText(entry),
             )
-            doubtful = entry.get("probability") is not None and defects.is_doubtful(entry["probability"])
+            doubtful = _isDoubtful(entry)
             for column, text in enumerate(texts):
                 item = qt.QTableWidgetItem(text)
                 item.setToolTip(entry.get("reason") or "")
@@ -289,10 +309,6 @@ class DefectSection:
         if kept != choices:
             self._write(kept)
 
-    @property
-    def _placing(self) -> bool:
-        return isPlacing(*self._source)
-
     def _observe(self, node) -> None:
         """Observe the points of the current input, and the mouse mode; None: observe nothing."""
         if node is not self._observed:
@@ -310,7 +326,7 @@ class DefectSection:
 
     def _onPoints(self) -> None:
         """Called at every move of the mouse while a point is placed, so that most calls must do nothing."""
-        state = pointsOf(*self._source), self._placing
+        state = pointsOf(*self._source), self.placing
         if state != self._state:
             self._state = state
             self._onChange()
@@ -318,3 +334,7 @@ class DefectSection:
 
 def _filled(found: list[dict]) -> set[int]:
     return {entry["number"] for entry in found if entry["filled"]}
+
+
+def _isDoubtful(entry: dict) -> bool:
+    return entry.get("probability") is not None and defects.is_doubtful(entry["probability"])

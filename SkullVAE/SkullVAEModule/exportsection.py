@@ -9,7 +9,7 @@ from slicer.i18n import tr as _
 from SkullVAELib.implant.options import MESH_FORMATS
 
 from .logic import SkullVAELogic
-from .parameters import SkullVAEParameterNode
+from .parameters import SkullVAEParameterNode, sourceOf
 
 
 class ExportSection:
@@ -61,14 +61,15 @@ class ExportSection:
     def start(self) -> None:
         """Start the export. Raises SkullVAEError."""
         parameters = self._parameters
+        node, segmentID = sourceOf(parameters)
         self._run = self._logic.startExport(
             Path(parameters.exportFolder),
             formats=self._formats(),
             skull=parameters.exportHost,
             labelmaps=parameters.exportLabelmaps,
             report=parameters.exportReport,
-            inputNode=parameters.inputNode,
-            segmentID=parameters.segmentID,
+            inputNode=node,
+            segmentID=segmentID,
         )
         self._showStatus(_("Exporting..."))
         self._onStart()

@@ -1,8 +1,9 @@
-"""The measures of a result as the panel shows them, with the rating of the rim gap; without Qt and scene."""
+"""The figures of a result as the panel shows them, with their ratings and reasons; without Qt and scene."""
 
 from __future__ import annotations
 
 import html
+from itertools import groupby
 
 from slicer.i18n import tr as _
 
@@ -14,65 +15,27 @@ GREEN, AMBER, RED, GREY = "#2e8b57", "#d98e04", "#c0392b", "#808080"
 _COLOURS = {"good": GREEN, "acceptable": AMBER, "poor": RED, "unknown": GREY}
 
 
-def rimGapRating(rimGap: float | None) -> tuple[str, str]:
-    """(colour, text) of a rim gap in mm, rated as in the HTML report.
-
-    >>> rimGapRating(0.4)[0] == GREEN, rimGapRating(3)[0] == RED, rimGapRating(None)[0] == GREY
-    (True, True, True)
-    """
-    rating, text = rate_rim_gap(rimGap)
-    # Translations of the texts of `rate_rim_gap`; a text without translation is shown as it is.
+def _rimGapText(text: str) -> str:
+    """The translation of a text of `rate_rim_gap`; a text without translation is shown as it is."""
     translated = {
-        "good": _("good"),
-        "acceptable: inspect the rim": _("acceptable: inspect the rim"),
-        "poor: check the rim before use": _("poor: check the rim before use"),
-        "not measured": _("not measured"),
+        "acceptable: inspect the rim": _("The rim gap is acceptable: inspect the rim."),
+        "poor: check the rim before use": _("The rim gap is poor: check the rim before use."),
     }
-    return _COLOURS[rating], translated.get(text, text)
+    return translated.get(text, text)
 
 
-def figuresTable(report: dict) -> str:
-    """The measures of the implant in a report as rich text for a label; empty for a report without an implant."""
-    implant = report.get("implant")
-    if not implant:
-        return ""
-    pieces = (report.get("printable_implant") or {}).get("pieces") or []
-    rows = [(_("Missing bone"), _quantity(implant.get("volume_ml"), "ml"))]
-    if pieces:
-        size = _("{volume:.1f} ml, surface {area:.1f} cm\u00b2")
-        volume, area = (sum(piece[name] for piece in pieces) for name in ("volume_ml", "area_cm2"))
-        rows.append((_("Printable implant"), size.format(volume=volume, area=area)))
-    thickness = (pieces[0] if len(pieces) == 1 else implant).get("thickness_mm")
-    if thickness:
-        text = _("{mean:.1f} mm ({low:.1f} to {high:.1f})")
-        rows.append((_("Thickness"), text.format(mean=thickness["mean"], low=thickness["min"], high=thickness["max"])))
-    gap = implant.get("rim_gap_mm")
-    colour, text = rimGapRating(gap)
-    rating = f'<span style="color:{colour}">&#9679;</span> {_quantity(gap, "mm")} ({html.escape(text)})'
-    rows.append((_("Rim gap"), rating))
-    rows.append((_("Pieces"), str(len(pieces) or implant.get("pieces", 1))))
-    cells = "".join(f"<tr><td>{html.escape(name)}:&nbsp;&nbsp;</td><td>{value}</td></tr>" for name, value in rows)
-    return f"<table>{cells}</table>"
+def resultTable(report: dict) -> str:
+    """The figures of a result as one table of rich text for a label: overall rating, measures, self-check, warnings.
 
-
-def checksTable(report: dict) -> str:
-    """The self-check of the implant as rich text: overall rating, and each check with its warning; empty without one.
-
-    Figures, ratings and warnings are those of the report, and the titles those of the library, as in the HTML report.
+    Empty for a report without an implant and without warnings. Figures, ratings and warnings are those of the report.
     """
-    checked = report.get("checks")
-    if not checked:
-        return ""
-    rows = [f"<tr><td><b>{_('Self-check')}:</b>&nbsp;&nbsp;</td><td><b>{_rating(checked['rating'])}</b></td></tr>"]
-    for check in checked["checks"]:
-        figure = html.escape(_figure(check.get("value"), check.get("unit")))
-        value = f"{_dot(check['rating'])} {figure} ({html.escape(check['rating'])})"
-        limit = LIMITS.get(check["name"])
-        title = html.escape(check["name"] if limit is None else limit.title)
-        rows.append(f"<tr><td>{title}:&nbsp;&nbsp;</td><td>{value}</td></tr>")
-        if check.get("warning"):
-            rows.append(f'<tr><td colspan="2">{_warning(check["warning"])}</td></tr>')
-    return f"<table>{''.join(rows)}</table>"
+    parts = []
+    # A cell across all columns would distort their widths, so that text interrupts the table.
+    for isRow, group in groupby([*_measures(report), *_checks(report)], key=lambda part: part.startswith("<tr>")):
+        content = "".join(group)
+        parts.append(f'<table width="100%" cellspacing="0" cellpadding="1">{content}</table>' if isRow else content)
+    warnings = warningsText(report)
+    return "".join([_overall(report), *parts, f"<div>{warnings}</div>" if warnings else ""])
 
 
 def warningsText(report: dict) -> str:
@@ -80,6 +43,54 @@ def warningsText(report: dict) -> str:
     checked = (report.get("checks") or {}).get("checks", [])
     shown = {check.get("warning") for check in checked}
     return "<br/>".join(_warning(text) for text in report.get("warnings", []) if text not in shown)
+
+
+def _overall(report: dict) -> str:
+    checked = report.get("checks")
+    if not checked:
+        return ""
+    ratings = [check["rating"] for check in checked["checks"]]
+    concerns = sum(rating != "good" for rating in ratings)
+    text = _("no remarks")
+    if concerns:
+        text = _("{concerns} of {count} with remarks").format(concerns=concerns, count=len(ratings))
+    return f"<div><b>{_('Self-check')}: {_rating(checked['rating'])}</b> ({text})</div>"
+
+
+def _measures(report: dict) -> list[str]:
+    implant = report.get("implant")
+    if not implant:
+        return []
+    pieces = (report.get("printable_implant") or {}).get("pieces") or []
+    rows = [_row(_("Missing bone"), _quantity(implant.get("volume_ml"), "ml"))]
+    if pieces:
+        volume, area = (sum(piece[name] for piece in pieces) for name in ("volume_ml", "area_cm2"))
+        rows.append(_row(_("Printable implant"), _("{volume:.1f} ml").format(volume=volume)))
+        rows.append(_row(_("Surface of the implant"), _("{area:.1f} cm\u00b2").format(area=area)))
+    thickness = (pieces[0] if len(pieces) == 1 else implant).get("thickness_mm")
+    if thickness:
+        rows.append(_row(_("Mean thickness"), _quantity(thickness["mean"], "mm")))
+        rows.append(_row(_("Least thickness"), _quantity(thickness["min"], "mm")))
+    gap = implant.get("rim_gap_mm")
+    rating, advice = rate_rim_gap(gap)
+    rows.append(_row(_("Rim gap"), _quantity(gap, "mm"), rating))
+    if rating in ("acceptable", "poor"):
+        rows.append(_remark(_warning(_rimGapText(advice))))
+    count = len(pieces) or implant.get("pieces", 1)
+    if count != 1:
+        rows.append(_row(_("Pieces"), str(count)))
+    return rows
+
+
+def _checks(report: dict) -> list[str]:
+    rows = []
+    for check in (report.get("checks") or {}).get("checks", []):
+        limit = LIMITS.get(check["name"])
+        title = check["name"] if limit is None else limit.title
+        rows.append(_row(title, _figure(check.get("value"), check.get("unit")), check["rating"]))
+        if check.get("warning"):
+            rows.append(_remark(_warning(check["warning"])))
+    return rows
 
 
 def proposalText(proposal: dict) -> str:
@@ -112,12 +123,24 @@ def _figure(value, unit) -> str:
     return f"{text} {unit}" if unit else text
 
 
+def _row(title: str, value: str, rating: str = "") -> str:
+    """A row of the table: title, figure that is not wrapped, rating."""
+    figure = html.escape(value).replace(" ", "&nbsp;")
+    cells = f'<td width="44%">{html.escape(title)}</td><td width="21%" align="right">{figure}</td>'
+    return f'<tr>{cells}<td width="35%">{"&nbsp;" + _rating(rating) if rating else ""}</td></tr>'
+
+
+def _remark(content: str) -> str:
+    return f"<div>{content}</div>"
+
+
 def _dot(rating: str) -> str:
     return f'<span style="color:{_COLOURS.get(rating, GREY)}">&#9679;</span>'
 
 
 def _rating(rating: str) -> str:
-    return f"{_dot(rating)} {html.escape(rating)}"
+    words = {"good": _("good"), "acceptable": _("acceptable"), "poor": _("poor"), "unknown": _("not measured")}
+    return f"{_dot(rating)}&nbsp;{html.escape(words.get(rating, rating))}"
 
 
 def _warning(text: str) -> str:

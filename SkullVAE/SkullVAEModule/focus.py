@@ -8,8 +8,8 @@ import slicer
 from .results import AddedResult
 
 # Distance of the camera in diameters of the implant, and its minimum.
-_DIAMETERS = 4.5
-_NEAREST_MM = 620.0
+_DIAMETERS = 4.0
+_NEAREST_MM = 480.0
 
 
 def showPoint(world) -> None:
@@ -21,7 +21,7 @@ def showPoint(world) -> None:
 
 
 def showImplant(added: AddedResult) -> None:
-    """Move all slice views to the centre of the implant, and the 3D camera in front of its outer surface.
+    """Centre all slice views and the 3D views on the implant; the camera is in front of its outer surface.
 
     Does nothing if the implant is empty.
     """
@@ -38,11 +38,9 @@ def showImplant(added: AddedResult) -> None:
     outwards[2] = np.clip(outwards[2], -0.8, 0.8)
     outwards /= np.linalg.norm(outwards)
     distance = max(_NEAREST_MM, _DIAMETERS * float(np.linalg.norm(implant[1] - implant[0])))
-    # Halfway to the centre of the skull, so that the implant is in front and the whole head is visible.
-    target = (centre + skull.mean(axis=0)) / 2
     for camera in slicer.util.getNodesByClass("vtkMRMLCameraNode"):
-        camera.SetFocalPoint(target.tolist())
-        camera.SetPosition((target + distance * outwards).tolist())
+        camera.SetFocalPoint(centre.tolist())
+        camera.SetPosition((centre + distance * outwards).tolist())
         camera.SetViewUp(0.0, 0.0, 1.0)
         camera.ResetClippingRange()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import slicer
 from slicer.i18n import tr as _
 
-from .parameters import SkullVAEParameterNode, isVolume
+from .parameters import SkullVAEParameterNode, isVolume, sourceOf
 from .roi import headROI, roiArgument
 from .thresholdpreview import ThresholdPreview
 
@@ -55,7 +55,7 @@ class InputSection:
         """What the user has to do before a run can start; empty if nothing."""
         node = self._parameters.inputNode
         if node is None:
-            return _("Choose a segmentation or a CT volume")
+            return _("Choose a CT or a segmentation of the skull")
         if isVolume(node):
             return "" if node.GetImageData() else _("The selected volume is empty: choose another one")
         if node.GetSegmentation().GetNumberOfSegments() == 0:
@@ -99,7 +99,7 @@ class InputSection:
         parameters = self._parameters
         if visible and parameters.boxNode is None:
             threshold = parameters.boneThreshold if isVolume(parameters.inputNode) else None
-            parameters.boxNode = headROI(parameters.inputNode, parameters.segmentID, threshold)
+            parameters.boxNode = headROI(*sourceOf(parameters), threshold)
         if parameters.boxNode is not None and parameters.boxNode.GetDisplayNode() is not None:
             parameters.boxNode.GetDisplayNode().SetVisibility(visible)
 

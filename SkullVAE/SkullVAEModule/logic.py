@@ -70,7 +70,7 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
         self._remaining = RemainingTime()
         # Files requested from the session, by kind: None until the response arrives.
         self._files: dict[str, Path | SkullVAEError | None] = {}
-        self._sceneObserver: tuple | None = None
+        self._sceneObserver = None
         self.added: AddedResult | None = None
         self.report: dict = {}
         # Numbers in the request that the current result responds to; None for the result of a run.
@@ -413,9 +413,9 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
             self.added = None
 
     def _observeScene(self) -> None:
-        """End run and session when their scene is closed, with or without a panel."""
+        """End run and session when their scene is closed or their input is removed, with or without a panel."""
         scene = slicer.mrmlScene
-        if self._sceneObserver is not None and self._sceneObserver[0] is scene:
+        if self._sceneObserver is scene:
             return
         this = weakref.ref(self)
 
@@ -426,9 +426,15 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
                 logic.closeSession()
                 logic.added, logic.report = None, {}
 
-        tag = scene.AddObserver(scene.StartCloseEvent, onClose)
-        self._sceneObserver = scene, tag
-        weakref.finalize(self, scene.RemoveObserver, tag)
+        def onNodeRemoved(caller, event) -> None:
+            logic = this()
+            # A run ends with an error at the next poll().
+            if logic is not None and logic._session is not None and scene.GetNodeByID(logic._source.nodeID) is None:
+                logic.closeSession()
+
+        for event, call in ((scene.StartCloseEvent, onClose), (scene.NodeRemovedEvent, onNodeRemoved)):
+            weakref.finalize(self, scene.RemoveObserver, scene.AddObserver(event, call))
+        self._sceneObserver = scene
 
 
 class _SessionFiles(SessionFiles):

@@ -18,13 +18,15 @@ _LPS_RAS = np.array([-1.0, -1.0, 1.0])
 class MeshData:
     """A triangle mesh.
 
-    points: (N, 3) float32 RAS mm; faces: (M, 3) int32; thickness, uncertainty: (N,) float32 mm at each point, or None.
+    points: (N, 3) float32 RAS mm; faces: (M, 3) int32; thickness, uncertainty, difference: (N,) float32 mm at each
+    point, or None; difference: signed distance to the mirrored skull, nan where it is unknown.
     """
 
     points: np.ndarray
     faces: np.ndarray
     thickness: np.ndarray | None = None
     uncertainty: np.ndarray | None = None
+    difference: np.ndarray | None = None
 
 
 def readPly(path: str | os.PathLike) -> MeshData:
@@ -61,7 +63,8 @@ def readPly(path: str | os.PathLike) -> MeshData:
         raise SkullVAEError(
             f"'{path.name}' is not a mesh file of this library: {error}", "Reinstall the extension"
         ) from error
-    values = {name: points[name].astype(np.float32) for name in ("thickness", "uncertainty") if name in vertex.names}
+    names = [name for name in ("thickness", "uncertainty", "difference") if name in vertex.names]
+    values = {name: points[name].astype(np.float32) for name in names}
     return MeshData((lps * _LPS_RAS).astype(np.float32), faces["corners"].astype(np.int32), **values)
 
 

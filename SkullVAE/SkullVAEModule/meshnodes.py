@@ -10,12 +10,22 @@ import vtk
 from slicer.i18n import tr as _
 from vtk.util.numpy_support import numpy_to_vtk, numpy_to_vtkIdTypeArray, vtk_to_numpy
 
-from SkullVAELib.mesh.colours import THICKNESS_SCALE_MM, UNCERTAINTY_SCALE_MM, length_colours
+from SkullVAELib.mesh.colours import (
+    DIFFERENCE_SCALE_MM,
+    THICKNESS_SCALE_MM,
+    UNCERTAINTY_SCALE_MM,
+    difference_colours,
+    length_colours,
+)
 
 from .meshfiles import MeshData
 from .segments import looks, removeNode
 
 THICKNESS, UNCERTAINTY = "Thickness (mm)", "Uncertainty (mm)"
+DIFFERENCE = "Difference to mirrored side (mm)"
+
+# Colour of points without a value.
+_UNKNOWN = (0.6, 0.6, 0.6)
 
 # Roles of the models. Scenes saved by version 0.1 contain these values.
 IMPLANT_ROLE, SKULL_ROLE = "part", "skull"
@@ -23,22 +33,41 @@ IMPLANT_ROLE, SKULL_ROLE = "part", "skull"
 
 @dataclass(frozen=True)
 class _Scale:
-    """Colour scale: length in mm of the last colour, labels of the legend, name and singleton tag of the table."""
+    """Colour scale: lengths in mm of the first and last colour, labels of the legend, name and tag of the table.
 
+    title: of the legend, where the name of the scalars is too long.
+    """
+
+    least_mm: float
     most_mm: float
     labels: int
     name: str
     tag: str
+    title: str = ""
+
+    def colours(self) -> np.ndarray:
+        """(256, 3) RGB 0..1."""
+        lengths = np.linspace(self.least_mm, self.most_mm, 256)
+        made = difference_colours(lengths) if self.least_mm < 0 else length_colours(lengths, self.most_mm)
+        return made / 255
 
 
 _SCALES = {
-    THICKNESS: _Scale(THICKNESS_SCALE_MM, 6, "SkullVAE thickness", "SkullVAEThickness"),
-    UNCERTAINTY: _Scale(UNCERTAINTY_SCALE_MM, 4, "SkullVAE uncertainty", "SkullVAEUncertainty"),
+    THICKNESS: _Scale(0, THICKNESS_SCALE_MM, 6, "SkullVAE thickness", "SkullVAEThickness"),
+    UNCERTAINTY: _Scale(0, UNCERTAINTY_SCALE_MM, 4, "SkullVAE uncertainty", "SkullVAEUncertainty"),
+    DIFFERENCE: _Scale(
+        -DIFFERENCE_SCALE_MM,
+        DIFFERENCE_SCALE_MM,
+        5,
+        "SkullVAE difference",
+        "SkullVAEDifference",
+        "Difference to mirror (mm)",
+    ),
 }
 
 
 def polyData(mesh: MeshData) -> vtk.vtkPolyData:
-    """The mesh in RAS mm, with thickness and uncertainty as point scalars if the mesh has them."""
+    """The mesh in RAS mm with normals for smooth shading, and with its values in mm as point scalars."""
     points = vtk.vtkPoints()
     points.SetData(numpy_to_vtk(np.ascontiguousarray(mesh.points, np.float32), deep=True))
     cells = vtk.vtkCellArray()
@@ -48,7 +77,15 @@ def polyData(mesh: MeshData) -> vtk.vtkPolyData:
     result = vtk.vtkPolyData()
     result.SetPoints(points)
     result.SetPolys(cells)
-    for name, millimetres in ((THICKNESS, mesh.thickness), (UNCERTAINTY, mesh.uncertainty)):
+    # Without splitting, the points stay those of the mesh.
+    smooth = vtk.vtkPolyDataNormals()
+    smooth.SetInputData(result)
+    smooth.SplittingOff()
+    smooth.ConsistencyOff()
+    smooth.Update()
+    result.GetPointData().SetNormals(smooth.GetOutput().GetPointData().GetNormals())
+    values = (THICKNESS, mesh.thickness), (UNCERTAINTY, mesh.uncertainty), (DIFFERENCE, mesh.difference)
+    for name, millimetres in values:
         if millimetres is not None:
             scalars = numpy_to_vtk(np.ascontiguousarray(millimetres, np.float32), deep=True)
             scalars.SetName(name)
@@ -60,7 +97,7 @@ def meshData(polydata) -> MeshData:
     """The triangles of a model in its own RAS mm; the inverse of polyData()."""
     points = vtk_to_numpy(polydata.GetPoints().GetData())
     faces = vtk_to_numpy(polydata.GetPolys().GetConnectivityArray()).reshape(-1, 3)
-    arrays = [polydata.GetPointData().GetArray(name) for name in (THICKNESS, UNCERTAINTY)]
+    arrays = [polydata.GetPointData().GetArray(name) for name in (THICKNESS, UNCERTAINTY, DIFFERENCE)]
     return MeshData(points, faces, *(None if array is None else vtk_to_numpy(array) for array in arrays))
 
 
@@ -76,6 +113,7 @@ def addModel(role: str, mesh: MeshData):
     display = node.GetDisplayNode()
     display.SetColor(look.color)
     display.SetScalarVisibility(False)
+    display.SetInterpolation(slicer.vtkMRMLDisplayNode.PhongInterpolation)
     # The slice views show the segments already.
     display.SetVisibility2D(False)
     return node
@@ -96,13 +134,13 @@ def removeModel(node) -> None:
 
 
 def hasScalars(node, name: str) -> bool:
-    """Whether a model has THICKNESS or UNCERTAINTY as point scalars."""
+    """Whether a model has THICKNESS, UNCERTAINTY or DIFFERENCE as point scalars."""
     mesh = node.GetPolyData() if node is not None else None
     return mesh is not None and mesh.GetPointData().GetArray(name) is not None
 
 
 def shownColours(node) -> str | None:
-    """The scalars that a model is coloured by, THICKNESS or UNCERTAINTY; None for neither."""
+    """The scalars that a model is coloured by, THICKNESS, UNCERTAINTY or DIFFERENCE; None for none."""
     display = node.GetDisplayNode() if node is not None else None
     if display is None or not display.GetScalarVisibility():
         return None
@@ -110,8 +148,9 @@ def shownColours(node) -> str | None:
 
 
 def showColours(node, name: str | None) -> None:
-    """Colour a printable implant by THICKNESS (0 violet to 10 mm yellow) or UNCERTAINTY (to 3 mm), with a legend.
+    """Colour a printable implant by THICKNESS (0 violet to 10 mm yellow), UNCERTAINTY (to 3 mm) or DIFFERENCE.
 
+    A legend is shown. DIFFERENCE is blue at -4 mm, white at 0 and orange at 4 mm, and grey where it is unknown.
     None, or scalars that the model does not have, resets the model to its own colour.
     """
     display = node.GetDisplayNode()
@@ -121,11 +160,11 @@ def showColours(node, name: str | None) -> None:
         display.SetActiveScalar(name, vtk.vtkAssignAttribute.POINT_DATA)
         display.SetAndObserveColorNodeID(_colors(scale).GetID())
         display.SetScalarRangeFlag(slicer.vtkMRMLDisplayNode.UseManualScalarRange)
-        display.SetScalarRange(0, scale.most_mm)
+        display.SetScalarRange(scale.least_mm, scale.most_mm)
         display.SetScalarVisibility(True)
         _removeUnusedColors()
         legend = slicer.vtkSlicerColorLogic.AddDefaultColorLegendDisplayNode(node)
-        legend.SetTitleText(name)
+        legend.SetTitleText(scale.title or name)
         legend.SetLabelFormat("%.0f")
         legend.SetNumberOfLabels(scale.labels)
         legend.SetSize(0.1, 0.35)
@@ -152,10 +191,12 @@ def _colors(scale: _Scale):
         colors.SetName(scale.name)
         colors.SetTypeToUser()
         colors.SetNumberOfColors(256)
-        for index, color in enumerate((length_colours(np.linspace(0, 1, 256), 1) / 255).tolist()):
+        for index, color in enumerate(scale.colours().tolist()):
             colors.SetColor(index, *color, 1)
-        colors.GetLookupTable().SetRange(0, scale.most_mm)
+        colors.GetLookupTable().SetRange(scale.least_mm, scale.most_mm)
         colors = scene.AddNode(colors)
+    # Not saved with the scene.
+    colors.GetLookupTable().SetNanColor(*_UNKNOWN, 1)
     return colors
 
 

@@ -1,15 +1,19 @@
-"""The section "Result" of the panel: measures and rating, proposals, visibility, and removal."""
+"""The section "Result" of the panel: measures and rating, proposals, comparison, visibility, and removal."""
 
 from __future__ import annotations
 
 import slicer
 from slicer.i18n import tr as _
 
-from .figures import checksTable, figuresTable, proposalText, warningsText
+from .figures import proposalText, resultTable
 from .focus import showImplant
 from .logic import SkullVAELogic
-from .meshnodes import THICKNESS, UNCERTAINTY, hasScalars, shownColours
-from .results import figuresOf
+from .meshnodes import DIFFERENCE, THICKNESS, UNCERTAINTY, hasScalars, showColours, shownColours
+from .results import AddedResult, figuresOf
+from .viewmemory import ViewMemory, isShownInThreeD
+
+# Opacity of the skull in 3D when it is translucent.
+_TRANSLUCENT = 0.35
 
 
 class ResultSection:
@@ -23,25 +27,49 @@ class ResultSection:
         self._logic = logic
         self._onStart = onStart
         self._added = None
+        self.viewMemory = ViewMemory()
+        self.rating = ""
         ui.proposalComboBox.connect("currentIndexChanged(int)", self.onProposal)
         ui.showImplantCheckBox.connect("toggled(bool)", self.onShowImplant)
         ui.showSkullCheckBox.connect("toggled(bool)", self.onShowSkull)
         ui.showThicknessCheckBox.connect("toggled(bool)", self.onShowThickness)
         ui.showUncertaintyCheckBox.connect("toggled(bool)", self.onShowUncertainty)
+        ui.translucentCheckBox.connect("toggled(bool)", self.onTranslucent)
         ui.jumpButton.connect("clicked(bool)", self.onJump)
+        ui.beforeButton.connect("clicked(bool)", self.onBefore)
+        ui.afterButton.connect("clicked(bool)", self.onAfter)
+        ui.differenceButton.connect("clicked(bool)", self.onDifference)
 
     @property
     def present(self) -> bool:
         """Whether there is a result to show."""
         return self._added is not None
 
+    @property
+    def segmentation(self):
+        """The segmentation of the result; None without a result."""
+        return self._added.segmentationNode if self.present else None
+
     def update(self, inputNode, segmentID: str) -> None:
         """Show the result of this input."""
         self._added = None if inputNode is None else self._logic.resultOf(inputNode, segmentID)
         ui = self.ui
-        for widget in (ui.showImplantCheckBox, ui.jumpButton, ui.removeResultButton):
+        for widget in (
+            ui.showImplantCheckBox, ui.jumpButton, ui.removeResultButton, ui.beforeButton, ui.afterButton
+        ):  # fmt: skip
             widget.enabled = self.present
-        ui.showSkullCheckBox.enabled = self.present and self._added.skullModelNode is not None
+        for box in (ui.showSkullCheckBox, ui.translucentCheckBox):
+            box.enabled = self.present and self._added.skullModelNode is not None
+        compared = self.present and hasScalars(self._added.implantModelNode, DIFFERENCE)
+        ui.differenceButton.enabled = compared
+        ui.differenceButton.toolTip = (
+            _(
+                "Colour the implant by the signed distance in mm between its outer surface and the mirrored skull."
+                " Positive: the implant is further outside. The asymmetry of the bone around it is subtracted."
+            )
+            if compared or not self.present
+            else _("There is no bone on the mirrored side that the implant can be compared with.")
+        )
         for box, name in ((ui.showThicknessCheckBox, THICKNESS), (ui.showUncertaintyCheckBox, UNCERTAINTY)):
             box.enabled = self.present and hasScalars(self._added.implantModelNode, name)
         report = {}
@@ -52,7 +80,8 @@ class ResultSection:
             # The warnings of a run that found nothing.
             report = self._logic.report
         self._showProposals(report.get("proposals", []), report.get("proposal", 1))
-        table = "<br/>".join(filter(None, [figuresTable(report), checksTable(report), warningsText(report)]))
+        self.rating = (report.get("checks") or {}).get("rating", "") if self.present else ""
+        table = resultTable(report)
         if not table:
             table = _("The scene contains a result without measures.") if self.present else _("No result yet.")
         ui.figuresLabel.text = table
@@ -70,6 +99,7 @@ class ResultSection:
             node = self._added.segmentationNode
             node.GetDisplayNode().SetSegmentVisibility(self._added.implantID, visible)
             _setVisible(self._added.implantModelNode, visible)
+            self._showState()
 
     def onShowSkull(self, visible: bool) -> None:
         """Show or hide the surface of the skull in 3D."""
@@ -88,13 +118,67 @@ class ResultSection:
             self._logic.showUncertainty(self._added.implantModelNode, colored)
             self._showState()
 
+    def onTranslucent(self, translucent: bool) -> None:
+        """Show the surface of the skull translucent or opaque in 3D."""
+        if self.present and self._added.skullModelNode is not None:
+            self._added.skullModelNode.GetDisplayNode().SetOpacity(_TRANSLUCENT if translucent else 1.0)
+
+    def onBefore(self, checked: bool = False) -> None:
+        """Show the defective skull without the result."""
+        self._compare(False)
+
+    def onAfter(self, checked: bool = False) -> None:
+        """Show the skull with the implant in its own colour."""
+        self._compare(True)
+
+    def onDifference(self, checked: bool = False) -> None:
+        """Show the implant coloured by its distance to the mirrored skull."""
+        self._compare(True, DIFFERENCE)
+
     def onJump(self, checked: bool = False) -> None:
         """Centre the slice views and the 3D view on the implant."""
         if self.present:
+            self.viewMemory.remember()
             showImplant(self._added)
+
+    def onAdded(self, added: AddedResult, node, segmentID: str) -> None:
+        """Show a result that a run has just added for this input: outlines in the slice views, models in 3D."""
+        self._added = added
+        self.viewMemory.remember()
+        self.viewMemory.showThreeD()
+        display = added.segmentationNode.GetDisplayNode()
+        for each in (added.completedID, added.implantID):
+            display.SetSegmentVisibility2DOutline(each, True)
+            if added.skullModelNode is not None and isShownInThreeD(added.segmentationNode):
+                display.SetSegmentVisibility3D(each, False)
+        # The image stays visible: of the bone only the outline is drawn.
+        display.SetSegmentVisibility2DFill(added.completedID, False)
+        if added.skullModelNode is not None and node.IsA("vtkMRMLSegmentationNode") and isShownInThreeD(node):
+            self.viewMemory.hideInThreeD(node, segmentID)
+        showImplant(added)
+        self._showState()
+
+    def onRemoved(self) -> None:
+        """Restore the views; called when the user has removed the result."""
+        self.viewMemory.restore()
+
+    def _compare(self, after: bool, colours: str | None = None) -> None:
+        if not self.present:
+            return
+        added = self._added
+        display = added.segmentationNode.GetDisplayNode()
+        for segmentID in (added.completedID, added.implantID):
+            display.SetSegmentVisibility(segmentID, after)
+        if added.implantModelNode is not None:
+            showColours(added.implantModelNode, colours)
+        _setVisible(added.implantModelNode, after)
+        _setVisible(added.skullModelNode, True)
+        self._showState()
 
     def _showProposals(self, proposals: list[dict], current: int) -> None:
         combo = self.ui.proposalComboBox
+        for widget in (self.ui.proposalLabel, combo):
+            widget.visible = len(proposals) > 1
         combo.enabled = len(proposals) > 1 and self._logic.live
         texts = [proposalText(proposal) for proposal in proposals]
         wasBlocked = combo.blockSignals(True)
@@ -110,11 +194,16 @@ class ResultSection:
         display = self._added.segmentationNode.GetDisplayNode()
         implant = display is not None and display.GetSegmentVisibility(self._added.implantID)
         skull = self._added.skullModelNode
+        colours = shownColours(self._added.implantModelNode)
         states = (
+            (self.ui.beforeButton, not implant),
+            (self.ui.differenceButton, bool(implant) and colours == DIFFERENCE),
+            (self.ui.afterButton, bool(implant) and colours != DIFFERENCE),
+            (self.ui.translucentCheckBox, skull is not None and skull.GetDisplayNode().GetOpacity() < 1),
             (self.ui.showImplantCheckBox, bool(implant)),
             (self.ui.showSkullCheckBox, skull is not None and bool(skull.GetDisplayVisibility())),
-            (self.ui.showThicknessCheckBox, shownColours(self._added.implantModelNode) == THICKNESS),
-            (self.ui.showUncertaintyCheckBox, shownColours(self._added.implantModelNode) == UNCERTAINTY),
+            (self.ui.showThicknessCheckBox, colours == THICKNESS),
+            (self.ui.showUncertaintyCheckBox, colours == UNCERTAINTY),
         )
         for box, state in states:
             wasBlocked = box.blockSignals(True)

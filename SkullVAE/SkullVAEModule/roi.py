@@ -57,6 +57,8 @@ def headROI(inputNode, segmentID: str = "", thresholdHU: float | None = None):
     roi.SetAndObserveTransformNodeID(inputNode.GetTransformNodeID())
     roi.CreateDefaultDisplayNodes()
     roi.GetDisplayNode().SetFillOpacity(0.1)
+    # Slicer hides these handles of an ROI by default.
+    roi.GetDisplayNode().SetRotationHandleVisibility(True)
     return roi
 
 

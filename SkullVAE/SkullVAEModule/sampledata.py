@@ -49,7 +49,7 @@ def registerSampleData() -> None:
         fileNames="Cranium.inv3",
         loadFileTypes=None,
         nodeNames=_("Patient with a frontal defect"),
-        customDownloader=lambda source: [_reported(loadPatient)],
+        customDownloader=_addPatient,
     )
     SampleData.SampleDataLogic.registerCustomSampleDataSource(
         category="SkullVAE",
@@ -57,8 +57,16 @@ def registerSampleData() -> None:
         thumbnailFileName=icon,
         # Slicer counts the URIs, although the custom downloader needs none.
         uris="",
-        customDownloader=lambda source: [_reported(loadGenerated)],
+        customDownloader=_addGenerated,
     )
+
+
+def _addPatient(source) -> list:
+    return [_reported(loadPatient)]
+
+
+def _addGenerated(source) -> list:
+    return [_reported(loadGenerated)]
 
 
 def loadPatient(

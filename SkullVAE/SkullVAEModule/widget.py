@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import logging
 
 import qt
@@ -18,12 +19,13 @@ from .advancedsection import AdvancedSection
 from .completion import RunSettings
 from .defectsection import DefectSection
 from .exportsection import ExportSection
-from .focus import showImplant
+from .guidance import Situation, nextStep
 from .inputsection import InputSection, firstInput
 from .installation import ensurePackages
 from .logic import SkullVAELogic
-from .parameters import SkullVAEParameterNode, implantSettings, runSettings
+from .parameters import SkullVAEParameterNode, implantSettings, isVolume, runSettings, sourceOf
 from .resultsection import ResultSection
+from .sections import Sections, sectionsToShow
 
 _POLL_MS = 100
 # A new shape is requested after a slider has not moved for this time.
@@ -41,10 +43,17 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._parameterNodeGuiTag = None
         self._timer = None
         self._restTimer = None
+        self._sceneTimer = None
         # Settings of the result that is shown; settings that differ from these are requested.
         self._shown: tuple | None = None
         self._runGamma = 0.0
+        self._runSource: tuple = (None, "")
         self._prior = "auto"
+        # What the status line was about when it was set, and whether the present result was exported.
+        self._statusAbout: tuple | None = None
+        self._exported = False
+        # The segmentations that are observed.
+        self._observed: list = []
 
     def setup(self) -> None:
         """Build the panel; called once, when the module is first opened."""
@@ -53,8 +62,15 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.layout.addWidget(panel)
         self.ui = slicer.util.childWidgetVariables(panel)
         panel.setMRMLScene(slicer.mrmlScene)
+        widgets = vars(self.ui).values()
+        self._spinBoxes = [each for each in widgets if each.className() in ("QSpinBox", "QDoubleSpinBox")]
+        for box in self._spinBoxes:
+            # Otherwise each key would change the parameter, and Slicer's wrapper would write the value back under the
+            # cursor: "0.3" would become 0.0.
+            box.keyboardTracking = False
 
         self.logic = SkullVAELogic()
+        self.sections = Sections(self.ui, self._onSectionToggled)
         self.inputSection = InputSection(self.ui)
         self.resultSection = ResultSection(self.ui, self.logic, self._onProposal)
         self.defectSection = DefectSection(self.ui, self.logic, self._onDefectsChanged, self._showStatus)
@@ -63,10 +79,16 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._timer = self._newTimer(_POLL_MS, self.onPoll)
         self._restTimer = self._newTimer(_REST_MS, self.onRest)
         self._restTimer.setSingleShot(True)
+        self._sceneTimer = self._newTimer(0, self.onSceneChanged)
+        self._sceneTimer.setSingleShot(True)
 
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartImportEvent, self.onSceneStartImport)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndImport)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAddedEvent, self.onNodeAdded)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeRemovedEvent, self.onNodeRemoved)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAddedEvent, self.onSceneChanging)
         self.ui.completeButton.connect("clicked(bool)", self.onCompleteButton)
         self.ui.cancelButton.connect("clicked(bool)", self.onCancelButton)
         self.ui.removeResultButton.connect("clicked(bool)", self.onRemoveResultButton)
@@ -97,17 +119,53 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Stop the run, because the scene with its input is about to be closed."""
         self._stop()
         self.logic.closeSession()
+        self._shown = None
+        self._showStatus("")
         self.setParameterNode(None)
 
     def onSceneEndClose(self, caller, event) -> None:
         """Make new parameters if the panel is open."""
+        self.sections.forget()
+        self.resultSection.viewMemory.forget()
+        self._showStatus("")
         if self.parent.isEntered:
             self.initializeParameterNode()
 
+    def onSceneStartImport(self, caller, event) -> None:
+        """Leave the parameters, because the import overwrites them before the nodes that they refer to are there."""
+        self.setParameterNode(None)
+
+    def onSceneEndImport(self, caller, event) -> None:
+        """Show what was loaded if the panel is open."""
+        if self.parent.isEntered:
+            self.initializeParameterNode()
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def onNodeAdded(self, caller, event, node) -> None:
+        """Show the threshold preview in the slice views of a new layout as well."""
+        if node.IsA("vtkMRMLSliceCompositeNode"):
+            # When the new view is complete.
+            qt.QTimer.singleShot(0, self.onViewAdded)
+
+    def onViewAdded(self) -> None:
+        """Called after a slice view was added."""
+        if self._parameterNode is not None:
+            self.inputSection.update()
+
     def onNodeRemoved(self, caller, event) -> None:
-        """Fill other defects if the points at holes were removed."""
+        """Fill other defects if the points at holes were removed, and show that a result was removed."""
         if self.defectSection.pointsAreGone():
             self._onParametersModified()
+        self.onSceneChanging(caller, event)
+
+    def onSceneChanging(self, caller, event) -> None:
+        """Update the panel once when nodes or segments were added, removed or renamed."""
+        if self._parameterNode is not None:
+            self._sceneTimer.start()
+
+    def onSceneChanged(self) -> None:
+        """Update the panel; called after nodes or segments have changed."""
+        self._update()
 
     def initializeParameterNode(self) -> None:
         """Use the parameters of the scene; without a selected input, select the first one."""
@@ -124,9 +182,9 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParametersModified)
         self._parameterNode = parameterNode
         self._parameterNodeGuiTag = None
-        self._shown = None
         for section in (self.inputSection, self.defectSection, self.exportSection, self.advancedSection):
             section.setParameterNode(parameterNode)
+        self._observeSegmentations()
         if parameterNode is not None:
             # The dynamic property "SlicerParameterName" in the .ui file is the name of the widget's parameter.
             self._parameterNodeGuiTag = parameterNode.connectGui(self.ui)
@@ -140,6 +198,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onCompleteButton(self, checked: bool = False) -> None:
         """Start a run."""
         parameters = self._parameterNode
+        self._takeTypedNumbers()
         self.ui.logTextEdit.clear()
         # Events are processed during an installation, so the button must be disabled.
         self.ui.completeButton.enabled = False
@@ -151,10 +210,11 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 # The preview would cover the result.
                 parameters.showThreshold = False
                 self._shown, self._runGamma = self._settings(), parameters.gamma
+                self._runSource = sourceOf(parameters)
+                self._exported = False
                 roi, model = self.inputSection.roi(), self.advancedSection.modelPath()
                 self.logic.start(
-                    parameters.inputNode,
-                    parameters.segmentID,
+                    *sourceOf(parameters),
                     runSettings(parameters, roi, model, *self.defectSection.forRun()),
                     parameters.newSegmentation,
                 )
@@ -173,8 +233,9 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onRemoveResultButton(self, checked: bool = False) -> None:
         """Remove everything that was added for this input."""
         with self._errorsShown(_("The result could not be removed.")):
-            self.logic.removeResult(self._parameterNode.inputNode, self._parameterNode.segmentID)
+            self.logic.removeResult(*sourceOf(self._parameterNode))
             self.defectSection.forget()
+            self.resultSection.onRemoved()
             self._showStatus(_("The result was removed."))
             self._onParametersModified()
 
@@ -182,6 +243,9 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Start an export."""
         with self._errorsShown(_("The result could not be exported.")):
             try:
+                self._takeTypedNumbers()
+                # Requests what has changed just before, for which the export then waits.
+                self.onRest()
                 self.exportSection.start()
             finally:
                 self._showRunning(self.exportSection.running)
@@ -189,8 +253,10 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onAddModelButton(self, checked: bool = False) -> None:
         """Add a model from a file."""
         with self._errorsShown(_("The model could not be added.")):
-            if self.advancedSection.addModel():
+            added = self.advancedSection.addModel()
+            if added:
                 self.advancedSection.update()
+                self._showStatus(added)
 
     def onRemoveModelButton(self, checked: bool = False) -> None:
         """Remove the selected model."""
@@ -214,9 +280,11 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 else:
                     self._showResult()
             elif self._pollResponses():
+                self._exported = False
                 self._onParametersModified()
             exporting = self.exportSection.running
             if exporting and not self.exportSection.poll():
+                self._exported = True
                 self._showRunning(False)
             checking = self.advancedSection.poll()
             if not (self.logic.running or self.logic.responsePending or self.exportSection.running or checking):
@@ -230,7 +298,8 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.defectSection.request():
             self._follow()
         settings = self._settings()
-        if self._shown is None or not self.logic.live or self.logic.running or settings == self._shown:
+        ours = self.logic.live and self.logic.isOf(*sourceOf(self._parameterNode))
+        if self._shown is None or not ours or settings == self._shown:
             return
         (gamma, implant), (shownGamma, shownImplant) = settings, self._shown
         self._shown = settings
@@ -269,16 +338,21 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             point = _("To fill a hole, click 'Point at a hole' under Defects, then click on the hole.")
             self._showStatus(" ".join(filter(None, [text, point if self.logic.waiting else ""])))
         else:
-            name = self.logic.added.segmentationNode.GetName()
-            text = _("Done: completed skull and implant were added to '{name}'.").format(name=name)
+            text = _("Done: the completed skull and the implant were added to the scene.")
             self._showStatus(" ".join(filter(None, [text, self.logic.notice])))
         self._showRunning(False)
         if self.logic.added is not None:
-            showImplant(self.logic.added)
+            self.resultSection.onAdded(self.logic.added, *self._runSource)
 
     # ------------------------------------------------------------------ display
 
     def _onParametersModified(self, caller=None, event=None) -> None:
+        self._update()
+        if self._parameterNode is not None and self.logic.waiting and not self.logic.running:
+            self._restTimer.start()
+
+    def _update(self) -> None:
+        """Show parameters, result and next step."""
         parameters = self._parameterNode
         if parameters is None:
             return
@@ -288,29 +362,86 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._prior = parameters.prior
         busy = self._busy
         self.inputSection.update()
-        self.ui.thicknessSpinBox.enabled = parameters.thickness != "Patient's own"
-        for widget in (
-            self.ui.holesLabel, self.ui.holeDiameterSpinBox, self.ui.holePitchSpinBox, self.ui.holeMarginSpinBox
-        ):  # fmt: skip
-            widget.visible = parameters.holes
+        chosen = parameters.thickness != "Patient's own"
+        self.ui.thicknessSpinBox.enabled = self.ui.thicknessSpinBox.visible = chosen
+        self.ui.holesWidget.visible = parameters.holes
         self.ui.removeModelButton.enabled = parameters.model != ""
         missing = self.inputSection.missing() or self.advancedSection.missing()
         self.ui.completeButton.enabled = not missing and not busy
-        self.ui.completeButton.toolTip = missing or _("Complete the skull and design the implant")
+        self.ui.completeButton.toolTip = missing or _("Complete the skull and design the implant.")
         self.defectSection.update(busy)
         if not busy:
-            self.resultSection.update(parameters.inputNode, parameters.segmentID)
+            self.resultSection.update(*sourceOf(parameters))
         self.exportSection.update(self.resultSection.present, busy)
-        if self.logic.waiting and not self.logic.running:
-            self._restTimer.start()
+        self._observeSegmentations()
+        if not busy:
+            if self._statusAbout != self._about():
+                # What the line reports is no longer what the panel shows.
+                self._exported = False
+                self._showStatus("")
+            undecided = self.defectSection.undecided
+            self.sections.show(sectionsToShow(missing, self.resultSection.present, undecided))
+        self._showNextStep()
 
     def _onDefectsChanged(self) -> None:
         # Only what depends on the defects, since this is called while a point is dragged.
         if self._parameterNode is None:
             return
         self.defectSection.update(self._busy)
+        self._showNextStep()
         if self.logic.waiting and not self.logic.running:
             self._restTimer.start()
+
+    def _onSectionToggled(self, collapsed: bool) -> None:
+        """Update the panel, since a section that opens shows all its widgets, also those hidden while it was closed."""
+        if self._parameterNode is not None and not collapsed:
+            self._sceneTimer.start()
+
+    def _showNextStep(self) -> None:
+        parameters = self._parameterNode
+        step = nextStep(
+            Situation(
+                missing=self.inputSection.missing() or self.advancedSection.missing(),
+                loaded=firstInput() is not None,
+                volume=isVolume(parameters.inputNode),
+                running=self.logic.running,
+                exporting=self.exportSection.running,
+                updating=self.logic.responsePending and self.resultSection.present,
+                placing=self.defectSection.placing,
+                nothingFilled=self.defectSection.nothingFilled,
+                present=self.resultSection.present,
+                rating=self.resultSection.rating,
+                folder=bool(parameters.exportFolder),
+                exported=self._exported,
+            )
+        )
+        text = _("Next: {step}").format(step=html.escape(step))
+        self.ui.nextLabel.text = f"<b>{text}</b>"
+
+    def _about(self) -> tuple:
+        """What a status line is about: input, segment, and whether there is a result of them."""
+        if self._parameterNode is None:
+            return ()
+        node, segmentID = sourceOf(self._parameterNode)
+        return ("" if node is None else node.GetID()), segmentID, self.logic.hasResult(node, segmentID)
+
+    def _observeSegmentations(self) -> None:
+        """Observe the segments of input and result, which may be removed or renamed outside the panel."""
+        nodes = [] if self._parameterNode is None else [self._parameterNode.inputNode, self.resultSection.segmentation]
+        wanted = []
+        for node in nodes:
+            if node is not None and node.IsA("vtkMRMLSegmentationNode") and node.GetSegmentation() not in wanted:
+                wanted.append(node.GetSegmentation())
+        if wanted == self._observed:
+            return
+        events = slicer.vtkSegmentation.SegmentRemoved, slicer.vtkSegmentation.SegmentModified
+        for segmentation in self._observed:
+            for event in events:
+                self.removeObserver(segmentation, event, self.onSceneChanging)
+        for segmentation in wanted:
+            for event in events:
+                self.addObserver(segmentation, event, self.onSceneChanging)
+        self._observed = wanted
 
     @property
     def _busy(self) -> bool:
@@ -318,6 +449,11 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _settings(self) -> tuple:
         return self._parameterNode.gamma, RunSettings(**implantSettings(self._parameterNode))
+
+    def _takeTypedNumbers(self) -> None:
+        """Use numbers that were typed but not left yet: a click on a button need not take the focus."""
+        for box in self._spinBoxes:
+            box.interpretText()
 
     def _ensurePackages(self) -> bool:
         if ensurePackages(wheelFolder=self.ui.wheelFolderPathLineEdit.currentPath or None):
@@ -329,6 +465,8 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._timer.start()
         # Disables the export until the result is complete.
         self.exportSection.update(self.resultSection.present, self._busy)
+        if self._parameterNode is not None:
+            self._showNextStep()
 
     def _stop(self) -> None:
         """Stop everything that is in progress, but keep a result and its session."""
@@ -336,6 +474,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return
         self._timer.stop()
         self._restTimer.stop()
+        self._sceneTimer.stop()
         self.logic.cancel()
         self.exportSection.cancel()
         self.advancedSection.cancel()
@@ -343,9 +482,8 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _showRunning(self, running: bool) -> None:
         for section in (
-            self.ui.inputCollapsibleButton, self.ui.completionCollapsibleButton, self.ui.defectsCollapsibleButton,
-            self.ui.implantCollapsibleButton, self.ui.resultCollapsibleButton, self.ui.exportCollapsibleButton,
-            self.ui.advancedCollapsibleButton,
+            self.ui.inputCollapsibleButton, self.ui.defectsCollapsibleButton, self.ui.implantCollapsibleButton,
+            self.ui.resultCollapsibleButton, self.ui.exportCollapsibleButton, self.ui.advancedCollapsibleButton,
         ):  # fmt: skip
             section.enabled = not running
         self.ui.cancelButton.enabled = running
@@ -355,6 +493,8 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _showStatus(self, text: str) -> None:
         self.ui.statusLabel.text = text
+        self.ui.statusLabel.visible = bool(text)
+        self._statusAbout = self._about()
 
     def _appendLog(self, lines: list[str] | str) -> None:
         # In one call, because one call per line would block the panel for a child with much output.
@@ -364,7 +504,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     @contextlib.contextmanager
     def _errorsShown(self, title: str, onError=lambda: None):
-        """Show a SkullVAEError in the status line and any other error in Slicer's dialog.
+        """Show a SkullVAEError in the status line, any other error in Slicer's dialog and its title in the status line.
 
         onError: called first, to stop whatever would raise the error repeatedly.
         """
@@ -376,6 +516,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._showStatus(str(error))
         except Exception:
             onError()
+            self._showStatus(title)
             with slicer.util.tryWithErrorDisplay(title):
                 raise
 

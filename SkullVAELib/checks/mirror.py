@@ -14,6 +14,8 @@ _STEPS, _FITTED = 8, 2000
 _TURNS_DEG = (-12.0, 0.0, 12.0)
 _TRIMMED = 0.8  # share of the closest points that a step of the alignment uses
 _REACH_MM = 15.0  # bone within this distance of the implant aligns its mirror image
+_AVERAGED = 4  # points of the chart whose mean is the value of a point of the mesh
+_BEYOND = 4.0  # pixels that a point of the mesh may be beside the points of the chart
 _FAR_MM = 6.0  # a mirrored point further from every point of the surface has no counterpart
 
 
@@ -27,11 +29,36 @@ class MirrorDistance:
         Of the points with a counterpart, mm.
     share : float
         Of the implant's points that have a counterpart on the mirrored skull.
+    directions : (N, 3) array
+        Unit vectors from the centre of the vault to the points of the implant's outer surface.
+    differences_mm : (N,) array
+        Signed distance of each of these points to the mirrored skull, mm: positive where the implant is further
+        outside, nan without a counterpart.
+    spacing : float
+        Angle between neighbouring points, rad.
     """
 
     median_mm: float
     p95_mm: float
     share: float
+    directions: np.ndarray
+    differences_mm: np.ndarray
+    spacing: float
+
+    def at(self, centre: np.ndarray, points: np.ndarray) -> np.ndarray:
+        """Differences (M,) in mm at points (M, 3) of the implant, RAS mm.
+
+        Points below the outer surface have the value of the surface above them. nan where it is unknown.
+        """
+        rays = points - centre
+        rays /= np.linalg.norm(rays, axis=1, keepdims=True).clip(1e-6)
+        count = min(_AVERAGED, len(self.directions))
+        away, near = (column.reshape(len(points), count) for column in cKDTree(self.directions).query(rays, k=count))
+        values = self.differences_mm[near]
+        known = np.isfinite(values)
+        weights = known / (away + 0.1 * self.spacing)
+        mean = (weights * np.where(known, values, 0.0)).sum(1) / weights.sum(1).clip(1e-9)
+        return np.where(known[:, 0] & (away[:, 0] < _BEYOND * self.spacing), mean, np.nan)
 
 
 def mirror_distance(vault: Vault, implant: np.ndarray) -> MirrorDistance | None:
@@ -74,7 +101,14 @@ def mirror_distance(vault: Vault, implant: np.ndarray) -> MirrorDistance | None:
     if seen.sum() >= 30:
         differences = differences - _linear(points[ring][seen], around[seen], points[own])
     size = np.abs(differences[found])
-    return MirrorDistance(float(np.median(size)), float(np.percentile(size, 95)), float(found.mean()))
+    return MirrorDistance(
+        float(np.median(size)),
+        float(np.percentile(size, 95)),
+        float(found.mean()),
+        vault.chart.directions[own].astype(float),
+        np.where(found, differences, np.nan),
+        vault.chart.step,
+    )
 
 
 def _normals(points: np.ndarray, surface: np.ndarray) -> np.ndarray:

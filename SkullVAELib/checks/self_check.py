@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy import ndimage
 
 from SkullVAELib.checks.fractions import Fraction, block_factor, outside_mm
 from SkullVAELib.checks.limits import LIMITS, RATINGS, SLICE_ERROR_MM
-from SkullVAELib.checks.mirror import mirror_distance
+from SkullVAELib.checks.mirror import MirrorDistance, mirror_distance
 from SkullVAELib.checks.plate import Plate
 from SkullVAELib.checks.vault import ANGLE_DEG, RANGE_MM, Vault, find_openings
 from SkullVAELib.geometry.affines import apply_affine
@@ -74,9 +74,13 @@ class SelfCheck:
     ----------
     checks : tuple of Check
         In the order of `LIMITS`.
+    difference_mm : (N,) array or None
+        Signed distance to the mirrored skull at each point of the mesh, see `MirrorDistance`; None where the other side
+        has no bone, or without a mesh.
     """
 
     checks: tuple[Check, ...]
+    difference_mm: np.ndarray | None = field(default=None, compare=False)
 
     @property
     def rating(self) -> str:
@@ -141,6 +145,7 @@ def check_implant(all_bone: Volume, completed: Volume, implant: Volume, mesh: Me
     bone = Fraction(whole.array - plate.array, whole.affine)
     vault = Vault.of(whole, completed)
     plates = [] if vault is None else _plates(vault, plate, bone, float(spacing.max()))
+    mirrored = _mirrored(vault, plate)
     checks = (
         _open_edge(plates),
         _bone_overlap(local, local_bone),
@@ -149,9 +154,12 @@ def check_implant(all_bone: Volume, completed: Volume, implant: Volume, mesh: Me
         _rim_step(plates),
         _missing_bone(vault),
         _voxel_size(spacing, plates),
-        _symmetry(vault, plate),
+        _symmetry(mirrored),
     )
-    return SelfCheck(checks)
+    difference = None
+    if vault is not None and mirrored is not None and mesh is not None and len(mesh.points):
+        difference = mirrored.at(vault.chart.centre, mesh.points)
+    return SelfCheck(checks, difference)
 
 
 def upper_box(bone: Volume, factor: np.ndarray) -> tuple[slice, ...]:
@@ -337,12 +345,15 @@ def _voxel_size(spacing: np.ndarray, plates: list[Plate]) -> Check:
     return check
 
 
-def _symmetry(vault: Vault | None, implant: Fraction) -> Check:
-    measured = None
-    if vault is not None:
-        hit = vault.layer.hit
-        depth = np.where(hit, vault.layer.outer - 1.5, 0.0)
-        measured = mirror_distance(vault, hit & (implant.nearest(vault.chart.at(depth).astype(np.float32)) >= 0.5))
+def _mirrored(vault: Vault | None, implant: Fraction) -> MirrorDistance | None:
+    if vault is None:
+        return None
+    hit = vault.layer.hit
+    depth = np.where(hit, vault.layer.outer - 1.5, 0.0)
+    return mirror_distance(vault, hit & (implant.nearest(vault.chart.at(depth).astype(np.float32)) >= 0.5))
+
+
+def _symmetry(measured: MirrorDistance | None) -> Check:
     if measured is None or measured.share < _COUNTERPART:
         return Check(
             "symmetry",

@@ -10,6 +10,9 @@ THICKNESS_SCALE_MM = 10.0
 UNCERTAINTY_SCALE_MM = 3.0
 """Upper end of the colour scale of the uncertainty."""
 
+DIFFERENCE_SCALE_MM = 4.0
+"""Ends of the colour scale of the difference to the mirrored side, which is symmetric about 0."""
+
 # Five colours of viridis, whose lightness increases: readable in grey and by colour-blind readers.
 _COLOURS = np.array([[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]], float)
 
@@ -18,3 +21,13 @@ def length_colours(thickness_mm: np.ndarray, most_mm: float = THICKNESS_SCALE_MM
     """RGB (N, 3), whole numbers 0..255, of lengths (N,) in mm, from violet at 0 to yellow at `most_mm` and above."""
     shade = np.clip(np.asarray(thickness_mm) / most_mm, 0, 1) * (len(_COLOURS) - 1)
     return np.stack([np.round(np.interp(shade, np.arange(len(_COLOURS)), channel)) for channel in _COLOURS.T], 1)
+
+
+# Blue, white, orange: distinguishable by colour-blind readers, and symmetric in lightness.
+_DIVERGING = np.array([[33, 102, 172], [146, 197, 222], [247, 247, 247], [253, 184, 99], [179, 88, 6]], float)
+
+
+def difference_colours(difference_mm: np.ndarray, most_mm: float = DIFFERENCE_SCALE_MM) -> np.ndarray:
+    """RGB (N, 3), whole numbers 0..255, of signed lengths (N,) in mm: blue below 0, white at 0, orange above 0."""
+    shade = np.clip(np.asarray(difference_mm) / most_mm, -1, 1) * 2 + 2
+    return np.stack([np.round(np.interp(shade, np.arange(len(_DIVERGING)), channel)) for channel in _DIVERGING.T], 1)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from SkullVAELib.core.atomic_output import atomic_file
-from SkullVAELib.mesh.colours import THICKNESS_SCALE_MM, UNCERTAINTY_SCALE_MM, length_colours
+from SkullVAELib.mesh.colours import DIFFERENCE_SCALE_MM, THICKNESS_SCALE_MM, UNCERTAINTY_SCALE_MM, length_colours
 from SkullVAELib.mesh.mesh import Mesh
 
 # Slicer reads the coordinate system from "SPACE=LPS". A header that began with "solid" would read as an ASCII STL.
@@ -79,11 +79,20 @@ class VertexScalar:
             "uncertainty", millimetres, UNCERTAINTY_SCALE_MM, "mm, nine times of ten the true surface lies this near"
         )
 
+    @classmethod
+    def difference(cls, millimetres: np.ndarray) -> VertexScalar:
+        """Signed distance of an implant to the mirrored skull, (N,) mm."""
+        meaning = "mm, signed distance to the mirrored skull, positive outside, nan where it has no bone"
+        return cls("difference", millimetres, DIFFERENCE_SCALE_MM, meaning)
 
-def vertex_scalars(thickness_mm: np.ndarray | None, uncertainty_mm: np.ndarray | None) -> list[VertexScalar]:
-    """The scalars of an implant, of which one or both are given, each (N,) mm or None."""
+
+def vertex_scalars(
+    thickness_mm: np.ndarray | None, uncertainty_mm: np.ndarray | None, difference_mm: np.ndarray | None = None
+) -> list[VertexScalar]:
+    """The scalars of an implant that are given, each (N,) mm or None."""
     made = [] if thickness_mm is None else [VertexScalar.thickness(thickness_mm)]
-    return made if uncertainty_mm is None else [*made, VertexScalar.uncertainty(uncertainty_mm)]
+    made += [] if uncertainty_mm is None else [VertexScalar.uncertainty(uncertainty_mm)]
+    return made if difference_mm is None else [*made, VertexScalar.difference(difference_mm)]
 
 
 def write_ply(mesh: Mesh, path: str | os.PathLike, *scalars: VertexScalar) -> None:

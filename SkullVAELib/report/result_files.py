@@ -59,7 +59,9 @@ class RunResult:
     printable_implant : PrintableImplant or None
         The meshes; None until `with_implant`.
     uncertain : bool
-        Whether PLY files of the implant also hold the uncertainty.
+        Whether PLY files of the implant also hold the uncertainty and the difference to the mirrored skull.
+    difference_mm : (N,) array or None
+        Signed distance to the mirrored skull at each point of the printable implant, see `SelfCheck`.
     """
 
     completion: Completion
@@ -69,6 +71,7 @@ class RunResult:
     report: dict
     printable_implant: PrintableImplant | None = None
     uncertain: bool = False
+    difference_mm: np.ndarray | None = None
 
     @classmethod
     def of(
@@ -158,12 +161,12 @@ class RunResult:
         printable = make_implant(self.completion, options, self.grey)
         report = self.report | self._figures(printable, options)
         report.pop("checks", None)
-        result = replace(self, options=options, printable_implant=printable, report=report)
+        result = replace(self, options=options, printable_implant=printable, report=report, difference_mm=None)
         result, check = result.attempt("The self-check of the implant", lambda made: made.self_check(printable))
         if check is None:
             return result
         report = result.report | {"checks": check.report(), "warnings": [*report["warnings"], *check.warnings]}
-        return replace(result, report=report)
+        return replace(result, report=report, difference_mm=check.difference_mm)
 
     def self_check(self, printable: PrintableImplant) -> SelfCheck:
         """Check the implant by the input, the completed skull and a printable implant, see `check_implant`."""
@@ -204,8 +207,10 @@ class RunResult:
         printable = self.printable_implant
         if printable is None:
             return
-        band = self.band_mm if self.uncertain and "ply" in self.formats else None
-        scalars = vertex_scalars(printable.thickness_mm, band)
+        more = self.uncertain and "ply" in self.formats
+        scalars = vertex_scalars(
+            printable.thickness_mm, self.band_mm if more else None, self.difference_mm if more else None
+        )
         if printable.pieces:
             self._write(printable.mesh, scalars, folder / name)
         if pieces and len(printable.pieces) > 1:

@@ -9,6 +9,9 @@ error.
 If the environment variable SLICER_SOURCE_DIR is the path of Slicer's sources, their Python files replace base.py,
 i18n.py, parameternode.py and slicer-core's slicer.util. The tests must pass with both.
 
+Inside Slicer itself, Testing/run_in_slicer.py calls useApplication(): the functions of application.py then take the
+place of those of this file, and the tests run unchanged in the application.
+
     import slicer_standin
     slicer_standin.prepare()              # before `import SkullVAE`; fails the test where a package is missing
     slicer_standin.newScene()
@@ -20,9 +23,11 @@ i18n.py, parameternode.py and slicer-core's slicer.util. The tests must pass wit
 
 from __future__ import annotations
 
+import html
 import importlib
 import importlib.util
 import os
+import re
 import sys
 import time
 import types
@@ -31,7 +36,7 @@ from pathlib import Path
 import pytest
 import system_libraries
 
-from . import dialogs
+from . import dialogs, uncaught
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MODULE_FOLDER = ROOT / "SkullVAE"
@@ -42,6 +47,14 @@ shown = dialogs.shown
 
 _views = None
 _hierarchy = None
+_mainWindow = None
+
+
+def useApplication() -> None:
+    """Replace the functions of this package by those for the application that this process is, before any test."""
+    from . import application
+
+    globals().update({name: getattr(application, name) for name in application.__all__})
 
 
 def sourceFolder() -> Path | None:
@@ -80,7 +93,7 @@ def prepare() -> None:
 
     fonts.useFonts()
     pythonqt.keepConstants()
-    pythonqt.recordUncaught()
+    uncaught.recordUncaught()
     _install("qt", {name: getattr(qt, name) for name in qt.__all__})
     _install("ctk", {name: getattr(ctk, name) for name in ctk.__all__})
     _install("SampleData", {"SampleDataLogic": sampledata.SampleDataLogic})
@@ -151,7 +164,10 @@ def _installSlicers(folder: Path) -> None:
 
 
 def newScene():
-    """Set slicer.mrmlScene to an empty scene with the default layout's views and the logics of Slicer's modules."""
+    """Set slicer.mrmlScene to an empty scene with the default layout's views and the logics of Slicer's modules.
+
+    There is a main window, so that dialogs are shown, and the scene has undo levels of earlier work.
+    """
     global _views, _hierarchy
     import slicer
 
@@ -188,7 +204,24 @@ def newScene():
         # Slicer's displayable managers find the logics of modules here.
         _views.applicationLogic.SetModuleLogic(name.capitalize(), logic)
     _hierarchy = subjecthierarchy.Follower(scene)
+    scene.SetUndoOn()
+    scene.SaveStateForUndo()
+    scene.SetUndoOff()
+    setMainWindow(True)
     return scene
+
+
+def setMainWindow(present: bool) -> None:
+    """Whether there is a main window until the next newScene(); without it, as with --no-main-window, messages are
+    logged instead of shown."""
+    global _mainWindow
+    import qt
+    import slicer
+
+    slicer.app._mainWindow = present
+    if _mainWindow is None:
+        _mainWindow = qt.QMainWindow()
+    _mainWindow.objectName = "qSlicerMainWindow" if present else ""
 
 
 def moduleRecord():
@@ -201,12 +234,8 @@ def moduleRecord():
     return slicer.modules.skullvae
 
 
-def openModule(mainWindow: bool = True):
-    """Open the module as Slicer does: (module, panel). Close it with closeModule.
-
-    mainWindow: whether there is a main window; without it, as with --no-main-window, no dialog can be answered.
-    """
-    import qt
+def openModule():
+    """Open the module as Slicer does: (module, panel). Close it with closeModule."""
     import slicer
 
     import SkullVAE
@@ -214,23 +243,12 @@ def openModule(mainWindow: bool = True):
     record = moduleRecord()
     module = SkullVAE.SkullVAE(record)
     slicer.app.finishStartup()
-    frame = slicer.qSlicerScriptedLoadableModuleWidget()
-    frame.setLayout(qt.QVBoxLayout())
-    frame.setMRMLScene(slicer.mrmlScene)
+    record._widget = frame = record.createNewWidgetRepresentation()
     frame.resize(440, 900)
-    record._widget = frame
-    widget = SkullVAE.SkullVAEWidget(frame)
-    frame._python = widget
-    slicer.modules.SkullVAEWidget = widget
-    if mainWindow:
-        window = qt.QMainWindow()
-        window.objectName = "qSlicerMainWindow"
-        frame._window = window
-    widget.setup()
     frame.show()
     frame.enter()
     processEvents()
-    return module, widget
+    return module, frame.self()
 
 
 def leaveModule(widget) -> None:
@@ -260,10 +278,6 @@ def closeModule(widget) -> None:
     else:
         unloading.aboutToUnload("SkullVAE")
     frame.setMRMLScene(None)
-    if hasattr(frame, "_window"):
-        frame._window.objectName = ""
-        QtWidgets.QWidget.close(frame._window)
-        frame._window.deleteLater()
     QtWidgets.QWidget.close(frame)
     frame.deleteLater()
     processEvents()
@@ -288,9 +302,7 @@ def processEvents(seconds: float = 0.0) -> None:
 
 def errors() -> list[BaseException]:
     """The exceptions of slots and observers since the last call; for a test that expects one."""
-    from . import pythonqt
-
-    return pythonqt.errors()
+    return uncaught.errors()
 
 
 def waitFor(condition, seconds: float = 60.0) -> None:
@@ -320,6 +332,32 @@ def drag(slider, *values: float) -> None:
         processEvents()
     QtWidgets.QAbstractSlider.setSliderDown(inner, False)
     processEvents()
+
+
+def typeText(box, text: str, keys: str = "") -> None:
+    """Select all text of a spin box, line edit or ctkSliderWidget and type another one, key by key.
+
+    keys: "\\t" or "\\r" to press Tab or Return afterwards.
+    """
+    from PySide6 import QtCore, QtTest, QtWidgets
+
+    field = QtWidgets.QWidget.findChild(box, QtWidgets.QAbstractSpinBox) or box
+    QtWidgets.QWidget.activateWindow(QtWidgets.QWidget.window(field))
+    QtWidgets.QWidget.setFocus(field)
+    processEvents()
+    type(field).selectAll(field)
+    for key in text:
+        QtTest.QTest.keyClicks(field, key)
+        processEvents()
+    for key in keys:
+        code = {"\t": QtCore.Qt.Key.Key_Tab, "\r": QtCore.Qt.Key.Key_Return}[key]
+        QtTest.QTest.keyClick(field, code)
+        processEvents()
+
+
+def plainText(text: str) -> str:
+    """A tool tip as it was set: Slicer makes rich text of it."""
+    return html.unescape(re.sub("<[^>]*>", "", text))
 
 
 def clickInSlice(name: str, ras, button: str = "Left") -> None:

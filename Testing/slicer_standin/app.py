@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import tempfile
 from pathlib import Path
 
@@ -17,6 +18,7 @@ class CommandOptions:
 
     noMainWindow = False
     testingEnabled = False
+    runPythonAndExit = False
 
 
 class ModuleManager:
@@ -59,6 +61,9 @@ class App:
 
     def __init__(self, modules: Modules):
         self._testing = False
+        self._mainWindow = True
+        # Set by exit(), for a test of a script that ends the application.
+        self._exitCode: int | None = None
         self._modules = ModuleManager(modules)
         self._startup = []
         self._temporary = tempfile.TemporaryDirectory(prefix="SlicerStandin-")
@@ -79,6 +84,9 @@ class App:
 
     def commandOptions(self) -> CommandOptions:
         return CommandOptions()
+
+    def exit(self, code: int = 0) -> None:
+        self._exitCode = code
 
     def processEvents(self) -> None:
         QtWidgets.QApplication.processEvents()
@@ -146,8 +154,9 @@ class App:
     def applicationLogic(self):
         return self._views.applicationLogic
 
-    def layoutManager(self) -> LayoutManager:
-        return LayoutManager(self._views)
+    def layoutManager(self) -> LayoutManager | None:
+        """The main window makes it."""
+        return LayoutManager(self._views) if self._mainWindow else None
 
     def mrmlScene(self):
         return self._views.scene
@@ -181,7 +190,23 @@ class ModuleRecord:
         self._widget = None
 
     def widgetRepresentation(self):
+        if self._widget is None:
+            self._widget = self.createNewWidgetRepresentation()
         return self._widget
+
+    def createNewWidgetRepresentation(self):
+        """A new frame with the panel, which is set up but not entered."""
+        import slicer
+
+        from . import qt
+
+        frame = slicer.qSlicerScriptedLoadableModuleWidget()
+        frame.setLayout(qt.QVBoxLayout())
+        frame.setMRMLScene(slicer.mrmlScene)
+        frame._python = getattr(importlib.import_module(self.name), f"{self.name}Widget")(frame)
+        setattr(slicer.modules, f"{self.name}Widget", frame.self())
+        frame.self().setup()
+        return frame
 
 
 class CppModule:

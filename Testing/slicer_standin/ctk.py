@@ -12,32 +12,6 @@ from . import dialogs
 from .pythonqt import pythonQt
 
 
-class _ctkMessageBox:
-    """Message box of the display functions of slicer.util; the test sets its answer."""
-
-    def __init__(self, parent=None):
-        self.text = ""
-        self.windowTitle = ""
-        self.detailedText = ""
-        self.informativeText = ""
-        self.icon = 0
-        self.standardButtons = 0
-        self.dontShowAgainSettingsKey = ""
-
-    def deleteLater(self) -> None:
-        pass
-
-    def exec_(self) -> int:
-        from .qt import QMessageBox
-
-        accepted = dialogs.take(self.text, self.detailedText)
-        for yes, no in (("Ok", "Cancel"), ("Yes", "No"), ("Retry", "Close")):
-            yes, no = getattr(QMessageBox, yes), getattr(QMessageBox, no)
-            if self.standardButtons & yes:
-                return yes if accepted else no
-        return QMessageBox.Ok
-
-
 class _Collapsing:
     """Base class of both collapsible widgets: hides the children, and stores which ones were hidden already."""
 
@@ -291,7 +265,9 @@ class _ctkSliderWidget(QtWidgets.QWidget):
 
     @Slot(float)
     def setValue(self, value: float) -> None:
-        self._spinBox.setValue(value)
+        # As in CTK, so that a value that is typed is not written back under the cursor.
+        if value != self._value:
+            self._spinBox.setValue(value)
 
     def _setRange(self, low: float, high: float) -> None:
         self._spinBox.setRange(low, high)
@@ -475,7 +451,7 @@ class _ctkPathLineEdit(QtWidgets.QWidget):
     showHistoryButton = Property(bool, _getHistory, _setHistory)
 
 
-ctkMessageBox = _ctkMessageBox
+ctkMessageBox = dialogs.MessageBox
 ctkCollapsibleButton = pythonQt(_ctkCollapsibleButton)
 ctkCollapsibleGroupBox = pythonQt(_ctkCollapsibleGroupBox)
 ctkSliderWidget = pythonQt(_ctkSliderWidget)

@@ -79,5 +79,53 @@ def takeFile(caption: str):
     return [str(each) for each in path] if isinstance(path, list) else str(path)
 
 
+class MessageBox:
+    """ctk.ctkMessageBox, the message box of the display functions of slicer.util; the test sets its answer."""
+
+    def __init__(self, parent=None):
+        self.text = ""
+        self.windowTitle = ""
+        self.detailedText = ""
+        self.informativeText = ""
+        self.icon = 0
+        self.standardButtons = 0
+        self.dontShowAgainSettingsKey = ""
+
+    def deleteLater(self) -> None:
+        pass
+
+    def exec_(self):
+        from qt import QMessageBox
+
+        accepted = take(self.text, self.detailedText)
+        for yes, no in (("Ok", "Cancel"), ("Yes", "No"), ("Retry", "Close")):
+            yes, no = getattr(QMessageBox, yes), getattr(QMessageBox, no)
+            if int(self.standardButtons) & int(yes):
+                return yes if accepted else no
+        return QMessageBox.Ok
+
+
+class FileDialog:
+    """qt.QFileDialog: its static functions; the test sets their answers."""
+
+    ShowDirsOnly = 1
+
+    @staticmethod
+    def getExistingDirectory(parent=None, caption: str = "", directory: str = "", options=None) -> str:
+        return takeFile(caption)
+
+    @staticmethod
+    def getOpenFileName(parent=None, caption: str = "", directory: str = "", filter: str = "") -> str:
+        return takeFile(caption)
+
+    @staticmethod
+    def getOpenFileNames(parent=None, caption: str = "", directory: str = "", filter: str = "") -> list[str]:
+        return takeFile(caption)
+
+    @staticmethod
+    def getSaveFileName(parent=None, caption: str = "", directory: str = "", filter: str = "") -> str:
+        return takeFile(caption)
+
+
 def opened(url: str) -> None:
     _opened.append(url)

@@ -47,7 +47,7 @@ class Views:
         self.viewLogic = slicer.vtkMRMLViewLogic()
         self.viewLogic.SetMRMLScene(scene)
         self.viewNode = self.viewLogic.AddViewNode("1")
-        self.arrangement = slicer.vtkMRMLLayoutNode.SlicerLayoutConventionalView
+        self.arrange(slicer.vtkMRMLLayoutNode.SlicerLayoutConventionalView)
         crosshair = slicer.vtkMRMLCrosshairNode()
         crosshair.SetName("Crosshair")
         crosshair.SetSingletonTag("default")
@@ -59,6 +59,17 @@ class Views:
         self.rememberCamera()
         # The off-screen windows of views.py, by view.
         self.windows = {}
+
+    def arrange(self, arrangement: int) -> None:
+        """Choose a layout; the 3D view is mapped in all but those with a single slice view."""
+        layouts = slicer.vtkMRMLLayoutNode
+        single = (
+            layouts.SlicerLayoutOneUpRedSliceView,
+            layouts.SlicerLayoutOneUpGreenSliceView,
+            layouts.SlicerLayoutOneUpYellowSliceView,
+        )
+        self.arrangement = arrangement
+        self.viewNode.SetMappedInLayout(arrangement not in single)
 
     def camera(self):
         """The camera node of the 3D view; None if the scene has none."""
@@ -85,6 +96,18 @@ class Views:
             logic.SetMRMLScene(None)
 
 
+class SliceView2D:
+    """layoutManager().sliceWidget(name).sliceView()."""
+
+    def __init__(self, logic):
+        self._logic = logic
+
+    def interactor(self):
+        from . import views
+
+        return views.interactor(self._logic.GetSliceNode().GetLayoutName())
+
+
 class SliceWidget:
     """layoutManager().sliceWidget(name)."""
 
@@ -99,6 +122,9 @@ class SliceWidget:
 
     def mrmlSliceCompositeNode(self):
         return self._logic.GetSliceCompositeNode()
+
+    def sliceView(self) -> SliceView2D:
+        return SliceView2D(self._logic)
 
     def fitSliceToBackground(self) -> None:
         self._logic.FitSliceToBackground()
@@ -156,7 +182,7 @@ class LayoutManager:
         return ThreeDWidget(self._views)
 
     def setLayout(self, arrangement: int) -> None:
-        self._views.arrangement = arrangement
+        self._views.arrange(arrangement)
 
     @property
     def layout(self) -> int:

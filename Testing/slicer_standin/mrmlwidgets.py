@@ -55,6 +55,18 @@ class _qSlicerScriptedLoadableModuleWidget(_qMRMLWidget):
     isEntered = Property(bool, _isEntered)
 
 
+class _qMRMLLayoutWidget(QtWidgets.QWidget):
+    """A window with the views of the scene, for an application without a main window."""
+
+    def setMRMLScene(self, scene) -> None:
+        pass
+
+    def layoutManager(self):
+        from .layout import LayoutManager
+
+        return LayoutManager(slicer.app._views)
+
+
 class _Observers:
     """VTK observers that are removed together, at the latest with their widget."""
 
@@ -448,11 +460,13 @@ class _qMRMLSegmentSelectorWidget(_qMRMLWidget):
     selectNodeUponCreation = Property(bool, _getSelect, _setSelect)
 
 
+qMRMLLayoutWidget = pythonQt(_qMRMLLayoutWidget)
 qMRMLWidget = pythonQt(_qMRMLWidget)
 qMRMLSegmentSelectorWidget = pythonQt(_qMRMLSegmentSelectorWidget)
 qSlicerScriptedLoadableModuleWidget = pythonQt(_qSlicerScriptedLoadableModuleWidget)
 
 __all__ = [
+    "qMRMLLayoutWidget",
     "qMRMLNodeComboBox",
     "qMRMLSegmentSelectorWidget",
     "qMRMLWidget",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import pathlib
 import types
 import typing
+import weakref
 
 import slicer
 import vtk
@@ -128,6 +129,8 @@ class _Parameter:
                 each.validate(value)
 
     def read(self, node):
+        if not node.HasParameter(self.name):
+            self.write(node, self.default)
         if self.nodeClasses:
             return node.GetNodeReference(self.name)
         text = node.GetParameter(self.name)
@@ -253,15 +256,36 @@ def _connector(widget, parameter: _Parameter) -> _Connector:
 
 
 class _Wrapper:
-    """Base class of the classes that parameterNodeWrapper makes."""
+    """Base class of the classes that parameterNodeWrapper makes.
+
+    As in Slicer, values are kept and read again at a ModifiedEvent of the node: a reference to a node that is not in
+    the scene yet, as during the import of a scene, stays None until the next event.
+    """
 
     def __init__(self, parameterNode):
         self.parameterNode = parameterNode
         self._connected = {}
         self._writingGui = False
+        self._writing = set()
+        self._values = {}
         for parameter in self.allParameters.values():
             if not parameterNode.HasParameter(parameter.name):
                 parameter.write(parameterNode, parameter.default)
+        self._read()
+        this = weakref.ref(self)
+
+        def onModified(caller, event) -> None:
+            wrapper = this()
+            if wrapper is not None:
+                wrapper._read()
+
+        tag = parameterNode.AddObserver(vtk.vtkCommand.ModifiedEvent, onModified)
+        weakref.finalize(self, parameterNode.RemoveObserver, tag)
+
+    def _read(self) -> None:
+        for name, parameter in self.allParameters.items():
+            if name not in self._writing:
+                self._values[name] = parameter.read(self.parameterNode)
 
     def __setattr__(self, name: str, value) -> None:
         if name in self.allParameters:
@@ -277,10 +301,18 @@ class _Wrapper:
         raise AttributeError(f"there is no parameter '{name}'")
 
     def getValue(self, name: str):
-        return self._parameter(name).read(self.parameterNode)
+        self._parameter(name)
+        return self._values[name]
 
     def setValue(self, name: str, value) -> None:
-        self._parameter(name).write(self.parameterNode, value)
+        parameter = self._parameter(name)
+        self._writing.add(name)
+        try:
+            with slicer.util.NodeModify(self.parameterNode):
+                parameter.write(self.parameterNode, value)
+                self._values[name] = parameter.read(self.parameterNode)
+        finally:
+            self._writing.discard(name)
 
     def default(self, name: str) -> Default:
         return Default(self._parameter(name).default)

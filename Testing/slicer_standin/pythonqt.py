@@ -2,7 +2,7 @@
 
 Properties are read and written as attributes (`label.text = "..."`; `label.text()` is an error, as in Slicer),
 `widget.connect("clicked(bool)", f)` finds signals by their C++ signatures, and signals can be called. Reading or
-writing an unknown attribute is an AttributeError. An exception in a slot is printed and stored, see errors().
+writing an unknown attribute is an AttributeError. An exception in a slot is printed and stored, see uncaught.py.
 """
 
 from __future__ import annotations
@@ -11,26 +11,12 @@ import ctypes
 import inspect
 import numbers
 import sys
-import traceback
 
-from PySide6 import QtCore
+from PySide6 import QtCore, QtGui
+
+from .uncaught import record
 
 Signature = tuple[str, tuple[str, ...]]
-
-_raised: list[BaseException] = []
-
-
-def record(error: BaseException) -> None:
-    """Print an exception that was not caught and store it for the test."""
-    traceback.print_exception(error)
-    _raised.append(error)
-
-
-def errors() -> list[BaseException]:
-    """The exceptions of slots and observers since the last call, for a test that expects one."""
-    taken = list(_raised)
-    _raised.clear()
-    return taken
 
 
 def keepConstants() -> None:
@@ -42,15 +28,6 @@ def keepConstants() -> None:
     if sys.version_info < (3, 12):
         for constant in (None, True, False, NotImplemented, Ellipsis):
             ctypes.c_ssize_t.from_address(id(constant)).value += 1 << 40
-
-
-def recordUncaught() -> None:
-    """Also record the exceptions that VTK and PySide would only print."""
-
-    def hook(kind, error, trace):
-        record(error)
-
-    sys.excepthook = hook
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -74,12 +51,19 @@ def _coerced(prop, value):
     if kind in ("double", "float") and number:
         return float(value)
     if kind == "QString" and isinstance(value, str):
-        return value
+        return richToolTip(value) if prop.name() == "toolTip" else value
     if kind == "QStringList" and isinstance(value, list | tuple) and all(isinstance(text, str) for text in value):
         return list(value)
     if kind in ("bool", "int", "uint", "qlonglong", "double", "float", "QString", "QStringList"):
         raise TypeError(f"property '{prop.name()}' of type {kind} cannot be {value!r}")
-    return _native(value)
+    return unwrapped(value)
+
+
+def richToolTip(text: str) -> str:
+    """The tool tip that a widget has after this one was set: Slicer makes rich text of it, which breaks lines."""
+    if not text or QtGui.Qt.mightBeRichText(text):
+        return text
+    return QtGui.Qt.convertFromPlainText(text, QtCore.Qt.WhiteSpaceMode.WhiteSpaceNormal)
 
 
 def _enumAccess(native, prop):
@@ -218,7 +202,7 @@ class Signal:
         # Default arguments of Qt's own signals, as of clicked(bool).
         defaults = {"bool": False}
         missing = [defaults[kind] for kind in self._kinds[len(arguments) :]]
-        self._bound().emit(*[_native(argument) for argument in arguments], *missing)
+        self._bound().emit(*[unwrapped(argument) for argument in arguments], *missing)
 
     __call__ = emit
 
@@ -253,8 +237,18 @@ def disconnect(native, signature: str, slot) -> bool:
 # --------------------------------------------------------------------------------------------------------------------
 # Objects
 
-# Classes of objects that Qt makes itself, such as the header of a table. Other classes have the common attributes only.
-HANDED_OUT = {"QClipboard", "QHeaderView", "QLineEdit", "QScrollBar", "QStatusBar", "QTextDocument"}
+# Classes of objects that Qt makes itself, such as the header of a table, or that are part of a widget of CTK. Other
+# classes have the common attributes only.
+HANDED_OUT = {
+    "QClipboard",
+    "QDoubleSpinBox",
+    "QHeaderView",
+    "QLineEdit",
+    "QScrollBar",
+    "QSlider",
+    "QStatusBar",
+    "QTextDocument",
+}
 _OF_ALL = {"children", "className", "inherits", "isWidgetType", "name", "objectName", "parent", "property"}
 
 
@@ -270,12 +264,14 @@ def _attribute(native, name: str):
         return lambda: _className(native)
     if _metaProperty(native, name) is not None:
         return readProperty(native, name)
+    if name == "setToolTip":
+        return lambda text: writeProperty(native, "toolTip", text)
     if name in _signals(native):
         return _signal(native, name)
     value = object.__getattribute__(native, name)
     if inspect.isbuiltin(value):
         return lambda *arguments, **named: wrapped(
-            value(*[_native(a) for a in arguments], **{key: _native(a) for key, a in named.items()})
+            value(*[unwrapped(a) for a in arguments], **{key: unwrapped(a) for key, a in named.items()})
         )
     return value
 
@@ -316,7 +312,7 @@ class Foreign:
         return dir(self._native)
 
     def __eq__(self, other):
-        return self._native is _native(other)
+        return self._native is unwrapped(other)
 
     def __hash__(self):
         return hash(self._native)
@@ -331,7 +327,7 @@ def wrapped(value):
     return value
 
 
-def _native(value):
+def unwrapped(value):
     return value._native if isinstance(value, Foreign) else value
 
 
@@ -340,7 +336,7 @@ class _Meta(type(QtCore.QObject)):
 
     def __instancecheck__(cls, instance) -> bool:
         base = cls.__dict__.get("_base")
-        return isinstance(_native(instance), base) if base else type.__instancecheck__(cls, instance)
+        return isinstance(unwrapped(instance), base) if base else type.__instancecheck__(cls, instance)
 
 
 class PythonQt:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from PySide6 import QtCore, QtGui, QtWidgets
-from PySide6.QtCore import QFile, QSettings, QSize, Qt, QUrl
-from PySide6.QtGui import QBrush, QColor, QCursor, QFont, QIcon, QImage, QPalette, QPixmap
+from PySide6.QtCore import QEvent, QFile, QPointF, QSettings, QSize, Qt, QUrl
+from PySide6.QtGui import QBrush, QColor, QCursor, QFont, QIcon, QImage, QKeyEvent, QMouseEvent, QPalette, QPixmap
 
 from . import dialogs
-from .pythonqt import pythonQt, wrapped
+from .pythonqt import pythonQt, unwrapped, wrapped
 from .uiloader import QUiLoader
 
 WIDGETS = (
@@ -71,6 +71,14 @@ class QApplication:
         QtGui.QGuiApplication.restoreOverrideCursor()
 
 
+class QCoreApplication:
+    """The static function that sends an event at once."""
+
+    @staticmethod
+    def sendEvent(receiver, event) -> bool:
+        return QtCore.QCoreApplication.sendEvent(unwrapped(receiver), event)
+
+
 class QMessageBox:
     """Constants of buttons and icons; the display functions of slicer.util show the box."""
 
@@ -86,26 +94,7 @@ class QMessageBox:
     Question = 4
 
 
-class QFileDialog:
-    """Static file dialogs; the test sets their answers."""
-
-    ShowDirsOnly = QtWidgets.QFileDialog.Option.ShowDirsOnly
-
-    @staticmethod
-    def getExistingDirectory(parent=None, caption: str = "", directory: str = "", options=None) -> str:
-        return dialogs.takeFile(caption)
-
-    @staticmethod
-    def getOpenFileName(parent=None, caption: str = "", directory: str = "", filter: str = "") -> str:
-        return dialogs.takeFile(caption)
-
-    @staticmethod
-    def getOpenFileNames(parent=None, caption: str = "", directory: str = "", filter: str = "") -> list[str]:
-        return dialogs.takeFile(caption)
-
-    @staticmethod
-    def getSaveFileName(parent=None, caption: str = "", directory: str = "", filter: str = "") -> str:
-        return dialogs.takeFile(caption)
+QFileDialog = dialogs.FileDialog
 
 
 class QDesktopServices:
@@ -123,17 +112,22 @@ __all__ = [
     "QApplication",
     "QBrush",
     "QColor",
+    "QCoreApplication",
     "QCursor",
     "QDesktopServices",
+    "QEvent",
     "QFile",
     "QFileDialog",
     "QFont",
     "QHeaderView",
     "QIcon",
     "QImage",
+    "QKeyEvent",
     "QMessageBox",
+    "QMouseEvent",
     "QPalette",
     "QPixmap",
+    "QPointF",
     "QSettings",
     "QSize",
     "QSizePolicy",

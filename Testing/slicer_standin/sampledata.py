@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import slicer
+
 
 @dataclass(frozen=True)
 class SampleDataSource:
-    """One entry of the module's gallery. Slicer counts the URIs, so None is an error also with a custom downloader."""
+    """One entry of the module's gallery; for one URI, the other fields are lists with one entry, as in Slicer."""
 
     sampleName: str
-    uris: str | list
-    fileNames: object
-    nodeNames: object
+    uris: list
+    fileNames: list
+    nodeNames: list
     customDownloader: object
     thumbnailFileName: str | None
-    loadFileTypes: object
-    checksums: object
+    loadFileTypes: list
+    checksums: list
 
 
 class SampleDataLogic:
-    """Registers samples; sources by category, as in slicer.modules.sampleDataSources."""
-
-    sources: dict[str, list[SampleDataSource]]
+    """Registers samples in slicer.modules.sampleDataSources, by category."""
 
     @staticmethod
     def registerCustomSampleDataSource(
@@ -38,15 +38,18 @@ class SampleDataLogic:
         loadFileProperties=None,
         checksums=None,
     ) -> None:
-        """Register a sample; as in Slicer, a name is registered once."""
-        if not isinstance(uris, str | list | tuple):
+        """Register a sample; as in Slicer, an equal one is registered once, and other downloaders are not equal.
+
+        Slicer counts the URIs, so None is an error also with a custom downloader.
+        """
+        if not isinstance(uris, str):
             raise TypeError(f"uris cannot be {uris!r}")
         source = SampleDataSource(
-            sampleName, uris, fileNames, nodeNames, customDownloader, thumbnailFileName, loadFileTypes, checksums
-        )
-        entries = SampleDataLogic.sources.setdefault(category, [])
-        if source.sampleName not in [entry.sampleName for entry in entries]:
+            sampleName, [uris], [fileNames], [nodeNames], customDownloader, thumbnailFileName, [loadFileTypes],
+            [checksums],
+        )  # fmt: skip
+        if not hasattr(slicer.modules, "sampleDataSources"):
+            slicer.modules.sampleDataSources = {}
+        entries = slicer.modules.sampleDataSources.setdefault(category, [])
+        if source not in entries:
             entries.append(source)
-
-
-SampleDataLogic.sources = {}

@@ -146,7 +146,7 @@ class _Form:
                 raise UiError(f"<{child.tag}> in {name} is not on the stand-in's list")
         if margins:
             sides = ("leftMargin", "topMargin", "rightMargin", "bottomMargin")
-            default = parent.style().pixelMetric(QtWidgets.QStyle.PixelMetric.PM_LayoutLeftMargin)
+            default = QtWidgets.QWidget.style(parent).pixelMetric(QtWidgets.QStyle.PixelMetric.PM_LayoutLeftMargin)
             made.setContentsMargins(*[margins.get(side, default) for side in sides])
         stretch = [int(part) for part in (element.get("stretch") or "").split(",") if part]
         for index, value in enumerate(stretch):

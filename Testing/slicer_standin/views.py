@@ -82,8 +82,8 @@ class _Window:
         width, height, _depth = image.GetDimensions()
         return vtk_to_numpy(image.GetPointData().GetScalars()).reshape(height, width, 3)[::-1].copy()
 
-    def click(self, logic, x: int, y: int, button: str) -> None:
-        """Move the mouse to a pixel and click, processed by Slicer's own interactor style of a slice view."""
+    def listen(self, logic):
+        """The interactor, whose events are processed by Slicer's own interactor style of a slice view."""
         if self.style is None:
             events = vtk.vtkInteractorStyleUser()
             self.interactor.SetInteractorStyle(events)
@@ -92,6 +92,11 @@ class _Window:
             self.style.SetDisplayableManagers(self.group)
             self.style.SetInteractor(self.interactor)
             self.interactor.Initialize()
+        return self.interactor
+
+    def click(self, logic, x: int, y: int, button: str) -> None:
+        """Move the mouse to a pixel and click."""
+        self.listen(logic)
         self.interactor.InvokeEvent("EnterEvent")
         # Two moves, since the first one makes the point that then follows the mouse.
         for event in ("MouseMoveEvent", "MouseMoveEvent", f"{button}ButtonPressEvent", f"{button}ButtonReleaseEvent"):
@@ -194,6 +199,12 @@ def _slice(name: str, size: tuple[int, int], fit: bool) -> np.ndarray:
         return view.picture()
     finally:
         view.renderer.RemoveViewProp(background)
+
+
+def interactor(name: str, size: tuple[int, int] = (400, 400)):
+    """The interactor of a slice view, which processes its events."""
+    _slice(name, size, fit=False)
+    return _current().windows[name].listen(_current().sliceLogics[name])
 
 
 def click(name: str, ras, button: str = "Left", size: tuple[int, int] = (400, 400)) -> None:

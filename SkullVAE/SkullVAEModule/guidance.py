@@ -1,0 +1,82 @@
+"""The line at the top of the panel: what to do next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from slicer.i18n import tr as _
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What the next step depends on.
+
+    Attributes
+    ----------
+    missing : str
+        What the input lacks before a run can start; empty if nothing.
+    loaded : bool
+        Whether the scene contains a CT or a segmentation.
+    volume : bool
+        Whether the input is a CT.
+    running, exporting, updating, placing : bool
+        Whether a run, an export or an update of the implant is in progress, or a point is being placed.
+    nothingFilled : bool
+        Whether the last run of this input has no defect that is filled.
+    present : bool
+        Whether there is a result of this input.
+    rating : str
+        Overall rating of the self-check; empty without one.
+    folder, exported : bool
+        Whether a folder for the export is chosen, and whether the present result was exported.
+    """
+
+    missing: str = ""
+    loaded: bool = True
+    volume: bool = False
+    running: bool = False
+    exporting: bool = False
+    updating: bool = False
+    placing: bool = False
+    nothingFilled: bool = False
+    present: bool = False
+    rating: str = ""
+    folder: bool = False
+    exported: bool = False
+
+
+def nextStep(now: Situation) -> str:
+    """What the user does next, as one sentence.
+
+    >>> nextStep(Situation(volume=True))
+    'Check the bone threshold, then click Complete skull.'
+    """
+    if now.running:
+        return _("Wait for the result, or click Cancel.")
+    if now.exporting:
+        return _("Wait for the export, or click Cancel.")
+    if now.placing:
+        return _("Click on the hole in a slice view or in the 3D view.")
+    if not now.loaded:
+        return _("Load a head CT or a segmentation of the skull. Sample Data offers examples under SkullVAE.")
+    if now.missing:
+        return now.missing + "."
+    if now.updating:
+        return _("Wait until the implant is updated.")
+    if now.present:
+        return _checkAndExport(now)
+    if now.nothingFilled:
+        return _("Click Point at a hole, then click on the hole in a slice view.")
+    if now.volume:
+        return _("Check the bone threshold, then click Complete skull.")
+    return _("Click Complete skull.")
+
+
+def _checkAndExport(now: Situation) -> str:
+    if now.exported:
+        return _("Inspect the exported files before printing.")
+    if now.rating == "poor":
+        return _("Read the warnings under Result, and inspect the implant in the views before exporting it.")
+    if now.folder:
+        return _("Check the implant in the views, then click Export.")
+    return _("Check the implant in the views, then choose a folder and click Export.")
