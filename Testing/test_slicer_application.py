@@ -29,6 +29,10 @@ class Panel:
     def __init__(self, widget, folder):
         self.widget, self.ui, self.logic = widget, widget.ui, widget.logic
         self.runs, self.logic._createRun = runWithChild(folder, "good")
+        # Closed widgets take no focus.
+        for section in (self.ui.implantCollapsibleButton, self.ui.advancedCollapsibleButton):
+            section.collapsed = False
+        slicer_standin.processEvents()
 
     @property
     def parameters(self):

@@ -90,7 +90,7 @@ class SkullInput:
 def readInput(node, segmentID: str = "") -> SkullInput:
     """Read the voxels of a segment or of a CT volume. Raises SkullVAEError if there is nothing to complete."""
     if node is None:
-        raise SkullVAEError("No input is selected", "Choose a segmentation or a CT volume")
+        raise SkullVAEError("No input is selected", "Choose a CT or a segmentation of the skull")
     if node.IsA("vtkMRMLSegmentationNode"):
         return _readSegment(node, segmentID)
     return _readVolume(node)
