@@ -1,6 +1,7 @@
 """Hard inputs and how they are answered: right, explained, wrong in silence, or an internal error.
 
-    python Testing/benchmark/hard_inputs.py OUT --skulls FOLDER [--patient CT] [--only KIND,...] [--jobs 1] [--resume]
+    python Testing/benchmark/hard_inputs.py OUT --skulls FOLDER [--patient CT] [--only KIND,...] [--most N] [--jobs 1]
+        [--resume]
 
 Makes each input of hard/kinds.py from complete skulls, completes it by the command line, and judges the answer:
 
@@ -134,15 +135,18 @@ def judged(answer: Answer, made: HardInput) -> dict:
 
 
 def cases_of(arguments: argparse.Namespace) -> list[Case]:
-    """The cases to run, kind by kind. Raises SkullVAEError for an unknown kind."""
+    """The cases to run: the first variants of all kinds, then the second ones. Raises SkullVAEError for an unknown
+    kind.
+    """
     chosen = [name for name in arguments.only.split(",") if name] or list(KINDS)
     if unknown := sorted(set(chosen) - set(KINDS)):
         raise SkullVAEError(f"There is no kind '{unknown[0]}'", f"Choose from {', '.join(KINDS)}")
     skulls = Skulls(arguments.skulls, arguments.patient)
+    numbered = [(n, name, variant) for name in chosen for n, variant in enumerate(KINDS[name].variants)]
     return [
         Case(name, variant, skulls, arguments.output, arguments.keep)
-        for name in chosen
-        for variant in KINDS[name].variants
+        for n, name, variant in sorted(numbered, key=lambda entry: entry[0])
+        if arguments.most is None or n < arguments.most
     ]
 
 
@@ -183,6 +187,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--skulls", type=Path, required=True, help="folder of complete skulls")
     parser.add_argument("--patient", type=Path, help="CT of a real patient, such as the demo's")
     parser.add_argument("--only", default="", metavar="KIND,...", help=f"kinds to run: {', '.join(KINDS)}")
+    parser.add_argument("--most", type=int, metavar="N", help="at most N variants of each kind; default all")
     parser.add_argument("--jobs", type=int, default=1, help="cases at a time (default 1)")
     parser.add_argument("--resume", action="store_true", help="keep the records that OUT has, and run the others")
     parser.add_argument("--keep", action="store_true", help="keep all inputs and results")
