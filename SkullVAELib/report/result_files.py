@@ -28,6 +28,7 @@ from SkullVAELib.implant.implant_mesh import PrintableImplant, make_implant
 from SkullVAELib.implant.options import MESH_FORMATS, ImplantOptions
 from SkullVAELib.io.images import write_volume
 from SkullVAELib.mesh.colours import UNCERTAINTY_SCALE_MM
+from SkullVAELib.mesh.distance import SurfaceDistance
 from SkullVAELib.mesh.files import VertexScalar, vertex_scalars, write_mesh, write_ply
 from SkullVAELib.mesh.isosurface import GreyLevels
 from SkullVAELib.mesh.mesh import Mesh
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
     from SkullVAELib.completion.result import Completion
 
 _T = TypeVar("_T")
+
+POINT_MM = 0.3
+"""Distance of the printable implant from a point on its outer surface above which the user is warned, mm."""
 
 
 @dataclass(frozen=True)
@@ -174,8 +178,10 @@ class RunResult:
 
     def _figures(self, printable: PrintableImplant, options: ImplantOptions) -> dict:
         mesh = printable.mesh
+        edited, missed = self._edited(mesh, options)
         return {
-            "warnings": [*self.completion.report.get("warnings", []), *printable.warnings],
+            **edited,
+            "warnings": [*self.completion.report.get("warnings", []), *printable.warnings, *missed],
             "mesh": {"triangles": len(mesh.faces), "area_mm2": mesh.area_mm2, "volume_ml": mesh.volume_ml},
             "printable_implant": {
                 **dataclasses.asdict(options),
@@ -183,6 +189,27 @@ class RunResult:
             },
             "implant": {**self._voxel_figures(), "area_cm2": round(mesh.area_mm2 / 100, 2), **_thickness(printable)},
         }
+
+    def _edited(self, mesh: Mesh, options: ImplantOptions) -> tuple[dict, list[str]]:
+        """The field "edited" with the distances of the points to the mesh, and warnings about points it misses."""
+        edited = self.completion.report.get("edited")
+        if edited is None:
+            return {}, []
+        entries, warnings = edited["points"], []
+        if entries and len(mesh.faces):
+            distances = np.abs(SurfaceDistance(mesh).signed(np.array([entry["at"] for entry in entries])))
+            entries = [
+                entry | {"distance_mm": round(float(mm), 2)} for entry, mm in zip(entries, distances, strict=True)
+            ]
+            limit = POINT_MM + options.under_contour_mm
+            for entry in entries:
+                if entry["distance_mm"] > limit:
+                    place = "R {:.0f}, A {:.0f}, S {:.0f} mm".format(*entry["at"])
+                    warnings.append(
+                        f"The outer surface is {entry['distance_mm']:.1f} mm from the point at {place}. Move the point"
+                        " away from the rim of the defect, or remove it."
+                    )
+        return {"edited": edited | {"points": entries}}, warnings
 
     def _voxel_figures(self) -> dict:
         """Figures of the implant in the report, without those that an earlier printable implant had."""
