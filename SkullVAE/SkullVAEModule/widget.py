@@ -17,9 +17,11 @@ from SkullVAELib.core.errors import SkullVAEError
 from .advancedsection import AdvancedSection
 from .completion import RunSettings
 from .defectsection import DefectSection
+from .editsection import EditSection
 from .exportsection import ExportSection
 from .focus import showImplant
 from .inputsection import InputSection, firstInput
+from .inputsettings import InputSettings
 from .installation import ensurePackages
 from .logic import SkullVAELogic
 from .parameters import SkullVAEParameterNode, implantSettings, runSettings, sourceOf
@@ -64,6 +66,8 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.inputSection = InputSection(self.ui)
         self.resultSection = ResultSection(self.ui, self.logic, self._onProposal)
         self.defectSection = DefectSection(self.ui, self.logic, self._onDefectsChanged, self._showStatus)
+        self.editSection = EditSection(self.ui, self.logic, self._follow, self._showStatus)
+        self.inputSettings = InputSettings()
         self.exportSection = ExportSection(self.ui, self.logic, self._follow, self._showStatus, self._appendLog)
         self.advancedSection = AdvancedSection(self.ui, self.logic, self._follow, self._appendLog)
         self._timer = self._newTimer(_POLL_MS, self.onPoll)
@@ -92,6 +96,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.logic is not None:
             self.logic.closeSession()
             self.setParameterNode(None)
+            self.editSection.close()
         self.removeObservers()
 
     def enter(self) -> None:
@@ -156,7 +161,11 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParametersModified)
         self._parameterNode = parameterNode
         self._parameterNodeGuiTag = None
-        for section in (self.inputSection, self.defectSection, self.exportSection, self.advancedSection):
+        if parameterNode is None:
+            self.inputSettings.leave((self._shown, self._runGamma))
+        for section in (
+            self.inputSection, self.defectSection, self.editSection, self.exportSection, self.advancedSection
+        ):  # fmt: skip
             section.setParameterNode(parameterNode)
         if parameterNode is not None:
             # The dynamic property "SlicerParameterName" in the .ui file is the name of the widget's parameter.
@@ -289,6 +298,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return self.logic.pollResponses(self._appendLog)
         finally:
             self.defectSection.onResponses()
+            self.editSection.onResponses()
 
     def _showProgress(self) -> None:
         self.ui.progressBar.value = round(100 * self.logic.fraction)
@@ -301,6 +311,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _showResult(self) -> None:
         self.defectSection.onRunEnded()
+        self.editSection.onRunEnded()
         if self.logic.added is None:
             text = _("No defect was found: nothing was added. If the segmentation has closed the hole, use the CT.")
             point = _("To fill a hole, click 'Point at a hole' under Defects, then click on the hole.")
@@ -323,6 +334,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             # Just selected: with gamma 0 this prior would reconstruct the defective skull.
             parameters.gamma = 1.0
         self._prior = parameters.prior
+        self._followInput()
         busy = self._busy
         self.inputSection.update()
         self.ui.thicknessSpinBox.enabled = parameters.thickness != "Patient's own"
@@ -337,9 +349,19 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.defectSection.update(busy)
         if not busy:
             self.resultSection.update(*sourceOf(parameters))
+        self.editSection.update(busy)
         self.exportSection.update(self.resultSection.present, busy)
         if self.logic.waiting and not self.logic.running:
             self._restTimer.start()
+
+    def _followInput(self) -> None:
+        """Use the result, the process and the settings of the selected input."""
+        node, segmentID = sourceOf(self._parameterNode)
+        self.logic.select(node, segmentID)
+        if node is not None and not self.logic.running:
+            state = self._shown, self._runGamma
+            key = node.GetID(), segmentID
+            self._shown, self._runGamma = self.inputSettings.switch(self._parameterNode, key, state, (None, 0.0))
 
     def _onDefectsChanged(self) -> None:
         # Only what depends on the defects, since this is called while a point is dragged.
