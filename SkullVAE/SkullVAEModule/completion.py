@@ -336,6 +336,7 @@ class CompletionRun:
         """(the responses that have arrived, with their files read; the new log lines)."""
         if self.child is None or self._closed:
             return [], []
+        self._sendEdits()
         lines = self._logLines()
         for message in self.child.takeResponses():
             response = self._parseResponse(message)
