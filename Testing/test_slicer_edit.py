@@ -260,9 +260,12 @@ def test_each_input_has_its_own_result_process_and_settings(panel):
     settle(panel)
     assert panel.checked == [True, False, False]
     assert panel.ui.clearanceSpinBox.value == 2.5
-    assert panel.logic.requestGamma(2)
+    panel.parameters.gamma = 2.0
     settle(panel)
+    assert np.array_equal(exported(second, other.implantID, GRID), shifted(randomMask(77), 2))
     choose(panel, first)
+    settle(panel)
+    assert panel.parameters.gamma == 0
     assert np.array_equal(panel.implant(), shifted(panel.mask, 1, 2))
 
 
