@@ -20,6 +20,7 @@ from SkullVAELib.cli.main import main
 from SkullVAELib.completion.defects import CERTAIN, DOUBTFUL, EXCLUDED
 from SkullVAELib.core.exit_codes import NO_DEFECT
 from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.implant.implant_mesh import PrintableImplant, _voxel_piece
 from SkullVAELib.implant.options import ImplantOptions
 from SkullVAELib.io.images import read_volume, write_volume
 from SkullVAELib.mesh.files import write_stl
@@ -265,6 +266,29 @@ def test_edited_voxels_make_the_implant_and_are_kept_in_another_shape(client, co
     assert "edited" not in voxels["report"]
     client.request(True, request=8, gamma=0)
     assert np.array_equal(client.implant(8), completion.implant.array)
+
+
+def test_the_implant_of_each_defect_has_its_own_figures_and_rating(client, result, completion):
+    """Two halves of one implant with a gap between them stand for the implants of two defects."""
+    implant = completion.implant
+    voxels = np.argwhere(implant.array)
+    cut = int(np.median(voxels[:, 0]))
+    halves = implant.array.copy()
+    halves[cut - 1 : cut + 2] = False
+    edited(client, halves, 1)
+    two = client.session._result
+    pieces = []
+    for number, side in enumerate((np.s_[: cut - 1], np.s_[cut + 2 :]), 1):
+        half = np.zeros_like(halves)
+        half[side] = halves[side]
+        pieces.append(_voxel_piece(implant.with_array(half), number))
+    assert result.defect_figures(PrintableImplant(pieces[:1], [])) == []
+    figures = two.defect_figures(PrintableImplant(pieces, []))
+    assert [entry["defect"] for entry in figures] == [1, 2]
+    assert [entry["candidate"] for entry in figures] == filled(completion.report) * 2
+    for entry, piece in zip(figures, pieces, strict=True):
+        assert entry["volume_ml"] == round(piece.mesh.volume_ml, 3)
+        assert entry["rating"] in ("good", "acceptable", "poor")
 
 
 def test_voxels_cut_off_are_cut_off_the_shape(client, completion):

@@ -28,7 +28,7 @@ from .background import BackgroundStep
 from .childprocess import ChildProcess
 from .completion import childEnvironment, libraryCommand, writeMask
 from .masks import Mask
-from .meshfiles import MeshData, readPly, readStl, writeMesh
+from .meshfiles import MeshData, components, readPly, readStl, writeMesh
 from .meshnodes import meshData
 from .results import AddedResult, editedText, figuresOf, modelMatchesImplant
 from .segments import isAsAdded, maskOnGrid, readInput
@@ -68,7 +68,8 @@ class ExportRun:
     report: whether these are written as well; sessionFiles: source of skull surface and report; command: the library's
     command line.
 
-    Files are named after the input: NAME_implant.stl, NAME_skull.stl, NAME_completed.nrrd, NAME_implant.nrrd,
+    Files are named after the input: NAME_implant.stl, of several defects or pieces also each by itself as
+    NAME_implant_1.stl and so on, NAME_skull.stl, NAME_completed.nrrd, NAME_implant.nrrd,
     NAME_report.html. Existing files are not overwritten: if one of the names is in use, all names get a number,
     NAME-2_... The meshes are in world coordinates under any transform. The labelmaps are on the input's whole grid,
     moved with the transform; if the transform is not rigid, they are in the input's own coordinates and a note reports
@@ -208,6 +209,11 @@ class ExportRun:
                 )
                 mesh = yield from self._surface(implant)
             yield from self._write(mesh, "implant", names)
+            step = BackgroundStep(lambda: components(mesh))
+            yield step
+            parts = step.result()
+            for number, part in enumerate(parts if len(parts) > 1 else (), 1):
+                yield from self._write(part, f"implant_{number}", names)
         if self._selected["skull"] and completed.empty:
             self._notes.append("The skull surface was not exported: the completed skull is missing.")
         elif self._selected["skull"]:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
+from scipy import ndimage
+from scipy.spatial import cKDTree
 
 from SkullVAELib.checks.self_check import SelfCheck, check_implant
 from SkullVAELib.completion.face import FACE_ERROR_MM
@@ -167,14 +169,58 @@ class RunResult:
         if check is None:
             return result
         report = result.report | {"checks": check.report(), "warnings": [*report["warnings"], *check.warnings]}
-        return replace(result, report=report)
+        result = replace(result, report=report)
+        result, defects = result.attempt("The figures of each defect", lambda made: made.defect_figures(printable))
+        if defects:
+            printable_figures = result.report["printable_implant"] | {"defects": defects}
+            result = replace(result, report=result.report | {"printable_implant": printable_figures})
+        return result
 
-    def self_check(self, printable: PrintableImplant) -> SelfCheck:
-        """Check the implant by the input, the completed skull and a printable implant, see `check_implant`."""
+    def defect_figures(self, printable: PrintableImplant) -> list[dict]:
+        """Figures and self-check of the implant of each defect by itself; none where there is one defect only.
+
+        Parameters
+        ----------
+        printable : PrintableImplant
+            The printable implant.
+
+        Returns
+        -------
+        list of dict
+            "defect" (number, largest first), "candidate" (number of the filled candidate nearest to it, if any),
+            "volume_ml", "thickness_mm", "rating" and "warnings".
+        """
+        numbers = sorted({piece.defect for piece in printable.pieces})
+        if len(numbers) < 2:
+            return []
+        labels, _ = ndimage.label(self.implant.array)
+        index = np.argwhere(labels)
+        voxels = cKDTree(apply_affine(self.implant.affine, index))
+        filled = [entry for entry in self.report.get("candidates", []) if entry["filled"]]
+        figures = []
+        for number in numbers:
+            own = PrintableImplant([piece for piece in printable.pieces if piece.defect == number], [])
+            points = own.mesh.points[:: max(1, len(own.mesh.points) // 500)]
+            nearest = index[voxels.query(points)[1]]
+            label = np.bincount(labels[tuple(nearest.T)]).argmax()
+            check = self.self_check(own, self.implant.with_array(labels == label))
+            entry: dict = {"defect": number, "volume_ml": round(own.mesh.volume_ml, 3), **_thickness(own)}
+            if filled:
+                centre = points.mean(0)
+                at = min(filled, key=lambda each: float(np.linalg.norm(np.array(each["centre_mm"]) - centre)))
+                entry["candidate"] = at["number"]
+            figures.append(entry | {"rating": check.rating, "warnings": check.warnings})
+        return figures
+
+    def self_check(self, printable: PrintableImplant, implant: Volume | None = None) -> SelfCheck:
+        """Check the implant by the input, the completed skull and a printable implant, see `check_implant`.
+
+        implant: voxels of a part of the implant; by default all of it.
+        """
         patient = self.completion.patient
         everything = None if patient is None else patient.registered.everything
         all_bone = self.bone if everything is None else self.bone.with_array(everything)
-        return check_implant(all_bone, self.completed, self.implant, printable.mesh)
+        return check_implant(all_bone, self.completed, self.implant if implant is None else implant, printable.mesh)
 
     def _figures(self, printable: PrintableImplant, options: ImplantOptions) -> dict:
         mesh = printable.mesh
