@@ -271,10 +271,20 @@ CHILD = """
     volume = read_volume(source)
     def send(**message):
         print(json.dumps(message), flush=True)
+    added = removed = base = np.zeros_like(volume.array)
+    points = []
+    def publish(folder):
+        # The voxels that were edited are kept in every shape.
+        write_volume(volume.with_array((base | added) & (1 - removed)), pathlib.Path(folder, "implant.nrrd"))
     def shape(shift, folder):
-        implant = np.roll(volume.array, shift, axis=0) & (1 - volume.array)
-        write_volume(volume.with_array(implant), pathlib.Path(folder, "implant.nrrd"))
-        return implant
+        global base
+        base = np.roll(volume.array, shift, axis=0) & (1 - volume.array)
+        publish(folder)
+    def edited():
+        if not (added.any() or removed.any() or points):
+            return {}
+        return {"edited": {"voxels_added_ml": added.sum() / 1000.0, "voxels_removed_ml": removed.sum() / 1000.0,
+                           "points": [{"at": point} for point in points]}}
     def mesh(size, folder, name="implant.ply"):
         points = np.array([[0, 0, 0], [10, 0, 0], [0, 20, 0], [0, 0, size]], float)
         faces = np.array([[0, 2, 1], [0, 1, 3], [1, 2, 3], [2, 0, 3]])
@@ -306,7 +316,9 @@ CHILD = """
         implant = np.zeros_like(volume.array)
         for n in filled:
             implant |= np.roll(volume.array, n, axis=0) & (1 - volume.array)
-        write_volume(volume.with_array(implant), pathlib.Path(folder, "implant.nrrd"))
+        global base
+        base = implant
+        publish(folder)
         return implant
     filled = set() if mode == "nothing" else {1}
     for option in options:
@@ -339,9 +351,25 @@ CHILD = """
         elif kind == "gamma":
             send(stage="decoding", fraction=0.2)
             shape(int(value), responses)
-            send(**fields, files=["implant.nrrd"], report={"gamma": value}, seconds=0.1, more=True)
+            report = {"gamma": value, "implant": {}} | edited()
+            send(**fields, files=["implant.nrrd"], report=report, seconds=0.1, more=True)
             mesh(30.0 + value, responses)
             send(**fields, files=["implant.ply"], more=False)
+        elif kind == "edited":
+            wanted = read_volume(value).array & (1 - volume.array)
+            added, removed = wanted & (1 - base), base & (1 - wanted)
+            publish(responses)
+            send(**fields, files=["implant.nrrd"], report={"implant": {}} | edited(), more=True)
+            mesh(100.0 + added.sum() - removed.sum(), responses)
+            send(**fields, files=["implant.ply"], report={"implant": {}} | edited(), more=False)
+        elif kind == "points" and any(abs(point[0]) > 150 for point in value):
+            send(response=number, error="The point is beside the defect. Move it to the implant.")
+        elif kind == "points":
+            points = value
+            shape(1 + len(points), responses)
+            send(**fields, files=["implant.nrrd"], report={"implant": {}} | edited(), more=True)
+            mesh(200.0 + len(points), responses)
+            send(**fields, files=["implant.ply"], report={"implant": {}} | edited(), more=False)
         elif kind == "proposal":
             send(response=number, superseded=True)
         elif kind == "defects":

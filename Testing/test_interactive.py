@@ -19,6 +19,8 @@ import trimesh
 from SkullVAELib.cli.main import main
 from SkullVAELib.completion.defects import CERTAIN, DOUBTFUL, EXCLUDED
 from SkullVAELib.core.exit_codes import NO_DEFECT
+from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.implant.implant_mesh import PrintableImplant, _voxel_piece
 from SkullVAELib.implant.options import ImplantOptions
 from SkullVAELib.io.images import read_volume, write_volume
 from SkullVAELib.mesh.files import write_stl
@@ -167,6 +169,162 @@ def test_without_a_defect_there_is_no_implant_until_one_is_selected(client, comp
     assert mesh["report"]["printable_implant"]["clearance_mm"] == 0.7
 
 
+def outside(completion) -> tuple[np.ndarray, np.ndarray]:
+    """A point on the outer surface in the middle of the implant, RAS mm, and the direction out of the skull there."""
+    proposal = completion.proposal
+    centre = np.linalg.inv(proposal.alignment)[:3, 3]
+    direction = np.array(middle(completion)) - centre
+    direction /= np.linalg.norm(direction)
+    ray = centre + np.arange(40, 120, 0.1)[:, None] * direction
+    inside = proposal.shape.at_voxels(proposal.alignment, ray) < 0
+    return ray[np.flatnonzero(inside)[-1]], direction
+
+
+def ball(volume, at: np.ndarray, radius_mm: float) -> np.ndarray:
+    index = np.indices(volume.array.shape).reshape(3, -1).T
+    distance = np.linalg.norm(index @ volume.affine[:3, :3].T + volume.affine[:3, 3] - at, axis=1)
+    return (distance < radius_mm).reshape(volume.array.shape)
+
+
+def edited(client, implant: np.ndarray, number: int, shape_waits: bool = True) -> list[dict]:
+    write_volume(client.session._run.implant.with_array(implant.astype(np.uint8)), client.folder / "edited.nrrd")
+    return client.request(shape_waits, request=number, edited=str(client.folder / "edited.nrrd"))
+
+
+@pytest.mark.parametrize("millimetres", [3.0, -2.0, 8.0])
+def test_the_outer_surface_passes_through_a_point_and_is_unchanged_far_from_it(client, completion, millimetres):
+    top, direction = outside(completion)
+    point = top + millimetres * direction
+    (entry,) = client.request(True, request=1, points=[point.tolist()])[0]["report"]["edited"]["points"]
+    assert entry["moved_mm"] == pytest.approx(millimetres, abs=0.2)
+    before, after = completion.proposal, client.session._result.completion.proposal
+    assert abs(after.shape.at_voxels(after.alignment, point[None])[0]) < 0.1
+    # Both tables move: the thickness is kept.
+    depth = np.arange(0, 12, 0.1)[:, None] * direction
+    thickness = [
+        (shape.shape.at_voxels(shape.alignment, outer - depth) < 0).sum() / 10
+        for shape, outer in ((before, top), (after, point))
+    ]
+    assert thickness[0] == pytest.approx(thickness[1], abs=0.5)
+    changed = np.argwhere(client.implant(1) ^ completion.implant.array)
+    changed = changed @ completion.bone.affine[:3, :3].T + completion.bone.affine[:3, 3]
+    assert np.linalg.norm(changed - top, axis=1).max() < 55
+    voxel = np.argwhere(client.implant(1)) @ completion.bone.affine[:3, :3].T + completion.bone.affine[:3, 3]
+    assert np.linalg.norm(voxel - point, axis=1).min() < 2
+    client.request(True, request=2, points=[])
+    assert np.array_equal(client.implant(2), completion.implant.array)
+
+
+def test_a_point_that_no_implant_reaches_is_an_error_and_changes_nothing(client, completion):
+    top, direction = outside(completion)
+    (refused,) = client.request(request=1, points=[(top + 30 * direction).tolist()])
+    assert "more than 15 mm from the outer surface" in refused["error"]
+    centre = np.linalg.inv(completion.proposal.alignment)[:3, 3]
+    (refused,) = client.request(request=2, points=[(2 * centre - top).tolist()])
+    assert "beside the defect" in refused["error"]
+    client.request(True, request=3, gamma=0)
+    assert np.array_equal(client.implant(3), completion.implant.array)
+
+
+def test_edited_voxels_make_the_implant_and_are_kept_in_another_shape(client, completion):
+    top, direction = outside(completion)
+    hill = ball(completion.bone, top + 2 * direction, 6)
+    rim = completion.bone.array & ball(completion.bone, top, 100)
+    over = np.zeros_like(rim)
+    over[tuple(np.argwhere(rim)[0])] = True
+    wanted = completion.implant.array | hill
+    voxels, mesh = edited(client, wanted | over, 1, False)
+    added = (hill & ~completion.implant.array & ~completion.bone.array).sum() * completion.bone.voxel_ml
+    assert voxels["report"]["edited"] == {"voxels_added_ml": round(added, 3), "voxels_removed_ml": 0.0, "points": []}
+    assert np.array_equal(client.implant(1), wanted & ~completion.bone.array)
+    printed = trimesh.load(client.folder / "responses" / "1" / "implant.stl")
+    before = client.session._run.proposal
+    assert printed.is_watertight
+    lps = np.array([-1, -1, 1])
+    hilltop = (top + 8 * direction) * lps
+    assert np.linalg.norm(printed.vertices - hilltop, axis=1).min() < 0.7
+    # Away from the edit it is the surface of the completed shape.
+    far = printed.vertices[np.linalg.norm(printed.vertices - top * lps, axis=1) > 15] * lps
+    shape = client.session._result.completion.proposal
+    assert np.allclose(
+        shape.shape.at_voxels(shape.alignment, far[::50]), before.shape.at_voxels(before.alignment, far[::50])
+    )
+    assert mesh["report"]["checks"]["checks"]
+    assert mesh["report"]["edited"] == voxels["report"]["edited"]
+    client.request(request=2, report=True)
+    assert "Edited by hand" in (client.folder / "responses" / "2" / "report.html").read_text()
+    voxels = client.request(True, request=3, gamma=1.5)[0]
+    assert client.implant(3)[wanted & ~completion.implant.array & ~completion.bone.array].all()
+    assert voxels["report"]["edited"]["voxels_added_ml"] > 0.2
+    # Points and voxels together.
+    both = client.request(True, request=4, points=[(top + 8 * direction).tolist()])[0]["report"]["edited"]
+    assert both["voxels_added_ml"] > 0 and len(both["points"]) == 1
+    client.request(True, request=5, points=[])
+    client.request(True, request=6, gamma=0)
+    assert np.array_equal(client.implant(6), wanted & ~completion.bone.array)
+    voxels = edited(client, completion.implant.array, 7)[0]
+    assert "edited" not in voxels["report"]
+    client.request(True, request=8, gamma=0)
+    assert np.array_equal(client.implant(8), completion.implant.array)
+
+
+def test_the_implant_of_each_defect_has_its_own_figures_and_rating(client, result, completion):
+    """Two halves of one implant with a gap between them stand for the implants of two defects."""
+    implant = completion.implant
+    voxels = np.argwhere(implant.array)
+    cut = int(np.median(voxels[:, 0]))
+    halves = implant.array.copy()
+    halves[cut - 1 : cut + 2] = False
+    edited(client, halves, 1)
+    two = client.session._result
+    pieces = []
+    for number, side in enumerate((np.s_[: cut - 1], np.s_[cut + 2 :]), 1):
+        half = np.zeros_like(halves)
+        half[side] = halves[side]
+        pieces.append(_voxel_piece(implant.with_array(half), number))
+    assert result.defect_figures(PrintableImplant(pieces[:1], [])) == []
+    figures = two.defect_figures(PrintableImplant(pieces, []))
+    assert [entry["defect"] for entry in figures] == [1, 2]
+    assert [entry["candidate"] for entry in figures] == filled(completion.report) * 2
+    for entry, piece in zip(figures, pieces, strict=True):
+        assert entry["volume_ml"] == round(piece.mesh.volume_ml, 3)
+        assert entry["rating"] in ("good", "acceptable", "poor")
+
+
+def test_voxels_cut_off_are_cut_off_the_shape(client, completion):
+    top, direction = outside(completion)
+    hole = ball(completion.bone, top, 12)
+    voxels = edited(client, completion.implant.array & ~hole, 1)[0]
+    assert voxels["report"]["edited"]["voxels_removed_ml"] > 0.5
+    shape = client.session._result.completion.proposal
+    through = top - np.arange(-2, 8, 0.5)[:, None] * direction
+    assert (shape.shape.at_voxels(shape.alignment, through) > 0).all()
+    assert not (client.implant(1) & hole).any()
+
+
+def test_edits_end_with_the_implant(client, completion):
+    top, direction = outside(completion)
+    edited(client, completion.implant.array | ball(completion.bone, top, 6), 1)
+    client.request(True, request=2, points=[(top + direction).tolist()])
+    (empty,) = client.request(request=3, defects={"filled": []})
+    assert "edited" not in empty["report"]
+    voxels = client.request(True, request=4, defects={"filled": filled(completion.report)})[0]
+    assert "edited" not in voxels["report"]
+    assert np.array_equal(client.implant(4), completion.implant.array)
+
+
+def test_an_unusable_edit_is_an_error_and_changes_nothing(client, completion):
+    (refused,) = edited(client, np.zeros_like(completion.implant.array), 1)
+    assert "empty" in refused["error"]
+    write_volume(Volume(completion.implant.array[:-1], completion.implant.affine), client.folder / "other.nrrd")
+    (refused,) = client.request(request=2, edited=str(client.folder / "other.nrrd"))
+    assert "another grid" in refused["error"]
+    (refused,) = client.request(request=3, edited=str(client.folder / "missing.nrrd"))
+    assert "error" in refused
+    client.request(True, request=4, gamma=0)
+    assert np.array_equal(client.implant(4), completion.implant.array)
+
+
 @pytest.fixture
 def found_nothing(completion, sample) -> RunResult:
     """The result of a run that has left the defect open."""
@@ -264,6 +422,8 @@ BAD_REQUESTS = {
     "a candidate that is true": ('{"request": 7, "defects": {"filled": [true]}}', 7),
     "a point of two numbers": ('{"request": 7, "defects": {"at": [[1, 2]]}}', 7),
     "a point that is not finite": ('{"request": 7, "defects": {"at": [[1, 2, NaN]]}}', 7),
+    "points that are one point": ('{"request": 7, "points": [1, 2, 3]}', 7),
+    "an edited implant that is not a path": ('{"request": 7, "edited": true}', 7),
     "holes that are a number": ('{"request": 7, "implant": {"holes": 2}}', 7),
 }
 

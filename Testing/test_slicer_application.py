@@ -219,20 +219,24 @@ def test_the_roi_of_a_ct_chosen_after_a_segmentation_is_made_around_bone(panel):
 def test_settings_do_not_change_the_result_of_another_input(panel):
     first, second = addSkull(randomMask(65), GRID), addSkull(randomMask(66), GRID)
     panel.complete(first)
-    before = exported(first, panel.logic.added.implantID, GRID)
+    added = panel.logic.added
+    before = exported(first, added.implantID, GRID)
     panel.choose(second)
     untouched = fingerprint(second)
     panel.ui.gammaSlider.value = 2
     slicer_standin.typeText(panel.ui.clearanceSpinBox, "1.4", "\r")
     panel.settle()
-    assert panel.logic.report["gamma"] is None and "printable_implant" not in panel.logic.report
-    assert np.array_equal(exported(first, panel.logic.added.implantID, GRID), before)
+    assert panel.logic.report == {}
+    assert np.array_equal(exported(first, added.implantID, GRID), before)
     assert fingerprint(second) == untouched
-    # The result of the input that is shown has the settings that are shown.
+    # Each input has its own settings.
     panel.choose(first)
     panel.settle()
-    assert panel.logic.report["gamma"] == 2
-    assert panel.logic.report["printable_implant"]["clearance"] == 1.4
+    assert (panel.ui.gammaSlider.value, panel.ui.clearanceSpinBox.value) == (0, 0.5)
+    assert panel.logic.report["gamma"] is None and "printable_implant" not in panel.logic.report
+    assert np.array_equal(exported(first, added.implantID, GRID), before)
+    panel.choose(second)
+    assert (panel.ui.gammaSlider.value, panel.ui.clearanceSpinBox.value) == (2, 1.4)
 
 
 def test_removing_the_input_ends_its_session_at_once(panel):

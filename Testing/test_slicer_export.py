@@ -15,6 +15,7 @@ from SkullVAEModule.logic import SkullVAELogic  # noqa: E402
 from SkullVAEModule.masks import Mask  # noqa: E402
 from SkullVAEModule.meshfiles import MeshData, readPly, readStl, writeMesh  # noqa: E402
 from SkullVAEModule.results import changeResult  # noqa: E402
+from SkullVAEModule.segments import readInput  # noqa: E402
 from slicer_scenes import (  # noqa: E402
     BINARY,
     GRIDS,
@@ -204,6 +205,24 @@ def test_result_without_meshes_is_meshed_from_its_voxels(tmp_path):
 
 # --------------------------------------------------------------------------------------------------------------------
 # Names
+
+
+def test_implants_of_several_defects_are_exported_each_by_itself_too(tmp_path):
+    node = addSkull(randomMask(74), GRIDS["lps"])
+    _, added = complete(node, meshes=True)
+    first = tetrahedron(7)
+    # The second has two faces more.
+    middle = first.points.mean(0)
+    more = [[0, 2, 4], [2, 1, 4], [1, 0, 4]]
+    faces = np.concatenate([first.faces[1:], more]) + len(first.points)
+    points = np.concatenate([first.points, first.points + 100, [middle + 100]])
+    both = MeshData(points, np.concatenate([first.faces, faces]), np.arange(len(points), dtype=float))
+    changeResult(added, readInput(node, "bone"), {}, printableImplant=both)
+    result = export(tmp_path, node, formats=("ply",), skull=False, labelmaps=False, report=False)
+    assert [file.name.partition("_")[2] for file in result.files] == ["implant.ply", "implant_1.ply", "implant_2.ply"]
+    large, small = (readPly(file) for file in result.files[1:])
+    assert (len(large.faces), len(small.faces)) == (len(first.faces) + 2, len(first.faces))
+    assert np.array_equal(small.thickness, np.arange(len(first.points)))
 
 
 def test_nothing_is_overwritten(tmp_path):

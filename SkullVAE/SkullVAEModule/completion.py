@@ -160,7 +160,8 @@ class CompletionResult:
 
 @dataclass(frozen=True)
 class Response:
-    """Response to a request. kind: gamma, proposal, defects, implant, skull or report; value: the value requested.
+    """Response to a request. kind: see `SkullVAELib.session.protocol.REQUEST_KINDS`; value: the value requested, for
+    "edited" the voxels.
 
     completed, implant: the new masks if they changed; printableImplant: the new mesh if it changed; files: all files
     written; report: the report fields that changed; error: why the request failed; more: whether another response to
@@ -230,7 +231,10 @@ class CompletionRun:
         # The bone without implant; each new implant is added to it.
         self._bone: Mask | None = None
         self._requests: dict[int, tuple[str, object]] = {}
+        # Edited implants that are being written: (step, file, voxels).
+        self._edits: deque[tuple[BackgroundStep, Path, Mask]] = deque()
         self._lastNumber = 0
+        self._editCount = 0
         self._unread: deque[Response] = deque()
         self._readingResponse: BackgroundStep | None = None
 
@@ -293,21 +297,46 @@ class CompletionRun:
     @property
     def responsePending(self) -> bool:
         """Whether a response to a request is still missing."""
-        return bool(self._requests or self._unread or self._readingResponse)
+        return bool(self._requests or self._unread or self._readingResponse or self._edits)
 
     def request(self, kind: str, value: object) -> bool:
         """Send the request {kind: value}, see the command line's --interactive; False if the child takes none."""
+        return self._send(kind, value, value)
+
+    def requestEdited(self, implant: Mask) -> bool:
+        """Request the implant of edited voxels, which are written in a thread; False if the child takes no requests."""
+        if not self.live:
+            return False
+        self._editCount += 1
+        path = self.folder / f"edited_{self._editCount}.nrrd"
+        self._edits.append((BackgroundStep(lambda: writeMask(implant, self._affine, path)), path, implant))
+        return True
+
+    def _send(self, kind: str, sent: object, value: object) -> bool:
         number = self._lastNumber + 1
-        if not self.live or not self.child.send({"request": number, kind: value}):
+        if not self.live or not self.child.send({"request": number, kind: sent}):
             return False
         self._lastNumber = number
         self._requests[number] = (kind, value)
         return True
 
+    def _sendEdits(self) -> None:
+        while self._edits and self._edits[0][0].poll():
+            step, path, implant = self._edits.popleft()
+            try:
+                step.result()
+                if self._send("edited", str(path), implant):
+                    continue
+                error = SkullVAEError("The process of this result has ended", "Complete the skull again")
+            except SkullVAEError as failure:
+                error = failure
+            self._unread.append(Response(0, "edited", implant, error=error))
+
     def pollResponses(self) -> tuple[list[Response], list[str]]:
         """(the responses that have arrived, with their files read; the new log lines)."""
         if self.child is None or self._closed:
             return [], []
+        self._sendEdits()
         lines = self._logLines()
         for message in self.child.takeResponses():
             response = self._parseResponse(message)
@@ -337,12 +366,13 @@ class CompletionRun:
         """Stop everything that still runs and remove the private folder."""
         self._closed = True
         self.cancel()
-        for step in (self._writing, self._reading, self._readingResponse):
+        for step in (self._writing, self._reading, self._readingResponse, *(edit[0] for edit in self._edits)):
             # A step must not write after the folder was removed.
             while step is not None and not step.poll():
                 pass
         self._array = None
         self._requests.clear()
+        self._edits.clear()
         self._unread.clear()
         self._readingResponse = None
         self._temporary.cleanup()
@@ -413,7 +443,7 @@ class CompletionRun:
 
     def _readFiles(self, response: Response) -> Response:
         changes = {}
-        if response.kind in ("gamma", "proposal", "defects", "implant") and not response.error:
+        if response.kind not in ("skull", "report") and not response.error:
             for path in response.files:
                 if path.name == "implant.nrrd":
                     changes["implant"] = self._readMask(path)
@@ -432,6 +462,21 @@ class CompletionRun:
         if volume.array.shape != self._shape or not np.allclose(volume.affine, self._affine, atol=1e-3):
             raise SkullVAEError(f"'{path.name}' is not on the grid of the input", "Reinstall the extension")
         return Mask.of(volume.array)
+
+
+def writeMask(mask: Mask, affine: np.ndarray, path: Path, compressed: bool = False) -> None:
+    """Write a mask as a labelmap on its whole grid. Raises SkullVAEError."""
+    import SimpleITK as sitk
+
+    from SkullVAELib.geometry.volume import Volume
+    from SkullVAELib.io.images import to_image
+
+    try:
+        sitk.WriteImage(to_image(Volume(mask.whole(), affine)), str(path), compressed, 1)
+    except RuntimeError as error:
+        raise SkullVAEError(
+            f"'{path.name}' cannot be written to '{path.parent.parent}'", "Check free space and permissions"
+        ) from error
 
 
 def _childError(code: int, line: str) -> SkullVAEError:

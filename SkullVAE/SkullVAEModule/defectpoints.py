@@ -1,4 +1,5 @@
-"""Points at holes: a Markups node for each input, its positions in the input's coordinates, and the mouse mode."""
+"""Points at holes and on the implant's surface: Markups nodes of each input, positions in the input's coordinates, and
+the mouse mode."""
 
 from __future__ import annotations
 
@@ -10,50 +11,70 @@ from .segments import madeNodes, markAsMade
 Point = tuple[float, float, float]
 
 _CLASS = "vtkMRMLMarkupsFiducialNode"
+# Kinds of points: at holes, and on the outer surface of the implant.
+HOLES, SURFACE = "", "surface"
+_KIND_ATTRIBUTE = "SkullVAE.points"
+
 # Events of a Markups node after which the positions may differ.
 POINT_EVENTS = ("PointPositionDefinedEvent", "PointModifiedEvent", "PointRemovedEvent")
 
 
-def pointsNode(inputNode, segmentID: str = ""):
+def pointsNode(inputNode, segmentID: str = "", kind: str = HOLES):
     """The points of an input, also after saving and loading; None without any."""
     if inputNode is None:
         return None
-    return next(iter(madeNodes(_CLASS, inputNode, segmentID)), None)
+    made = madeNodes(_CLASS, inputNode, segmentID)
+    return next((node for node in made if (node.GetAttribute(_KIND_ATTRIBUTE) or HOLES) == kind), None)
 
 
-def newPointsNode(inputNode, segmentID: str = ""):
+def newPointsNode(inputNode, segmentID: str = "", kind: str = HOLES):
     """The points of an input; if there are none, an empty node that follows its transform is added."""
-    node = pointsNode(inputNode, segmentID)
+    node = pointsNode(inputNode, segmentID, kind)
     if node is None:
-        node = slicer.mrmlScene.AddNewNodeByClass(_CLASS, slicer.mrmlScene.GenerateUniqueName("SkullVAE holes"))
+        name, label = {
+            HOLES: ("SkullVAE holes", _("Hole")),
+            SURFACE: ("SkullVAE surface points", _("Surface")),
+        }[kind]
+        node = slicer.mrmlScene.AddNewNodeByClass(_CLASS, slicer.mrmlScene.GenerateUniqueName(name))
         markAsMade(node, inputNode, segmentID)
-        node.SetControlPointLabelFormat(_("Hole") + " %d")
+        if kind != HOLES:
+            node.SetAttribute(_KIND_ATTRIBUTE, kind)
+        node.SetControlPointLabelFormat(label + " %d")
         node.CreateDefaultDisplayNodes()
         node.SetAndObserveTransformNodeID(inputNode.GetTransformNodeID())
     return node
 
 
-def pointsOf(inputNode, segmentID: str = "") -> tuple[Point, ...]:
+def pointsOf(inputNode, segmentID: str = "", kind: str = HOLES) -> tuple[Point, ...]:
     """The placed points of an input, RAS mm in its own coordinates, under any transforms.
 
     A point that still follows the mouse is not included.
     """
-    node = pointsNode(inputNode, segmentID)
+    node = pointsNode(inputNode, segmentID, kind)
     if node is None:
         return ()
     return tuple(_fromWorld(inputNode, node.GetNthControlPointPositionWorld(index)) for index in _placed(node))
 
 
-def removePoint(inputNode, segmentID: str = "", near: Point | None = None) -> bool:
+def setPoints(inputNode, segmentID: str, points, kind: str = HOLES) -> None:
+    """Replace the points of an input, RAS mm in its own coordinates."""
+    node = newPointsNode(inputNode, segmentID, kind)
+    with slicer.util.NodeModify(node):
+        node.RemoveAllControlPoints()
+        for point in points:
+            node.AddControlPointWorld(toWorld(inputNode, point))
+
+
+def removePoint(inputNode, segmentID: str = "", near: Point | None = None, kind: str = HOLES) -> bool:
     """Remove the placed point nearest to a position in the input's coordinates, by default the last one.
 
     Returns whether there was a point.
     """
-    points = pointsOf(inputNode, segmentID)
+    points = pointsOf(inputNode, segmentID, kind)
     if not points:
         return False
     index = len(points) - 1 if near is None else min(range(len(points)), key=lambda k: _squared(points[k], near))
-    node = pointsNode(inputNode, segmentID)
+    node = pointsNode(inputNode, segmentID, kind)
     node.RemoveNthControlPoint(_placed(node)[index])
     return True
 
@@ -70,10 +91,10 @@ def interactionNode():
     return slicer.app.applicationLogic().GetInteractionNode()
 
 
-def startPlacing(inputNode, segmentID: str = "") -> None:
+def startPlacing(inputNode, segmentID: str = "", kind: str = HOLES) -> None:
     """Switch the mouse to placing one point of an input, in any slice view or on a surface in 3D."""
     logic = slicer.modules.markups.logic()
-    logic.SetActiveList(newPointsNode(inputNode, segmentID))
+    logic.SetActiveList(newPointsNode(inputNode, segmentID, kind))
     logic.StartPlaceMode(False)
 
 
@@ -82,9 +103,9 @@ def stopPlacing() -> None:
     interactionNode().SwitchToViewTransformMode()
 
 
-def isPlacing(inputNode, segmentID: str = "") -> bool:
+def isPlacing(inputNode, segmentID: str = "", kind: str = HOLES) -> bool:
     """Whether a click in a view places a point of this input."""
-    node, interaction = pointsNode(inputNode, segmentID), interactionNode()
+    node, interaction = pointsNode(inputNode, segmentID, kind), interactionNode()
     if node is None or interaction.GetCurrentInteractionMode() != interaction.Place:
         return False
     return slicer.modules.markups.logic().GetActiveListID() == node.GetID()

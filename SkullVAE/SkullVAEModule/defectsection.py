@@ -49,14 +49,13 @@ class DefectSection:
         self._inTable: list[dict] = []
         self._observers: list[tuple] = []
         self._observed = None
-        # What the last run or request was given: numbers and points; None without a process that takes requests.
-        self._requested: tuple[tuple[int, ...], tuple[Point, ...]] | None = None
+        # By input: what the last run or request was given.
+        self._requests: dict[tuple[str, str], tuple[tuple[int, ...], tuple[Point, ...]]] = {}
         self._filling = False
         # Placed points, and whether one is being placed, at the last change.
         self._state: tuple = ()
-        # Numbers of the run's candidates, and of those that it filled because a point is at them.
-        self._numbers: set[int] = set()
-        self._pointedInRun: set[int] = set()
+        # By input: numbers of the run's candidates, and of those that it filled because a point is at them.
+        self._ofRun: dict[tuple[str, str], tuple[set[int], set[int]]] = {}
         header = ui.defectTable.horizontalHeader()
         for column in (_FILL, _VOLUME):
             header.setSectionResizeMode(column, qt.QHeaderView.ResizeToContents)
@@ -96,8 +95,8 @@ class DefectSection:
             return
         self._shown = self._report.get("candidates", [])
         points = self._requested[1]
-        self._numbers = {entry["number"] for entry in self._shown}
-        self._pointedInRun = defects.filledForPoints(self._shown, points)
+        numbers = {entry["number"] for entry in self._shown}
+        self._ofRun[self._key] = numbers, defects.filledForPoints(self._shown, points)
         self._dropContradicted()
         self._requested = self._wanted()[0], points
 
@@ -266,6 +265,17 @@ class DefectSection:
         return ("" if node is None else node.GetID()), segmentID
 
     @property
+    def _requested(self) -> tuple[tuple[int, ...], tuple[Point, ...]] | None:
+        """What the last run or request of this input was given: numbers and points; None without one."""
+        return self._requests.get(self._key)
+
+    @_requested.setter
+    def _requested(self, value: tuple[tuple[int, ...], tuple[Point, ...]] | None) -> None:
+        self._requests.pop(self._key, None)
+        if value is not None:
+            self._requests[self._key] = value
+
+    @property
     def _ours(self) -> bool:
         """Whether the last run was that of the current input."""
         return self._logic.isOf(*self._source) and bool(self._logic.report)
@@ -290,14 +300,16 @@ class DefectSection:
     def _pointed(self) -> set[int]:
         """Numbers of the candidates that are filled because a point is at them."""
         if self._logic.askedNumbers is None:
-            return self._pointedInRun
+            return self._ofRun.get(self._key, (set(), set()))[1]
         return _filled(self._report.get("candidates", [])) - self._logic.askedNumbers
 
     def _wanted(self) -> tuple[tuple[int, ...], tuple[Point, ...]]:
         """What is to be requested: numbers of the run's candidates, without those that points are at, and points."""
         choices = self._choices
         numbers = {entry["number"] for entry in self._shown if defects.isFilled(entry, choices)}
-        return tuple(sorted((numbers & self._numbers) - self._pointed)), pointsOf(*self._source)
+        return tuple(sorted((numbers & self._ofRun.get(self._key, (set(), set()))[0]) - self._pointed)), pointsOf(
+            *self._source
+        )
 
     def _write(self, choices: list[Choice]) -> None:
         self._parameters.defectChoices = defects.writeChoices(choices, self._key)

@@ -26,11 +26,11 @@ from SkullVAELib.implant.options import MESH_FORMATS
 
 from .background import BackgroundStep
 from .childprocess import ChildProcess
-from .completion import childEnvironment, libraryCommand
+from .completion import childEnvironment, libraryCommand, writeMask
 from .masks import Mask
-from .meshfiles import MeshData, readPly, readStl, writeMesh
+from .meshfiles import MeshData, components, readPly, readStl, writeMesh
 from .meshnodes import meshData
-from .results import AddedResult, modelMatchesImplant
+from .results import AddedResult, editedText, figuresOf, modelMatchesImplant
 from .segments import isAsAdded, maskOnGrid, readInput
 
 
@@ -68,7 +68,8 @@ class ExportRun:
     report: whether these are written as well; sessionFiles: source of skull surface and report; command: the library's
     command line.
 
-    Files are named after the input: NAME_implant.stl, NAME_skull.stl, NAME_completed.nrrd, NAME_implant.nrrd,
+    Files are named after the input: NAME_implant.stl, of several defects or pieces also each by itself as
+    NAME_implant_1.stl and so on, NAME_skull.stl, NAME_completed.nrrd, NAME_implant.nrrd,
     NAME_report.html. Existing files are not overwritten: if one of the names is in use, all names get a number,
     NAME-2_... The meshes are in world coordinates under any transform. The labelmaps are on the input's whole grid,
     moved with the transform; if the transform is not rigid, they are in the input's own coordinates and a note reports
@@ -128,6 +129,9 @@ class ExportRun:
         if implant.empty:
             raise SkullVAEError("The segment of the implant is empty", "Run again, or undo the changes to the segment")
         matches = modelMatchesImplant(self._added)
+        edited = editedText(figuresOf(self._added))
+        if edited:
+            self._notes.append(edited)
         # Points and faces are copied: the next request may change the model during the export.
         model = (
             MeshData(*map(_copied, vars(meshData(self._added.implantModelNode.GetPolyData())).values()))
@@ -205,6 +209,11 @@ class ExportRun:
                 )
                 mesh = yield from self._surface(implant)
             yield from self._write(mesh, "implant", names)
+            step = BackgroundStep(lambda: components(mesh))
+            yield step
+            parts = step.result()
+            for number, part in enumerate(parts if len(parts) > 1 else (), 1):
+                yield from self._write(part, f"implant_{number}", names)
         if self._selected["skull"] and completed.empty:
             self._notes.append("The skull surface was not exported: the completed skull is missing.")
         elif self._selected["skull"]:
@@ -219,7 +228,7 @@ class ExportRun:
                 if mask.empty:
                     continue
                 path = self._staging / f"{role}.nrrd"
-                step = BackgroundStep(lambda mask=mask, path=path: _writeMask(mask, self._labelmapAffine, path, True))
+                step = BackgroundStep(lambda mask=mask, path=path: writeMask(mask, self._labelmapAffine, path, True))
                 yield step
                 step.result()
                 names.append(path.name)
@@ -238,7 +247,7 @@ class ExportRun:
     def _surface(self, mask: Mask) -> Iterator:
         """The surface of a mask, computed by the library in a child process, in the input's own coordinates."""
         folder = Path(tempfile.mkdtemp(dir=self._temporary.name))
-        step = BackgroundStep(lambda: _writeMask(mask, self._affine, folder / "labelmap.nrrd", False))
+        step = BackgroundStep(lambda: writeMask(mask, self._affine, folder / "labelmap.nrrd"))
         yield step
         step.result()
         command = [*self._command, "mesh", str(folder / "labelmap.nrrd"), "-o", str(folder / "surface.ply")]
@@ -315,20 +324,6 @@ class ExportRun:
                 pass
         shutil.rmtree(self._staging, ignore_errors=True)
         self._temporary.cleanup()
-
-
-def _writeMask(mask: Mask, affine: np.ndarray, path: Path, compressed: bool) -> None:
-    import SimpleITK as sitk
-
-    from SkullVAELib.geometry.volume import Volume
-    from SkullVAELib.io.images import to_image
-
-    try:
-        sitk.WriteImage(to_image(Volume(mask.whole(), affine)), str(path), compressed, 1)
-    except RuntimeError as error:
-        raise SkullVAEError(
-            f"'{path.name}' cannot be written to '{path.parent.parent}'", "Check free space and permissions"
-        ) from error
 
 
 def _pointsToWorld(node) -> tuple[Callable[[np.ndarray], np.ndarray], bool]:

@@ -26,15 +26,15 @@ from slicer.ScriptedLoadableModule import ScriptedLoadableModuleLogic
 from SkullVAELib.core.errors import SkullVAEError
 
 from . import meshnodes, results
+from .cases import MOST_SESSIONS, Case, Points
 from .completion import CompletionResult, CompletionRun, Response, RunSettings
 from .export import ExportResult, ExportRun, SessionFiles
 from .installation import InstallationCheck
 from .masks import Mask
-from .meshfiles import MeshData
 from .parameters import SkullVAEParameterNode
 from .remaining import RemainingTime
 from .results import AddedResult
-from .segments import SkullInput, readInput
+from .segments import SkullInput, maskOnGrid, readInput
 
 # Messages of the library and of torch if the memory of the graphics card is insufficient.
 _OUT_OF_GPU_MEMORY = ("graphics card has not enough memory", "cuda out of memory", "outofmemoryerror")
@@ -44,9 +44,12 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
     """Reads the input from the scene, completes it in a child process and adds the result to the scene.
 
     After a run the child keeps running: requestGamma(), requestProposal(), requestDefects() and requestImplant()
-    request another shape, other defects or another printable implant, and pollResponses() updates the scene, until
-    closeSession(), the next start() or the scene is closed. After a run that found no defect, requestDefects() can name
-    one.
+    request another shape, other defects or another printable implant, requestEdited() and requestPoints() the implant
+    that was edited by hand, and pollResponses() updates the scene, until closeSession() or the scene is closed. After a
+    run that found no defect, requestDefects() can name one.
+
+    Each input that was completed has its own result and child; at most `cases.MOST_SESSIONS` children are kept.
+    Requests and the attributes below are those of the last run, or of the input that was chosen with select().
 
     createRun: makes the run for (array, affine, settings), as CompletionRun does; tests pass a run with a known result.
     command: command to run instead of `python -m SkullVAELib` for everything else.
@@ -59,23 +62,54 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
         self._createRun = createRun
         self._command = command
         self._run = None
-        self._session = None
-        self._source: SkullInput | None = None
-        # Node ID and segment ID of the input of the last run.
-        self._key: tuple[str, str] | None = None
-        # Surface of the skull from the last run, for a result that is added to the scene later.
-        self._skull: MeshData | None = None
+        # By node ID and segment ID of the input; the one that was used last is the last.
+        self._cases: dict[tuple[str, str], Case] = {}
+        # That of the current input, and that of the run in progress.
+        self._case = Case()
+        self._running = self._case
         self._settings = RunSettings()
-        self._newSegmentation = False
         self._remaining = RemainingTime()
-        # Files requested from the session, by kind: None until the response arrives.
-        self._files: dict[str, Path | SkullVAEError | None] = {}
         self._sceneObserver = None
-        self.added: AddedResult | None = None
-        self.report: dict = {}
-        # Numbers in the request that the current result responds to; None for the result of a run.
-        self.askedNumbers: set[int] | None = None
         self.notice = ""
+
+    @property
+    def added(self) -> AddedResult | None:
+        """The result of the current input in the scene."""
+        return self._case.added
+
+    @property
+    def report(self) -> dict:
+        """The report of the current input."""
+        return self._case.report
+
+    @report.setter
+    def report(self, report: dict) -> None:
+        self._case.report = report
+
+    @property
+    def askedNumbers(self) -> set[int] | None:
+        """Numbers in the request that the current result responds to; None for the result of a run."""
+        return self._case.askedNumbers
+
+    @property
+    def _session(self) -> CompletionRun | None:
+        return self._case.session
+
+    @property
+    def _source(self) -> SkullInput | None:
+        return self._case.source
+
+    def select(self, inputNode, segmentID: str = "") -> None:
+        """Make this input (segmentID "" for a CT) the current one; nothing happens while a run is in progress."""
+        if self.running:
+            return
+        key = _keyOf(inputNode, segmentID)
+        if key in self._cases:
+            # It is used last now.
+            self._cases[key] = self._cases.pop(key)
+            self._case = self._cases[key]
+        elif self._case in self._cases.values():
+            self._case = Case()
 
     def getParameterNode(self) -> SkullVAEParameterNode:
         """The parameters, which are saved with the scene."""
@@ -98,11 +132,10 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
         if self.running:
             raise RuntimeError("a run is in progress")
         source = readInput(inputNode, segmentID)
-        self.closeSession()
-        self.added, self.report, self.notice = None, {}, ""
-        self._source = source
+        self._forget((source.nodeID, source.segmentID))
+        self.notice = ""
+        self._case = self._running = Case(source, newSegmentation)
         self._settings = settings or RunSettings()
-        self._newSegmentation = newSegmentation
         self._observeScene()
         self._startRun()
 
@@ -118,7 +151,7 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
             lines = self._run.poll()
             if lines:
                 onLog(lines)
-            if slicer.mrmlScene.GetNodeByID(self._source.nodeID) is None:
+            if slicer.mrmlScene.GetNodeByID(self._running.source.nodeID) is None:
                 raise SkullVAEError(
                     "The input was removed from the scene during the run", "Run again with another input"
                 )
@@ -133,17 +166,34 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
                 self._startAgainOnCPU()
                 return True
             if result is not None:
-                if result.found:
-                    self.added = results.addResult(self._source, result, self._newSegmentation)
-                self.report, self._skull, self.askedNumbers = result.report, result.skull, None
-                self._key = self._source.nodeID, self._source.segmentID
-                if self._run.live:
-                    self._session, self._run = self._run, None
+                self._keepResult(result)
         except BaseException:
             self._closeRun()
             raise
         self._closeRun()
         return False
+
+    def _keepResult(self, result: CompletionResult) -> None:
+        """Add the result of the run to the scene, and keep its process."""
+        case, run = self._running, self._run
+        key = case.source.nodeID, case.source.segmentID
+        if result.found:
+            earlier = results.resultOf(slicer.mrmlScene.GetNodeByID(key[0]), key[1])
+            kept = "" if earlier is None else results.keepEdited(earlier)
+            if kept:
+                text = _("The implant that was edited by hand is kept as segment '{name}'.").format(name=kept)
+                self.notice = " ".join(filter(None, [self.notice, text]))
+            case.added = results.addResult(case.source, result, case.newSegmentation)
+        case.report, case.skull, case.known = result.report, result.skull, result.implant
+        case.forgetVoxels()
+        self._cases[key] = case
+        if run.live:
+            case.session, self._run = run, None
+            live = [other for other in self._cases.values() if other.session is not None]
+            for other in live[:-MOST_SESSIONS]:
+                other.end()
+        else:
+            case.source = case.skull = case.known = None
 
     def completeSkull(
         self,
@@ -197,16 +247,16 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
     @property
     def waiting(self) -> bool:
         """Whether the process of the last run takes requests, also if it found no defect."""
-        return self._session is not None and self._session.live
+        return self._case.waiting
 
     def isOf(self, inputNode, segmentID: str = "") -> bool:
-        """Whether the last run was that of this input (segmentID "" for a CT)."""
-        return inputNode is not None and self._key == (inputNode.GetID(), segmentID)
+        """Whether this input (segmentID "" for a CT) is the current one, and was completed."""
+        return self._cases.get(_keyOf(inputNode, segmentID)) is self._case
 
     @property
     def responsePending(self) -> bool:
-        """Whether a response is still missing."""
-        return self._session is not None and self._session.responsePending
+        """Whether a response is still missing, of any input."""
+        return any(case.session is not None and case.session.responsePending for case in self._cases.values())
 
     def requestGamma(self, gamma: float) -> bool:
         """Request the shape with gamma times the deviation vector added; False without a live session."""
@@ -229,28 +279,89 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
         """Request the printable implant of the current shape with these settings; False without a live session."""
         return self._request("implant", settings.implantRequest())
 
+    def editedImplant(self) -> Mask | None:
+        """The implant's voxels if they were edited since the last request or response; None if they were not."""
+        return self._editedImplant(self._case) if self.live else None
+
+    def requestEdited(self) -> bool:
+        """Request the printable implant of the implant's segment as it is now, if it was edited; whether it was.
+
+        Without a live session nothing is requested.
+        """
+        implant = self.editedImplant()
+        if implant is None or not self._case.session.requestEdited(implant):
+            return False
+        # What is edited after this is requested anew.
+        self._case.sent = implant
+        return True
+
+    def requestPoints(self, points: Sequence[tuple[float, float, float]]) -> bool:
+        """Request the shape whose outer surface passes through these points; False without a live session.
+
+        points: RAS mm in the input's own coordinates; none for the shape without points.
+        """
+        return self._request("points", [[float(x) for x in point] for point in points])
+
+    @property
+    def canUndoEdit(self) -> bool:
+        """Whether a step of editing by hand can be undone."""
+        return self.live and not self.responsePending and self._case.history.canUndo
+
+    @property
+    def canRedoEdit(self) -> bool:
+        """Whether a step of editing by hand can be redone."""
+        return self.live and not self.responsePending and self._case.history.canRedo
+
+    def undoEdit(self) -> Points | None:
+        """Undo a step of editing by hand: voxels in the scene at once; points, which are returned, by the caller."""
+        return self._replay(self._case.history.undo()) if self.canUndoEdit else None
+
+    def redoEdit(self) -> Points | None:
+        """Redo a step of editing by hand, see undoEdit()."""
+        return self._replay(self._case.history.redo()) if self.canRedoEdit else None
+
+    def _replay(self, state: Mask | Points) -> Points | None:
+        if not isinstance(state, Mask):
+            return state
+        case = self._case
+        results.showVoxels(case.added, case.source, state)
+        self.requestEdited()
+        return None
+
+    def _editedImplant(self, case: Case) -> Mask | None:
+        if case.known is None or case.added is None or not case.added.exists:
+            return None
+        implant = maskOnGrid(case.added.segmentationNode, case.added.implantID, case.source)
+        return None if implant.same(case.known if case.sent is None else case.sent) else implant
+
     def pollResponses(self, onLog: Callable[[list[str]], None] = lambda lines: None) -> bool:
-        """Update the result in the scene from the responses; whether result or report have changed.
+        """Update the results in the scene from the responses; whether a result or report has changed.
 
         Raises SkullVAEError if the last response is an error; the result is then as before the request.
         """
-        if self._session is None:
-            return False
-        removed = self.added is not None and not self.added.exists
-        if removed or slicer.mrmlScene.GetNodeByID(self._source.nodeID) is None:
-            self.closeSession()
-            return False
-        responses, lines = self._session.pollResponses()
-        if lines:
-            onLog(lines)
         changed = False
         error = None
-        for response in responses:
-            if response.kind not in self._files:
-                error = response.error
-            changed = self._apply(response) or changed
-        if not self._session.live and not self._session.responsePending:
-            self.closeSession()
+        for case in list(self._cases.values()):
+            if case.session is None:
+                continue
+            removed = case.added is not None and not case.added.exists
+            if removed or slicer.mrmlScene.GetNodeByID(case.source.nodeID) is None:
+                case.end()
+                continue
+            responses, lines = case.session.pollResponses()
+            if lines:
+                onLog(lines)
+            failed = None
+            for response in responses:
+                if response.kind not in case.files:
+                    failed = response.error
+                    if failed is not None:
+                        case.sent = None if response.kind == "edited" else case.sent
+                        case.history.failed()
+                changed = self._apply(case, response) or changed
+            error = error or failed
+            if not case.session.live and not case.session.responsePending:
+                case.end()
         if error is not None:
             raise error
         return changed
@@ -264,12 +375,9 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
         return changed
 
     def closeSession(self) -> None:
-        """End the child that keeps the completion and remove its folder; the result stays in the scene."""
-        session, self._session = self._session, None
-        self._files.clear()
-        if session is not None:
-            session.close()
-        self._forgetSource()
+        """End the children that keep completions and remove their folders; the results stay in the scene."""
+        for case in self._cases.values():
+            case.end()
 
     # ----------------------------------------------------------------------------------------------------------------
     # Results in the scene
@@ -285,9 +393,8 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
     def removeResult(self, inputNode, segmentID: str = "") -> bool:
         """Remove everything that was added for this input; whether there was anything."""
         removed = results.removeResult(inputNode, segmentID)
-        if self.isOf(inputNode, segmentID) and not self.running:
-            self.closeSession()
-            self.added, self.report = None, {}
+        if not self.running:
+            self._forget(_keyOf(inputNode, segmentID))
         return removed
 
     def showThickness(self, modelNode, shown: bool) -> None:
@@ -312,15 +419,17 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
 
         Poll the returned run until its end; its result() lists the files written. Raises SkullVAEError.
         """
-        if inputNode is None and self._key is not None:
-            inputNode, segmentID = slicer.mrmlScene.GetNodeByID(self._key[0]), self._key[1]
+        if inputNode is None:
+            for key, case in self._cases.items():
+                if case is self._case:
+                    inputNode, segmentID = slicer.mrmlScene.GetNodeByID(key[0]), key[1]
         added = results.resultOf(inputNode, segmentID)
         if added is None:
             raise SkullVAEError("There is no result to export", "Complete the skull first")
-        if self.responsePending:
+        case = self._cases.get(_keyOf(inputNode, segmentID), Case())
+        if case.session is not None and case.session.responsePending:
             raise SkullVAEError("The printable implant is still being updated", "Export when it is done")
-        ours = self.live and self._key == (inputNode.GetID(), segmentID)
-        files = _SessionFiles(self) if ours else None
+        files = _SessionFiles(self, case) if case.waiting and case.added is not None else None
         run = ExportRun(added, inputNode, segmentID, folder, formats, skull, labelmaps, report, files, self._command)
         run.start()
         return run
@@ -348,7 +457,8 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
 
     def _startRun(self) -> None:
         self._remaining = RemainingTime()
-        self._run = self._createRun(self._source.array, self._source.affine, self._settings)
+        source = self._running.source
+        self._run = self._createRun(source.array, source.affine, self._settings)
         try:
             self._run.start()
         except BaseException:
@@ -365,52 +475,95 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
         run, self._run = self._run, None
         if run is not None:
             run.close()
-        self._forgetSource()
+            if self._running.session is None:
+                # Releases the voxels of the input.
+                self._running.source = None
 
-    def _forgetSource(self) -> None:
-        # Releases the voxels of the input.
-        if self._run is None and self._session is None:
-            self._source = self._skull = None
+    def _forget(self, key: tuple[str, str]) -> None:
+        """End the process of an input and forget its report."""
+        case = self._cases.pop(key, None)
+        if case is not None:
+            case.end()
+            if case is self._case:
+                self._case = Case()
 
     def _request(self, kind: str, value: object) -> bool:
         return self.live and self._session.request(kind, value)
 
-    def _apply(self, response: Response) -> bool:
-        """Update result and files from a response; whether result or report have changed."""
+    def _apply(self, case: Case, response: Response) -> bool:
+        """Update result and files of an input from a response; whether result or report have changed."""
         mesh = response.printableImplant
-        if response.kind in self._files:
+        if response.kind in case.files:
             missing = SkullVAEError(f"The session has not written the file '{response.kind}'", "Run again")
-            self._files[response.kind] = response.error or (response.files[0] if response.files else missing)
+            case.files[response.kind] = response.error or (response.files[0] if response.files else missing)
             return False
         if response.error is not None or response.superseded:
             return False
-        self.report = {**self.report, **response.report}
+        if "implant" in response.report:
+            # That of the shape before, if this one was not edited.
+            case.report.pop("edited", None)
+        case.report = {**case.report, **response.report}
         if response.kind == "defects":
-            self.askedNumbers = set(response.value["filled"])
-        if self.report.get("found") is False:
-            self._removeUnfilled()
-        elif self.added is None:
-            self._addFilled(response.completed, response.implant)
+            case.askedNumbers = set(response.value["filled"])
+        if case.report.get("found") is False:
+            self._removeUnfilled(case)
+        elif case.added is None:
+            self._addFilled(case, response.completed, response.implant)
         else:
-            self.added = results.changeResult(
-                self.added, self._source, self.report, response.completed, response.implant, mesh
-            )
+            implant = response.implant if response.implant is None else self._followed(case, response)
+            case.added = results.changeResult(case.added, case.source, case.report, response.completed, implant, mesh)
+            if response.implant is not None:
+                results.markKnown(case.added, case.source, case.known)
         return bool(response.report) or response.implant is not None or mesh is not None
 
-    def _addFilled(self, completed: Mask | None, implant: Mask | None) -> None:
+    def _followed(self, case: Case, response: Response) -> Mask | None:
+        """What the implant's segment is to be replaced by after a response with voxels; None to leave it as it is.
+
+        Voxels that were edited by hand stay in the segment as they are; what was edited and not requested yet is
+        applied to another shape, and is then requested.
+        """
+        before, case.known = case.known, response.implant
+        if response.kind == "edited":
+            # The segment of the user has these voxels, or newer ones.
+            case.known = response.value
+            if case.sent is response.value:
+                case.sent = None
+            case.history.record(before, case.known)
+            return None
+        if response.kind == "points":
+            points = tuple(tuple(point) for point in response.value)
+            case.history.record(case.points, points)
+            case.points = points
+        else:
+            case.history.clear()
+        target, segmentID = case.added.segmentationNode, case.added.implantID
+        results.saveStateForUndo(target, *filter(None, [case.added.implantModelNode]))
+        shown = maskOnGrid(target, segmentID, case.source)
+        if before is None or shown.same(before):
+            return response.implant
+        return response.implant.union(shown.without(before)).without(before.without(shown))
+
+    def _addFilled(self, case: Case, completed: Mask | None, implant: Mask | None) -> None:
         """Add the result of a session that had none; its mesh follows with the next response."""
         if implant is not None and not implant.empty:
-            result = CompletionResult(completed, implant, self.report, None, self._skull)
-            self.added = results.addResult(self._source, result, self._newSegmentation)
+            result = CompletionResult(completed, implant, case.report, None, case.skull)
+            case.added = results.addResult(case.source, result, case.newSegmentation)
+            case.known = implant
 
-    def _removeUnfilled(self) -> None:
-        """Remove the result, since no defect is filled; the session continues."""
-        for name in ("implant", "printable_implant", "checks", "uncertainty"):
-            self.report.pop(name, None)
-        if self.added is not None:
-            node = slicer.mrmlScene.GetNodeByID(self._source.nodeID)
-            results.removeResult(node, self._source.segmentID)
-            self.added = None
+    def _removeUnfilled(self, case: Case) -> None:
+        """Remove the result, since no defect is filled; the session continues. An edited implant is kept."""
+        for name in ("implant", "printable_implant", "checks", "uncertainty", "edited"):
+            case.report.pop(name, None)
+        if case.added is not None:
+            kept = results.keepEdited(case.added)
+            self.notice = (
+                _("The implant that was edited by hand is kept as segment '{name}'.").format(name=kept) if kept else ""
+            )
+            node = slicer.mrmlScene.GetNodeByID(case.source.nodeID)
+            results.removeResult(node, case.source.segmentID)
+            case.added = None
+            case.points, case.sent = (), None
+            case.history.clear()
 
     def _observeScene(self) -> None:
         """End run and session when their scene is closed or their input is removed, with or without a panel."""
@@ -424,13 +577,15 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
             if logic is not None:
                 logic.cancel()
                 logic.closeSession()
-                logic.added, logic.report = None, {}
+                logic._cases.clear()
+                logic._case = Case()
 
         def onNodeRemoved(caller, event) -> None:
             logic = this()
             # A run ends with an error at the next poll().
-            if logic is not None and logic._session is not None and scene.GetNodeByID(logic._source.nodeID) is None:
-                logic.closeSession()
+            for case in list(logic._cases.values()) if logic is not None else ():
+                if case.session is not None and scene.GetNodeByID(case.source.nodeID) is None:
+                    case.end()
 
         for event, call in ((scene.StartCloseEvent, onClose), (scene.NodeRemovedEvent, onNodeRemoved)):
             weakref.finalize(self, scene.RemoveObserver, scene.AddObserver(event, call))
@@ -438,28 +593,33 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
 
 
 class _SessionFiles(SessionFiles):
-    """Skull surface and report from the session of the logic, while it is live."""
+    """Skull surface and report from the session of an input, while it is live."""
 
-    def __init__(self, logic: SkullVAELogic):
-        self._logic = logic
+    def __init__(self, logic: SkullVAELogic, case: Case):
+        self._logic, self._case = logic, case
 
     def request(self, kind: str) -> bool:
-        if not self._logic._request(kind, True):
+        if not self._case.waiting or not self._case.session.request(kind, True):
             return False
-        self._logic._files[kind] = None
+        self._case.files[kind] = None
         return True
 
     def take(self, kind: str) -> Path | None:
         # The panel polls as well: either of the two calls stores the files of a response.
         self._logic.pollResponses()
-        if kind not in self._logic._files:
+        files = self._case.files
+        if kind not in files:
             return super().take(kind)
-        found = self._logic._files[kind]
+        found = files[kind]
         if found is not None:
-            del self._logic._files[kind]
+            del files[kind]
         if isinstance(found, SkullVAEError):
             raise found
         return found
+
+
+def _keyOf(inputNode, segmentID: str) -> tuple[str, str]:
+    return ("" if inputNode is None else inputNode.GetID()), segmentID
 
 
 def _isOutOfGPUMemory(error: SkullVAEError) -> bool:

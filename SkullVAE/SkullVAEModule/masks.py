@@ -43,6 +43,12 @@ class Mask:
             result[self._region((0, 0, 0))] = self.array
         return result
 
+    def same(self, other: Mask) -> bool:
+        """Whether another mask on the same grid has the same voxels."""
+        if self.empty or other.empty:
+            return self.empty and other.empty
+        return self.start == other.start and np.array_equal(self.array, other.array)
+
     def union(self, other: Mask) -> Mask:
         """The union with another mask on the same grid."""
         if self.empty or other.empty:

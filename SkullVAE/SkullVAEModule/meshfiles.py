@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -107,3 +107,31 @@ def writeMesh(mesh: MeshData, path: str | os.PathLike) -> None:
         raise SkullVAEError(
             f"'{path.name}' cannot be written: {error.strerror}", "Check free space and permissions"
         ) from error
+
+
+def components(mesh: MeshData) -> list[MeshData]:
+    """The connected components of a mesh, that with the most faces first."""
+    # Each point has the smallest number among those that it is connected with.
+    label = np.arange(len(mesh.points))
+    while True:
+        lowest = label.copy()
+        for corner in range(3):
+            np.minimum.at(lowest, mesh.faces[:, corner], label[mesh.faces].min(axis=1))
+        lowest = lowest[lowest]
+        if np.array_equal(lowest, label):
+            break
+        label = lowest
+    found, counts = np.unique(label[mesh.faces[:, 0]], return_counts=True)
+    parts = []
+    for number in found[np.argsort(-counts, kind="stable")]:
+        kept = np.flatnonzero(label == number)
+        new = np.full(len(label), -1)
+        new[kept] = np.arange(len(kept))
+        faces = new[mesh.faces[label[mesh.faces[:, 0]] == number]]
+        scalars = {
+            name: value[kept]
+            for name, value in vars(mesh).items()
+            if name not in ("points", "faces") and value is not None
+        }
+        parts.append(replace(mesh, points=mesh.points[kept], faces=faces, **scalars))
+    return parts

@@ -37,6 +37,7 @@ class SkullVAEParameterNode:
     face - Whether the face is completed as well.
     defectChoices - The user's decisions on candidate defects, see candidates.writeChoices. Points at holes are a node
         of their own, see defectpoints.py.
+    settingsOfInputs - Settings of the inputs that are not selected, see inputsettings.py.
     fragments - Whether loose pieces of bone are part of the skull.
     label - Label to use of a volume with several labels.
     clearance, thickness, thicknessMillimetres, underContour, smoothing, split - Options of the printable implant.
@@ -62,6 +63,7 @@ class SkullVAEParameterNode:
     proposals: Annotated[int, WithinRange(1, MOST_PROPOSALS)] = 1
     face: bool = False
     defectChoices: str = ""
+    settingsOfInputs: str = ""
     fragments: Annotated[str, Choice(list(FRAGMENT_TREATMENTS))] = "Keep"
     label: str = ""
 

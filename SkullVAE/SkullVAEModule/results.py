@@ -18,17 +18,23 @@ from .masks import Mask
 from .meshfiles import MeshData
 from .meshnodes import IMPLANT_ROLE, SKULL_ROLE, addModel, changeModel, removeModel
 from .segments import (
+    EDITED_TAG,
     ROLE_TAG,
+    SOURCE_TAG,
     VOXELS_TAG,
     SkullInput,
     addSegments,
     changeSegment,
+    imageOf,
     isAsAdded,
     madeNodes,
     madeSegmentation,
     markAsMade,
+    markEdited,
+    markVoxels,
     removeNode,
     resultSegmentIDs,
+    segmentMask,
     segmentTag,
     targetSegmentation,
 )
@@ -39,7 +45,7 @@ _MADE_FOR_ATTRIBUTE = VOXELS_TAG
 _FOLDER_ROLE = "folder"
 # Attribute of the implant's model: report fields that the panel shows, also after the scene was saved and loaded.
 _FIGURES_ATTRIBUTE = "SkullVAE.figures"
-_FIGURES = ("found", "implant", "printable_implant", "checks", "candidates", "warnings")
+_FIGURES = ("found", "implant", "printable_implant", "edited", "checks", "candidates", "warnings")
 # Name of the field "printable_implant" in scenes saved by version 0.1.
 _FORMER_FIELD = "part"
 
@@ -74,7 +80,7 @@ def addResult(source: SkullInput, result: CompletionResult, newSegmentation: boo
     node = slicer.mrmlScene.GetNodeByID(source.nodeID)
     if node is None:
         raise SkullVAEError("The input was removed from the scene during the run", "Run again with another input")
-    _saveStateForUndo(node)
+    saveStateForUndo(node)
     target = targetSegmentation(source, newSegmentation)
     earlier = resultOf(node, source.segmentID)
     if earlier is not None and earlier.segmentationNode is not target:
@@ -112,6 +118,8 @@ def changeResult(
     for segmentID, mask in ((added.completedID, completed), (added.implantID, implant)):
         if mask is not None and added.segmentationNode.GetSegmentation().GetSegment(segmentID) is not None:
             changeSegment(added.segmentationNode, segmentID, source, mask, report)
+    if added.exists:
+        markEdited(added.segmentationNode, added.implantID, report.get("edited"))
     model = added.implantModelNode
     if model is None and printableImplant is not None:
         node = slicer.mrmlScene.GetNodeByID(source.nodeID)
@@ -177,7 +185,7 @@ def removeResult(inputNode, segmentID: str = "") -> bool:
     present = [(target, resultSegmentIDs(target.GetSegmentation(), segmentID)) for target in targets]
     if not models and made is None and not any(ids for _target, ids in present):
         return False
-    _saveStateForUndo(inputNode, *models, *targets)
+    saveStateForUndo(inputNode, *models, *targets)
     folder = _folderOf([*models, *([made] if made is not None else [])])
     for target, ids in present:
         with slicer.util.NodeModify(target):
@@ -189,6 +197,64 @@ def removeResult(inputNode, segmentID: str = "") -> bool:
         removeNode(made)
     _removeFolder(folder)
     return True
+
+
+def showVoxels(added: AddedResult, source: SkullInput, implant: Mask) -> None:
+    """Replace the voxels of the implant's segment as the user's editing does: they are not marked as added."""
+    segment = added.segmentationNode.GetSegmentation().GetSegment(added.implantID)
+    tag = segmentTag(segment, VOXELS_TAG)
+    changeSegment(added.segmentationNode, added.implantID, source, implant, {})
+    segment.SetTag(VOXELS_TAG, tag or "")
+
+
+def markKnown(added: AddedResult, source: SkullInput, implant: Mask) -> None:
+    """Mark these voxels as those that the process of the result knows, so that further editing is found."""
+    if added.exists:
+        markVoxels(added.segmentationNode, added.implantID, source, implant)
+
+
+def isEdited(added: AddedResult) -> bool:
+    """Whether the implant was edited by hand, in the session or since."""
+    segment = added.segmentationNode.GetSegmentation().GetSegment(added.implantID)
+    if segment is None:
+        return False
+    return bool(segmentTag(segment, EDITED_TAG)) or not isAsAdded(added.segmentationNode, added.implantID)
+
+
+def keepEdited(added: AddedResult) -> str:
+    """Keep a copy of an implant that was edited by hand as a segment of the user; returns its name, "" if not edited.
+
+    Called before another implant takes its place.
+    """
+    if not added.exists or not isEdited(added):
+        return ""
+    segmentation = added.segmentationNode.GetSegmentation()
+    edited = segmentation.GetSegment(added.implantID)
+    copy = slicer.vtkSegment()
+    copy.DeepCopy(edited)
+    for tag in (SOURCE_TAG, ROLE_TAG, VOXELS_TAG):
+        copy.RemoveTag(tag)
+    copy.SetName(_("{name}, edited by hand").format(name=edited.GetName()))
+    # With a labelmap of its own.
+    copy.SetLabelValue(1)
+    binary = slicer.vtkSegmentationConverter.GetBinaryLabelmapRepresentationName()
+    mask, affine = segmentMask(added.segmentationNode, added.implantID)
+    copy.RemoveAllRepresentations()
+    copy.AddRepresentation(binary, imageOf(mask, affine))
+    segmentation.AddSegment(copy, segmentation.GenerateUniqueSegmentID("SkullVAE_edited"))
+    return copy.GetName()
+
+
+def editedText(report: dict) -> str:
+    """One sentence on what was edited by hand, from a report; empty if nothing was."""
+    edited = report.get("edited")
+    if not edited:
+        return ""
+    text = _("The implant was edited by hand: {added:.2f} ml added, {removed:.2f} ml removed").format(
+        added=edited["voxels_added_ml"], removed=edited["voxels_removed_ml"]
+    )
+    points = len(edited.get("points", ()))
+    return text + (_(", points on the surface: {count}.").format(count=points) if points else ".")
 
 
 def modelMatchesImplant(added: AddedResult) -> bool:
@@ -209,7 +275,7 @@ def _voxelsOf(target, segmentID: str) -> str | None:
     return None if segment is None else segmentTag(segment, VOXELS_TAG)
 
 
-def _saveStateForUndo(*nodes) -> None:
+def saveStateForUndo(*nodes) -> None:
     """Save one undo step of these nodes if undo is enabled in the scene."""
     if slicer.mrmlScene.GetUndoFlag():
         for node in nodes:

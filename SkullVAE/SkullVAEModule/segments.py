@@ -31,6 +31,8 @@ ROLE_TAG = "SkullVAE.role"
 VOXELS_TAG = "SkullVAE.voxels"
 # Fields of report.json that are stored in each segment, besides those of the model.
 PROVENANCE = ("software", "version", "parameters")
+# Volumes and points that were edited by hand, as in report.json; missing on an implant that was not edited.
+EDITED_TAG = "SkullVAE.edited"
 
 # Node reference and attribute of the nodes that this module adds: input node and input segment.
 INPUT_ROLE = "SkullVAE.input"
@@ -204,6 +206,20 @@ def changeSegment(target, segmentID: str, source: SkullInput, mask: Mask, report
         segmentation.InvokeEvent(slicer.vtkSegmentation.SourceRepresentationModified, segmentID)
 
 
+def markVoxels(target, segmentID: str, source: SkullInput, mask: Mask) -> None:
+    """Mark these voxels as those of a result segment, so that isAsAdded() compares with them."""
+    target.GetSegmentation().GetSegment(segmentID).SetTag(VOXELS_TAG, _voxelsTag(source, mask))
+
+
+def markEdited(target, segmentID: str, edited: dict | None) -> None:
+    """Mark a result segment as edited by hand, or not."""
+    segment = target.GetSegmentation().GetSegment(segmentID)
+    if edited:
+        segment.SetTag(EDITED_TAG, json.dumps(edited, sort_keys=True))
+    else:
+        segment.RemoveTag(EDITED_TAG)
+
+
 def resultSegmentIDs(segmentation, sourceSegmentID: str) -> list[str]:
     """IDs of the result segments of this source segment ("" for a CT), found by tag."""
     return [
@@ -291,6 +307,21 @@ def newImage(mask: Mask, source: SkullInput):
     return image
 
 
+def imageOf(mask: Mask, affine: np.ndarray):
+    """A mask as an image of its own, from the affine of its whole grid, see segmentMask()."""
+    image = slicer.vtkOrientedImageData()
+    if mask.empty:
+        return image
+    image.SetExtent([int(x) for a, n in zip(mask.start, mask.array.shape, strict=True) for x in (a, a + n - 1)])
+    matrix = vtk.vtkMatrix4x4()
+    matrix.DeepCopy(np.asarray(affine, float).ravel().tolist())
+    image.SetGeometryFromImageToWorldMatrix(matrix)
+    scalars = numpy_to_vtk(mask.array.ravel(order="F"), deep=True, array_type=vtk.VTK_UNSIGNED_CHAR)
+    scalars.SetName("ImageScalars")
+    image.GetPointData().SetScalars(scalars)
+    return image
+
+
 def _newSegment(mask: Mask, source: SkullInput, look: Look):
     segment = slicer.vtkSegment()
     segment.SetName(look.name)
@@ -309,12 +340,16 @@ def _position(mask: Mask, affine: np.ndarray) -> np.ndarray:
     return (corners @ affine[:3, :3].T + affine[:3, 3]).ravel()
 
 
-def _tag(segment, role: str, source: SkullInput, mask: Mask, report: dict) -> None:
+def _voxelsTag(source: SkullInput, mask: Mask) -> str:
     position = "" if mask.empty else "".join(f" {value:.4f}" for value in _position(mask, source.affine))
+    return mask.sha256() + position
+
+
+def _tag(segment, role: str, source: SkullInput, mask: Mask, report: dict) -> None:
     tags = {
         ROLE_TAG: role,
         SOURCE_TAG: source.segmentID,
-        VOXELS_TAG: mask.sha256() + position,
+        VOXELS_TAG: _voxelsTag(source, mask),
         "SkullVAE.note": report.get("disclaimer", NOTICE),
     }
     for key, value in report.items():

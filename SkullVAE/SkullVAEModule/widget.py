@@ -18,9 +18,11 @@ from SkullVAELib.core.errors import SkullVAEError
 from .advancedsection import AdvancedSection
 from .completion import RunSettings
 from .defectsection import DefectSection
+from .editsection import EditSection
 from .exportsection import ExportSection
 from .guidance import Situation, nextStep
 from .inputsection import InputSection, firstInput
+from .inputsettings import InputSettings
 from .installation import ensurePackages
 from .logic import SkullVAELogic
 from .parameters import SkullVAEParameterNode, implantSettings, isVolume, runSettings, sourceOf
@@ -74,6 +76,8 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.inputSection = InputSection(self.ui)
         self.resultSection = ResultSection(self.ui, self.logic, self._onProposal)
         self.defectSection = DefectSection(self.ui, self.logic, self._onDefectsChanged, self._showStatus)
+        self.editSection = EditSection(self.ui, self.logic, self._follow, self._showStatus)
+        self.inputSettings = InputSettings()
         self.exportSection = ExportSection(self.ui, self.logic, self._follow, self._showStatus, self._appendLog)
         self.advancedSection = AdvancedSection(self.ui, self.logic, self._follow, self._appendLog)
         self._timer = self._newTimer(_POLL_MS, self.onPoll)
@@ -105,6 +109,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.logic is not None:
             self.logic.closeSession()
             self.setParameterNode(None)
+            self.editSection.close()
         self.removeObservers()
 
     def enter(self) -> None:
@@ -182,7 +187,11 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParametersModified)
         self._parameterNode = parameterNode
         self._parameterNodeGuiTag = None
-        for section in (self.inputSection, self.defectSection, self.exportSection, self.advancedSection):
+        if parameterNode is None:
+            self.inputSettings.leave((self._shown, self._runGamma))
+        for section in (
+            self.inputSection, self.defectSection, self.editSection, self.exportSection, self.advancedSection
+        ):  # fmt: skip
             section.setParameterNode(parameterNode)
         self._observeSegmentations()
         if parameterNode is not None:
@@ -321,6 +330,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return self.logic.pollResponses(self._appendLog)
         finally:
             self.defectSection.onResponses()
+            self.editSection.onResponses()
 
     def _showProgress(self) -> None:
         self.ui.progressBar.value = round(100 * self.logic.fraction)
@@ -333,6 +343,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _showResult(self) -> None:
         self.defectSection.onRunEnded()
+        self.editSection.onRunEnded()
         if self.logic.added is None:
             text = _("No defect was found: nothing was added. If the segmentation has closed the hole, use the CT.")
             point = _("To fill a hole, click 'Point at a hole' under Defects, then click on the hole.")
@@ -360,6 +371,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             # Just selected: with gamma 0 this prior would reconstruct the defective skull.
             parameters.gamma = 1.0
         self._prior = parameters.prior
+        self._followInput()
         busy = self._busy
         self.inputSection.update()
         chosen = parameters.thickness != "Patient's own"
@@ -372,6 +384,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.defectSection.update(busy)
         if not busy:
             self.resultSection.update(*sourceOf(parameters))
+        self.editSection.update(busy)
         self.exportSection.update(self.resultSection.present, busy)
         self._observeSegmentations()
         if not busy:
@@ -382,6 +395,15 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             undecided = self.defectSection.undecided
             self.sections.show(sectionsToShow(missing, self.resultSection.present, undecided))
         self._showNextStep()
+
+    def _followInput(self) -> None:
+        """Use the result, the process and the settings of the selected input."""
+        node, segmentID = sourceOf(self._parameterNode)
+        self.logic.select(node, segmentID)
+        if node is not None and not self.logic.running:
+            state = self._shown, self._runGamma
+            key = node.GetID(), segmentID
+            self._shown, self._runGamma = self.inputSettings.switch(self._parameterNode, key, state, (None, 0.0))
 
     def _onDefectsChanged(self) -> None:
         # Only what depends on the defects, since this is called while a point is dragged.

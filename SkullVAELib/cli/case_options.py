@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from SkullVAELib.cli.arguments import add_device_option, add_model_option
-from SkullVAELib.completion.options import MOST_PROPOSALS, PRIORS, DefectChoice
+from SkullVAELib.completion.options import MOST_PROPOSALS, PRIORS, DefectChoice, parse_point
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.core.parsing import number
 from SkullVAELib.data.defect_kinds import CLASSES
@@ -76,6 +76,13 @@ def add_case_options(parser: argparse.ArgumentParser) -> tuple[argparse.Action, 
         action="append",
         default=[],
         help="leave the candidate defect nearest to this point open; may be repeated",
+    )
+    add(
+        "--through",
+        metavar="R,A,S",
+        action="append",
+        default=[],
+        help="move the outer surface of the implant smoothly so that it passes through this point; may be repeated",
     )
     add(
         "--fragments",
@@ -257,6 +264,8 @@ def parse_case_options(options: argparse.Namespace) -> tuple[ImplantOptions, ROI
         thickness_map="ply" in options.format,
     )
     choice = DefectChoice.parse(options.defects, options.at, options.not_at)
+    for point in options.through:
+        parse_point(point)
     if options.roi is None:
         return implant_options, None, choice
     from SkullVAELib.geometry.roi import ROI

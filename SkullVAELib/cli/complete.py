@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from SkullVAELib.cli.arguments import INPUT_SUFFIXES, add_progress_option, existing_model
 from SkullVAELib.cli.case_options import add_case_options, parse_case_options
+from SkullVAELib.completion.options import parse_point
 from SkullVAELib.core.background import Background
 from SkullVAELib.core.console import print_message, progress_on, reserved_stdout
 from SkullVAELib.core.exit_codes import DONE, NO_DEFECT
@@ -58,7 +59,9 @@ def add_parser(commands) -> None:
         help="after the run, keep running and respond to requests on stdin, one JSON object per line, until stdin is"
         ' closed. Requests: {"request": 7, "gamma": 0.5} for another shape; {"request": 7, "proposal": 3} for another'
         ' proposal; {"request": 7, "defects": {"filled": [1, 3], "at": [[R, A, S]]}} to fill the candidate defects with'
-        ' these numbers and the holes nearest to the points; {"request": 7, "implant": {"clearance": 0.5, "thickness":'
+        ' these numbers and the holes nearest to the points; {"request": 7, "edited": "FILE.nrrd"} for the implant of'
+        ' voxels edited by hand; {"request": 7, "points": [[R, A, S]]} to move the outer surface through points;'
+        ' {"request": 7, "implant": {"clearance": 0.5, "thickness":'
         ' "constant:4", "under_contour": 0, "smooth": 0.5, "holes": "2,10,3", "split": null}} for another printable'
         " implant of the shape;"
         ' {"request": 7, "skull": true} for skull.stl; {"request": 7, "report": true} for report.html. Files are'
@@ -158,6 +161,7 @@ def _complete_into(
         device=str(device),
         face=face,
         choice=choice,
+        through=tuple(map(parse_point, options.through)),
         least_quality=0.0 if options.force else REFUSE_BELOW,
     )
     # What writes the results is imported beside the completion: VTK and Pillow take a quarter of a second.

@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             options = _parser().parse_args(
                 join_option_value(
-                    sys.argv[1:] if arguments is None else arguments, "--roi", "--box", "--at", "--not-at"
+                    sys.argv[1:] if arguments is None else arguments, "--roi", "--box", "--at", "--not-at", "--through"
                 )
             )
             return options.run(options)

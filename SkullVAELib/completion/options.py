@@ -120,16 +120,19 @@ class DefectChoice:
                 raise SkullVAEError(
                     f"The choice of defects '{numbers}' is unknown", "Use auto, all or numbers such as 1,3"
                 ) from None
-        return cls(chosen, tuple(map(_point, at)), tuple(map(_point, not_at)))
+        return cls(chosen, tuple(map(parse_point, at)), tuple(map(parse_point, not_at)))
 
 
-def _point(text: str) -> tuple[float, float, float]:
+def parse_point(text: str) -> tuple[float, float, float]:
+    """A point from the text of the command line, R,A,S in mm.
+
+    >>> parse_point("30,80,95")
+    (30.0, 80.0, 95.0)
+    """
     try:
         right, anterior, superior = (float(part) for part in text.split(","))
     except ValueError:
-        raise SkullVAEError(
-            f"The point '{text}' is not three numbers", "Write R,A,S in mm, such as --at 30,80,95"
-        ) from None
+        raise SkullVAEError(f"The point '{text}' is not three numbers", "Write R,A,S in mm, such as 30,80,95") from None
     return right, anterior, superior
 
 
@@ -253,11 +256,13 @@ class CompletionOptions:
         How candidate defects are grown.
     choice : DefectChoice
         Which of them are filled.
+    through : tuple of (float, float, float)
+        Points in patient RAS mm that the outer surface of the implant passes through, see completion/outer_points.py.
 
     Raises
     ------
     SkullVAEError
-        If the prior or `fragments` is unknown.
+        If the prior or `fragments` is unknown, or a point is not three finite numbers.
     """
 
     threshold_hu: float | None = None
@@ -273,8 +278,11 @@ class CompletionOptions:
     gaussian_process: GaussianProcessOptions | None = field(default_factory=GaussianProcessOptions)
     defects: DefectOptions = field(default_factory=DefectOptions)
     choice: DefectChoice = field(default_factory=DefectChoice)
+    through: tuple[tuple[float, float, float], ...] = ()
 
     def __post_init__(self):
+        if not all(len(point) == 3 and all(math.isfinite(mm) for mm in point) for point in self.through):
+            raise SkullVAEError("A point is not three finite numbers", "Write R,A,S in mm, such as --through 30,80,95")
         if self.prior not in PRIORS:
             raise SkullVAEError(f"Unknown prior '{self.prior}'", f"Use one of {', '.join(PRIORS)}")
         fragment_limit_mm(self.fragments)

@@ -12,7 +12,7 @@ from SkullVAELib.completion.fill import FilledDefects
 from SkullVAELib.completion.measures import measure_implant, outside_warnings
 from SkullVAELib.completion.options import CompletionOptions
 from SkullVAELib.completion.prior import Prior
-from SkullVAELib.completion.result import Completion, PreparedPatient
+from SkullVAELib.completion.result import Completion, PreparedPatient, edited_by_points
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.core.progress import Stages
 from SkullVAELib.core.threads import one_thread
@@ -114,6 +114,8 @@ def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stag
         with stages.stage("measure"):
             report["implant"] = measure_implant(registered.bone, filled, rim_gap) | {"defects": patient.defect_count}
         warnings += outside_warnings(registered.bone, filled)
+        if proposal is not None:
+            report |= edited_by_points(proposal)
     else:
         # The voxel size is part of the self-check of an implant.
         warnings += coarse

@@ -75,6 +75,13 @@ class ProposalSampler:
         tables_only = self.patient.prior.kind == "mean" and self.patient.rim is not None
         return self.patient.completion(gamma, None if tables_only else self._noises[number - 2], draw=number)
 
+    def with_points(self, patient: PreparedPatient) -> ProposalSampler:
+        """The same proposals for the same patient with other points on the outer surface."""
+        other = ProposalSampler(patient)
+        if "_noises" in self.__dict__:
+            other.__dict__["_noises"] = self._noises
+        return other
+
     @cached_property
     @one_thread()
     def _noises(self) -> list[torch.Tensor]:

@@ -16,8 +16,11 @@ from SkullVAELib.completion.fill import FilledDefects, allowed_region, fill_defe
 from SkullVAELib.completion.gaussian_process import DefectRim
 from SkullVAELib.completion.measures import measure_implant, outside_warnings
 from SkullVAELib.completion.options import CompletionOptions, DefectChoice
+from SkullVAELib.completion.outer_points import OuterPoints, points_at_defects
 from SkullVAELib.completion.prior import Prior
 from SkullVAELib.completion.uncertainty import Uncertainty
+from SkullVAELib.completion.voxel_edit import EditedShape, edited_report
+from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.core.threads import one_thread
 from SkullVAELib.geometry.affines import apply_affine
 from SkullVAELib.geometry.volume import Volume, crop
@@ -47,12 +50,15 @@ class ImplantShape:
         float32, positive where bone is missing, see `AllowedRegion`.
     shape : PatientShape
         The complete shape of vault and face.
+    points : OuterPoints or None
+        Points that its outer surface passes through.
     """
 
     warped: WarpedShape
     alignment: np.ndarray
     score: Volume
     shape: PatientShape
+    points: OuterPoints | None = None
 
     def of_face(self, points: np.ndarray) -> np.ndarray:
         """Which points are represented by the mirror image of the face.
@@ -67,9 +73,10 @@ class ImplantShape:
         numpy.ndarray, shape (N,)
             Bool.
         """
-        if isinstance(self.shape, CombinedShape):
-            return self.shape.of_face(apply_affine(self.alignment, points))
-        return np.full(len(points), isinstance(self.shape, MirrorImage))
+        shape = self.shape.base if isinstance(self.shape, EditedShape) else self.shape
+        if isinstance(shape, CombinedShape):
+            return shape.of_face(apply_affine(self.alignment, points))
+        return np.full(len(points), isinstance(shape, MirrorImage))
 
 
 @dataclass(frozen=True)
@@ -232,6 +239,19 @@ class PreparedPatient:
             self.registered, self.quality, self.prior, self.finder, defects, self.first, options, self.face
         )
 
+    def with_points(self, points: Sequence[tuple[float, float, float]]) -> PreparedPatient:
+        """The same patient with other points that the outer surface passes through, patient RAS mm."""
+        return dataclasses.replace(self, options=dataclasses.replace(self.options, through=tuple(points)))
+
+    def points_at_defects(self, points: Sequence[tuple[float, float, float]]) -> tuple[tuple[float, float, float], ...]:
+        """The points, patient RAS mm, that are at the defects of the vault and not beside them."""
+        return points_at_defects(points, self.registered.alignment, self._missing())
+
+    def _missing(self) -> np.ndarray:
+        """Canonical mm (N, 3) of the missing bone of the vault."""
+        at = np.concatenate([np.zeros((0, 3)), *(np.argwhere(mask) for mask in self.defects.masks)])
+        return apply_affine(self.registered.alignment @ self.registered.skull.fraction.affine, at)
+
     @one_thread()
     def completion(
         self, gamma: float | None = None, noise: torch.Tensor | None = None, draw: int | None = None
@@ -274,6 +294,7 @@ class PreparedPatient:
         if has_implant:
             report["implant"] = measure_implant(registered.bone, filled, rim_gap) | {"defects": self.defect_count}
             report["warnings"] = [*self.warnings, *outside_warnings(registered.bone, filled)]
+            report |= edited_by_points(proposal)
         return Completion(
             registered.bone,
             registered.bone.with_array(registered.bone.array | filled.mask),
@@ -318,11 +339,17 @@ class PreparedPatient:
         ------
         ValueError
             If the patient has no defect.
+        SkullVAEError
+            If the outer surface cannot pass through a point.
         """
         registered, face, rim_gap = self.registered, self.face, float("nan")
         if field is None:
             if face is None:
                 raise ValueError("a patient without a defect has no implant")
+            if self.options.through:
+                raise SkullVAEError(
+                    "A defect of the face has no outer surface that passes through points", "Remove the points"
+                )
             return face.implant, ImplantShape(warped, registered.alignment, face.where.score, face.image), rim_gap
         if self.rim is not None:
             regressions = self.rim.regressions(warped)
@@ -332,10 +359,21 @@ class PreparedPatient:
                 warped = dataclasses.replace(warped, corrections=warped.corrections + drawn)
             rim_gap = self.rim.rim_gap_mm(warped)
         where = allowed_region(registered.skull.fraction, self.defects, field)
+        points = None
+        if self.options.through:
+            fraction, alignment = registered.skull.fraction, registered.alignment
+            points = OuterPoints.of(self.options.through, warped, alignment, self._missing(), self.rim)
+            warped = points.shifted(warped)
+            where = points.shifted_region(where, fraction, alignment, registered.grid)
         smallest_ml = 0.0 if self.defects.chosen else self.options.defects.smallest_ml
         filled = fill_defects(warped, registered.alignment, registered.bone, self.defects, where, smallest_ml)
         if face is None:
-            return filled, ImplantShape(warped, registered.alignment, where.score, warped), rim_gap
+            return filled, ImplantShape(warped, registered.alignment, where.score, warped, points), rim_gap
         shape = CombinedShape(warped, face.image, self._distance_difference)
         score = combined_score(where.score, face.where.score, registered.skull.fraction)
-        return filled | face.implant, ImplantShape(warped, registered.alignment, score, shape), rim_gap
+        return filled | face.implant, ImplantShape(warped, registered.alignment, score, shape, points), rim_gap
+
+
+def edited_by_points(proposal: ImplantShape) -> dict:
+    """The field "edited" of the report of a shape; empty if it passes through no points."""
+    return {} if proposal.points is None else {"edited": edited_report(0.0, 0.0, proposal.points.report())}

@@ -126,7 +126,14 @@ def make_implant(completion: Completion, options: ImplantOptions, grey: GreyLeve
     bone = local_bone(completion, options, grey)
     pieces: list[ImplantPiece] = []
     warnings: list[str] = []
-    for number, label in enumerate(np.argsort(-sizes, kind="stable") + 1, 1):
+    # Small components come from editing by hand.
+    small = (sizes * implant.voxel_ml < SMALLEST_ML) & (sizes < sizes.max())
+    if small.any():
+        warnings.append(
+            f"Small components of the implant, {sizes[small].sum() * implant.voxel_ml:.3f} ml in total, are omitted:"
+            " they are too small to be manufactured."
+        )
+    for number, label in enumerate(np.argsort(-sizes, kind="stable")[: count - int(small.sum())] + 1, 1):
         mask = local.with_array(labels == label)
         mask = crop(mask, bounding_box(mask.array, margin))
         made: list[ImplantPiece] = []

@@ -155,6 +155,7 @@ def _page(
         "</header>",
         f'<div class="notice">{NOTICE}</div>',
         _section("Result", _figures(report) + _warnings(report)),
+        *([_section("Edited by hand", _edited(report["edited"]))] if report.get("edited") else []),
         *([_section("Self-check", _self_check(report["checks"]))] if report.get("checks") else []),
     ]
     if preview_png is not None:
@@ -219,6 +220,25 @@ def _self_check(checks: dict) -> str:
     table = html_table(("Check", "Figure", "Rating", "Warning"), rows)
     note = '<p class="note">The figures are measured on the input and the result alone, whatever made the implant.</p>'
     return overall + f'<div class="checks">{table}</div>{note}'
+
+
+def _edited(edited: dict) -> str:
+    volumes = [
+        ("Voxels added", f"{format_number(edited['voxels_added_ml'], 2)} ml"),
+        ("Voxels removed", f"{format_number(edited['voxels_removed_ml'], 2)} ml"),
+        ("Points on the outer surface", str(len(edited["points"]))),
+    ]
+    rows = [
+        (
+            _place(point["at"]),
+            f"{format_number(point['moved_mm'], 1)} mm",
+            f"{format_number(point.get('distance_mm'), 2)} mm",
+        )
+        for point in edited["points"]
+    ]
+    table = html_table(("Point", "Surface moved outwards by", "Distance to the implant"), rows) if rows else ""
+    note = '<p class="note">The figures, the printable implant and the self-check are those of the edited implant.</p>'
+    return _pairs(volumes) + table + note
 
 
 def _card(value: str, unit: str, name: str) -> str:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
+from scipy import ndimage
+from scipy.spatial import cKDTree
 
 from SkullVAELib.checks.self_check import SelfCheck, check_implant
 from SkullVAELib.completion.face import FACE_ERROR_MM
@@ -28,6 +30,7 @@ from SkullVAELib.implant.implant_mesh import PrintableImplant, make_implant
 from SkullVAELib.implant.options import MESH_FORMATS, ImplantOptions
 from SkullVAELib.io.images import write_volume
 from SkullVAELib.mesh.colours import UNCERTAINTY_SCALE_MM
+from SkullVAELib.mesh.distance import SurfaceDistance
 from SkullVAELib.mesh.files import VertexScalar, vertex_scalars, write_mesh, write_ply
 from SkullVAELib.mesh.isosurface import GreyLevels
 from SkullVAELib.mesh.mesh import Mesh
@@ -38,6 +41,9 @@ if TYPE_CHECKING:
     from SkullVAELib.completion.result import Completion
 
 _T = TypeVar("_T")
+
+POINT_MM = 0.3
+"""Distance of the printable implant from a point on its outer surface above which the user is warned, mm."""
 
 
 @dataclass(frozen=True)
@@ -166,19 +172,65 @@ class RunResult:
         if check is None:
             return result
         report = result.report | {"checks": check.report(), "warnings": [*report["warnings"], *check.warnings]}
-        return replace(result, report=report, difference_mm=check.difference_mm)
+        result = replace(result, report=report, difference_mm=check.difference_mm)
+        result, defects = result.attempt("The figures of each defect", lambda made: made.defect_figures(printable))
+        if defects:
+            printable_figures = result.report["printable_implant"] | {"defects": defects}
+            result = replace(result, report=result.report | {"printable_implant": printable_figures})
+        return result
 
-    def self_check(self, printable: PrintableImplant) -> SelfCheck:
-        """Check the implant by the input, the completed skull and a printable implant, see `check_implant`."""
+    def defect_figures(self, printable: PrintableImplant) -> list[dict]:
+        """Figures and self-check of the implant of each defect by itself; none where there is one defect only.
+
+        Parameters
+        ----------
+        printable : PrintableImplant
+            The printable implant.
+
+        Returns
+        -------
+        list of dict
+            "defect" (number, largest first), "candidate" (number of the filled candidate nearest to it, if any),
+            "volume_ml", "thickness_mm", "rating" and "warnings".
+        """
+        numbers = sorted({piece.defect for piece in printable.pieces})
+        if len(numbers) < 2:
+            return []
+        labels, _ = ndimage.label(self.implant.array)
+        index = np.argwhere(labels)
+        voxels = cKDTree(apply_affine(self.implant.affine, index))
+        filled = [entry for entry in self.report.get("candidates", []) if entry["filled"]]
+        figures = []
+        for number in numbers:
+            own = PrintableImplant([piece for piece in printable.pieces if piece.defect == number], [])
+            points = own.mesh.points[:: max(1, len(own.mesh.points) // 500)]
+            nearest = index[voxels.query(points)[1]]
+            label = np.bincount(labels[tuple(nearest.T)]).argmax()
+            check = self.self_check(own, self.implant.with_array(labels == label))
+            entry: dict = {"defect": number, "volume_ml": round(own.mesh.volume_ml, 3), **_thickness(own)}
+            if filled:
+                centre = points.mean(0)
+                at = min(filled, key=lambda each: float(np.linalg.norm(np.array(each["centre_mm"]) - centre)))
+                entry["candidate"] = at["number"]
+            figures.append(entry | {"rating": check.rating, "warnings": check.warnings})
+        return figures
+
+    def self_check(self, printable: PrintableImplant, implant: Volume | None = None) -> SelfCheck:
+        """Check the implant by the input, the completed skull and a printable implant, see `check_implant`.
+
+        implant: voxels of a part of the implant; by default all of it.
+        """
         patient = self.completion.patient
         everything = None if patient is None else patient.registered.everything
         all_bone = self.bone if everything is None else self.bone.with_array(everything)
-        return check_implant(all_bone, self.completed, self.implant, printable.mesh)
+        return check_implant(all_bone, self.completed, self.implant if implant is None else implant, printable.mesh)
 
     def _figures(self, printable: PrintableImplant, options: ImplantOptions) -> dict:
         mesh = printable.mesh
+        edited, missed = self._edited(mesh, options)
         return {
-            "warnings": [*self.completion.report.get("warnings", []), *printable.warnings],
+            **edited,
+            "warnings": [*self.completion.report.get("warnings", []), *printable.warnings, *missed],
             "mesh": {"triangles": len(mesh.faces), "area_mm2": mesh.area_mm2, "volume_ml": mesh.volume_ml},
             "printable_implant": {
                 **dataclasses.asdict(options),
@@ -186,6 +238,27 @@ class RunResult:
             },
             "implant": {**self._voxel_figures(), "area_cm2": round(mesh.area_mm2 / 100, 2), **_thickness(printable)},
         }
+
+    def _edited(self, mesh: Mesh, options: ImplantOptions) -> tuple[dict, list[str]]:
+        """The field "edited" with the distances of the points to the mesh, and warnings about points it misses."""
+        edited = self.completion.report.get("edited")
+        if edited is None:
+            return {}, []
+        entries, warnings = edited["points"], []
+        if entries and len(mesh.faces):
+            distances = np.abs(SurfaceDistance(mesh).signed(np.array([entry["at"] for entry in entries])))
+            entries = [
+                entry | {"distance_mm": round(float(mm), 2)} for entry, mm in zip(entries, distances, strict=True)
+            ]
+            limit = POINT_MM + options.under_contour_mm
+            for entry in entries:
+                if entry["distance_mm"] > limit:
+                    place = "R {:.0f}, A {:.0f}, S {:.0f} mm".format(*entry["at"])
+                    warnings.append(
+                        f"The outer surface is {entry['distance_mm']:.1f} mm from the point at {place}. Move the point"
+                        " away from the rim of the defect, or remove it."
+                    )
+        return {"edited": edited | {"points": entries}}, warnings
 
     def _voxel_figures(self) -> dict:
         """Figures of the implant in the report, without those that an earlier printable implant had."""

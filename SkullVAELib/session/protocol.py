@@ -16,9 +16,12 @@ from typing import Any
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.core.parent_process import end_when_orphaned
 
-REQUEST_KINDS = ("gamma", "proposal", "defects", "implant", "skull", "report")
-"""Kinds of requests: another gamma, proposal, selection of defects or printable implant; the file skull.stl or
-report.html."""
+REQUEST_KINDS = ("gamma", "proposal", "defects", "edited", "points", "implant", "skull", "report")
+"""Kinds of requests: another gamma, proposal, selection of defects, edited implant, points on the outer surface or
+printable implant; the file skull.stl or report.html."""
+
+SHAPE_KINDS = ("gamma", "proposal", "defects", "edited", "points")
+"""Kinds of requests that change the implant's voxels."""
 
 # Names of version 0.1, which are still accepted.
 _FORMER_KINDS = {"part": "implant", "host": "skull"}
@@ -64,10 +67,9 @@ class DefectSelection:
         filled, at = value.get("filled", []), value.get("at", [])
         if not isinstance(filled, list) or not all(_is_whole(number) and number >= 1 for number in filled):
             return None
-        if not isinstance(at, list) or not all(_is_point(point) for point in at):
+        if _points(at) is None:
             return None
-        points = tuple((float(right), float(anterior), float(superior)) for right, anterior, superior in at)
-        return cls(tuple(sorted(set(filled))), points)
+        return cls(tuple(sorted(set(filled))), _points(at) or ())
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,8 @@ class Request:
     kind : str
         One of `REQUEST_KINDS`; empty for an invalid request.
     value : object
-        Value of the request: number for "gamma" and "proposal", `DefectSelection` for "defects", dict for "implant",
-        True for "skull" and "report".
+        Value of the request: number for "gamma" and "proposal", `DefectSelection` for "defects", path for "edited",
+        tuple of points (RAS mm) for "points", dict for "implant", True for "skull" and "report".
     error : SkullVAEError or None
         Why the request is invalid.
     superseded : bool
@@ -131,10 +133,14 @@ class Request:
         (kind,), (value,) = kinds, message.values()
         if kind == "defects":
             value = DefectSelection.parse(value)
+        elif kind == "points":
+            value = _points(value)
         valid = {
             "gamma": _is_number(value),
             "proposal": _is_whole(value),
             "defects": value is not None,
+            "edited": isinstance(value, str) and bool(value),
+            "points": value is not None,
             "implant": isinstance(value, dict),
             "skull": value is True,
             "report": value is True,
@@ -150,6 +156,13 @@ def _is_number(value: object) -> bool:
 
 def _is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _points(value: object) -> tuple[tuple[float, float, float], ...] | None:
+    """Points in RAS mm; None if the value is not a list of points."""
+    if not isinstance(value, list) or not all(_is_point(point) for point in value):
+        return None
+    return tuple((float(right), float(anterior), float(superior)) for right, anterior, superior in value)
 
 
 def _is_point(value: object) -> bool:

@@ -14,15 +14,16 @@ from SkullVAELib.completion.defects import CHOSEN, EXCLUDED
 from SkullVAELib.completion.options import MOST_PROPOSALS
 from SkullVAELib.completion.proposals import ProposalSampler
 from SkullVAELib.completion.result import Completion, PreparedPatient
+from SkullVAELib.completion.voxel_edit import VoxelEdit
 from SkullVAELib.core.atomic_output import publish_files
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.core.files import as_json_text
 from SkullVAELib.core.memory import return_freed_memory
 from SkullVAELib.implant.options import MESH_FORMATS, ImplantOptions
-from SkullVAELib.io.images import write_volume
+from SkullVAELib.io.images import read_volume, write_volume
 from SkullVAELib.report.result_files import RunResult
 from SkullVAELib.session.cleanup import RESPONSES
-from SkullVAELib.session.protocol import DefectSelection, Request, Requests
+from SkullVAELib.session.protocol import SHAPE_KINDS, DefectSelection, Request, Requests
 
 _IMPLANT_FILES = (
     *(f"implant_{number}.{kind}" for kind in MESH_FORMATS for number in ("[1-9]", "[1-9][0-9]")),
@@ -30,14 +31,14 @@ _IMPLANT_FILES = (
 )
 
 # Report fields in the response to a request for another shape, and for another printable implant.
-_SHAPE_FIELDS = ("found", "gamma", "proposal", "proposals", "candidates", "implant", "checks", "warnings")
+_SHAPE_FIELDS = ("found", "gamma", "proposal", "proposals", "candidates", "implant", "edited", "checks", "warnings")
 _IMPLANT_FIELDS = (*_SHAPE_FIELDS, "printable_implant", "mesh")
 
 NOTHING_FILLED = "No defect is filled: there is no implant. Select a candidate defect, or point at a hole."
 """Warning in the response to a request that selects no defect."""
 
 # Report fields that are measured on the implant: those of another shape do not apply.
-_OF_IMPLANT = ("implant", "printable_implant", "checks", "uncertainty")
+_OF_IMPLANT = ("implant", "printable_implant", "checks", "uncertainty", "edited")
 
 # Options of an "implant" request that are numbers, and those that are text.
 _NUMBERS, _TEXTS = ("clearance", "under_contour", "smooth", "split"), ("thickness", "holes")
@@ -66,12 +67,15 @@ def serve(result: RunResult, requests: Requests, folder: Path, stream: TextIO) -
     )
     return_freed_memory()
     while (request := requests.take()) is not None:
-        session.respond(request, lambda: requests.waits("gamma", "proposal", "defects"))
+        session.respond(request, lambda: requests.waits(*SHAPE_KINDS))
         return_freed_memory()
 
 
 class InteractiveSession:
     """Keeps the current shape and printable implant of a completion and changes them on request.
+
+    Voxels that the user has edited and points on the outer surface are kept when another shape is requested: they are
+    applied to it. They are discarded when no defect is filled any more.
 
     Parameters
     ----------
@@ -100,11 +104,16 @@ class InteractiveSession:
         self._first: Completion | None = result.completion
         self._own_gamma = self._patient.prior.gamma_or_own(self._patient.options.gamma)
         self._sampler = ProposalSampler(self._patient)
+        # The completion with the current shape before the voxels were edited, and the edit.
+        self._unedited = result.completion
+        self._edit: VoxelEdit | None = None
         self._result = replace(result, report=result.report | {"proposal": 1, "gamma": self._own_gamma})
         self._responders = {
             "gamma": self._respond_to_gamma,
             "proposal": self._respond_to_proposal,
             "defects": self._respond_to_defects,
+            "edited": self._respond_to_edited,
+            "points": self._respond_to_points,
             "implant": self._respond_to_implant,
             "skull": self._respond_to_skull,
             "report": self._respond_to_report,
@@ -152,12 +161,57 @@ class InteractiveSession:
         self, request: Request, proposal: int, gamma: float, shape_waits: Callable[[], bool]
     ) -> Iterator[dict]:
         """Yield a response with the voxels as soon as they are available, then one with the mesh."""
-        completion = self._shape(proposal, gamma)
+        unedited = self._shape(proposal, gamma)
+        completion = self._edited(unedited, self._edit)
         if not completion.found:
             raise SkullVAEError("The implant of this shape is empty", "Choose another gamma or proposal")
         result = self._of_shape(completion, proposal, gamma)
         yield self._voxels(request, result)
-        self._result = result
+        self._result, self._unedited = result, unedited
+        yield self._mesh(request, shape_waits)
+
+    @staticmethod
+    def _edited(completion: Completion, edit: VoxelEdit | None) -> Completion:
+        return completion if edit is None else edit.applied(completion)
+
+    def _respond_to_edited(self, request: Request, shape_waits: Callable[[], bool]) -> Iterator[dict]:
+        """Make the implant of voxels that the user has edited."""
+        self._require_implant()
+        volume, bone = read_volume(request.value), self._unedited.bone
+        if volume.array.shape != bone.array.shape or not np.allclose(volume.affine, bone.affine, atol=1e-3):
+            raise SkullVAEError(
+                "The edited implant has another grid than the image that was completed",
+                "Write it on the grid of implant.nrrd",
+            )
+        edit = VoxelEdit.of(self._unedited, volume.array != 0)
+        completion = self._edited(self._unedited, edit)
+        if not completion.found:
+            raise SkullVAEError("The edited implant is empty", "Undo the edit, or exclude the defect")
+        result = self._of_shape(completion, self._result.report["proposal"], self._result.report["gamma"])
+        yield self._voxels(request, result)
+        self._result, self._edit = result, None if edit.empty else edit
+        yield self._mesh(request, shape_waits)
+
+    def _respond_to_points(self, request: Request, shape_waits: Callable[[], bool]) -> Iterator[dict]:
+        """Move the outer surface to points."""
+        self._require_implant()
+        patient = self._patient.with_points(request.value)
+        sampler = self._sampler.with_points(patient)
+        proposal, gamma = self._result.report["proposal"], self._result.report["gamma"]
+        run = self._run.patient
+        assert run is not None
+        own_defects = self._patient.defects is run.defects
+        if own_defects and (request.value, proposal, gamma) == (run.options.through, 1, self._own_gamma):
+            unedited = self._run
+        else:
+            unedited = sampler.completion(proposal, gamma)
+        completion = self._edited(unedited, self._edit)
+        if not completion.found:
+            raise SkullVAEError("The implant through these points is empty", "Move the points nearer to the implant")
+        result = self._of_shape(completion, proposal, gamma)
+        yield self._voxels(request, result)
+        self._patient, self._sampler, self._result, self._unedited = patient, sampler, result, unedited
+        self._first = unedited if (proposal, gamma) == (1, self._own_gamma) else None
         yield self._mesh(request, shape_waits)
 
     def _respond_to_defects(self, request: Request, shape_waits: Callable[[], bool]) -> Iterator[dict]:
@@ -168,7 +222,9 @@ class InteractiveSession:
             return
         patient, first = self._with_defects(selection)
         gamma = self._result.report["gamma"]
-        completion = first if first is not None and gamma == self._own_gamma else patient.completion(gamma)
+        unedited = first if first is not None and gamma == self._own_gamma else patient.completion(gamma)
+        edit = self._edit and self._edit.connected_to(unedited.implant.array)
+        completion = self._edited(unedited, edit)
         if not completion.found:
             raise SkullVAEError(
                 "The implant of these defects is empty", "Select another candidate defect, or point at a hole"
@@ -178,22 +234,29 @@ class InteractiveSession:
         result = replace(result, report=result.report | ({"proposals": proposals} if proposals else {}))
         yield self._voxels(request, result)
         self._patient, self._result, self._sampler = patient, result, ProposalSampler(patient)
-        self._first = completion if gamma == self._own_gamma else first
+        self._unedited, self._edit = unedited, edit
+        self._first = unedited if gamma == self._own_gamma else first
         yield self._mesh(request, shape_waits)
 
     def _with_defects(self, selection: DefectSelection) -> tuple[PreparedPatient, Completion | None]:
-        """The patient with these defects, and its completion with the run's gamma if that is the run's own result."""
+        """The patient with these defects, and its completion with the run's gamma if that is the run's own result.
+
+        Points on the outer surface that are not at these defects are discarded.
+        """
         patient = self._run.patient
         assert patient is not None
+        points = self._patient.options.through
         of_run = {entry["number"] for entry in self._listed.values() if entry["filled"]}
         if self._run.found and not selection.at and set(selection.filled) == of_run:
-            return patient, self._run
+            kept = patient.points_at_defects(points)
+            return (patient, self._run) if kept == patient.options.through else (patient.with_points(kept), None)
         # A candidate that grew from a point given to the run has no number of its own: its centre is such a point.
         known = {candidate.number for candidate in patient.finder.candidates}
         grown = [self._listed[number] for number in selection.filled if number in self._listed and number not in known]
         filled = [number for number in selection.filled if number not in {entry["number"] for entry in grown}]
         at = [*selection.at, *(tuple(entry["centre_mm"]) for entry in grown)]
-        return patient.with_defects(filled, at), None
+        other = patient.with_defects(filled, at)
+        return other.with_points(other.points_at_defects(points)), None
 
     def _with_reasons(self, candidates: list[dict]) -> list[dict]:
         """Candidates with the reason of the run where the decision is that of the run, otherwise the user's."""
@@ -220,6 +283,8 @@ class InteractiveSession:
             proposal=None,
         )
         self._result = replace(self._result, completion=empty, printable_implant=None, report=report)
+        self._unedited, self._edit = empty, None
+        self._patient = self._patient.with_points(())
         return {"files": [], "report": _selected(report, _SHAPE_FIELDS)}
 
     def _require_implant(self) -> None:
@@ -238,6 +303,8 @@ class InteractiveSession:
             "parameters": report["parameters"] | {"gamma": gamma},
             "checks": None,  # until the mesh has been checked
         }
+        if "edited" in completion.report:
+            changes["edited"] = completion.report["edited"]
         if "candidates" in completion.report:
             changes["candidates"] = self._with_reasons(completion.report["candidates"])
         return replace(self._result, completion=completion, printable_implant=None, report=report | changes)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from SkullVAELib.geometry.grid import Grid
-from SkullVAELib.shape.two_table import TwoTableShape
+from SkullVAELib.shape.two_table import TwoTableShape, outward_directions
 
 _VOXELS_AT_ONCE = 2_000_000
 
@@ -47,11 +47,14 @@ class WarpedShape:
     corrections : torch.Tensor, shape (2, X'', Y'', Z''), or None
         Displacement in mm of the outer and of the inner table away from bone, over the canonical extent; None before
         the GP correction.
+    shift : torch.Tensor, shape (1, X''', Y''', Z'''), or None
+        Shift in mm of the whole shape away from the vault's centre, over the canonical extent.
     """
 
     shape: TwoTableShape
     warp: torch.Tensor
     corrections: torch.Tensor | None = None
+    shift: torch.Tensor | None = None
 
     @property
     def grid(self) -> Grid:
@@ -71,6 +74,8 @@ class WarpedShape:
         torch.Tensor, shape (N,)
             Canonical mm, negative in bone.
         """
+        if self.shift is not None:
+            points = points - self.grid.sample(self.shift, points) * outward_directions(points)
         moved = points + self.grid.sample(self.warp, points)
         plain, outer, inner, plate, side = self.grid.sample(self.shape.channels, moved).T
         if self.corrections is not None:
