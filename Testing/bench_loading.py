@@ -1,7 +1,7 @@
 """Seconds from the start of `skullvae complete` until it computes, beside other checkouts.
 
     git worktree add ../before v0.1.0
-    python Testing/bench_loading.py bench/demo/patient_ct.nrrd --against ../before
+    python Testing/bench_loading.py demo/patient_ct.nrrd --against ../before
 
 Start of Python, libraries, reading of the file and model: everything before the stage "bone". The checkouts take turns.
 Needs Linux, whose /proc states the processor seconds of a running process.
