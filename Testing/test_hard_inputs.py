@@ -32,6 +32,7 @@ from benchmark.hard.holes import (
 )
 from benchmark.hard.judge import Answer, Expected
 from benchmark.hard.kinds import KINDS, Head
+from benchmark.rays import mean_thickness
 from scipy import ndimage
 
 from SkullVAELib.geometry.affines import apply_affine
@@ -297,7 +298,7 @@ def test_surface_errors_are_those_of_the_tables_in_millimetres(tmp_path):
     outward = np.array(HOLE.direction) / np.linalg.norm(HOLE.direction)
     shifted = judge.surface_errors(REMOVED, dataclasses.replace(read, points=read.points + 2 * outward), VAULT.centre)
     assert 1.5 < shifted["outer_mean_mm"] < 2.1 and 1.5 < shifted["inner_mean_mm"] < 2.1
-    assert judge.Surfaces.of_mesh(mesh, VAULT.centre).thickness_mm == pytest.approx(6, abs=1)
+    assert mean_thickness(REMOVED, VAULT.centre) == pytest.approx(6, abs=1)
 
 
 def test_the_reported_thickness_is_compared_with_the_truths():
@@ -348,7 +349,7 @@ def test_holes_that_share_a_completion_are_far_apart(tmp_path):
             assert 80 * np.arccos(cosine) > 70
     burr = {hole.width_mm for run in runs if run.size == "burr hole" for hole in run.holes().values()}
     assert burr == set(found_holes.BURR_MM)
-    assert len(found_holes.runs_of([tmp_path], ["someone"], 4, None)) == 8
+    assert len(found_holes.runs_of([tmp_path], ["someone"], 4, None)) == 1 + 8
 
 
 def test_a_vault_only_skull_gets_only_holes_with_bone_all_around():

@@ -16,6 +16,7 @@ from scipy.spatial import cKDTree
 
 from SkullVAELib.geometry.affines import apply_affine
 from SkullVAELib.geometry.masks import bounding_box
+from SkullVAELib.geometry.volume import Volume
 
 SPACING_MM = 1.5
 """Distance between rays, on a sphere of the defect's mean distance from the vault's centre."""
@@ -136,6 +137,13 @@ def table_errors(
     errors["beside"] = _rounded(_beside(truth, prediction, spacing))
     errors["thickness_mm"] = _rounded((true.outer - true.inner)[known].mean() if known.any() else None)
     return errors
+
+
+def mean_thickness(mask: Volume, centre: np.ndarray) -> float:
+    """Mean thickness in mm of a plate of bone along rays, pores within it included; centre: of the vault, RAS mm."""
+    nothing = np.zeros(mask.array.shape, bool)
+    found = table_errors(mask.array != 0, mask.array != 0, nothing, mask.affine, centre)["thickness_mm"]
+    return math.nan if found is None else found
 
 
 def _beside(truth: np.ndarray, prediction: np.ndarray, spacing: np.ndarray) -> float | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmark.rays import mean_thickness
 from SkullVAELib.core.exit_codes import BAD_INPUT, DONE, NO_DEFECT
 from SkullVAELib.geometry.affines import apply_affine
 from SkullVAELib.geometry.masks import bounding_box
@@ -178,7 +179,7 @@ def faults_of(answer: Answer, expected: Expected) -> list[str]:
             faults.append(f"the printable implant has {share:.0%} of the missing bone")
     if expected.thickness and expected.bone is not None and expected.centre is not None:
         reported = answer.report.get("implant", {}).get("thickness_mm", {}).get("mean")
-        true = Surfaces.of_mask(expected.bone, expected.centre).thickness_mm
+        true = mean_thickness(expected.bone, expected.centre)
         if reported is None or abs(reported / true - 1) > THICKNESS:
             faults.append(f"thickness {reported} mm reported, {true:.1f} mm true")
     return faults
@@ -232,11 +233,6 @@ class Surfaces:
     @classmethod
     def of_mask(cls, mask: Volume, centre: np.ndarray) -> Surfaces:
         return cls.of_mesh(mask_surface(crop(mask, bounding_box(mask.array))), centre)
-
-    @property
-    def thickness_mm(self) -> float:
-        """Mean distance of the outer surface from the inner one, nan where there is none."""
-        return float(_distances(self.outer.points, self.inner).mean())
 
 
 def surface_errors(truth: Volume, mesh: Mesh, centre: np.ndarray) -> dict[str, float | None]:

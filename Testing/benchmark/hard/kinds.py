@@ -304,10 +304,10 @@ def image_ends(
     end = images.extreme(head.bone, side) + (beyond_mm if side in "RAS" else -beyond_mm)
     left, truth = (padded(mask, 10) for mask in head.cut(hole))
     inside = images.ending_at(left, side, end), images.ending_at(truth, side, end)
+    through = volume_ml(inside[1]) < 0.98 * volume_ml(truth)
     if slices_mm is not None:
         plane = {"S": "axial", "P": "coronal"}[side]
         inside = in_slices(inside[0], plane, slices_mm), in_slices(inside[1], plane, slices_mm)
-    through = volume_ml(inside[1]) < 0.98 * volume_ml(truth)
     expected = head.expected(inside[1], surface=truth, explained=IMAGE_END if beyond_mm < 0 else "")
     return stored(
         inside[0], dataclasses.replace(expected, must_tell=through, must_complete=through, whole_mesh=through)
