@@ -176,6 +176,23 @@ def test_a_thin_implant_a_step_and_a_bulge_are_told_apart():
     assert _of(raised, "symmetry").value == pytest.approx(4, abs=1.2)
 
 
+@pytest.mark.parametrize("out", [5.0, -4.0])
+def test_a_bulge_in_the_middle_is_named_though_the_rim_is_flush(out):
+    affine, index = _grid((1.8, 1.8, 1.8))
+    skull, points = _shell(affine, index)
+    axis = np.array((0.8, 0.2, 0.6)) / np.linalg.norm((0.8, 0.2, 0.6))
+    angle = np.degrees(np.arccos(np.clip(points @ axis / np.linalg.norm(points, axis=-1), -1, 1)))
+    hole = angle < 22
+    bulged, _ = _shell(affine, index, out=(out * np.exp(-((angle / 10) ** 2)))[..., None])
+    defective = skull & ~hole
+    implant = bulged & hole
+    result = check_implant(Volume(defective, affine), Volume(defective | implant, affine), Volume(implant, affine))
+    assert _of(result, "rim_step").rating == "good"
+    assert _of(result, "bulge").rating != "good"
+    assert 1.2 < _of(result, "bulge").value < abs(out)
+    assert "bulges or dents" in _of(result, "bulge").warning
+
+
 @pytest.mark.parametrize("out", [4.0, -3.0])
 def test_the_difference_to_the_mirrored_side_is_signed_and_unknown_beside_the_implant(case, out):
     affine, index, skull, _points, hole = case

@@ -22,6 +22,11 @@ _OVERLAP_MM = 2.0  # bone this far inside or outside of the implant's edge still
 _BLOCK_MM = 1.5
 _FIT_MM = 5.0  # standard deviation of the weights of a local plane
 
+# A skull's own surface differs from the continuation of the bone around a hole by more, the larger the hole is: mm for
+# each mm of radius, measured on holes of 20 to 40 mm in seven skulls.
+_USUAL_BULGE = 0.047
+_LEAST_RING, _SPLINE_POINTS, _SPLINE_SMOOTHING = 40, 500, 20.0
+
 
 @dataclass(frozen=True)
 class Plate:
@@ -126,6 +131,24 @@ class Plate:
         own = ((self.implant.outer - self.implant.inner) * self.cosine)[core]
         return own, ((self.bone.outer - self.bone.inner) * self.cosine)[around]
 
+    def bulge_mm(self) -> float | None:
+        """How far the outer surface bulges or dents, beyond what is usual for an implant of this size.
+
+        The bone within 15 mm is continued by a thin-plate spline. The figure is the 95th percentile of the distance to
+        it, less `_USUAL_BULGE` times the radius of a disc of the implant's area; None with too little bone around.
+        """
+        away = ndimage.distance_transform_edt(~self.inside) * self.pixel_mm
+        ring = self.beside & ~self.inside & (away > _BLOCK_MM) & (away <= SURROUNDING_MM)
+        if np.count_nonzero(ring) < _LEAST_RING:
+            return None
+        places = np.argwhere(ring)
+        chosen = np.random.default_rng(0).permutation(len(places))[:_SPLINE_POINTS]
+        at, values = places[chosen] * self.pixel_mm, self.bone.outer[ring][chosen]
+        continued = _thin_plate(at, values, np.argwhere(self.inside) * self.pixel_mm)
+        distance = np.abs(self.implant.outer[self.inside] - continued) * self.cosine[self.inside]
+        radius = np.sqrt(np.count_nonzero(self.inside) / np.pi) * self.pixel_mm
+        return max(0.0, float(np.percentile(distance, 95)) - _USUAL_BULGE * radius)
+
     def rim_steps(self) -> np.ndarray:
         """Distances in mm between the outer surface of the implant at its edge and that of the bone, continued."""
         # Within a block of an edge the surface of a fraction is rounded.
@@ -142,6 +165,23 @@ class Plate:
         expected, weight = _local_plane(self.bone.outer, bone, _FIT_MM / self.pixel_mm)
         rim &= weight > 0.2
         return (np.abs(self.implant.outer - expected) * self.cosine)[rim]
+
+
+def _thin_plate(at: np.ndarray, values: np.ndarray, query: np.ndarray) -> np.ndarray:
+    """A smoothing thin-plate spline (Duchon 1977) through values at points (N, 2) in mm, at other points (M, 2)."""
+
+    def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        squared = ((a[:, None] - b) ** 2).sum(-1)
+        return 0.5 * squared * np.log(np.maximum(squared, 1e-12))
+
+    def terms(a: np.ndarray) -> np.ndarray:
+        return np.concatenate([np.ones((len(a), 1)), (a - middle) / 30.0], 1)
+
+    middle = at.mean(0)
+    plane = terms(at)
+    matrix = np.block([[kernel(at, at) + _SPLINE_SMOOTHING * np.eye(len(at)), plane], [plane.T, np.zeros((3, 3))]])
+    weights = np.linalg.solve(matrix, np.concatenate([values, np.zeros(3)]))
+    return kernel(query, at) @ weights[:-3] + terms(query) @ weights[-3:]
 
 
 def _local_plane(values: np.ndarray, known: np.ndarray, pixels: float) -> tuple[np.ndarray, np.ndarray]:

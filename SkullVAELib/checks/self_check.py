@@ -1,4 +1,4 @@
-"""The self-check of an implant: eight figures with ratings and warnings, independent of the method that made it."""
+"""The self-check of an implant: nine figures with ratings and warnings, independent of the method that made it."""
 
 from __future__ import annotations
 
@@ -152,6 +152,7 @@ def check_implant(all_bone: Volume, completed: Volume, implant: Volume, mesh: Me
         _image_end(implant, place, mesh),
         _thickness(plates),
         _rim_step(plates),
+        _bulge(plates),
         _missing_bone(vault),
         _voxel_size(spacing, plates),
         _symmetry(mirrored),
@@ -303,6 +304,24 @@ def _rim_step(plates: list[Plate]) -> Check:
         " bone there. Inspect the rim in slices."
     )
     return _rated("rim_step", value, warning)
+
+
+def _bulge(plates: list[Plate]) -> Check:
+    values = [value for plate in plates if (value := plate.bulge_mm()) is not None]
+    if not values:
+        if not plates:
+            return _unmeasured("bulge", "its curvature")
+        return Check(
+            "bulge",
+            None,
+            "acceptable",
+            "There is too little bone around the implant to judge its curvature. Inspect its shape in 3D.",
+        )
+    warning = (
+        f"The implant bulges or dents by {max(values):.1f} mm more than is usual for its size. Compare its curvature"
+        " with the bone around it in 3D."
+    )
+    return _rated("bulge", max(values), warning)
 
 
 def _missing_bone(vault: Vault | None) -> Check:
