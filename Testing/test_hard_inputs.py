@@ -301,6 +301,13 @@ def test_surface_errors_are_those_of_the_tables_in_millimetres(tmp_path):
     assert mean_thickness(REMOVED, VAULT.centre) == pytest.approx(6, abs=1)
 
 
+def test_a_wrong_implant_that_the_self_check_rates_poor_is_not_silent():
+    half = fragment(REMOVED, judge.volume_ml(REMOVED) / 4)
+    for rating, outcome in (("good", judge.SILENT), ("acceptable", judge.SILENT), ("poor", judge.TOLD)):
+        given = Answer(0, "", {"checks": {"rating": rating, "checks": []}}, half)
+        assert judge.judge(given, Expected(REMOVED))[0] == outcome
+
+
 def test_the_reported_thickness_is_compared_with_the_truths():
     expected = Expected(REMOVED, thickness=True, centre=VAULT.centre)
     assert judge.judge(answer(implant=REMOVED), expected)[0] == judge.SILENT

@@ -6,7 +6,7 @@
 Makes each input of hard/kinds.py from complete skulls, completes it by the command line, and judges the answer:
 
     right             the implant is right, and what has to be said is said
-    explained         it is not, but a warning or the refusal names the cause
+    explained         it is not, but a warning or the refusal names the cause, or the self-check rates it poor
     refused           the refusal names the cause, but this input has to be completed
     WRONG IN SILENCE  neither
     internal error    a traceback, an unexpected exception, another exit code, or no end in time

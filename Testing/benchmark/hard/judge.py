@@ -140,7 +140,8 @@ def judge(answer: Answer, expected: Expected) -> tuple[str, str]:
         return INTERNAL, answer.stderr.strip().splitlines()[-1] if answer.stderr.strip() else "no message"
     explained = bool(expected.explained) and re.search(expected.explained, answer.said, re.IGNORECASE) is not None
     faults = faults_of(answer, expected)
-    if faults and explained:
+    rated_poor = (answer.report.get("checks") or {}).get("rating") == "poor"
+    if faults and (explained or rated_poor):
         refused = answer.exit_code == BAD_INPUT and expected.must_complete
         return REFUSED if refused else TOLD, "; ".join(faults)
     if not faults and expected.must_tell and not explained:
