@@ -56,7 +56,7 @@ LIMITS = {
     "image_end": Limit("Surface at the end of the image", "%", 0.0, 1.0),
     "thickness": Limit("Thickness relative to the bone around it", "", 1.35, 1.8, 2, ratio=True),
     "rim_step": Limit("Step at the rim", "mm", 1.5, 2.5, 2),
-    "bulge": Limit("Bulge or dent beyond the usual", "mm", 1.15, 3.0, 2),
+    "bulge": Limit("Bulge or dent beyond the usual", "mm", 1.15, 4.2, 2),
     "missing_bone": Limit("Missing bone that remains", "ml", 0.0, 1.5, 2),
     "voxel_size": Limit("Largest side of a voxel", "mm", 1.99, 5.0, 2),
     "symmetry": Limit("Distance to the mirrored skull", "mm", 2.5, 5.0, 2),

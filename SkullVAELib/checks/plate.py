@@ -25,6 +25,8 @@ _FIT_MM = 5.0  # standard deviation of the weights of a local plane
 # A skull's own surface differs from the continuation of the bone around a hole by more, the larger the hole is: mm for
 # each mm of radius, measured on holes of 20 to 40 mm in seven skulls.
 _USUAL_BULGE = 0.047
+# Further from the vertex than this angle, and in front, are the brow and the orbits, which no smooth surface continues.
+_BROW_DEG, _BROW_FRONT = 78.0, 0.5
 _LEAST_RING, _SPLINE_POINTS, _SPLINE_SMOOTHING = 40, 500, 20.0
 
 
@@ -135,17 +137,21 @@ class Plate:
         """How far the outer surface bulges or dents, beyond what is usual for an implant of this size.
 
         The bone within 15 mm is continued by a thin-plate spline. The figure is the 95th percentile of the distance to
-        it, less `_USUAL_BULGE` times the radius of a disc of the implant's area; None with too little bone around.
+        it, less `_USUAL_BULGE` times the radius of a disc of the implant's area. The brow and the orbits are left out.
+        None with too little bone around, or where most of the implant is there.
         """
+        right, front, up = np.moveaxis(self.chart.directions, -1, 0)
+        brow = (up < np.cos(np.radians(_BROW_DEG))) & (front > _BROW_FRONT * np.hypot(right, front))
+        measured = self.inside & ~brow
         away = ndimage.distance_transform_edt(~self.inside) * self.pixel_mm
-        ring = self.beside & ~self.inside & (away > _BLOCK_MM) & (away <= SURROUNDING_MM)
-        if np.count_nonzero(ring) < _LEAST_RING:
+        ring = self.beside & ~self.inside & ~brow & (away > _BLOCK_MM) & (away <= SURROUNDING_MM)
+        if np.count_nonzero(ring) < _LEAST_RING or 2 * np.count_nonzero(measured) < np.count_nonzero(self.inside):
             return None
         places = np.argwhere(ring)
         chosen = np.random.default_rng(0).permutation(len(places))[:_SPLINE_POINTS]
         at, values = places[chosen] * self.pixel_mm, self.bone.outer[ring][chosen]
-        continued = _thin_plate(at, values, np.argwhere(self.inside) * self.pixel_mm)
-        distance = np.abs(self.implant.outer[self.inside] - continued) * self.cosine[self.inside]
+        continued = _thin_plate(at, values, np.argwhere(measured) * self.pixel_mm)
+        distance = np.abs(self.implant.outer[measured] - continued) * self.cosine[measured]
         radius = np.sqrt(np.count_nonzero(self.inside) / np.pi) * self.pixel_mm
         return max(0.0, float(np.percentile(distance, 95)) - _USUAL_BULGE * radius)
 
