@@ -219,6 +219,20 @@ def complete(node, segmentID: str = "bone", newSegmentation: bool = False, **kno
     return run, added
 
 
+def shortenTimers(widget) -> None:
+    """Make the panel notice changes sooner than a user would notice, so that the tests wait less."""
+    for timer in (widget._timer, widget._restTimer, widget.editSection._timer):
+        timer.setInterval(20)
+
+
+def settle(widget) -> None:
+    """Wait until the panel has requested everything that was changed, and the responses are in the scene."""
+    slicer_standin.processEvents()
+    timers = widget._restTimer, widget.editSection._timer
+    slicer_standin.waitFor(lambda: not (widget.logic.responsePending or any(timer.active for timer in timers)))
+    slicer_standin.processEvents(0.05)
+
+
 def waitFor(condition, what: str) -> None:
     """Wait for a condition that must become true; the time it takes is not tested."""
     for _ in range(6000):

@@ -18,6 +18,8 @@ from slicer_scenes import (  # noqa: E402
     fingerprint,
     randomMask,
     runWithChild,
+    settle,
+    shortenTimers,
 )
 
 GRID = GRIDS["oblique"]
@@ -29,6 +31,7 @@ class Panel:
     def __init__(self, widget, folder):
         self.widget, self.ui, self.logic = widget, widget.ui, widget.logic
         self.runs, self.logic._createRun = runWithChild(folder, "good")
+        shortenTimers(widget)
         # Closed widgets take no focus.
         for section in (self.ui.implantCollapsibleButton, self.ui.advancedCollapsibleButton):
             section.collapsed = False
@@ -49,10 +52,8 @@ class Panel:
         self.settle()
 
     def settle(self) -> None:
-        """Wait until everything that was requested is in the scene."""
-        slicer_standin.processEvents(0.25)
-        slicer_standin.waitFor(lambda: not self.logic.responsePending)
-        slicer_standin.processEvents(0.05)
+        """Wait until everything that was changed was requested and is in the scene."""
+        settle(self.widget)
 
     @property
     def status(self) -> str:

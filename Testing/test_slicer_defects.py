@@ -28,6 +28,8 @@ from slicer_scenes import (  # noqa: E402
     randomMask,
     rotation,
     runWithChild,
+    settle,
+    shortenTimers,
 )
 
 from SkullVAELib.checks.limits import LIMITS  # noqa: E402
@@ -190,6 +192,7 @@ class Panel:
     def __init__(self, widget, folder, mode: str, transform=None):
         self.widget, self.ui, self.logic = widget, widget.ui, widget.logic
         self.runs, self.logic._createRun = runWithChild(folder, mode)
+        shortenTimers(widget)
         self.mask, self.transform = randomMask(51), transform
         self.node = addSkull(self.mask, GRID, transform=transform)
         self.parameters = self.logic.getParameterNode()
@@ -201,10 +204,8 @@ class Panel:
         slicer_standin.waitFor(lambda: not self.logic.running)
 
     def settle(self) -> None:
-        """Wait until everything that was requested is in the scene."""
-        slicer_standin.processEvents(0.25)
-        slicer_standin.waitFor(lambda: not self.logic.responsePending)
-        slicer_standin.processEvents(0.05)
+        """Wait until everything that was changed was requested and is in the scene."""
+        settle(self.widget)
 
     def toggle(self, row: int) -> None:
         slicer_standin.clickOnCell(self.ui.defectTable, row, FILL, onBox=True)

@@ -37,12 +37,6 @@ def paint(panel, implant: np.ndarray) -> None:
     )
 
 
-def settle(panel) -> None:
-    """Wait until the edit was noticed and everything that was requested is in the scene."""
-    slicer_standin.processEvents(0.6)
-    panel.settle()
-
-
 def size(panel) -> float:
     """The size of the child's printable implant: it tells what it was made for."""
     return float(meshData(panel.logic.added.implantModelNode.GetPolyData()).points[3, 2])
@@ -58,7 +52,7 @@ def corner(panel) -> np.ndarray:
 def test_the_printable_implant_follows_painted_voxels_and_the_result_is_marked(panel):
     before, more = panel.implant(), corner(panel)
     paint(panel, before | more)
-    settle(panel)
+    panel.settle()
     assert size(panel) == 100 + more.sum()
     assert np.array_equal(panel.implant(), before | more)
     added = panel.logic.added
@@ -71,7 +65,7 @@ def test_the_printable_implant_follows_painted_voxels_and_the_result_is_marked(p
     assert "ml added" in panel.ui.statusLabel.text and "ml added" in panel.ui.editLabel.text
     # Nothing is requested again.
     last = panel.logic._session._lastNumber
-    settle(panel)
+    panel.settle()
     assert panel.logic._session._lastNumber == last
 
 
@@ -79,7 +73,7 @@ def test_voxels_are_followed_in_another_module(panel):
     more = corner(panel)
     slicer_standin.leaveModule(panel.widget)
     paint(panel, panel.implant() | more)
-    settle(panel)
+    panel.settle()
     assert size(panel) == 100 + more.sum()
     slicer_standin.enterModule(panel.widget)
     assert "ml added" in panel.ui.editLabel.text
@@ -87,7 +81,7 @@ def test_voxels_are_followed_in_another_module(panel):
 
 def test_voxels_over_bone_are_left_to_the_user_and_out_of_the_implant(panel):
     paint(panel, panel.implant() | panel.mask)
-    settle(panel)
+    panel.settle()
     assert size(panel) == 100
     assert np.array_equal(panel.implant(), shifted(panel.mask, 1) | panel.mask)
     assert "edited" not in panel.logic.report
@@ -96,10 +90,10 @@ def test_voxels_over_bone_are_left_to_the_user_and_out_of_the_implant(panel):
 def test_edits_are_kept_in_another_shape_and_this_is_announced(panel):
     more = corner(panel) & (1 - shifted(panel.mask, 2))
     paint(panel, panel.implant() | more)
-    settle(panel)
+    panel.settle()
     assert panel.logic.requestGamma(2)
     panel.widget._follow()
-    settle(panel)
+    panel.settle()
     assert np.array_equal(panel.implant(), shifted(panel.mask, 2) | more)
     assert "The edits are kept in every shape." in panel.ui.statusLabel.text
     assert panel.logic.report["edited"]["voxels_added_ml"] == more.sum() / 1000
@@ -111,27 +105,27 @@ def test_what_is_painted_while_another_shape_is_computed_is_not_lost(panel):
     paint(panel, panel.implant() | more)
     assert panel.logic.waitForResponses()
     assert np.array_equal(panel.implant(), shifted(panel.mask, 2) | more)
-    settle(panel)
+    panel.settle()
     assert size(panel) == 100 + more.sum()
 
 
 def test_each_step_of_editing_is_undone_and_redone(panel):
     before, more = panel.implant(), corner(panel)
     paint(panel, before | more)
-    settle(panel)
+    panel.settle()
     paint(panel, more)
-    settle(panel)
+    panel.settle()
     assert size(panel) == 100 + more.sum() - before.sum()
     assert not panel.ui.redoEditButton.enabled
     for expected in (before | more, before):
         panel.ui.undoEditButton.click()
-        settle(panel)
+        panel.settle()
         assert np.array_equal(panel.implant(), expected)
     assert size(panel) == 100 and "edited" not in panel.logic.report
     assert not panel.ui.undoEditButton.enabled
     for expected in (before | more, more):
         panel.ui.redoEditButton.click()
-        settle(panel)
+        panel.settle()
         assert np.array_equal(panel.implant(), expected)
     assert not panel.ui.redoEditButton.enabled
 
@@ -142,7 +136,7 @@ def test_a_point_on_the_surface_is_placed_with_the_mouse_undone_and_redone(panel
     assert panel.ui.surfacePointButton.checked
     slicer_standin.clickInSlice("Red", toWorld(panel.node, (40.0, 5.0, -7.0)))
     assert not panel.ui.surfacePointButton.checked
-    settle(panel)
+    panel.settle()
     assert size(panel) == 201
     assert np.array_equal(panel.implant(), shifted(panel.mask, 2))
     (entry,) = panel.logic.report["edited"]["points"]
@@ -150,14 +144,14 @@ def test_a_point_on_the_surface_is_placed_with_the_mouse_undone_and_redone(panel
     # They are no points at holes.
     assert pointsOf(panel.node, "bone") == ()
     panel.ui.undoEditButton.click()
-    settle(panel)
+    panel.settle()
     assert pointsOf(panel.node, "bone", SURFACE) == ()
     assert size(panel) == 200 and np.array_equal(panel.implant(), shifted(panel.mask, 1))
     panel.ui.redoEditButton.click()
-    settle(panel)
+    panel.settle()
     assert size(panel) == 201 and len(pointsOf(panel.node, "bone", SURFACE)) == 1
     panel.ui.removeSurfacePointButton.click()
-    settle(panel)
+    panel.settle()
     assert size(panel) == 200
 
 
@@ -166,10 +160,10 @@ def test_a_point_that_is_refused_shows_why_and_is_requested_once(panel):
 
     setPoints(panel.node, "bone", [(200.0, 0.0, 0.0)], SURFACE)
     panel.widget._onParametersModified()
-    settle(panel)
+    panel.settle()
     assert "beside the defect" in panel.ui.statusLabel.text
     last = panel.logic._session._lastNumber
-    settle(panel)
+    panel.settle()
     assert panel.logic._session._lastNumber == last
     assert np.array_equal(panel.implant(), shifted(panel.mask, 1))
 
@@ -178,7 +172,7 @@ def test_an_edited_implant_is_kept_when_another_run_replaces_it(panel):
     more = corner(panel)
     edited = panel.implant() | more
     paint(panel, edited)
-    settle(panel)
+    panel.settle()
     panel.complete()
     assert np.array_equal(panel.implant(), shifted(panel.mask, 1))
     segmentation = panel.node.GetSegmentation()
@@ -193,9 +187,9 @@ def test_an_edited_implant_is_kept_when_another_run_replaces_it(panel):
 
 def test_an_edited_implant_is_kept_when_no_defect_is_filled(panel):
     paint(panel, panel.implant() | corner(panel))
-    settle(panel)
+    panel.settle()
     panel.toggle(0)
-    settle(panel)
+    panel.settle()
     names = [
         panel.node.GetSegmentation().GetSegment(each).GetName() for each in panel.node.GetSegmentation().GetSegmentIDs()
     ]
@@ -204,7 +198,7 @@ def test_an_edited_implant_is_kept_when_no_defect_is_filled(panel):
 
 def test_the_export_says_what_was_edited(panel, tmp_path):
     paint(panel, panel.implant() | corner(panel))
-    settle(panel)
+    panel.settle()
     result = panel.logic.exportResult(tmp_path / "out")
     assert result.implantFrom == "model"
     assert any(note.startswith("The implant was edited by hand") for note in result.notes)
@@ -240,31 +234,31 @@ def another(panel, seed: int):
 
 def test_each_input_has_its_own_result_process_and_settings(panel):
     panel.ui.clearanceSpinBox.value = 1.5
-    settle(panel)
+    panel.settle()
     first, pid = panel.node, panel.logic._session.child._process.pid
     second = another(panel, 77)
     panel.ui.clearanceSpinBox.value = 2.5
-    settle(panel)
+    panel.settle()
     assert size(panel) == 2.5 and panel.logic.added.segmentationNode is second
     choose(panel, first)
-    settle(panel)
+    panel.settle()
     assert alive(pid)
     assert panel.logic.added.segmentationNode is first
     assert panel.ui.clearanceSpinBox.value == 1.5 and size(panel) == 1.5
     panel.toggle(1)
-    settle(panel)
+    panel.settle()
     assert np.array_equal(panel.implant(), shifted(panel.mask, 1, 2))
     other = panel.logic.resultOf(second, "bone")
     assert np.array_equal(exported(second, other.implantID, GRID), shifted(randomMask(77), 1))
     choose(panel, second)
-    settle(panel)
+    panel.settle()
     assert panel.checked == [True, False, False]
     assert panel.ui.clearanceSpinBox.value == 2.5
     panel.parameters.gamma = 2.0
-    settle(panel)
+    panel.settle()
     assert np.array_equal(exported(second, other.implantID, GRID), shifted(randomMask(77), 2))
     choose(panel, first)
-    settle(panel)
+    panel.settle()
     assert panel.parameters.gamma == 0
     assert np.array_equal(panel.implant(), shifted(panel.mask, 1, 2))
 

@@ -7,6 +7,7 @@ segments to files.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
@@ -18,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import slicer
 import vtk
+from slicer.i18n import tr as _
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from SkullVAELib.core.errors import SkullVAEError
@@ -27,6 +29,7 @@ from SkullVAELib.implant.options import MESH_FORMATS
 from .background import BackgroundStep
 from .childprocess import ChildProcess
 from .completion import childEnvironment, libraryCommand, writeMask
+from .defectimplants import defectMeshes, defectVoxels
 from .masks import Mask
 from .meshfiles import MeshData, components, readPly, readStl, writeMesh
 from .meshnodes import meshData
@@ -66,14 +69,15 @@ class ExportRun:
 
     added, inputNode, segmentID: the result and its input; formats: mesh formats, of `MESH_FORMATS`; skull, labelmaps,
     report: whether these are written as well; sessionFiles: source of skull surface and report; command: the library's
-    command line.
+    command line; defects: numbers of the defects, as in the report, whose implants are written; None for all.
 
     Files are named after the input: NAME_implant.stl, of several defects or pieces also each by itself as
-    NAME_implant_1.stl and so on, NAME_skull.stl, NAME_completed.nrrd, NAME_implant.nrrd,
-    NAME_report.html. Existing files are not overwritten: if one of the names is in use, all names get a number,
-    NAME-2_... The meshes are in world coordinates under any transform. The labelmaps are on the input's whole grid,
-    moved with the transform; if the transform is not rigid, they are in the input's own coordinates and a note reports
-    it.
+    NAME_implant_1.stl and so on, NAME_skull.stl, NAME_completed.nrrd, NAME_implant.nrrd, NAME_report.html. Of chosen
+    defects, such as 2 and 3, NAME_implant_2.stl, NAME_implant_3.stl, NAME_completed_2_3.nrrd and NAME_implant_2_3.nrrd
+    are written in their place. Existing files are not overwritten: if one of the names is in use, all names get a
+    number, NAME-2_... The meshes are in world coordinates under any transform. The labelmaps are on the input's whole
+    grid, moved with the transform; if the transform is not rigid, they are in the input's own coordinates and a note
+    reports it.
     """
 
     def __init__(
@@ -88,6 +92,7 @@ class ExportRun:
         report: bool = True,
         sessionFiles: SessionFiles | None = None,
         command: Sequence[str] | None = None,
+        defects: Sequence[int] | None = None,
     ):
         if not formats and not (labelmaps or report):
             raise SkullVAEError("Nothing is selected for export", "Select a mesh format, the labelmaps or the report")
@@ -97,6 +102,7 @@ class ExportRun:
         self._added, self._inputNode, self._segmentID = added, inputNode, segmentID
         self._target = Path(folder)
         self._formats = tuple(formats)
+        self._defects = None if defects is None else sorted(set(defects))
         self._selected = {"skull": skull and bool(formats), "labelmaps": labelmaps, "report": report}
         self._sessionFiles = sessionFiles or SessionFiles()
         self._command = list(command) if command else libraryCommand()
@@ -129,7 +135,8 @@ class ExportRun:
         if implant.empty:
             raise SkullVAEError("The segment of the implant is empty", "Run again, or undo the changes to the segment")
         matches = modelMatchesImplant(self._added)
-        edited = editedText(figuresOf(self._added))
+        figures = figuresOf(self._added)
+        edited = editedText(figures)
         if edited:
             self._notes.append(edited)
         # Points and faces are copied: the next request may change the model during the export.
@@ -138,6 +145,10 @@ class ExportRun:
             if matches
             else None
         )
+        # Of several defects, by their numbers.
+        self._meshes = {} if model is None else defectMeshes(model, figures)
+        if self._defects is not None:
+            self._checkDefects()
         unedited = matches and isAsAdded(node, self._added.completedID)
         self._toWorld, self._linear = _pointsToWorld(node)
         self._labelmapAffine = self._affine if (m := _rigidToWorld(node)) is None else m @ self._affine
@@ -208,12 +219,16 @@ class ExportRun:
                     "The implant was edited, or has no model: the exported mesh is the surface of its voxels."
                 )
                 mesh = yield from self._surface(implant)
-            yield from self._write(mesh, "implant", names)
-            step = BackgroundStep(lambda: components(mesh))
-            yield step
-            parts = step.result()
-            for number, part in enumerate(parts if len(parts) > 1 else (), 1):
-                yield from self._write(part, f"implant_{number}", names)
+            parts = self._meshes
+            if self._defects is None:
+                yield from self._write(mesh, "implant", names)
+            if not parts:
+                step = BackgroundStep(lambda: components(mesh))
+                yield step
+                parts = dict(enumerate(step.result(), 1))
+            for number, part in parts.items() if len(parts) > 1 else ():
+                if self._defects is None or number in self._defects:
+                    yield from self._write(part, f"implant_{number}", names)
         if self._selected["skull"] and completed.empty:
             self._notes.append("The skull surface was not exported: the completed skull is missing.")
         elif self._selected["skull"]:
@@ -222,12 +237,19 @@ class ExportRun:
             if mesh is None:
                 mesh = yield from self._surface(completed.without(implant))
             yield from self._write(mesh, "skull", names)
+        chosen = ""
+        if self._selected["labelmaps"] and self._defects is not None:
+            step = BackgroundStep(lambda: self._voxelsOfDefects(implant))
+            yield step
+            voxels = step.result()
+            completed, implant = completed.without(implant.without(voxels)), voxels
+            chosen = "".join(f"_{number}" for number in self._defects)
         if self._selected["labelmaps"]:
             for role, mask, fraction in (("completed", completed, 0.7), ("implant", implant, 0.85)):
                 self.stage, self.fraction = "labelmaps", fraction
                 if mask.empty:
                     continue
-                path = self._staging / f"{role}.nrrd"
+                path = self._staging / f"{role}{chosen}.nrrd"
                 step = BackgroundStep(lambda mask=mask, path=path: writeMask(mask, self._labelmapAffine, path, True))
                 yield step
                 step.result()
@@ -243,6 +265,21 @@ class ExportRun:
                 names.append("report.html")
         self._publish(names, "segment" if model is None else "model")
         self.stage, self.fraction = "done", 1.0
+
+    def _checkDefects(self) -> None:
+        """Raise SkullVAEError if the implants of the chosen defects are not known; otherwise a note names them."""
+        if not self._defects or not set(self._defects) <= set(self._meshes):
+            raise SkullVAEError(
+                "The implants of the selected defects are not known in the present result", "Export all, or run again"
+            )
+        numbers = ", ".join(map(str, self._defects))
+        self._notes.append(_("Exported implants: those of defects {numbers}.").format(numbers=numbers))
+        if self._selected["report"]:
+            self._notes.append(_("The report is on all defects."))
+
+    def _voxelsOfDefects(self, implant: Mask) -> Mask:
+        voxels = defectVoxels(implant, self._affine, self._meshes)
+        return functools.reduce(Mask.union, [voxels[number] for number in self._defects])
 
     def _surface(self, mask: Mask) -> Iterator:
         """The surface of a mask, computed by the library in a child process, in the input's own coordinates."""

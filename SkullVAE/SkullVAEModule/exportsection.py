@@ -43,8 +43,12 @@ class ExportSection:
         if self._parameters is not None:
             self._parameters.exportFolder = path
 
-    def update(self, present: bool, busy: bool) -> None:
-        """Show the parameters; present: whether there is a result; busy: whether a run is in progress."""
+    def update(self, present: bool, busy: bool, checked: list[int] | None = None) -> None:
+        """Show the parameters.
+
+        present: whether there is a result; busy: whether a run is in progress; checked: numbers of the defects that are
+        checked in the table of the result, None where there are not several.
+        """
         parameters = self._parameters
         if parameters is None:
             return
@@ -57,9 +61,16 @@ class ExportSection:
         self.ui.exportButton.toolTip = missing or _(
             "Write the selected files to the folder; existing files are not overwritten"
         )
+        self.ui.exportSelectedButton.visible = checked is not None
+        if not missing and not checked:
+            missing = _("Check a defect in the table of the result")
+        self.ui.exportSelectedButton.enabled = not missing
+        self.ui.exportSelectedButton.toolTip = missing or _(
+            "Write only the implants that are checked in the table of the result: one mesh for each, and labelmaps"
+        )
 
-    def start(self) -> None:
-        """Start the export. Raises SkullVAEError."""
+    def start(self, defects: list[int] | None = None) -> None:
+        """Start the export; defects: only the implants of these. Raises SkullVAEError."""
         parameters = self._parameters
         node, segmentID = sourceOf(parameters)
         self._run = self._logic.startExport(
@@ -70,6 +81,7 @@ class ExportSection:
             report=parameters.exportReport,
             inputNode=node,
             segmentID=segmentID,
+            defects=defects,
         )
         self._showStatus(_("Exporting..."))
         self._onStart()

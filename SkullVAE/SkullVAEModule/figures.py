@@ -111,6 +111,17 @@ def proposalText(proposal: dict) -> str:
     return text
 
 
+def ratingText(rating: str) -> str:
+    """The word for a rating in the panel; a rating that is not known is shown as it is."""
+    words = {"good": _("good"), "acceptable": _("acceptable"), "poor": _("poor"), "unknown": _("not measured")}
+    return words.get(rating, rating)
+
+
+def ratingColour(rating: str) -> str:
+    """The colour of a rating, as #rrggbb."""
+    return _COLOURS.get(rating, GREY)
+
+
 def _quantity(value: float | None, unit: str) -> str:
     return "-" if value is None else f"{value:.1f} {unit}"
 
@@ -135,12 +146,11 @@ def _remark(content: str) -> str:
 
 
 def _dot(rating: str) -> str:
-    return f'<span style="color:{_COLOURS.get(rating, GREY)}">&#9679;</span>'
+    return f'<span style="color:{ratingColour(rating)}">&#9679;</span>'
 
 
 def _rating(rating: str) -> str:
-    words = {"good": _("good"), "acceptable": _("acceptable"), "poor": _("poor"), "unknown": _("not measured")}
-    return f"{_dot(rating)}&nbsp;{html.escape(words.get(rating, rating))}"
+    return f"{_dot(rating)}&nbsp;{html.escape(ratingText(rating))}"
 
 
 def _warning(text: str) -> str:

@@ -414,6 +414,7 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
         report: bool = True,
         inputNode=None,
         segmentID: str = "",
+        defects: Sequence[int] | None = None,
     ) -> ExportRun:
         """Start exporting the result of an input (default: of the last run) to a folder; see export.ExportRun.
 
@@ -430,7 +431,9 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
         if case.session is not None and case.session.responsePending:
             raise SkullVAEError("The printable implant is still being updated", "Export when it is done")
         files = _SessionFiles(self, case) if case.waiting and case.added is not None else None
-        run = ExportRun(added, inputNode, segmentID, folder, formats, skull, labelmaps, report, files, self._command)
+        run = ExportRun(
+            added, inputNode, segmentID, folder, formats, skull, labelmaps, report, files, self._command, defects
+        )
         run.start()
         return run
 
@@ -444,10 +447,12 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
         onProgress: Callable[[str, float], None] = lambda stage, fraction: None,
         inputNode=None,
         segmentID: str = "",
+        defects: Sequence[int] | None = None,
     ) -> ExportResult:
         """As startExport(), but waits for the end and returns the result. Blocks, so the panel must not call it."""
         self.waitForResponses()
-        return self.startExport(folder, formats, skull, labelmaps, report, inputNode, segmentID).wait(onProgress)
+        run = self.startExport(folder, formats, skull, labelmaps, report, inputNode, segmentID, defects)
+        return run.wait(onProgress)
 
     def checkInstallation(self) -> InstallationCheck:
         """Start collecting a report on the installation; poll() it until its end, then show its text."""

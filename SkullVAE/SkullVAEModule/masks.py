@@ -74,6 +74,11 @@ class Mask:
         cut = Mask.of(array)
         return Mask(cut.array, tuple(int(a + b) for a, b in zip(self.start, cut.start, strict=True)), self.shape)
 
+    def where(self, chosen: np.ndarray) -> Mask:
+        """The voxels of this mask where `chosen` is True, which has the shape of the occupied region."""
+        cut = Mask.of(self.array * chosen)
+        return Mask(cut.array, tuple(int(a + b) for a, b in zip(self.start, cut.start, strict=True)), self.shape)
+
     def sha256(self) -> str:
         """SHA-256 of shape and voxels of the occupied region; independent of its position."""
         digest = hashlib.sha256(repr(self.array.shape).encode("ascii"))

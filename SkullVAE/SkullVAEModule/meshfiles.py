@@ -122,16 +122,30 @@ def components(mesh: MeshData) -> list[MeshData]:
             break
         label = lowest
     found, counts = np.unique(label[mesh.faces[:, 0]], return_counts=True)
-    parts = []
-    for number in found[np.argsort(-counts, kind="stable")]:
-        kept = np.flatnonzero(label == number)
-        new = np.full(len(label), -1)
-        new[kept] = np.arange(len(kept))
-        faces = new[mesh.faces[label[mesh.faces[:, 0]] == number]]
-        scalars = {
-            name: value[kept]
-            for name, value in vars(mesh).items()
-            if name not in ("points", "faces") and value is not None
-        }
-        parts.append(replace(mesh, points=mesh.points[kept], faces=faces, **scalars))
-    return parts
+    order = found[np.argsort(-counts, kind="stable")]
+    return [selectFaces(mesh, np.flatnonzero(label[mesh.faces[:, 0]] == number)) for number in order]
+
+
+def selectFaces(mesh: MeshData, chosen: np.ndarray) -> MeshData:
+    """The triangles with these indices as a mesh of their own, with their points and values."""
+    faces = mesh.faces[chosen]
+    kept = np.unique(faces)
+    new = np.zeros(len(mesh.points), faces.dtype)
+    new[kept] = np.arange(len(kept))
+    return replace(mesh, points=mesh.points[kept], faces=new[faces], **_scalars(mesh, lambda values: values[kept]))
+
+
+def joined(meshes: list[MeshData]) -> MeshData:
+    """Several meshes with the same values as one; without any, a mesh without points."""
+    if not meshes:
+        return MeshData(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.int32))
+    starts = np.cumsum([0] + [len(mesh.points) for mesh in meshes[:-1]])
+    faces = np.concatenate([mesh.faces + start for mesh, start in zip(meshes, starts, strict=True)])
+    scalars = {name: np.concatenate([vars(mesh)[name] for mesh in meshes]) for name in _scalars(meshes[0])}
+    return replace(meshes[0], points=np.concatenate([mesh.points for mesh in meshes]), faces=faces, **scalars)
+
+
+def _scalars(mesh: MeshData, change=lambda values: values) -> dict[str, np.ndarray]:
+    """The values at the points of a mesh that it has, by name, each changed."""
+    names = [name for name, values in vars(mesh).items() if name not in ("points", "faces") and values is not None]
+    return {name: change(vars(mesh)[name]) for name in names}

@@ -14,6 +14,7 @@ from slicer.i18n import tr as _
 from SkullVAELib.core.errors import SkullVAEError
 
 from .completion import CompletionResult
+from .defectimplants import followModel, removeShownModel
 from .masks import Mask
 from .meshfiles import MeshData
 from .meshnodes import IMPLANT_ROLE, SKULL_ROLE, addModel, changeModel, removeModel
@@ -288,6 +289,7 @@ def _keepFigures(model, report: dict) -> None:
     if model is not None:
         figures = {key: report[key] for key in _FIGURES if key in report}
         model.SetAttribute(_FIGURES_ATTRIBUTE, json.dumps(figures))
+        followModel(model, report)
 
 
 def _idsByRole(target, segmentID: str) -> dict[str, str]:
@@ -310,6 +312,7 @@ def _putModel(role: str, model, mesh: MeshData | None, node, segmentID: str):
     """The model with this mesh: the former one changed, or a new one; None without a mesh."""
     if mesh is None or not len(mesh.faces):
         if model is not None:
+            removeShownModel(model)
             removeModel(model)
         return None
     if model is None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import slicer
 from slicer.i18n import tr as _
 
+from .defectimplants import displayedModel
 from .figures import proposalText, resultTable
 from .focus import showImplant
+from .implanttable import ImplantTable
 from .logic import SkullVAELogic
 from .meshnodes import DIFFERENCE, THICKNESS, UNCERTAINTY, hasScalars, showColours, shownColours
 from .results import AddedResult, figuresOf
@@ -19,16 +21,18 @@ _TRANSLUCENT = 0.35
 class ResultSection:
     """Shows the result of the current input.
 
-    onStart: called when another proposal was requested, so that the panel polls for the response.
+    onStart: called when another proposal was requested, so that the panel polls for the response; onChange: called when
+    the implant of a defect was shown or hidden.
     """
 
-    def __init__(self, ui, logic: SkullVAELogic, onStart) -> None:
+    def __init__(self, ui, logic: SkullVAELogic, onStart, onChange) -> None:
         self.ui = ui
         self._logic = logic
         self._onStart = onStart
         self._added = None
         self.viewMemory = ViewMemory()
         self.rating = ""
+        self.implantTable = ImplantTable(ui, onChange, self.viewMemory.remember)
         ui.proposalComboBox.connect("currentIndexChanged(int)", self.onProposal)
         ui.showImplantCheckBox.connect("toggled(bool)", self.onShowImplant)
         ui.showSkullCheckBox.connect("toggled(bool)", self.onShowSkull)
@@ -85,6 +89,7 @@ class ResultSection:
         if not table:
             table = _("The scene contains a result without measures.") if self.present else _("No result yet.")
         ui.figuresLabel.text = table
+        self.implantTable.update(self._added, report)
         if self.present:
             self._showState()
 
@@ -98,7 +103,7 @@ class ResultSection:
         if self.present:
             node = self._added.segmentationNode
             node.GetDisplayNode().SetSegmentVisibility(self._added.implantID, visible)
-            _setVisible(self._added.implantModelNode, visible)
+            _setVisible(displayedModel(self._added.implantModelNode), visible)
             self._showState()
 
     def onShowSkull(self, visible: bool) -> None:
@@ -109,13 +114,13 @@ class ResultSection:
     def onShowThickness(self, colored: bool) -> None:
         """Colour the printable implant by its thickness, or reset its colour."""
         if self.present:
-            self._logic.showThickness(self._added.implantModelNode, colored)
+            self._logic.showThickness(displayedModel(self._added.implantModelNode), colored)
             self._showState()
 
     def onShowUncertainty(self, colored: bool) -> None:
         """Colour the printable implant by its uncertainty band, or reset its colour."""
         if self.present:
-            self._logic.showUncertainty(self._added.implantModelNode, colored)
+            self._logic.showUncertainty(displayedModel(self._added.implantModelNode), colored)
             self._showState()
 
     def onTranslucent(self, translucent: bool) -> None:
@@ -169,9 +174,10 @@ class ResultSection:
         display = added.segmentationNode.GetDisplayNode()
         for segmentID in (added.completedID, added.implantID):
             display.SetSegmentVisibility(segmentID, after)
-        if added.implantModelNode is not None:
-            showColours(added.implantModelNode, colours)
-        _setVisible(added.implantModelNode, after)
+        model = displayedModel(added.implantModelNode)
+        if model is not None:
+            showColours(model, colours)
+        _setVisible(model, after)
         _setVisible(added.skullModelNode, True)
         self._showState()
 
@@ -194,7 +200,7 @@ class ResultSection:
         display = self._added.segmentationNode.GetDisplayNode()
         implant = display is not None and display.GetSegmentVisibility(self._added.implantID)
         skull = self._added.skullModelNode
-        colours = shownColours(self._added.implantModelNode)
+        colours = shownColours(displayedModel(self._added.implantModelNode))
         states = (
             (self.ui.beforeButton, not implant),
             (self.ui.differenceButton, bool(implant) and colours == DIFFERENCE),

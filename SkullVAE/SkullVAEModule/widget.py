@@ -74,7 +74,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic = SkullVAELogic()
         self.sections = Sections(self.ui, self._onSectionToggled)
         self.inputSection = InputSection(self.ui)
-        self.resultSection = ResultSection(self.ui, self.logic, self._onProposal)
+        self.resultSection = ResultSection(self.ui, self.logic, self._onProposal, self._onParametersModified)
         self.defectSection = DefectSection(self.ui, self.logic, self._onDefectsChanged, self._showStatus)
         self.editSection = EditSection(self.ui, self.logic, self._follow, self._showStatus)
         self.inputSettings = InputSettings()
@@ -97,6 +97,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.cancelButton.connect("clicked(bool)", self.onCancelButton)
         self.ui.removeResultButton.connect("clicked(bool)", self.onRemoveResultButton)
         self.ui.exportButton.connect("clicked(bool)", self.onExportButton)
+        self.ui.exportSelectedButton.connect("clicked(bool)", self.onExportSelectedButton)
         self.ui.addModelButton.connect("clicked(bool)", self.onAddModelButton)
         self.ui.removeModelButton.connect("clicked(bool)", self.onRemoveModelButton)
         self.ui.checkInstallationButton.connect("clicked(bool)", self.onCheckInstallationButton)
@@ -250,12 +251,19 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onExportButton(self, checked: bool = False) -> None:
         """Start an export."""
+        self._export(None)
+
+    def onExportSelectedButton(self, checked: bool = False) -> None:
+        """Start an export of the implants that are checked in the table of the filled defects."""
+        self._export(self.resultSection.implantTable.checked)
+
+    def _export(self, defects: list[int] | None) -> None:
         with self._errorsShown(_("The result could not be exported.")):
             try:
                 self._takeTypedNumbers()
                 # Requests what has changed just before, for which the export then waits.
                 self.onRest()
-                self.exportSection.start()
+                self.exportSection.start(defects)
             finally:
                 self._showRunning(self.exportSection.running)
 
@@ -385,7 +393,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if not busy:
             self.resultSection.update(*sourceOf(parameters))
         self.editSection.update(busy)
-        self.exportSection.update(self.resultSection.present, busy)
+        self.exportSection.update(self.resultSection.present, busy, self.resultSection.implantTable.checked)
         self._observeSegmentations()
         if not busy:
             if self._statusAbout != self._about():
@@ -486,7 +494,8 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _follow(self) -> None:
         self._timer.start()
         # Disables the export until the result is complete.
-        self.exportSection.update(self.resultSection.present, self._busy)
+        checked = self.resultSection.implantTable.checked
+        self.exportSection.update(self.resultSection.present, self._busy, checked)
         if self._parameterNode is not None:
             self._showNextStep()
 

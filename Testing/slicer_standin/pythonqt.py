@@ -8,6 +8,7 @@ writing an unknown attribute is an AttributeError. An exception in a slot is pri
 from __future__ import annotations
 
 import ctypes
+import functools
 import inspect
 import numbers
 import sys
@@ -77,7 +78,12 @@ def _enumAccess(native, prop):
 
 def _pythonProperty(native, name: str):
     """A property declared in Python, for which PySide would look up the attribute of the object recursively."""
-    found = inspect.getattr_static(type(native), name, None)
+    return _pythonPropertyOf(type(native), name)
+
+
+@functools.cache
+def _pythonPropertyOf(cls: type, name: str):
+    found = inspect.getattr_static(cls, name, None)
     return found if isinstance(found, QtCore.Property) else None
 
 
@@ -127,8 +133,19 @@ def _signature(text: str) -> Signature:
 
 def _signals(native) -> dict[str, list[tuple[str, ...]]]:
     """Names and argument types of all signals, those with most arguments first."""
-    declared = getattr(type(native), "_signatures", {})
     meta = QtCore.QObject.metaObject(native)
+    # Objects that Qt has made itself may be of a C++ class that Python does not have.
+    key = type(native), meta.className()
+    if key not in _signalsOf:
+        _signalsOf[key] = _readSignals(meta, getattr(type(native), "_signatures", {}))
+    return _signalsOf[key]
+
+
+# By class in Python and in C++, since reading them takes most of the time in which a panel is opened.
+_signalsOf: dict[tuple[type, str], dict[str, list[tuple[str, ...]]]] = {}
+
+
+def _readSignals(meta, declared: dict) -> dict[str, list[tuple[str, ...]]]:
     found: dict[str, list[tuple[str, ...]]] = {}
     for index in range(meta.methodCount()):
         method = meta.method(index)
