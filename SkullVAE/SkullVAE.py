@@ -24,8 +24,8 @@ class SkullVAE(ScriptedLoadableModule):
         parent.dependencies = ["Segmentations"]
         parent.contributors = ["The SkullVAE contributors"]
         parent.helpText = _("""
-<p>Completes a skull with missing bone and designs the cranial implant, with a variational autoencoder trained on
-skulls.</p>
+<p>Completes a skull with missing bone and designs the cranial implant: the mean skull and a variational autoencoder
+predict the complete shape, which is fitted to the intact bone.</p>
 <ol>
 <li>Load a head CT, or a segmentation in which the skull is one segment. <i>Sample Data</i> offers a patient and a
 generated skull under <i>SkullVAE</i>. The line at the top of the panel says what to do next.</li>
@@ -33,15 +33,16 @@ generated skull under <i>SkullVAE</i>. The line at the top of the panel says wha
 headrest or neck are in the image, check <i>Restrict to a region of interest (ROI)</i>.</li>
 <li>Click <b>Complete skull</b>. If Python packages are missing, the module asks before it installs them. The defaults
 of <i>Defects</i>, <i>Implant</i> and <i>Advanced</i> suit most cases.</li>
-<li><i>Result</i>: figures with their ratings and remarks. <i>Before</i>, <i>After</i> and <i>Difference</i> compare the
-skull without and with the implant, and the implant with the mirrored side in mm. The skull can be shown translucent.
-Inspect the rim from all sides.</li>
+<li><i>Result</i>: figures with their ratings and warnings. <i>Before</i>, <i>After</i> and <i>Difference</i> compare
+the skull without and with the implant, and the implant with the mirrored side in mm. The skull can be shown
+translucent. Inspect the rim from all sides and in slices.</li>
 <li><i>Defects</i>: candidate defects with their probability. Check those that are to be filled. If a hole is missing,
 click <i>Point at a hole</i>, then click on the hole in a slice view. If one side of the face is missing, check <i>Also
 complete the face</i> and run again.</li>
-<li><i>Implant</i>: change clearance, thickness or holes; the printable implant is updated. With several proposals,
-select one under <i>Result</i>.</li>
-<li><i>Export</i>: STL, OBJ or PLY of implant and skull surface, labelmaps, and a report.</li>
+<li><i>Implant</i>: change clearance, thickness or holes; the printable implant is updated. <i>Edit by hand</i>: paint
+the implant segment, or place points that its outer surface must pass through. With several proposals, select one under
+<i>Result</i>.</li>
+<li><i>Export</i>: choose a folder; STL, OBJ or PLY of implant and skull surface, labelmaps, and a report.</li>
 </ol>
 <p>The input is never changed. Running again replaces the result; <i>Remove result</i> removes it and restores the
 views. Sections open as the work proceeds; those that you open or close stay so.</p>

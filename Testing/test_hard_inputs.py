@@ -301,6 +301,11 @@ def test_surface_errors_are_those_of_the_tables_in_millimetres(tmp_path):
     assert mean_thickness(REMOVED, VAULT.centre) == pytest.approx(6, abs=1)
 
 
+def test_paths_name_no_cause_but_words_between_apostrophes_do():
+    said = Answer(2, "'/a/slices.nrrd' is rejected: the file's slice distance and the header's date are wrong").said
+    assert "slices" not in said and "slice distance" in said
+
+
 def test_a_wrong_implant_that_the_self_check_rates_poor_is_not_silent():
     half = fragment(REMOVED, judge.volume_ml(REMOVED) / 4)
     for rating, outcome in (("good", judge.SILENT), ("acceptable", judge.SILENT), ("poor", judge.TOLD)):

@@ -15,6 +15,13 @@ PAGES = [README, MODEL_CARD, *sorted((ROOT / "Docs").rglob("*.md"))]
 
 MOST_WORDS = 1500
 
+SCREENSHOTS = [
+    *sorted((ROOT / "Docs" / "images" / "tutorial").iterdir()),
+    ROOT / "Docs" / "images" / "slicer_0.1.0.jpg",
+]
+MOST_BYTES = 150_000
+"""Of a picture of the panel, since the repository keeps every version."""
+
 LINK = re.compile(r"!?\[(?:[^\[\]]|\[[^\]]*\])*\]\(<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\)")
 """A Markdown link or picture; the group is its address."""
 
@@ -87,6 +94,15 @@ def test_readme_has_at_most_1500_words():
 def test_links_lead_to_files_and_headings(path):
     # Pages below Docs are checked by `mkdocs build --strict`, which knows generated pages as well.
     assert [reason for link in links(path) if (reason := broken(path, link))] == []
+
+
+def test_pictures_of_the_panel_are_small_and_used():
+    tutorial = ROOT / "Docs" / "tutorials" / "slicer.md"
+    used = {(page.parent / link).resolve() for page in (README, tutorial) for link in links(page)}
+    assert 4 < len(SCREENSHOTS) <= 12
+    for picture in SCREENSHOTS:
+        assert picture.stat().st_size <= MOST_BYTES, name(picture)
+        assert picture in used, f"{name(picture)} is not used"
 
 
 def test_readme_opens_with_sentence_picture_notice_and_commands():

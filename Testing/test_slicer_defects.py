@@ -245,6 +245,7 @@ def test_the_table_lists_candidates_with_reasons_and_marks_doubtful_ones(panel):
     assert not panel.ui.defectTable.visible
     assert "after a run" in panel.ui.defectsLabel.text
     panel.complete()
+    assert not panel.ui.defectsLabel.visible, "no empty line above the table"
     table = panel.ui.defectTable
     texts = [[table.item(row, column).text() for column in range(4)] for row in range(3)]
     assert texts == [

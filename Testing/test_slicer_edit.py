@@ -12,7 +12,7 @@ import slicer  # noqa: E402
 from SkullVAEModule.cases import MOST_SESSIONS, EditHistory  # noqa: E402
 from SkullVAEModule.defectpoints import SURFACE, pointsOf, toWorld  # noqa: E402
 from SkullVAEModule.meshnodes import meshData  # noqa: E402
-from SkullVAEModule.results import isEdited  # noqa: E402
+from SkullVAEModule.results import editedText, isEdited  # noqa: E402
 from SkullVAEModule.segments import EDITED_TAG, segmentTag  # noqa: E402
 from slicer_scenes import addSkull, addTransform, alive, exported, orientedImage, randomMask  # noqa: E402
 from test_slicer_defects import GRID, MOVED, Panel, shifted  # noqa: E402
@@ -153,6 +153,17 @@ def test_a_point_on_the_surface_is_placed_with_the_mouse_undone_and_redone(panel
     panel.ui.removeSurfacePointButton.click()
     panel.settle()
     assert size(panel) == 200
+
+
+def test_the_text_on_edits_names_only_what_was_edited():
+    voxels = {"voxels_added_ml": 0.256, "voxels_removed_ml": 0.0}
+    points = {"voxels_added_ml": 0.0, "voxels_removed_ml": 0.001, "points": [{"at": [1, 2, 3]}]}
+    start = "The implant was edited by hand: "
+    assert editedText({"edited": voxels}) == start + "0.26 ml added, 0.00 ml removed."
+    assert editedText({"edited": points}) == start + "points on the surface: 1."
+    both = {**points, **voxels}
+    assert editedText({"edited": both}) == start + "0.26 ml added, 0.00 ml removed, points on the surface: 1."
+    assert editedText({}) == ""
 
 
 def test_a_point_that_is_refused_shows_why_and_is_requested_once(panel):

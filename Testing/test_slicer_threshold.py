@@ -10,6 +10,7 @@ slicer_standin.prepare()
 
 import slicer  # noqa: E402
 import vtk  # noqa: E402
+from SkullVAEModule.segments import looks  # noqa: E402
 from SkullVAEModule.thresholdpreview import ThresholdPreview  # noqa: E402
 from slicer_scenes import GRIDS, SHAPE, addTransform, addVolume, nodeIDs, rotation  # noqa: E402
 from vtk.util.numpy_support import vtk_to_numpy  # noqa: E402
@@ -89,7 +90,10 @@ def test_voxels_at_or_above_the_threshold_are_shown_in_one_colour(ct, views, thr
     colors = picture(shownVolume(views[0]))
     voxels = vtk_to_numpy(ct.GetImageData().GetPointData().GetScalars())
     assert np.array_equal(colors[:, 3] > 0, voxels >= threshold)
-    assert len(np.unique(colors[voxels >= threshold], axis=0)) == 1
+    (color,) = np.unique(colors[voxels >= threshold], axis=0)
+    for look in looks().values():
+        # Bone of the CT must not be taken for the implant or the completed skull.
+        assert np.abs(color[:3] / 255 - look.color).max() > 0.3
 
 
 def test_display_and_voxels_of_the_ct_are_unchanged(ct, views):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import slicer_standin
@@ -11,11 +14,12 @@ slicer_standin.prepare()
 import slicer  # noqa: E402
 import vtk  # noqa: E402
 from PySide6 import QtCore, QtGui, QtTest, QtWidgets  # noqa: E402
-from SkullVAEModule.guidance import Situation, nextStep  # noqa: E402
+from SkullVAEModule.guidance import Situation, nextStep, stageText  # noqa: E402
 from SkullVAEModule.meshnodes import DIFFERENCE, THICKNESS, shownColours  # noqa: E402
 from SkullVAEModule.sections import sectionsToShow  # noqa: E402
 from slicer_scenes import GRIDS, KnownRun, addSkull, addVolume, nodeIDs, randomMask  # noqa: E402
 
+import SkullVAELib  # noqa: E402
 from SkullVAELib.mesh.colours import difference_colours  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("scene")
@@ -156,17 +160,28 @@ def test_a_section_that_code_opens_stays_open_until_the_next_step(panel):
         (Situation(loaded=False, missing="Choose"), "Sample Data"),
         (Situation(missing="Choose the segment of the skull"), "Choose the segment of the skull."),
         (Situation(present=True, updating=True), "is updated"),
-        (Situation(volume=True), "bone threshold, then click Complete skull"),
+        (Situation(volume=True), "check the bone, then click Complete skull"),
         (Situation(), "Click Complete skull."),
         (Situation(nothingFilled=True), "Click Point at a hole"),
         (Situation(present=True, rating="good"), "choose a folder"),
         (Situation(present=True, rating="poor", folder=True), "Read the warnings"),
+        (Situation(present=True, rating="poor"), "then choose a folder and click Export."),
         (Situation(present=True, folder=True), "then click Export."),
         (Situation(present=True, folder=True, exported=True), "before printing"),
     ],
 )
 def test_the_next_step_follows_the_situation(now, text):
     assert text in nextStep(now)
+
+
+def test_every_stage_of_a_run_is_shown_in_words():
+    library = Path(SkullVAELib.__file__).parent
+    folders = ("cli/complete.py", "registration/*.py", "completion/*.py", "report/*.py")
+    sources = [path for pattern in folders for path in library.glob(pattern)]
+    named = [name for path in sources for name in re.findall(r"\.stage\(\"([a-z ]+)\"\)", path.read_text("utf-8"))]
+    assert len(named) > 10
+    assert [name for name in named if len(stageText(name).split()) < 2] == []
+    assert stageText("another") == "Another"
 
 
 def test_the_next_step_is_shown_from_an_empty_scene_to_the_export(panel, tmp_path):
@@ -479,3 +494,13 @@ def test_nothing_is_cut_off_in_a_narrow_panel(panel, width, kind):
     slicer_standin.processEvents(0.05)
     assert QtWidgets.QWidget.width(frame) == width, "the panel is not wider than the window"
     assert cutOff(frame) == []
+
+
+def test_slice_views_are_zoomed_in_on_the_implant_and_a_closer_view_is_kept(panel):
+    choose(panel, skull())
+    red, green = (slicer.mrmlScene.GetNodeByID(f"vtkMRMLSliceNode{name}") for name in ("Red", "Green"))
+    red.SetFieldOfView(400.0, 300.0, 1.0)
+    green.SetFieldOfView(60.0, 50.0, 1.0)
+    complete(panel)
+    assert red.GetFieldOfView()[:2] == pytest.approx((160, 120)), "the implant is small"
+    assert green.GetFieldOfView()[:2] == pytest.approx((60, 50))

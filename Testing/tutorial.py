@@ -21,6 +21,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "Testing")]
 
 PATIENCE_S = 300
+# No picture is larger, since the repository keeps every version.
+MOST_BYTES = 150_000
+# A point in the defect of the demo's patient, RAS mm.
+DEFECT = (28.7, 58.4, 24.8)
 
 
 class Tutorial:
@@ -35,18 +39,21 @@ class Tutorial:
         self.folder = folder
         self.pictures: list[Path] = []
 
-    def shoot(self, name: str, scroll: str | None = None) -> None:
-        """Save a picture of the whole window; scroll: name of the panel's widget that must be visible."""
+    def shoot(self, name: str, fit: bool = False) -> None:
+        """Save a picture of the whole window.
+
+        fit: whether the slice views show the whole image.
+        """
         from slicer_standin import views
 
         path = self.folder / f"{len(self.pictures) + 1}_{name}.jpg"
         with tempfile.TemporaryDirectory() as folder:
             whole = Path(folder) / "window.png"
-            views.screenshot(self.widget, whole, scrollTo=scroll)
+            views.screenshot(self.widget, whole, fit=fit)
             # JPEG has a fifth of the PNG's size; the pictures are in the repository.
-            Image.open(whole).convert("RGB").save(path, quality=90, optimize=True)
+            save(Image.open(whole).convert("RGB"), path)
         self.pictures.append(path)
-        print(path.name, flush=True)
+        print(path.name, path.stat().st_size, flush=True)
 
     def wait(self, condition: Callable[[], bool]) -> None:
         """Process events until the condition is true."""
@@ -58,54 +65,113 @@ class Tutorial:
                 raise TimeoutError(f"timeout, last status: {self.ui.statusLabel.text}")
             slicer_standin.processEvents(0.02)
 
+    def settle(self) -> None:
+        """Wait until the panel has requested what was changed, and the responses are in the scene."""
+        import slicer_standin
+
+        # The panel waits for half a second after an edit.
+        slicer_standin.processEvents(1.0)
+        self.wait(lambda: not self.widget.logic.responsePending)
+        slicer_standin.processEvents(0.2)
+
     def run(self, load: Callable[[], object]) -> None:
-        """Run all eight steps. load: adds the input to the scene and returns its node."""
+        """Run all steps. load: adds the input to the scene and returns its node."""
+        import slicer_standin
+
         ui, logic = self.ui, self.widget.logic
         node = load()
         parameters = logic.getParameterNode()
         parameters.inputNode = node
-        self.shoot("load")
+        self.shoot("load", fit=True)
 
+        self.jump(DEFECT)
         ui.thresholdPreviewCheckBox.checked = True
-        ui.thresholdSlider.value = 300
-        self.shoot("threshold")
-        ui.thresholdPreviewCheckBox.checked = False
-
-        ui.implantCollapsibleButton.collapsed = False
-        ui.thicknessComboBox.currentText = "Constant"
-        ui.thicknessSpinBox.value = 4
-        ui.holesCheckBox.checked = True
-        ui.proposalsSpinBox.value = 3
-        self.shoot("implant", "implantCollapsibleButton")
+        self.shoot("threshold", fit=True)
 
         ui.completeButton.click()
         self.wait(lambda: logic.fraction > 0.5 or not logic.running)
-        self.shoot("progress", "progressBar")
-
+        self.shoot("progress", fit=True)
         self.wait(lambda: not logic.running)
         if logic.added is None:
             raise RuntimeError(ui.statusLabel.text)
-        self.shoot("result", "resultCollapsibleButton")
+        self.shoot("result")
 
-        ui.proposalComboBox.currentIndex = 1
-        self.wait(lambda: not logic.responsePending)
-        self.shoot("proposals", "resultCollapsibleButton")
-        ui.proposalComboBox.currentIndex = 0
-        self.wait(lambda: not logic.responsePending)
+        ui.differenceButton.click()
+        ui.translucentCheckBox.checked = True
+        self.shoot("difference")
+        ui.afterButton.click()
+        ui.translucentCheckBox.checked = False
 
-        ui.thicknessComboBox.currentText = "Patient's own"
-        self.wait(lambda: logic.responsePending)
-        self.wait(lambda: not logic.responsePending)
+        self.toggle(ui.resultCollapsibleButton)
+        self.toggle(ui.defectsCollapsibleButton)
+        self.shoot("defects")
+        self.toggle(ui.defectsCollapsibleButton)
+
+        self.toggle(ui.implantCollapsibleButton)
+        ui.thicknessComboBox.currentText = "Constant"
+        ui.thicknessSpinBox.value = 4
+        ui.holesCheckBox.checked = True
+        self.settle()
+        self.toggle(ui.resultCollapsibleButton)
         ui.showThicknessCheckBox.checked = True
-        self.shoot("thickness", "resultCollapsibleButton")
+        self.shoot("implant")
+        ui.showThicknessCheckBox.checked = False
+        self.toggle(ui.resultCollapsibleButton)
+
+        ui.editGroup.collapsed = False
+        ui.surfacePointButton.click()
+        slicer_standin.processEvents()
+        slicer_standin.clickInSlice("Red", self.outside(2.0))
+        self.settle()
+        self.shoot("edit")
+        self.toggle(ui.implantCollapsibleButton)
+        self.toggle(ui.resultCollapsibleButton)
 
         with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
             Path("Implant").mkdir()
             parameters.exportFolder = "Implant"
             ui.exportButton.click()
             self.wait(lambda: not self.widget.exportSection.running)
+            slicer_standin.processEvents(0.2)
             print("exported:", ", ".join(sorted(path.name for path in Path("Implant").iterdir())))
-            self.shoot("export", "exportCollapsibleButton")
+            self.shoot("export")
+
+    def toggle(self, section) -> None:
+        """Open or close a section with the mouse, as the user does; the panel then leaves it so."""
+        import slicer_standin
+
+        section.click()
+        slicer_standin.processEvents()
+
+    def jump(self, ras) -> None:
+        """Show a point in all slice views."""
+        import slicer
+
+        slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *ras)
+
+    def outside(self, millimetres: float) -> tuple[float, ...]:
+        """The point this far outside the middle of the implant's outer surface, RAS mm."""
+        import numpy as np
+        from SkullVAEModule.meshnodes import meshData
+
+        added = self.widget.logic.added
+        implant = meshData(added.implantModelNode.GetPolyData()).points
+        skull = meshData(added.skullModelNode.GetPolyData()).points
+        outwards = implant.mean(axis=0) - skull.mean(axis=0)
+        outwards /= np.linalg.norm(outwards)
+        across = implant - implant.mean(axis=0)
+        across -= np.outer(across @ outwards, outwards)
+        near = implant[np.linalg.norm(across, axis=1) < 3]
+        return tuple((near[(near @ outwards).argmax()] + millimetres * outwards).tolist())
+
+
+def save(picture: Image.Image, path: Path) -> None:
+    """Save as JPEG in the best quality that fits into MOST_BYTES."""
+    for quality in range(90, 40, -3):
+        picture.save(path, quality=quality, optimize=True, progressive=True)
+        if path.stat().st_size <= MOST_BYTES:
+            return
+    raise ValueError(f"'{path}' is larger than {MOST_BYTES} bytes.")
 
 
 def main() -> int:

@@ -166,7 +166,9 @@ class DefectSection:
         self.ui.pointButton.enabled = node is not None and not busy
         self.ui.pointButton.checked = placing
         self.ui.removePointButton.enabled = bool(points) and not busy
-        self.ui.defectsLabel.text = self._hint(len(points), placing)
+        hint = self._hint(len(points), placing)
+        self.ui.defectsLabel.text = hint
+        self.ui.defectsLabel.visible = bool(hint)
 
     def _hint(self, points: int, placing: bool) -> str:
         if placing:

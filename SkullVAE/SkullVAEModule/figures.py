@@ -70,7 +70,7 @@ def _measures(report: dict) -> list[str]:
     thickness = (pieces[0] if len(pieces) == 1 else implant).get("thickness_mm")
     if thickness:
         rows.append(_row(_("Mean thickness"), _quantity(thickness["mean"], "mm")))
-        rows.append(_row(_("Least thickness"), _quantity(thickness["min"], "mm")))
+        rows.append(_row(_("Thickness, 2nd percentile"), _quantity(thickness["min"], "mm")))
     gap = implant.get("rim_gap_mm")
     rating, advice = rate_rim_gap(gap)
     rows.append(_row(_("Rim gap"), _quantity(gap, "mm"), rating))

@@ -10,6 +10,9 @@ from .results import AddedResult
 # Distance of the camera in diameters of the implant, and its minimum.
 _DIAMETERS = 4.0
 _NEAREST_MM = 480.0
+# Field of view of a slice view in diameters of the implant, and its minimum.
+_FIELD_DIAMETERS = 1.6
+_NARROWEST_MM = 120.0
 
 
 def showPoint(world) -> None:
@@ -23,7 +26,7 @@ def showPoint(world) -> None:
 def showImplant(added: AddedResult) -> None:
     """Centre all slice views and the 3D views on the implant; the camera is in front of its outer surface.
 
-    Does nothing if the implant is empty.
+    Slice views that show much more than the implant are zoomed in. Does nothing if the implant is empty.
     """
     implant = _bounds(added, added.implantID)
     skull = _bounds(added, added.completedID)
@@ -31,18 +34,29 @@ def showImplant(added: AddedResult) -> None:
         return
     centre = implant.mean(axis=0)
     slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *centre, slicer.vtkMRMLSliceNode.CenteredJumpSlice)
+    diameter = float(np.linalg.norm(implant[1] - implant[0]))
+    for node in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
+        _zoomIn(node, max(_NARROWEST_MM, _FIELD_DIAMETERS * diameter))
     outwards = centre - skull.mean(axis=0)
     length = np.linalg.norm(outwards)
     outwards = outwards / length if length > 1 else np.array([0.0, 1.0, 0.0])
     # A view direction close to vertical would show the head lying on its side.
     outwards[2] = np.clip(outwards[2], -0.8, 0.8)
     outwards /= np.linalg.norm(outwards)
-    distance = max(_NEAREST_MM, _DIAMETERS * float(np.linalg.norm(implant[1] - implant[0])))
+    distance = max(_NEAREST_MM, _DIAMETERS * diameter)
     for camera in slicer.util.getNodesByClass("vtkMRMLCameraNode"):
         camera.SetFocalPoint(centre.tolist())
         camera.SetPosition((centre + distance * outwards).tolist())
         camera.SetViewUp(0.0, 0.0, 1.0)
         camera.ResetClippingRange()
+
+
+def _zoomIn(node, millimetres: float) -> None:
+    """Reduce the field of view of a slice view to this length in its narrower direction; a smaller one is kept."""
+    width, height, depth = node.GetFieldOfView()
+    if min(width, height) > millimetres:
+        factor = millimetres / min(width, height)
+        node.SetFieldOfView(factor * width, factor * height, depth)
 
 
 def _bounds(added: AddedResult, segmentID: str) -> np.ndarray | None:

@@ -1,4 +1,4 @@
-"""The line at the top of the panel: what to do next."""
+"""The line at the top of the panel: what to do next; and the names of the stages of a run."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def nextStep(now: Situation) -> str:
     """What the user does next, as one sentence.
 
     >>> nextStep(Situation(volume=True))
-    'Check the bone threshold, then click Complete skull.'
+    'Preview the threshold to check the bone, then click Complete skull.'
     """
     if now.running:
         return _("Wait for the result, or click Cancel.")
@@ -68,7 +68,7 @@ def nextStep(now: Situation) -> str:
     if now.nothingFilled:
         return _("Click Point at a hole, then click on the hole in a slice view.")
     if now.volume:
-        return _("Check the bone threshold, then click Complete skull.")
+        return _("Preview the threshold to check the bone, then click Complete skull.")
     return _("Click Complete skull.")
 
 
@@ -76,7 +76,37 @@ def _checkAndExport(now: Situation) -> str:
     if now.exported:
         return _("Inspect the exported files before printing.")
     if now.rating == "poor":
-        return _("Read the warnings under Result, and inspect the implant in the views before exporting it.")
+        if now.folder:
+            return _("Read the warnings under Result and inspect the implant in the views before you click Export.")
+        return _(
+            "Read the warnings under Result, inspect the implant in the views, then choose a folder and click Export."
+        )
     if now.folder:
         return _("Check the implant in the views, then click Export.")
     return _("Check the implant in the views, then choose a folder and click Export.")
+
+
+def stageText(stage: str) -> str:
+    """The stage that a run has reported, in words; the name of an unknown one.
+
+    >>> stageText("measure"), stageText("other stage"), stageText("")
+    ('Measuring the implant', 'Other stage', '')
+    """
+    words = {
+        "load libraries": _("Loading the libraries"),
+        "load model": _("Loading the model"),
+        "read": _("Reading the input"),
+        "bone": _("Segmenting the bone"),
+        "register": _("Registering the mean skull"),
+        "warp": _("Warping the mean skull to the patient"),
+        "prior": _("Predicting the complete shape"),
+        "gap": _("Finding defects"),
+        "face": _("Completing the face"),
+        "implant": _("Designing the implant"),
+        "mesh": _("Making the printable implant"),
+        "measure": _("Measuring the implant"),
+        "proposals": _("Making further proposals"),
+        "preview": _("Drawing the preview"),
+        "write": _("Writing the result"),
+    }
+    return words.get(stage) or stage.capitalize()

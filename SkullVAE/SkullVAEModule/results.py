@@ -251,11 +251,14 @@ def editedText(report: dict) -> str:
     edited = report.get("edited")
     if not edited:
         return ""
-    text = _("The implant was edited by hand: {added:.2f} ml added, {removed:.2f} ml removed").format(
-        added=edited["voxels_added_ml"], removed=edited["voxels_removed_ml"]
-    )
+    added, removed = edited["voxels_added_ml"], edited["voxels_removed_ml"]
     points = len(edited.get("points", ()))
-    return text + (_(", points on the surface: {count}.").format(count=points) if points else ".")
+    parts = []
+    if round(added, 2) or round(removed, 2) or not points:
+        parts.append(_("{added:.2f} ml added, {removed:.2f} ml removed").format(added=added, removed=removed))
+    if points:
+        parts.append(_("points on the surface: {count}").format(count=points))
+    return _("The implant was edited by hand: {changes}.").format(changes=", ".join(parts))
 
 
 def modelMatchesImplant(added: AddedResult) -> bool:

@@ -6,9 +6,9 @@ import contextlib
 
 import slicer
 
-from .segments import looks
-
 _OPACITY = 0.5
+# Green, which is neither the colour of the implant nor that of the completed skull.
+_COLOUR = (0.35, 0.80, 0.35)
 
 
 class ThresholdPreview:
@@ -85,7 +85,7 @@ class ThresholdPreview:
         self._colors.SetTypeToUser()
         self._colors.SetNumberOfColors(1)
         # With opacity 1, since colours of a new table are transparent.
-        self._colors.SetColor(0, *looks()["implant"].color, 1)
+        self._colors.SetColor(0, *_COLOUR, 1)
         self._scene.AddNode(self._colors)
 
         display = slicer.vtkMRMLScalarVolumeDisplayNode()

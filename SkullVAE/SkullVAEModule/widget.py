@@ -20,7 +20,7 @@ from .completion import RunSettings
 from .defectsection import DefectSection
 from .editsection import EditSection
 from .exportsection import ExportSection
-from .guidance import Situation, nextStep
+from .guidance import Situation, nextStep, stageText
 from .inputsection import InputSection, firstInput
 from .inputsettings import InputSettings
 from .installation import ensurePackages
@@ -343,7 +343,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _showProgress(self) -> None:
         self.ui.progressBar.value = round(100 * self.logic.fraction)
         if self.logic.stage:
-            text = self.logic.stage.capitalize()
+            text = stageText(self.logic.stage)
             left = self.logic.secondsLeft
             if left is not None:
                 text += _(", about {seconds:.0f} s left").format(seconds=max(1.0, left))

@@ -184,8 +184,20 @@ class _ctkCollapsibleGroupBox(_Collapsing, QtWidgets.QGroupBox):
         arrow.rect = QtWidgets.QWidget.style(self).subControlRect(
             QtWidgets.QStyle.ComplexControl.CC_GroupBox, option, control.SC_GroupBoxCheckBox, self
         )
-        option.subControls &= ~control.SC_GroupBoxCheckBox
+        # The title beside it, which the style would draw over an arrow.
+        label = QtWidgets.QWidget.style(self).subControlRect(
+            QtWidgets.QStyle.ComplexControl.CC_GroupBox, option, control.SC_GroupBoxLabel, self
+        )
+        option.subControls &= ~(control.SC_GroupBoxCheckBox | control.SC_GroupBoxLabel)
         painter.drawComplexControl(QtWidgets.QStyle.ComplexControl.CC_GroupBox, option)
+        painter.drawItemText(
+            label,
+            int(QtCore.Qt.AlignmentFlag.AlignVCenter | QtCore.Qt.TextFlag.TextShowMnemonic),
+            QtWidgets.QWidget.palette(self),
+            QtWidgets.QWidget.isEnabled(self),
+            QtWidgets.QGroupBox.title(self),
+            QtGui.QPalette.ColorRole.WindowText,
+        )
         primitive = QtWidgets.QStyle.PrimitiveElement
         arrow.rect = arrow.rect.adjusted(2, 2, -2, -2)
         painter.drawPrimitive(

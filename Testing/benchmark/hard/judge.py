@@ -131,7 +131,7 @@ class Answer:
         text = " ".join(self.report.get("warnings", ()))
         if self.exit_code not in (DONE, NO_DEFECT):
             text += " " + self.stderr
-        return re.sub(r"'[^']*'", "''", text)
+        return re.sub(r"(?<!\w)'[^']*'(?!\w)", "''", text)
 
 
 def judge(answer: Answer, expected: Expected) -> tuple[str, str]:
