@@ -152,6 +152,19 @@ def test_each_implant_has_a_row_with_its_figures_rating_and_warnings(panel):
     assert [table.item(row, VOLUME).toolTip() for row in range(2)] == ["", "The rim gap is <large>.\nThin."]
 
 
+def test_headers_and_ratings_fit_into_a_narrow_panel(panel):
+    entries = [{**entry, "rating": "acceptable"} for entry in DEFECTS]
+    report = {**TWO, "printable_implant": {**TWO["printable_implant"], "defects": entries}}
+    panel.widget.parent.resize(300, 1500)
+    panel.widget.resultSection.implantTable.update(panel.added, report)
+    slicer_standin.processEvents()
+    header = panel.table.horizontalHeader()
+    assert 200 < panel.table.width < 300
+    for column in range(4):
+        assert header.sectionSize(column) >= header.sectionSizeHint(column)
+        assert header.sectionSize(column) >= panel.table.sizeHintForColumn(column)
+
+
 def test_a_click_on_a_row_centres_the_views_on_its_implant(panel):
     crosshair = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
     both = meshes()
