@@ -362,6 +362,8 @@ def test_holes_that_share_a_completion_are_far_apart(tmp_path):
     burr = {hole.width_mm for run in runs if run.size == "burr hole" for hole in run.holes().values()}
     assert burr == set(found_holes.BURR_MM)
     assert len(found_holes.runs_of([tmp_path], ["someone"], 4, None)) == 1 + 8
+    assert {run.size for run in found_holes.runs_of([tmp_path], [], 1, None, ["4 cm", "7 cm"])} == {"4 cm", "7 cm"}
+    assert found_holes.main(["out", "--skulls", str(tmp_path), "--sizes", "5 cm"]) == 2
 
 
 def test_a_vault_only_skull_gets_only_holes_with_bone_all_around():

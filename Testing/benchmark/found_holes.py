@@ -1,7 +1,7 @@
 """Which holes are found in complete skulls, and what is proposed where nothing is missing.
 
     python Testing/benchmark/found_holes.py OUT.jsonl --skulls FOLDER [FOLDER ...] [--model FILE]
-        [--skulls-only NAME,...] [--every N] [--jobs 1]
+        [--skulls-only NAME,...] [--sizes SIZE,...] [--every N] [--jobs 1]
 
 On every complete skull, one completion with nothing cut, and holes at twelve places in four sizes: burr holes of 11 to
 14 mm, and holes of 4, 7 and 10 cm along the surface. Four burr holes, or three holes of 4 cm, share a completion; they
@@ -12,7 +12,7 @@ Skulls that end at the vault or were cut low (CUT_LOW) get only those holes that
 around the hole, at least 85 % have bone within 5 mm of its edge. On all other skulls every hole counts.
 
 Each completion is a line of OUT.jsonl; those that are there are not run again. --every 4 runs every fourth completion
-with holes, and all without.
+with holes, and all without. --sizes nothing,"burr hole" takes only completions without holes and with burr holes.
 Prints the shares by size, CT and MRI-based skulls apart. Exit code: 0, or 2 for bad arguments.
 """
 
@@ -103,8 +103,12 @@ class Run:
         return {p: Hole(PLACES[p], widths[names.index(p) // 3 % len(widths)]) for p in self.places}
 
 
-def runs_of(folders: Iterable[Path], only: Sequence[str], every: int, model: Path | None) -> list[Run]:
-    """The completions to run, skull by skull. Raises SkullVAEError for a skull that is not there."""
+def runs_of(
+    folders: Iterable[Path], only: Sequence[str], every: int, model: Path | None, sizes: Sequence[str] = ()
+) -> list[Run]:
+    """The completions to run, skull by skull. Raises SkullVAEError for a skull or a size that is not there."""
+    if unknown_sizes := sorted(set(sizes) - {NOTHING, *SIZES}):
+        raise SkullVAEError(f"There is no size '{unknown_sizes[0]}'", f"Choose from {', '.join((NOTHING, *SIZES))}")
     found: dict[str, Path] = {}
     for folder in folders:
         for path in sorted(folder.iterdir()):
@@ -116,10 +120,12 @@ def runs_of(folders: Iterable[Path], only: Sequence[str], every: int, model: Pat
     runs = []
     for skull in only or found:
         for size, (_, together) in SIZES.items():
+            if sizes and size not in sizes:
+                continue
             step = len(PLACES) // together
             groups = (tuple(PLACES)[start::step] for start in range(step))
             runs += [Run(found[skull], skull, size, group, model) for group in groups]
-    return intact + runs[::every]
+    return (intact if not sizes or NOTHING in sizes else []) + runs[::every]
 
 
 @functools.lru_cache(maxsize=1)
@@ -249,6 +255,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--skulls", type=Path, nargs="+", required=True, help="folders of complete skulls")
     parser.add_argument("--model", type=Path, help="model file; default: the included one")
     parser.add_argument("--skulls-only", default="", metavar="NAME,...", help="skulls to run on; default all")
+    known = ", ".join((NOTHING, *SIZES))
+    parser.add_argument("--sizes", default="", metavar="SIZE,...", help=f"of {known}; default all")
     parser.add_argument(
         "--every", type=int, default=1, metavar="N", help="run every Nth completion with holes (default 1)"
     )
@@ -261,7 +269,8 @@ def main(argv: Sequence[str]) -> int:
     arguments = parse(argv)
     try:
         only = [name for name in arguments.skulls_only.split(",") if name]
-        runs = runs_of(arguments.skulls, only, arguments.every, arguments.model)
+        sizes = [size for size in arguments.sizes.split(",") if size]
+        runs = runs_of(arguments.skulls, only, arguments.every, arguments.model, sizes)
     except SkullVAEError as error:
         print(f"found_holes.py: {error}", file=sys.stderr)
         return 2
