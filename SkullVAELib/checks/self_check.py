@@ -347,7 +347,7 @@ def _voxel_size(spacing: np.ndarray, plates: list[Plate]) -> Check:
     slices = coarsest > THICK_SLICES_MM and coarsest > 1.5 * other
     if slices:
         cost = next((error for mm, error in sorted(SLICE_ERROR_MM.items()) if mm >= coarsest - 0.25), None)
-        expected = "" if cost is None else f"; expect errors of about {cost:g} mm"
+        expected = "" if cost is None else f"; expect a mean error of about {cost:g} mm"
         warning = (
             f"Thick slices: slices of {coarsest:.2g} mm are coarse{expected}. Use the thinnest slices of the CT, 1 mm"
             " or less."
