@@ -24,20 +24,10 @@ import numpy as np
 import pytest
 from skip_rules import AllowedSkip, SkipRules
 
-from SkullVAELib.core.memory import keep_freed_memory, return_freed_memory
 from SkullVAELib.geometry.volume import Volume
 
 # As the command line does, before torch is loaded: see SkullVAELib/cli/main.py.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-keep_freed_memory()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _memory_of_a_module():
-    """Return the memory that the tests of a module have freed, so that it does not add up."""
-    yield
-    return_freed_memory()
-
 
 ROOT = Path(__file__).resolve().parent.parent
 HELDOUT = ROOT / "Testing" / "data" / "heldout.safetensors"

@@ -131,14 +131,18 @@ def test_a_self_check_that_fails_leaves_no_rating(monkeypatch, result):
 def test_the_implant_is_made_once_for_the_html_report(monkeypatch, result, tmp_path):
     made = []
     monkeypatch.setattr(result_files, "make_implant", lambda *values: made.append(values[1]) or result.printable)
-    monkeypatch.setattr(RunResult, "self_check", lambda self, printable: SimpleNamespace(report=dict, warnings=[]))
+    monkeypatch.setattr(
+        RunResult, "self_check", lambda self, *parts: SimpleNamespace(report=dict, warnings=[], difference_mm=None)
+    )
     write_files(replace(result, printable_implant=None), tmp_path, OutputOptions(html_report=True), Stages({}))
     assert [options.thickness_map for options in made] == [True]
 
 
 def test_a_session_reports_without_the_picture_that_failed(monkeypatch, completion, sample, tmp_path):
     result = RunResult.of(completion, sample.bone, ImplantOptions(), ("stl",), "head.nrrd", "m.safetensors")
-    monkeypatch.setattr(RunResult, "self_check", lambda self, printable: SimpleNamespace(report=dict, warnings=[]))
+    monkeypatch.setattr(
+        RunResult, "self_check", lambda self, *parts: SimpleNamespace(report=dict, warnings=[], difference_mm=None)
+    )
     failing(monkeypatch, "preview", IndexError("out of bounds"))
     responses: list[dict] = []
     session = InteractiveSession(result, tmp_path, responses.append)
