@@ -23,7 +23,7 @@ from .defectpoints import (
 from .figures import AMBER
 from .focus import showPoint
 from .logic import SkullVAELogic
-from .parameters import SkullVAEParameterNode, sourceOf
+from .parameters import SkullVAEParameterNode, inputKey, sourceOf
 from .results import figuresOf
 
 _FILL, _VOLUME, _PLACE, _PROBABILITY = range(4)
@@ -259,12 +259,11 @@ class DefectSection:
 
     @property
     def _source(self) -> tuple:
-        return (None, "") if self._parameters is None else sourceOf(self._parameters)
+        return sourceOf(self._parameters)
 
     @property
     def _key(self) -> tuple[str, str]:
-        node, segmentID = self._source
-        return ("" if node is None else node.GetID()), segmentID
+        return inputKey(*self._source)
 
     @property
     def _requested(self) -> tuple[tuple[int, ...], tuple[Point, ...]] | None:

@@ -20,7 +20,7 @@ from .defectpoints import (
     stopPlacing,
 )
 from .logic import SkullVAELogic
-from .parameters import SkullVAEParameterNode, sourceOf
+from .parameters import SkullVAEParameterNode, inputKey, sourceOf
 from .results import editedText, saveStateForUndo
 
 # Voxels are compared when the segment was not changed for this time.
@@ -169,12 +169,11 @@ class EditSection:
 
     @property
     def _source(self) -> tuple:
-        return (None, "") if self._parameters is None else sourceOf(self._parameters)
+        return sourceOf(self._parameters)
 
     @property
     def _key(self) -> tuple[str, str]:
-        node, segmentID = self._source
-        return ("" if node is None else node.GetID()), segmentID
+        return inputKey(*self._source)
 
     @property
     def _placing(self) -> bool:

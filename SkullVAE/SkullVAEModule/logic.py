@@ -31,7 +31,7 @@ from .completion import CompletionResult, CompletionRun, Response, RunSettings
 from .export import ExportResult, ExportRun, SessionFiles
 from .installation import InstallationCheck
 from .masks import Mask
-from .parameters import SkullVAEParameterNode
+from .parameters import SkullVAEParameterNode, inputKey
 from .remaining import RemainingTime
 from .results import AddedResult
 from .segments import SkullInput, maskOnGrid, readInput
@@ -103,7 +103,7 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
         """Make this input (segmentID "" for a CT) the current one; nothing happens while a run is in progress."""
         if self.running:
             return
-        key = _keyOf(inputNode, segmentID)
+        key = inputKey(inputNode, segmentID)
         if key in self._cases:
             # It is used last now.
             self._cases[key] = self._cases.pop(key)
@@ -251,7 +251,7 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
 
     def isOf(self, inputNode, segmentID: str = "") -> bool:
         """Whether this input (segmentID "" for a CT) is the current one, and was completed."""
-        return self._cases.get(_keyOf(inputNode, segmentID)) is self._case
+        return self._cases.get(inputKey(inputNode, segmentID)) is self._case
 
     @property
     def responsePending(self) -> bool:
@@ -394,7 +394,7 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
         """Remove everything that was added for this input; whether there was anything."""
         removed = results.removeResult(inputNode, segmentID)
         if not self.running:
-            self._forget(_keyOf(inputNode, segmentID))
+            self._forget(inputKey(inputNode, segmentID))
         return removed
 
     def showThickness(self, modelNode, shown: bool) -> None:
@@ -427,7 +427,7 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
         added = results.resultOf(inputNode, segmentID)
         if added is None:
             raise SkullVAEError("There is no result to export", "Complete the skull first")
-        case = self._cases.get(_keyOf(inputNode, segmentID), Case())
+        case = self._cases.get(inputKey(inputNode, segmentID), Case())
         if case.session is not None and case.session.responsePending:
             raise SkullVAEError("The printable implant is still being updated", "Export when it is done")
         files = _SessionFiles(self, case) if case.waiting and case.added is not None else None
@@ -621,10 +621,6 @@ class _SessionFiles(SessionFiles):
         if isinstance(found, SkullVAEError):
             raise found
         return found
-
-
-def _keyOf(inputNode, segmentID: str) -> tuple[str, str]:
-    return ("" if inputNode is None else inputNode.GetID()), segmentID
 
 
 def _isOutOfGPUMemory(error: SkullVAEError) -> bool:

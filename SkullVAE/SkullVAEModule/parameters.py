@@ -97,10 +97,20 @@ def isVolume(node) -> bool:
     return node is not None and not node.IsA("vtkMRMLSegmentationNode")
 
 
-def sourceOf(parameters: SkullVAEParameterNode) -> tuple:
-    """(input node, segment ID); the segment ID of a CT is "", whatever segment was selected before."""
+def sourceOf(parameters: Union[SkullVAEParameterNode, None]) -> tuple:  # noqa: UP007
+    """(input node, segment ID); the segment ID of a CT is "", whatever segment was selected before.
+
+    (None, "") without parameters.
+    """
+    if parameters is None:
+        return None, ""
     node = parameters.inputNode
     return node, "" if isVolume(node) else parameters.segmentID
+
+
+def inputKey(inputNode, segmentID: str) -> tuple[str, str]:
+    """(ID of the input node, segment ID), which identifies an input; the first is "" without an input."""
+    return ("" if inputNode is None else inputNode.GetID()), segmentID
 
 
 def runSettings(parameters: SkullVAEParameterNode, roi=None, modelPath=None, at=(), notAt=()) -> RunSettings:

@@ -25,7 +25,7 @@ from .inputsection import InputSection, firstInput
 from .inputsettings import InputSettings
 from .installation import ensurePackages
 from .logic import SkullVAELogic
-from .parameters import SkullVAEParameterNode, implantSettings, isVolume, runSettings, sourceOf
+from .parameters import SkullVAEParameterNode, implantSettings, inputKey, isVolume, runSettings, sourceOf
 from .resultsection import ResultSection
 from .sections import Sections, sectionsToShow
 
@@ -410,7 +410,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic.select(node, segmentID)
         if node is not None and not self.logic.running:
             state = self._shown, self._runGamma
-            key = node.GetID(), segmentID
+            key = inputKey(node, segmentID)
             self._shown, self._runGamma = self.inputSettings.switch(self._parameterNode, key, state, (None, 0.0))
 
     def _onDefectsChanged(self) -> None:
@@ -453,7 +453,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self._parameterNode is None:
             return ()
         node, segmentID = sourceOf(self._parameterNode)
-        return ("" if node is None else node.GetID()), segmentID, self.logic.hasResult(node, segmentID)
+        return *inputKey(node, segmentID), self.logic.hasResult(node, segmentID)
 
     def _observeSegmentations(self) -> None:
         """Observe the segments of input and result, which may be removed or renamed outside the panel."""

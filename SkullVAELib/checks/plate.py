@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy import ndimage
@@ -106,6 +107,11 @@ class Plate:
         cosine = chart.cosine(filled(surface, np.isfinite(surface)))
         return cls(chart, pixel, plate, found, inside, beside, cosine, slack)
 
+    @cached_property
+    def away_mm(self) -> np.ndarray:
+        """(P, P) distance of each pixel from the implant, mm."""
+        return ndimage.distance_transform_edt(~self.inside) * self.pixel_mm
+
     @property
     def edge(self) -> np.ndarray:
         """(P, P) bool, the outermost pixels of the implant."""
@@ -128,8 +134,7 @@ class Plate:
         """Thickness in mm along the normal of the implant away from its edge, and of the bone around it."""
         depth = ndimage.distance_transform_edt(self.inside) * self.pixel_mm
         core = self.inside & (depth > min(4.0, 0.5 * depth.max()))
-        away = ndimage.distance_transform_edt(~self.inside) * self.pixel_mm
-        around = self.beside & ~self.inside & (away > 3) & (away <= SURROUNDING_MM)
+        around = self.beside & ~self.inside & (self.away_mm > 3) & (self.away_mm <= SURROUNDING_MM)
         own = ((self.implant.outer - self.implant.inner) * self.cosine)[core]
         return own, ((self.bone.outer - self.bone.inner) * self.cosine)[around]
 
@@ -143,8 +148,7 @@ class Plate:
         right, front, up = np.moveaxis(self.chart.directions, -1, 0)
         brow = (up < np.cos(np.radians(_BROW_DEG))) & (front > _BROW_FRONT * np.hypot(right, front))
         measured = self.inside & ~brow
-        away = ndimage.distance_transform_edt(~self.inside) * self.pixel_mm
-        ring = self.beside & ~self.inside & ~brow & (away > _BLOCK_MM) & (away <= SURROUNDING_MM)
+        ring = self.beside & ~self.inside & ~brow & (self.away_mm > _BLOCK_MM) & (self.away_mm <= SURROUNDING_MM)
         if np.count_nonzero(ring) < _LEAST_RING or 2 * np.count_nonzero(measured) < np.count_nonzero(self.inside):
             return None
         places = np.argwhere(ring)
@@ -160,7 +164,7 @@ class Plate:
         # Within a block of an edge the surface of a fraction is rounded.
         margin = max(_BLOCK_MM, 2 * self.slack_mm)
         depth = ndimage.distance_transform_edt(self.inside) * self.pixel_mm
-        bone = self.beside & (ndimage.distance_transform_edt(~self.inside) * self.pixel_mm > margin)
+        bone = self.beside & (self.away_mm > margin)
         if not bone.any():
             return np.zeros(0)
         away = ndimage.distance_transform_edt(~bone) * self.pixel_mm

@@ -53,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # two threads on free cores, 5 s on busy cores, and 0.03 s with one thread in either case. NumPy reads this variable
     # once, when it is imported.
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
-    keep_freed_memory()
+    if arguments is None:  # a program that calls this keeps its own way with memory
+        keep_freed_memory()
     with ExitStack() as stack:
         if not debug:
             # Warnings of other libraries are for developers; warnings for the user are in the report.

@@ -42,13 +42,10 @@ class Rays:
 
     Attributes
     ----------
-    directions : numpy.ndarray, shape (N, 3)
-        Unit vectors, RAS.
     outer, inner : numpy.ndarray, shape (N,)
         Distance from the vault's centre in mm; nan where there is no bone.
     """
 
-    directions: np.ndarray
     outer: np.ndarray
     inner: np.ndarray
 
@@ -58,7 +55,7 @@ class Rays:
     ) -> Rays:
         """Meet a mask's surface between two distances from the centre.
 
-        mask: bool; affine: (4, 4) index -> RAS mm; centre: (3,) RAS mm; directions: (N, 3).
+        mask: bool; affine: (4, 4) index -> RAS mm; centre: (3,) RAS mm; directions: (N, 3) unit vectors.
         """
         soft = ndimage.gaussian_filter(mask.astype(np.float32), BLUR_VOXELS)
         radius = np.arange(span[0], span[1] + STEP_MM, STEP_MM)
@@ -75,7 +72,7 @@ class Rays:
             _crossing(value[rows, near], value[rows, np.clip(far, 0, len(radius) - 1)], radius[near], sign * STEP_MM)
             for near, far, sign in ((first, first - 1, -1.0), (last, last + 1, 1.0))
         )
-        return cls(directions, np.where(met, outer, math.nan), np.where(met, inner, math.nan))
+        return cls(np.where(met, outer, math.nan), np.where(met, inner, math.nan))
 
 
 def _crossing(inside: np.ndarray, outside: np.ndarray, radius: np.ndarray, step: float) -> np.ndarray:
