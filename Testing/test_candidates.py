@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from SkullVAELib.completion.candidates import (
     missing_fraction,
 )
 from SkullVAELib.completion.defect_classifier import DefectClassifier, as_vector, default_classifier
-from SkullVAELib.completion.defects import CHOSEN, EXCLUDED, DefectFinder, NumberedCandidate
+from SkullVAELib.completion.defects import CHOSEN, EXCLUDED, DefectFinder, NumberedCandidate, _judged
 from SkullVAELib.completion.options import DefectChoice, DefectOptions
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.geometry.volume import Volume
@@ -123,6 +124,47 @@ def test_two_holes_are_two_candidates_that_share_no_voxel():
     found = slab(np.s_[20:30, 10:20], np.s_[45:60, 10:25], height_mm=60.0).candidates()
     assert [c.mask.sum() for c in found] == [15 * 15 * 3, 10 * 10 * 3]
     assert not (found[0].on_grid((81, 41, 9)) & found[1].on_grid((81, 41, 9))).any()
+
+
+def natural_from(missing: MissingBone, column: int) -> MissingBone:
+    """The same with an atlas in which complete skulls often lack bone from a column of voxels on."""
+    natural = np.zeros(missing.field.shape, np.float32)
+    natural[column:] = 0.4
+    return replace(missing, natural=natural)
+
+
+def test_a_hole_that_runs_into_a_natural_opening_is_parted_there():
+    missing = natural_from(slab(np.s_[20:81, 8:32], height_mm=60.0), 50)
+    (candidate,) = missing.candidates()
+    hole, opening = missing.parted(candidate)
+    assert not (hole.on_grid(missing.field.shape) & opening.on_grid(missing.field.shape)).any()
+    assert hole.on_grid(missing.field.shape)[20:50, 8:32, 4].all()
+    assert not hole.on_grid(missing.field.shape)[50:].any()
+    assert opening.features["natural"] == pytest.approx(0.4)
+    assert hole.features["natural"] == 0
+    assert hole.volume_ml + opening.volume_ml == pytest.approx(candidate.volume_ml)
+
+
+def test_a_hole_away_from_natural_openings_is_not_parted():
+    for missing in (slab(LEFT, height_mm=60.0), natural_from(slab(LEFT, height_mm=60.0), 50)):
+        (candidate,) = missing.candidates()
+        assert missing.parted(candidate) == ()
+
+
+def test_a_hole_is_found_although_it_runs_into_a_natural_opening():
+    missing = natural_from(slab(np.s_[20:81, 8:32], height_mm=60.0), 50)
+    (candidate,) = missing.candidates()
+    as_one = replace(candidate, features=candidate.features | {"natural": 0.0})
+    # The included classifier knows heads and no slabs; this one goes by the atlas alone.
+    probability = {"hole": 0.9, "natural": 0.1}
+    of_atlas = SimpleNamespace(
+        probability=lambda features: (probability["natural" if features["natural"] > 0.1 else "hole"], "the atlas")
+    )
+    hole, opening = _judged(candidate, missing, of_atlas)
+    assert (hole.probability, opening.probability) == (0.9, 0.1)
+    assert hole.candidate.volume_ml < candidate.volume_ml
+    (whole,) = _judged(as_one, missing, of_atlas)
+    assert whole.candidate is as_one
 
 
 def test_features_are_in_mm_and_the_place_is_the_patients():

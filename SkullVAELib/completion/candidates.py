@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import EllipsisType
 
 import numpy as np
 import torch
@@ -65,6 +66,9 @@ _END_MM = 2.5
 
 # A candidate continues this far beyond the end of the image, mm.
 _BEYOND_MM = 25.0
+
+# Where complete skulls lack bone at least this often, a natural opening or the unsegmented face begins.
+_NATURAL = 0.05
 
 # The rim of a candidate, mm from it, in which bone is compared with the complete shape.
 _RIM_MM = (2.0, 6.0)
@@ -451,6 +455,42 @@ class MissingBone:
             found.append(self._candidate(labels == number, core, boxes[number - 1]))
         return sorted(found, key=lambda candidate: -candidate.volume_ml)
 
+    def parted(self, candidate: Candidate) -> tuple[Candidate, ...]:
+        """A candidate parted where complete skulls often lack bone.
+
+        A large hole that is low on a skull with an incomplete face or base is one candidate with what is missing there,
+        and its rim tells little. The part where complete skulls have bone can be judged by itself.
+
+        Parameters
+        ----------
+        candidate : Candidate
+            Any candidate.
+
+        Returns
+        -------
+        tuple of Candidate
+            The part where complete skulls have bone, and what is left of it if that has a core; empty if the candidate
+            is all of one kind.
+        """
+        box = candidate.box
+        if self.natural is None:
+            return ()
+        often = candidate.mask & (self.natural[box] >= _NATURAL)
+        kept = candidate.mask & ~often
+        if not often.any() or not kept.any():
+            return ()
+        kept = largest_component(kept)
+        parts = []
+        for part in (kept, candidate.mask & ~kept):
+            full, core = np.zeros(self.field.shape, bool), np.zeros(self.field.shape, bool)
+            full[box] = part
+            core[box] = part & self._core(box)
+            if core.any():
+                parts.append(self._candidate(full, core, bounding_box(full)))
+            elif not parts:
+                return ()
+        return tuple(parts)
+
     def candidate_at(self, point_mm: np.ndarray, reach_mm: float) -> Candidate | None:
         """The candidate defect that grows from missing bone near a point, whatever its size.
 
@@ -499,8 +539,7 @@ class MissingBone:
 
     def _cores(self) -> Iterator[tuple[tuple[slice, ...], np.ndarray]]:
         """Cores of candidate defects, largest first: a box of the grid with a margin, and the core's mask in it."""
-        core = (self.field < -0.3) & (self.distance > self.options.core_mm) & self.missing
-        core &= ~self.end
+        core = self._core(...)
         labels, _ = ndimage.label(core, np.ones((3, 3, 3)))
         sizes = np.bincount(labels.ravel())
         sizes[0] = 0
@@ -511,6 +550,11 @@ class MissingBone:
                 break
             box = tuple(slice(max(0, s.start - n), s.stop + n) for s, n in zip(boxes[label - 1], reach, strict=True))
             yield box, labels[box] == label
+
+    def _core(self, box: tuple[slice, ...] | EllipsisType) -> np.ndarray:
+        """Bool, in a part of the grid: missing bone far from any bone."""
+        core = (self.field[box] < -0.3) & (self.distance[box] > self.options.core_mm) & self.missing[box]
+        return core & ~self.end[box]
 
     def _grown(
         self,

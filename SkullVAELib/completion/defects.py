@@ -38,6 +38,9 @@ AUTOMATIC = DefectChoice()
 # A candidate is listed in the report from this probability or from this volume on.
 _LISTED, _LISTED_ML = 0.05, 2.0
 
+# A candidate of at least this volume, ml, may be a hole that runs into a natural opening.
+_PARTED_ML = 3.0
+
 # A point chosen by the user belongs to missing bone within this distance, mm.
 _POINT_MM = 15.0
 
@@ -180,10 +183,8 @@ class DefectFinder:
         DefectFinder
         """
         missing = MissingBone.of(warped, spread, alignment, skull, coarse_mm, options, classifier.natural_openings)
-        found = [
-            NumberedCandidate(0, candidate, *classifier.probability(candidate.features))
-            for candidate in missing.candidates()
-        ]
+        found = [c for candidate in missing.candidates() for c in _judged(candidate, missing, classifier)]
+        found.sort(key=lambda c: -c.candidate.volume_ml)
         listed = [c for c in found if c.probability >= _LISTED or c.candidate.volume_ml >= _LISTED_ML]
         return cls(missing, tuple(replace(c, number=number) for number, c in enumerate(listed, 1)))
 
@@ -302,6 +303,16 @@ class DefectFinder:
         start = [s.start for s in candidate.box]
         at = apply_affine(self.missing_bone.fraction.affine, np.argwhere(candidate.mask) + start)
         return float(np.linalg.norm(at - point, axis=1).min())
+
+
+def _judged(candidate: Candidate, missing: MissingBone, classifier: DefectClassifier) -> list[NumberedCandidate]:
+    """A candidate with its probability; or its parts, if it is taken for natural as a whole and one of them is not."""
+    whole = NumberedCandidate(0, candidate, *classifier.probability(candidate.features))
+    if whole.probability >= 0.5 or candidate.volume_ml < _PARTED_ML:
+        return [whole]
+    parts = [NumberedCandidate(0, part, *classifier.probability(part.features)) for part in missing.parted(candidate)]
+    found = any(part.probability >= 0.5 and part.candidate.volume_ml >= _PARTED_ML for part in parts)
+    return parts if found else [whole]
 
 
 def _doubts(candidates: Sequence[NumberedCandidate]) -> list[str]:
