@@ -12,7 +12,7 @@ from SkullVAELib.geometry.affines import apply_affine, nearest_axes
 from SkullVAELib.geometry.distance_field import downsample_mask, redistance, signed_distance, surface_points
 from SkullVAELib.geometry.grid import Grid
 from SkullVAELib.geometry.volume import Volume, to_nearest_ras
-from SkullVAELib.registration.affine import register_affine
+from SkullVAELib.registration.affine import AffineTarget, register_affine
 from SkullVAELib.registration.skull import canonical_field
 from SkullVAELib.registration.symmetry import align_midsagittal_plane
 
@@ -150,7 +150,7 @@ HEADS = {
 def mean_head(model) -> tuple[torch.Tensor, Grid, np.ndarray]:
     """The model's mean shape as a distance, its grid, and the points of its surface."""
     grid = model.architecture.grid
-    mean = redistance(model.mean_shape, grid)
+    mean = redistance(model.mean, grid)
     return mean, grid, surface_points(Volume(-mean.numpy(), grid.affine), level=0.0)[0]
 
 
@@ -159,7 +159,7 @@ def test_registration_finds_the_mean_shape_as_it_lies(mean_head, head):
     mean, grid, points = mean_head
     patient = HEADS[head].copy()
     patient[:3, 3] = [40, -150, 900]
-    alignment = register_affine(apply_affine(patient, points), mean, grid)
+    alignment = register_affine(apply_affine(patient, points), AffineTarget(mean, grid))
     off = np.linalg.norm(apply_affine(alignment, apply_affine(patient, points)) - points, axis=1)
     assert off.mean() < 1.5
     assert np.percentile(off, 95) < 3.0
@@ -168,7 +168,7 @@ def test_registration_finds_the_mean_shape_as_it_lies(mean_head, head):
 def test_registration_of_a_few_voxels_is_an_error_that_says_so(mean_head):
     mean, grid, points = mean_head
     with pytest.raises(SkullVAEError, match="too little bone"):
-        register_affine(points[:100], mean, grid)
+        register_affine(points[:100], AffineTarget(mean, grid))
 
 
 def test_a_landmark_lies_in_the_canonical_frame_where_the_alignment_puts_it():

@@ -26,7 +26,7 @@ from SkullVAELib.geometry.distance_field import redistance
 from SkullVAELib.geometry.grid import Grid
 from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.io.images import read_volume, write_volume
-from SkullVAELib.registration.affine import register_affine
+from SkullVAELib.registration.affine import AffineTarget, register_affine
 from SkullVAELib.registration.skull import canonical_field, prepare_skull
 
 GRID = Grid((48, 56, 48), 4.0)
@@ -167,7 +167,7 @@ def test_a_head_drawn_without_variation_is_the_individuals_own(laid):
     vault = GRID.coordinates()[..., 2] > 10
     for head in (*training, *held_out):
         skull = prepare_skull(head.name, shell(HEADS[head.name]))
-        alignment = register_affine(skull.points, redistance(base.mean, GRID), GRID)
+        alignment = register_affine(skull.points, AffineTarget(redistance(base.mean, GRID), GRID))
         own = (canonical_field(skull.imaged, skull.imaged_distance, alignment, GRID)[0] < 0) & vault
         drawn = DrawnHead((head.name,), head.detail, head.warp, head.scales, np.eye(3), False)
         again = (drawn.signed_distance(points, GRID).reshape(GRID.shape) < 0) & vault

@@ -20,7 +20,6 @@ from SkullVAELib.core.version import __version__
 from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.registration.patient import register_patient
 from SkullVAELib.registration.plausibility import Quality
-from SkullVAELib.shape.two_table import TwoTableShape
 from SkullVAELib.shape.warped import WarpedShape
 from SkullVAELib.vae.networks import SkullModel
 
@@ -75,8 +74,8 @@ def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stag
     quality = Quality.of(registered, model.mean.float().cpu())
     quality.require(options.least_quality, volume.warnings)
     with stages.stage("prior"):
-        prior = Prior.of(model, registered.field, registered.points_on_mean, options.prior, options.defect_class)
-        warped = WarpedShape(TwoTableShape.of(prior.shape(options.gamma), registered.grid), registered.warp)
+        prior = Prior(model, options.prior, options.defect_class, registered.field, registered.points_on_mean)
+        warped = WarpedShape(prior.tables(options.gamma), registered.warp)
     with stages.stage("gap"):
         finder = DefectFinder.of(
             warped,

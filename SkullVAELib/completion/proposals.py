@@ -87,7 +87,7 @@ class ProposalSampler:
     def _noises(self) -> list[torch.Tensor]:
         """Noise of all proposals but the first, each the draw that differs most at the defect from all before it."""
         patient, prior, registered = self.patient, self.patient.prior, self.patient.registered
-        size = prior.mu.shape[1]
+        size = prior.posterior[0].shape[1]
         pool = [torch.randn(size, generator=torch.Generator().manual_seed(seed)) for seed in range(POOL)]
         index = np.concatenate([np.argwhere(mask) for mask in patient.defects.masks])
         index = np.random.default_rng(0).permutation(index)[:_POINTS]

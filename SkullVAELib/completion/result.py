@@ -27,7 +27,6 @@ from SkullVAELib.geometry.volume import Volume, crop
 from SkullVAELib.registration.patient import RegisteredPatient
 from SkullVAELib.registration.plausibility import Quality
 from SkullVAELib.registration.skull import canonical_field
-from SkullVAELib.shape.two_table import TwoTableShape
 from SkullVAELib.shape.warped import PatientShape, WarpedShape
 
 _FACE_WARNING = (
@@ -282,7 +281,7 @@ class PreparedPatient:
         if noise is None and self.prior.gamma_or_own(gamma) == own:
             warped = self.first
         else:
-            warped = WarpedShape(TwoTableShape.of(self.prior.shape(gamma, noise), registered.grid), registered.warp)
+            warped = WarpedShape(self.prior.tables(gamma, noise), registered.warp)
         field = None
         if self.defects.masks:
             region = crop(registered.skull.fraction, self.defects.box)

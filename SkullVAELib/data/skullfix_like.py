@@ -32,7 +32,7 @@ from SkullVAELib.geometry.grid import Grid
 from SkullVAELib.geometry.masks import bounding_box, largest_component
 from SkullVAELib.geometry.volume import Volume, crop
 from SkullVAELib.io.images import write_volume
-from SkullVAELib.registration.affine import register_affine, rotation_matrix
+from SkullVAELib.registration.affine import AffineTarget, register_affine, rotation_matrix
 from SkullVAELib.registration.mean_skull import build_population_with_warps, warp_to_mean_with_field
 from SkullVAELib.registration.skull import CLAMP_MM, Skull, prepare_skull
 from SkullVAELib.shape.two_table import gradient, outer_side_weight
@@ -261,10 +261,10 @@ def register_heads(
         _head(skull, *fields, alignment, grid)
         for skull, fields, alignment in zip(training, registered, population.alignments, strict=True)
     ]
-    others, target = [], redistance(population.mean, grid)
+    others, target = [], AffineTarget(redistance(population.mean, grid), grid)
     for number, skull in enumerate(held_out):
         report("warp held-out skulls to it", 0.8 + 0.2 * number / len(held_out))
-        alignment = register_affine(skull.points, target, grid)
+        alignment = register_affine(skull.points, target)
         others.append(_head(skull, *warp_to_mean_with_field(population.mean, skull, alignment, grid), alignment, grid))
     return Template.of(population.mean, population.spread(), grid), heads, others
 

@@ -6,6 +6,9 @@ is defined by the model's mean shape: a patient's bone surface is registered to 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
+
 import numpy as np
 import torch
 from scipy.spatial import cKDTree
@@ -28,21 +31,28 @@ def _vault(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.array([(low[0] + high[0]) / 2, (low[1] + high[1]) / 2, top - 75]), high - low
 
 
-def rotation_matrix(w: torch.Tensor) -> torch.Tensor:
-    """Rotation matrix of a rotation vector.
+def rotation_matrices(turns: torch.Tensor) -> torch.Tensor:
+    """Rotation matrices of rotation vectors.
 
     Parameters
     ----------
-    w : torch.Tensor, shape (3,)
-        Rotation vector in radians: its direction is the axis, its length the angle.
+    turns : torch.Tensor, shape (N, 3)
+        Rotation vectors in radians: the direction is the axis, the length the angle.
 
     Returns
     -------
-    torch.Tensor, shape (3, 3)
-        Rotation matrix, of the dtype of `w`; differentiable.
+    torch.Tensor, shape (N, 3, 3)
+        Rotation matrices, of the dtype of `turns`; differentiable.
     """
-    zero = w[0] * 0
-    return torch.linalg.matrix_exp(torch.stack([zero, -w[2], w[1], w[2], zero, -w[0], -w[1], w[0], zero]).reshape(3, 3))
+    x, y, z = turns.unbind(1)
+    zero = x * 0
+    skew = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=1)
+    return torch.linalg.matrix_exp(skew.reshape(-1, 3, 3))
+
+
+def rotation_matrix(w: torch.Tensor) -> torch.Tensor:
+    """The rotation matrix (3, 3) of one rotation vector (3,), see `rotation_matrices`."""
+    return rotation_matrices(w[None])[0]
 
 
 def initial_alignment(points: np.ndarray) -> np.ndarray:
@@ -67,9 +77,39 @@ PITCHES = (-0.6, -0.3, 0.0, 0.3, 0.6)
 """Initial pitch angles of the registration, in radians: a vault alone fits almost equally well at any of them."""
 
 
-def register_affine(
-    points: np.ndarray, mean: torch.Tensor, grid: Grid, steps: int = 80, count: int = 4000
-) -> np.ndarray:
+@dataclass(frozen=True)
+class AffineTarget:
+    """A mean shape as the target of an affine registration.
+
+    Attributes
+    ----------
+    distance : torch.Tensor, shape (X, Y, Z)
+        Signed distance of the mean shape in mm on the canonical grid, negative in bone.
+    grid : Grid
+        The canonical grid.
+    """
+
+    distance: torch.Tensor
+    grid: Grid
+
+    @cached_property
+    def near(self) -> torch.Tensor:
+        """(1, X, Y, Z) distance in mm, clamped at FAR_MM."""
+        return self.distance[None].clamp(-FAR_MM, FAR_MM)
+
+    @cached_property
+    def surface(self) -> np.ndarray:
+        """(N, 3) points of the surface in canonical mm, at most 3000."""
+        points = surface_points(Volume((-self.distance).numpy(), self.grid.affine), level=0.0)[0]
+        return points[np.random.default_rng(0).permutation(len(points))[:3000]]
+
+    @cached_property
+    def vault(self) -> tuple[np.ndarray, np.ndarray]:
+        """Centre and size of the vault in mm, (3,) each."""
+        return _vault(self.grid.coordinates()[self.distance < 0].numpy())
+
+
+def register_affine(points: np.ndarray, target: AffineTarget, steps: int = 80, count: int = 4000) -> np.ndarray:
     """Register a bone surface to the mean shape with nine parameters: rotation, translation and three scales.
 
     Minimises the Geman-McClure distance of the points to the mean's surface with Adam; the scale of that distance is
@@ -80,10 +120,8 @@ def register_affine(
     ----------
     points : numpy.ndarray, shape (N, 3)
         Bone surface in patient RAS mm.
-    mean : torch.Tensor, shape (X, Y, Z)
-        Signed distance of the mean shape in mm on the canonical grid, negative in bone.
-    grid : Grid
-        The canonical grid.
+    target : AffineTarget
+        The mean shape.
     steps : int
         Adam steps of a full run; a short run has a third of them.
     count : int
@@ -105,59 +143,81 @@ def register_affine(
             "Choose a segment or a threshold that shows the whole vault",
         )
     centre, size = _vault(points)
-    reference_centre, reference_size = _vault(grid.coordinates()[mean < 0].numpy())
+    reference_centre, reference_size = target.vault
     rng = np.random.default_rng(0)
     shuffled = torch.tensor(points[rng.permutation(len(points))[:20000]] - centre).float()
-    target = mean[None].clamp(-FAR_MM, FAR_MM)
-    shape = surface_points(Volume((-mean).numpy(), grid.affine), level=0.0)[0]
-    shape = shape[rng.permutation(len(shape))[:3000]]
     ratio = float(np.clip(np.prod(reference_size / np.maximum(size, 1)), 0.4, 2.5))
-    start = (torch.zeros(3), torch.tensor(reference_centre).float(), torch.full((3,), np.log(ratio) / 3))
-
-    starts = []
-    for pitch in PITCHES:
-        pitched = (torch.tensor([pitch, 0.0, 0.0]), *start[1:])
-        pose = _descend(shuffled[:1500], target, grid, pitched, (15.0, 10.0), steps // 3)
-        starts.append((_mismatch(shuffled, pose, target, grid, shape), pose))
-    finals = []
-    for _, pose in sorted(starts, key=lambda scored: scored[0])[:2]:
-        pose = _descend(shuffled[:count], target, grid, pose, (8.0, 4.0, 2.7), steps)
-        finals.append((_mismatch(shuffled, pose, target, grid, shape), pose))
-    w, t, s = min(finals, key=lambda scored: scored[0])[1]
+    start = Poses(
+        torch.tensor([[pitch, 0.0, 0.0] for pitch in PITCHES]),
+        torch.tensor(reference_centre).float().repeat(len(PITCHES), 1),
+        torch.full((len(PITCHES), 3), float(np.log(ratio) / 3)),
+    )
+    short = _descend(shuffled[:1500], target, start, (15.0, 10.0), steps // 3)
+    best = np.argsort([_mismatch(shuffled, pose, target) for pose in short.each()], kind="stable")[:2]
+    finals = _descend(shuffled[:count], target, short.some(best), (8.0, 4.0, 2.7), steps)
+    final = min(finals.each(), key=lambda pose: _mismatch(shuffled, pose, target))
     matrix = np.eye(4)
-    linear = (rotation_matrix(w) @ torch.diag(s.exp())).double().numpy()
+    linear = (rotation_matrix(final.turns[0]) @ torch.diag(final.scales[0].exp())).double().numpy()
     matrix[:3, :3] = linear
-    matrix[:3, 3] = t.double().numpy() - linear @ centre
+    matrix[:3, 3] = final.shifts[0].double().numpy() - linear @ centre
     return matrix
 
 
-def _descend(
-    moving: torch.Tensor, target: torch.Tensor, grid: Grid, start: tuple, cuts: tuple[float, ...], steps: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Adam on rotation vector, translation (mm) and log scales; the cut-off (mm) tightens in equal shares of steps."""
-    w, t, s = (v.clone().requires_grad_(True) for v in start)
-    optimiser = Adam([(w, 0.015), (t, 0.7), (s, 0.007)])
-    floor = -float(grid.half_mm[2])
+@dataclass(frozen=True)
+class Poses:
+    """P poses, tried side by side.
+
+    Attributes
+    ----------
+    turns, shifts, scales : torch.Tensor, shape (P, 3)
+        Rotation vectors in radians, translations in mm and logarithms of the scales.
+    """
+
+    turns: torch.Tensor
+    shifts: torch.Tensor
+    scales: torch.Tensor
+
+    def some(self, index: np.ndarray) -> Poses:
+        """The poses of an index."""
+        chosen = torch.as_tensor(index)
+        return Poses(self.turns[chosen], self.shifts[chosen], self.scales[chosen])
+
+    def each(self) -> list[Poses]:
+        """Every pose by itself."""
+        return [self.some(np.array([n])) for n in range(len(self.turns))]
+
+    def move(self, points: torch.Tensor) -> torch.Tensor:
+        """Points (N, 3) in all poses, (P, N, 3)."""
+        return (points * self.scales.exp()[:, None]) @ rotation_matrices(self.turns).mT + self.shifts[:, None]
+
+
+def _descend(moving: torch.Tensor, target: AffineTarget, start: Poses, cuts: tuple[float, ...], steps: int) -> Poses:
+    """Adam on all poses at once; the cut-off (mm) tightens in equal shares of steps."""
+    poses = Poses(*(v.clone().requires_grad_(True) for v in (start.turns, start.shifts, start.scales)))
+    optimiser = Adam([(poses.turns, 0.015), (poses.shifts, 0.7), (poses.scales, 0.007)])
+    floor = -float(target.grid.half_mm[2])
     for i in range(steps):
-        q = (moving * s.exp()) @ rotation_matrix(w).T + t
-        distance = grid.sample(target, q)[:, 0]
+        q = poses.move(moving)
+        distance = target.grid.sample(target.near, q.reshape(-1, 3))[:, 0].reshape(q.shape[:2])
         cut = cuts[i * len(cuts) // steps]
-        weight = (q[:, 2].detach() > floor).float()  # bone below the frame, such as the neck, has weight 0
-        loss = (distance**2 / (distance**2 + cut**2) * weight).sum() / weight.sum().clamp(min=1)
+        weight = (q[..., 2].detach() > floor).float()  # bone below the frame, such as the neck, has weight 0
+        losses = (distance**2 / (distance**2 + cut**2) * weight).sum(1) / weight.sum(1).clamp(min=1)
         # Skulls differ in size by about 10 %, not 50 %: a weak prior keeps the three scales near each other.
-        optimiser.minimise(loss + 0.5 * (s - s.mean()).square().sum(), 1.0 if i < 0.7 * steps else 0.3)
-    return w.detach(), t.detach(), s.detach()
+        unequal = (poses.scales - poses.scales.mean(1, keepdim=True)).square().sum()
+        # Poses are independent, and so are Adam's steps.
+        optimiser.minimise(losses.sum() + 0.5 * unequal, 1.0 if i < 0.7 * steps else 0.3)
+    return Poses(poses.turns.detach(), poses.shifts.detach(), poses.scales.detach())
 
 
-def _mismatch(points: torch.Tensor, pose: tuple, target: torch.Tensor, grid: Grid, shape: np.ndarray) -> float:
+def _mismatch(points: torch.Tensor, pose: Poses, target: AffineTarget) -> float:
     """Robust distance in both directions: bone inside the frame to the mean's surface, and the mean's surface to bone.
 
     The second direction separates a correct pose from one pitched by half a radian: the vault fits either, the skull
     base only the correct one.
     """
-    w, t, s = pose
-    q = (points * s.exp()) @ rotation_matrix(w).T + t
+    grid = target.grid
+    q = pose.move(points)[0]
     inside = (q.abs() < torch.as_tensor(grid.half_mm).float()).all(-1)
-    to_mean = grid.sample(target, q)[inside, 0].numpy()
-    to_bone = cKDTree(q.numpy()).query(shape, distance_upper_bound=30.0)[0].clip(0, 30.0)
+    to_mean = grid.sample(target.near, q)[inside, 0].numpy()
+    to_bone = cKDTree(q.numpy()).query(target.surface, distance_upper_bound=30.0)[0].clip(0, 30.0)
     return float(sum((d**2 / (d**2 + 36.0)).mean() for d in (to_mean, to_bone)))

@@ -16,13 +16,13 @@ import torch.nn.functional as F
 from SkullVAELib.geometry.affines import apply_affine
 from SkullVAELib.geometry.distance_field import redistance
 from SkullVAELib.geometry.grid import Grid
-from SkullVAELib.registration.affine import initial_alignment, register_affine
+from SkullVAELib.registration.affine import AffineTarget, initial_alignment, register_affine
 from SkullVAELib.registration.free_form import fit_warp, inverse_warp
 from SkullVAELib.registration.options import WarpOptions
 from SkullVAELib.registration.skull import CLAMP_MM, Skull, canonical_field, canonical_surface
 from SkullVAELib.shape.two_table import TwoTableShape
 
-TRAINING_WARP = WarpOptions(spacing_mm=20.0, symmetry=0.3)
+TRAINING_WARP = WarpOptions(spacing_mm=20.0, symmetry=0.3, steps=100, count=15000)
 """Warp of a complete skull to the mean in training: it follows the surface more closely than that of a defective skull,
 which has no data across its hole. The shipped models were trained with it.
 """
@@ -65,8 +65,8 @@ def mean_shape(skulls: list[Skull], grid: Grid, passes: int = 2) -> tuple[torch.
     mean = _symmetric(mean.clamp(-2 * CLAMP_MM, 2 * CLAMP_MM))
     alignments: list[np.ndarray] = []
     for _ in range(passes):
-        target = redistance(mean, grid)
-        alignments = [register_affine(s.points, target, grid) for s in skulls]
+        target = AffineTarget(redistance(mean, grid), grid)
+        alignments = [register_affine(s.points, target) for s in skulls]
         total, weight = torch.zeros(grid.shape), torch.zeros(grid.shape)
         for skull, alignment in zip(skulls, alignments, strict=True):
             field, seen = canonical_field(skull.imaged, skull.imaged_distance, alignment, grid)

@@ -31,11 +31,11 @@ class WarpOptions:
     """
 
     spacing_mm: float = 40.0
-    steps: int = 100
+    steps: int = 60
     stiffness: float = 0.03
     symmetry: float = 3.0
     cut_mm: float = 6.0
-    count: int = 15000
+    count: int = 6000
 
 
 REFUSE_BELOW = 0.15

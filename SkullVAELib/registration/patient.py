@@ -9,7 +9,6 @@ import SimpleITK as sitk
 import torch
 
 from SkullVAELib.core.progress import Stages
-from SkullVAELib.geometry.distance_field import redistance
 from SkullVAELib.geometry.grid import Grid
 from SkullVAELib.geometry.roi import ROI
 from SkullVAELib.geometry.volume import Volume
@@ -20,9 +19,9 @@ from SkullVAELib.registration.fragments import choose_fragments, registration_bo
 from SkullVAELib.registration.free_form import fit_warp, inverse_warp
 from SkullVAELib.registration.intensities import resolve_threshold
 from SkullVAELib.registration.options import WarpOptions
+from SkullVAELib.registration.reference import MeanSkull
 from SkullVAELib.registration.skull import CLAMP_MM, Skull, canonical_field, canonical_surface, prepare_skull
 from SkullVAELib.registration.symmetry import align_midsagittal_plane
-from SkullVAELib.registration.vault_shell import VaultShell
 from SkullVAELib.shape.two_table import TwoTableShape
 from SkullVAELib.shape.warped import WarpedShape
 from SkullVAELib.vae.networks import SkullModel
@@ -69,14 +68,14 @@ def align_to_mean(skull: Skull, model: SkullModel) -> AlignedSkull:
     SkullVAEError
         If there is too little bone for a skull.
     """
-    grid = model.architecture.grid
-    mean = redistance(model.mean_shape.cpu(), grid)
-    matrix = register_affine(skull.points, mean, grid)
+    mean = MeanSkull.of(model)
+    grid = mean.grid
+    matrix = register_affine(skull.points, mean.target)
     field, _ = canonical_field(skull.imaged, skull.imaged_distance, matrix, grid)
     matrix = align_midsagittal_plane(canonical_surface(skull, matrix)[0], field, grid) @ matrix
     points, normals = canonical_surface(skull, matrix)
     vault = points[points[:, 2] > 0]
-    fit = float(grid.sample(mean[None], vault)[:, 0].abs().median()) if len(vault) else float("inf")
+    fit = float(grid.sample(mean.distance[None], vault)[:, 0].abs().median()) if len(vault) else float("inf")
     return AlignedSkull(matrix, points, normals, fit)
 
 
@@ -97,8 +96,7 @@ def fit_warp_to_mean(aligned: AlignedSkull, model: SkullModel, options: WarpOpti
     torch.Tensor, shape (3, X', Y', Z')
         Displacements in mm.
     """
-    shape = TwoTableShape.of(model.mean.cpu(), model.architecture.grid)
-    return fit_warp(shape, aligned.points, aligned.normals, options or WarpOptions())
+    return fit_warp(MeanSkull.of(model).tables, aligned.points, aligned.normals, options or WarpOptions())
 
 
 def warped_field(skull: Skull, aligned: AlignedSkull, warp: torch.Tensor, grid: Grid) -> torch.Tensor:
@@ -216,7 +214,7 @@ def register_patient(
         skull = prepare_skull("patient", volume.with_array(registered))
     with stages.stage("register"):
         aligned = align_to_mean(skull, model)
-        shell = VaultShell.of(redistance(model.mean_shape.cpu(), grid), grid)
+        shell = MeanSkull.of(model).shell
         choice = choose_fragments(volume, segmentation, left_out, skull, aligned.matrix, shell, fragments)
         bone = volume.with_array(choice.mask)
         if choice.removed:

@@ -22,7 +22,7 @@ from SkullVAELib.data.defect_kinds import CLASSES, CRANIAL_KINDS
 from SkullVAELib.data.synthetic_defects import random_defect
 from SkullVAELib.geometry.distance_field import redistance
 from SkullVAELib.geometry.grid import Grid
-from SkullVAELib.registration.affine import register_affine
+from SkullVAELib.registration.affine import AffineTarget, register_affine
 from SkullVAELib.registration.mean_skull import Population, build_population, warp_to_mean
 from SkullVAELib.registration.skull import Skull, prepare_skull
 from SkullVAELib.training.config import TrainingOptions
@@ -105,10 +105,10 @@ def load_held_out(folder: Path, cases: list[SkullCase], population: Population) 
         return tensors["fields"].float(), tensors["known"].float()
     grid, skulls = population.grid, _complete_skulls(cases)
     fields, known = torch.zeros(2, len(skulls), *grid.shape)
-    target = redistance(population.mean, grid)
+    target = AffineTarget(redistance(population.mean, grid), grid)
     for number, case in enumerate(skulls):
         skull = _read_skull(case)
-        alignment = register_affine(skull.points, target, grid)
+        alignment = register_affine(skull.points, target)
         fields[number], known[number] = warp_to_mean(population.mean, skull, alignment, grid)
     names = [c.individual for c in skulls]
     write_tensors(path, {"fields": fields.half(), "known": known.half()}, {"names": names})

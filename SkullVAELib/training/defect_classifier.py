@@ -29,7 +29,6 @@ from SkullVAELib.geometry.volume import Volume, to_nearest_ras
 from SkullVAELib.io.images import read_volume
 from SkullVAELib.registration.patient import align_to_mean, fit_warp_to_mean, warped_field
 from SkullVAELib.registration.skull import Skull, prepare_skull
-from SkullVAELib.shape.two_table import TwoTableShape
 from SkullVAELib.shape.warped import WarpedShape
 from SkullVAELib.vae.networks import SkullModel
 
@@ -130,8 +129,8 @@ def registered_case(
     aligned = align_to_mean(patient, model)
     warp, grid = fit_warp_to_mean(aligned, model), model.architecture.grid
     field = warped_field(patient, aligned, warp, grid)
-    prior = Prior.of(model, field, aligned.points + grid.sample(warp, aligned.points), "auto", "cranial")
-    warped = WarpedShape(TwoTableShape.of(prior.shape(), grid), warp)
+    prior = Prior(model, "auto", "cranial", field, aligned.points + grid.sample(warp, aligned.points))
+    warped = WarpedShape(prior.tables(), warp)
     coarse = float(case.defective.spacing.max())
     missing = MissingBone.of(
         warped, model.spread.float().cpu(), aligned.matrix, patient, coarse, DefectOptions(), natural
