@@ -9,9 +9,12 @@ from pathlib import Path
 import fuzz_inputs
 import numpy as np
 import pytest
+import torch
+from tiny import TINY
 
 from SkullVAELib.core.errors import SkullVAEError
-from SkullVAELib.vae.checkpoint import load_any_model, read_tensors
+from SkullVAELib.vae.checkpoint import load_any_model, read_tensors, save_model, write_tensors
+from SkullVAELib.vae.networks import SkullModel
 
 
 @pytest.fixture(scope="module", params=[0, 1], ids=["ours", "the paper's"])
@@ -55,6 +58,29 @@ def refused(folder: Path, content: bytes) -> str:
 def test_a_small_model_is_read(valid, tmp_path):
     (tmp_path / "model.safetensors").write_bytes(valid)
     assert load_any_model(tmp_path / "model.safetensors").architecture.latent_size == 2
+
+
+def test_the_standard_deviation_is_stored_at_every_other_node(tmp_path):
+    torch.manual_seed(0)
+    model = SkullModel(TINY, ("cranial",))
+    x, y, z = TINY.grid.coordinates().unbind(-1)
+    model.spread.copy_(2 + (x / 60).sin() * (y / 70).cos() + z / 200)
+    save_model(model, tmp_path / "model.safetensors", {})
+    stored = read_tensors(tmp_path / "model.safetensors")[0]["spread"]
+    assert tuple(stored.shape) == tuple(n // 2 for n in TINY.grid_shape)
+    read = load_any_model(tmp_path / "model.safetensors")
+    assert read.spread.shape == model.spread.shape
+    assert float((read.spread - model.spread)[1:-1, 1:-1, 1:-1].abs().max()) < 0.02
+    assert torch.equal(read.mean, model.mean.half().float())
+
+
+@pytest.mark.parametrize("shape", [(24, 28), (24, 28, 12), (2, 24, 28, 24)])
+def test_a_standard_deviation_of_another_size_is_refused(tmp_path, shape):
+    model = SkullModel(TINY, ("cranial",))
+    save_model(model, tmp_path / "whole.safetensors", {})
+    tensors, metadata = read_tensors(tmp_path / "whole.safetensors")
+    write_tensors(tmp_path / "other.safetensors", tensors | {"spread": torch.zeros(shape)}, metadata)
+    refused(tmp_path, (tmp_path / "other.safetensors").read_bytes())
 
 
 @pytest.mark.parametrize(

@@ -76,8 +76,8 @@ class Architecture:
     grid_shape: tuple[int, int, int] = (96, 112, 96)
     spacing_mm: float = 2.0
     clamp_mm: float = 10.0
-    latent_size: int = 64
-    channels: tuple[int, ...] = (16, 32, 64, 96)
+    latent_size: int = 32
+    channels: tuple[int, ...] = (16, 32, 64, 32)
 
     def __post_init__(self):
         check_sizes(self.grid_shape, self.latent_size, self.channels)
