@@ -71,7 +71,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--craniotomy", nargs=2, type=Path, metavar=("DEFECTIVE", "FLAP"), help="a real patient's skull and bone flap"
     )
-    parser.add_argument("--model", type=Path, help="model of --craniotomy; default: the one that ships")
+    parser.add_argument("--craniotomy-model", type=Path, help="default: the model that ships")
     parser.add_argument("--against", type=Path, metavar="accuracy.json", help="result of a former run to compare with")
     parser.add_argument("--jobs", type=int, default=2, help="processes (default 2)")
     parser.add_argument("--unet-minutes", type=float, default=30.0, help="training time of the U-Net row, each fold")
@@ -192,8 +192,8 @@ def jobs_of(
     individuals = Individuals.of(arguments)
     trained = trained_models(arguments, individuals, chosen)
     populations = populations_of(arguments, individuals)
-    drawing = any(row.split("-")[0] in ("pca", "unet") for row in chosen)
-    folds.build_all(list(dict.fromkeys(populations.values())), drawing, arguments.jobs, say)
+    missing = list(dict.fromkeys(populations.values()))
+    folds.build_all(missing, any(map(rows.is_fitted, chosen)), arguments.jobs, say)
     ct, files, jobs = _words(arguments.ct), individuals.files, []
     for group, evaluation in ((individuals.training, False), (individuals.evaluation, True)):
         names = sorted({case.individual for case in group if not plan.is_average(case.individual)})
@@ -278,7 +278,7 @@ def run(arguments: argparse.Namespace) -> int:
         text.append(against.as_text(result["against"]))
     if arguments.craniotomy:
         keep_freed_memory()
-        model = load_model(arguments.model or default_model_path())
+        model = load_model(arguments.craniotomy_model or default_model_path())
         result["craniotomy"] = craniotomy.run(*arguments.craniotomy, model, OURS)
         text.append(craniotomy.as_text(result["craniotomy"]) + "\n")
     result["cases"] = records

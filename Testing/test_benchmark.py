@@ -25,7 +25,6 @@ from benchmark import (
     second_opinion,
     slices,
     tables,
-    unet,
 )
 from benchmark.cases import PLACES, SITES, SIZES, STANDARD, VAULT_ONLY, cut_place, cut_with_centre, places_of
 from benchmark.hard.judge import covered
@@ -459,6 +458,8 @@ def test_components_complete_a_shape_of_their_kind_around_a_hole():
 
 
 def test_the_unet_learns_to_draw_a_skull():
+    from benchmark import unet  # MONAI takes many seconds to import
+
     grid = Grid((32, 32, 32), 6.0)
     fields = ellipsoids(4, grid)
     given = torch.tensor(fields[:1]).float()

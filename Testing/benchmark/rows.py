@@ -19,7 +19,7 @@ from SkullVAELib.registration.options import WarpOptions
 from SkullVAELib.vae.checkpoint import load_model
 from SkullVAELib.vae.networks import SkullModel
 
-from . import pca, shapes, unet
+from . import pca, shapes
 
 OURS = "mean"
 
@@ -125,6 +125,8 @@ def method(row: str) -> Method:
             functools.partial(pca.fitted, pca.load(fold.folder), int(row[4:])), volume, fold.load()
         )
     if row == "unet":
+        from . import unet  # MONAI takes many seconds to import
+
         return lambda volume, fold: shapes.complete_by(
             functools.partial(unet.completed, unet.load(fold.folder)), volume, fold.load()
         )
@@ -172,6 +174,11 @@ def sources(row: str) -> list[Path]:
     return [path for path in Path(__file__).parent.glob("*.py") if path.stem not in left_out]
 
 
+def is_fitted(row: str) -> bool:
+    """Whether a row is fitted to skulls that are drawn from a fold's population."""
+    return row.split("-")[0] in ("pca", "unet")
+
+
 def fitted(row: str, fold: Fold) -> list[Path]:
     """The files that prepare() has written for a row, beside the model."""
     names = {"pca": "pca.safetensors", "unet": "unet.safetensors"}
@@ -183,6 +190,8 @@ def prepare(row: str, fold: Fold, log: Callable[[str], None], minutes: float) ->
     if row.startswith("pca-"):
         pca.prepare(fold.training, fold.folder, fold.load(), log)
     if row == "unet":
+        from . import unet
+
         unet.prepare(fold.training, fold.folder, fold.load(), log, minutes)
 
 
