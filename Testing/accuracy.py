@@ -214,7 +214,8 @@ def jobs_of(
             for position, number in enumerate(plan.thinned(numbers, arguments.thin, turn)):
                 full = (position + turn) % every == 0
                 jobs.append(job(number, possible if full else tuple(row for row in possible if row == OURS)))
-            if slices and OURS in chosen and (turn % arguments.thin == 0 or arguments.individuals):
+            in_slices = turn % arguments.thin == 0 and (name in ct or turn % plan.SLICES_EVERY == 0)
+            if slices and OURS in chosen and (in_slices or arguments.individuals):
                 jobs += [job(numbers[0], (OURS,), slices_mm=thickness) for thickness in slices]
     return [job for job in jobs if job.rows]
 

@@ -16,18 +16,22 @@ from scipy.spatial.transform import Rotation
 
 from SkullVAELib.api import complete
 from SkullVAELib.completion.options import CompletionOptions
+from SkullVAELib.geometry.affines import apply_affine
 from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.implant.options import ImplantOptions
 from SkullVAELib.io.images import read_volume
+from SkullVAELib.mesh.distance import SurfaceDistance
 from SkullVAELib.mesh.mesh import Mesh
 from SkullVAELib.vae.networks import SkullModel
 
 from .hard.holes import Vault
-from .hard.judge import Surfaces, _distances
+from .hard.judge import Surfaces
+from .rays import SPACING_MM, Rays
 
 STEPS = 60
-SAMPLED_MM = 0.5
-"""Distance between the points of the implant's surface on which the nearest one is searched first."""
+
+EDGE_MM = 4.0
+"""Rays with no flap in part of this distance around them meet its edge."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Rigid:
 def aligned(points: np.ndarray, surface: Mesh, steps: int = STEPS) -> Rigid:
     """The rigid motion of points (N, 3) in mm onto a surface, by iterated closest points and planes.
 
-    Weights fall beyond three times the median distance: wires on a flap and its edge count little.
+    Weights fall beyond three times the median distance, so that what was fixed to a flap counts little.
     """
     corners = surface.points[surface.faces]
     target, normals = corners.mean(axis=1), surface.face_normals()
@@ -73,18 +77,36 @@ def aligned(points: np.ndarray, surface: Mesh, steps: int = STEPS) -> Rigid:
     return found
 
 
+def flap_surfaces(flap: Volume, centre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Points (N, 3) in mm where rays from the vault's centre leave a flap and where they enter it.
+
+    Surfaces between them are pores of the diploe. Rays near the flap's edge, where the sawn wall is met, are left out.
+    """
+    places = apply_affine(flap.affine, np.argwhere(flap.array)) - centre
+    radius = np.linalg.norm(places, axis=1)
+    mean = float(radius.mean())
+    cells = np.unique(np.round(places / radius[:, None] * mean / SPACING_MM).astype(int), axis=0) * SPACING_MM
+    directions = cells / np.linalg.norm(cells, axis=1, keepdims=True)
+    span = max(0.0, float(radius.min()) - 10.0), float(radius.max()) + 10.0
+    met = Rays.of(flap.array, flap.affine, centre, directions, span)
+    on_sphere = directions[np.isfinite(met.outer)] * mean
+    tree = cKDTree(on_sphere)
+    around = tree.query_ball_point(directions * mean, EDGE_MM, return_length=True)
+    inside = np.isfinite(met.outer) & (around > 0.85 * np.median(around))
+    return tuple(centre + distance[inside, None] * directions[inside] for distance in (met.outer, met.inner))
+
+
 def compare(flap: Volume, implant: Mesh, centre: np.ndarray) -> dict[str, float]:
     """Median and 90th percentile in mm of the distance of a flap's surfaces from an implant's after the alignment.
 
     flap: bool; implant: closed mesh, RAS mm; centre: (3,) of the vault, RAS mm.
     """
-    own, made = Surfaces.of_mask(flap, centre), Surfaces.of_mesh(implant, centre)
-    used = {name: np.unique(mesh.faces) for name, mesh in (("outer", own.outer), ("inner", own.inner))}
-    outer, inner = own.outer.points[used["outer"]], own.inner.points[used["inner"]]
+    made = Surfaces.of_mesh(implant, centre)
+    outer, inner = flap_surfaces(flap, centre)
     motion = aligned(outer, made.outer)
     found = {"turned_degrees": motion.degrees, "moved_mm": float(np.linalg.norm(motion.shift))}
     for name, points, surface in (("outer", outer, made.outer), ("inner", inner, made.inner)):
-        distance = _distances(motion(points), surface)
+        distance = np.abs(SurfaceDistance(surface).signed(motion(points)))
         found[f"{name}_median_mm"] = float(np.median(distance))
         found[f"{name}_p90_mm"] = float(np.percentile(distance, 90))
     return {name: round(value, 3) for name, value in found.items()}
