@@ -125,7 +125,9 @@ def test_defects_of_a_vault_lie_above_its_end(number):
 
 @pytest.fixture(scope="module")
 def heads(tmp_path_factory):
-    return tiny.write_heads(tmp_path_factory.mktemp("benchmark") / "heads")
+    folder = tiny.write_heads(tmp_path_factory.mktemp("benchmark") / "heads")
+    (folder / "cyd.nrrd").unlink()  # two are enough for a mean, and sooner registered
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -150,9 +152,10 @@ def test_the_model_of_a_fold_is_the_mean_of_the_others_and_says_that_its_network
     model = load_model(fold.model)
     assert model.provenance["networks"] == "untrained"
     assert model.provenance["holdout"] == ["out"]
-    assert sorted(model.provenance["data"]) == ["ada.nrrd", "ben.nrrd", "cyd.nrrd"]
+    assert sorted(model.provenance["data"]) == ["ada.nrrd", "ben.nrrd"]
     assert torch.equal(model.mean_shape, model.mean)
-    assert (model.mean < 0).any() and 0 < model.spread.min() < 3
+    assert 0.02 < float((model.mean < 0).float().mean()) < 0.5
+    assert 0 < float(model.spread[model.mean.abs() < 2].median()) < 3
 
 
 def test_a_fold_is_built_once_and_again_for_other_skulls(fold, heads, monkeypatch):
@@ -213,15 +216,16 @@ def test_the_run_goes_on_where_it_stopped(heads, fold, tmp_path):
     assert first["ct"] and first["site"] == "frontal" and first["thickness_mm"] == pytest.approx(6, abs=1.5)
     assert contest.load_mask(job.mask("mirror")).any()
     marked = json.loads(job.record.read_text())
-    marked["rows"]["mirror"]["dsc"] = 0.123
+    for row in job.rows:
+        marked["rows"][row]["dsc"] = 0.123
     job.record.write_text(json.dumps(marked))
     assert contest.run_job(job)["rows"]["mirror"]["dsc"] == 0.123
     assert not contest.run_job(dataclasses.replace(job, ct=False))["ct"]  # what only describes is not computed
     other = tmp_path / "b.safetensors"
     model = load_model(fold.model)
     save_model(model, other, model.provenance | {"holdout": ["out", "another"]})
-    again = contest.run_job(dataclasses.replace(job, fold=dataclasses.replace(fold, model=other)))
-    assert again["rows"]["mirror"]["dsc"] == first["rows"]["mirror"]["dsc"]
+    again = contest.run_job(dataclasses.replace(job, rows=("nothing",), fold=dataclasses.replace(fold, model=other)))
+    assert again["rows"]["nothing"]["dsc"] == 0
 
 
 def test_every_row_has_a_method_and_a_made_up_one_has_not():
@@ -508,7 +512,7 @@ def test_a_case_is_drawn_and_the_page_shows_the_worst_first(tmp_path):
 def test_the_command_measures_and_writes(heads, fold, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(folds, "ARCHITECTURE", tiny.TINY)
     monkeypatch.setattr(plan, "CT_SKULLS", ("out",))
-    held = next(n for n, names in enumerate(plan.folds_of(tiny.HEADS, ["out"]), start=1) if "out" in names)
+    held = next(n for n, names in enumerate(plan.folds_of(["ada", "ben", "out"], ["out"]), start=1) if "out" in names)
     (tmp_path / "folds" / f"fold{held}").mkdir(parents=True)
     shutil.copy(fold.model, tmp_path / "folds" / f"fold{held}")
     arguments = ["--data", str(heads), "--rows", "nothing,mean", "--places", "2", "--individuals", "out", "--ct", "out"]

@@ -125,11 +125,7 @@ def method(row: str) -> Method:
             functools.partial(pca.fitted, pca.load(fold.folder), int(row[4:])), volume, fold.load()
         )
     if row == "unet":
-        from . import unet  # MONAI takes many seconds to import
-
-        return lambda volume, fold: shapes.complete_by(
-            functools.partial(unet.completed, unet.load(fold.folder)), volume, fold.load()
-        )
+        return _by_unet
     prior, *changes = row.split("-")
     if prior not in PRIORS or set(changes) - {"rim", "warp", "face"}:
         known = ", ".join((*TITLES, *(p for p in PRIORS if p not in TITLES)))
@@ -149,6 +145,12 @@ def method(row: str) -> Method:
         return complete(volume, model, options, Stages({"all": 1.0})).implant.array
 
     return implant
+
+
+def _by_unet(volume: Volume, fold: Fold) -> np.ndarray:
+    from . import unet  # MONAI takes many seconds to import
+
+    return shapes.complete_by(functools.partial(unet.completed, unet.load(fold.folder)), volume, fold.load())
 
 
 PRESENTING = (
