@@ -30,7 +30,7 @@ from .rays import SPACING_MM, Rays
 
 STEPS = 60
 
-EDGE_MM = 4.0
+EDGE_MM = 2.0
 """Rays with no flap in part of this distance around them meet its edge."""
 
 
@@ -51,10 +51,7 @@ class Rigid:
 
 
 def aligned(points: np.ndarray, surface: Mesh, steps: int = STEPS) -> Rigid:
-    """The rigid motion of points (N, 3) in mm onto a surface, by iterated closest points and planes.
-
-    Weights fall beyond three times the median distance, so that what was fixed to a flap counts little.
-    """
+    """The rigid motion of points (N, 3) in mm onto a surface, by iterated closest points and planes, least squares."""
     corners = surface.points[surface.faces]
     target, normals = corners.mean(axis=1), surface.face_normals()
     tree = cKDTree(target)
@@ -65,11 +62,9 @@ def aligned(points: np.ndarray, surface: Mesh, steps: int = STEPS) -> Rigid:
         near = tree.query(here)[1]
         normal = normals[near]
         off = np.einsum("nx,nx->n", here - target[near], normal)
-        limit = 3 * np.median(np.abs(off)) + 0.05
-        weight = np.sqrt(1 / (1 + (off / limit) ** 2))[:, None]
         centre = about + found.shift
-        system = np.hstack([np.cross(here - centre, normal), normal]) * weight
-        step = np.linalg.lstsq(system, -off * weight[:, 0], rcond=None)[0]
+        system = np.hstack([np.cross(here - centre, normal), normal])
+        step = np.linalg.lstsq(system, -off, rcond=None)[0]
         turn = Rotation.from_rotvec(step[:3]).as_matrix()
         found = Rigid(turn @ found.rotation, about, found.shift + step[3:])
         if np.abs(step).max() < 1e-6:
