@@ -405,23 +405,24 @@ def dome(radius, half_angle, thickness=5.0):
     affine = np.eye(4)
     affine[:3, 3] = -50, -50, 20
     at = np.moveaxis(np.indices((101, 101, 70)), 0, -1) + affine[:3, 3]
-    distance = np.linalg.norm(at * [1.0, 0.9, 1.0], axis=-1)
+    distance = np.linalg.norm(at * [0.8, 0.9, 1.0], axis=-1)
     angle = np.degrees(np.arccos(np.clip(at[..., 2] / np.linalg.norm(at, axis=-1), -1, 1)))
     return Volume((distance < radius) & (distance > radius - thickness) & (angle < half_angle), affine)
 
 
 def test_a_flap_out_of_place_is_aligned_before_it_is_compared():
-    implant = mask_surface(dome(80, 35))
+    implant = mask_surface(dome(80, 33))
     turn = np.eye(4)
     angle = np.radians(5)
     turn[:3, :3] = [[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]]
     turn[:3, 3] = 1.5, -1.0, 2.0
-    flap = dome(80, 28, 6.0)
+    flap = dome(80, 25, 6.0)
     flap = Volume(flap.array, turn @ flap.affine)
     found = craniotomy.compare(flap, implant, np.zeros(3))
     assert found["outer_median_mm"] < 0.15 and found["outer_p90_mm"] < 0.4
     assert found["inner_median_mm"] == pytest.approx(1.0, abs=0.2)
-    assert found["turned_degrees"] == pytest.approx(5, abs=1.5)
+    before = craniotomy.SurfaceDistance(implant).signed(craniotomy.flap_surfaces(flap, np.zeros(3))[0])
+    assert np.median(np.abs(before)) > 1
 
 
 def test_a_case_in_slices_is_measured_against_the_skulls_own_voxels():
