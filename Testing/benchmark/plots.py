@@ -70,6 +70,7 @@ def write_errors(path: Path, records: Sequence[dict], ours: str) -> None:
             thickness = [record["thickness_mm"] for record in chosen]
             error = values(chosen, ours, measure)
             right.scatter(thickness, error, 14, color=colour, marker=marker, alpha=0.7, linewidths=0, label=label)
+    left.set_ylim(bottom=0)
     left.set_xticks(range(len(SIZES)), SIZES)
     left.set_xlabel("size of the defect (mean and 95 % interval over individuals)")
     left.set_ylabel("mean error, mm")
