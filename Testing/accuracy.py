@@ -7,7 +7,7 @@
 
 Five folds by individual: a fold's mean skull is that of all other skulls of DATA, averages included. Individuals of
 --evaluation are measured with the mean skull of all of DATA. Every row gets the same defective skulls; cheaper rows get
-every third case. Rows with a network need models of Training/train.py with --holdout. Mean skulls and finished cases
+every fourth case. Rows with a network need models of Training/train.py with --holdout. Mean skulls and finished cases
 are kept in --output, so that an interrupted run goes on. Docs/explanation/accuracy.md has the rows and measures.
 """
 
@@ -65,7 +65,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--ct", default=",".join(plan.CT_SKULLS), help="individuals segmented on CT, comma-separated")
     parser.add_argument("--thin", type=int, default=1, metavar="N", help="every N-th case of a skull")
     parser.add_argument(
-        "--baselines-every", type=int, default=3, metavar="N", help="other rows on every N-th case only (default 3)"
+        "--baselines-every", type=int, default=4, metavar="N", help="other rows on every N-th case only (default 4)"
     )
     parser.add_argument("--slices", default="1,2.5,5", help="thicknesses in mm, comma-separated; empty for none")
     parser.add_argument(

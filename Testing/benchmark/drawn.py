@@ -17,7 +17,7 @@ from SkullVAELib.data.skullfix_like import RegisteredHead, Template, draw_head, 
 from SkullVAELib.geometry.grid import Grid
 from SkullVAELib.registration.skull import CLAMP_MM, prepare_skull
 
-COUNT = 120
+COUNT = 101
 
 NAME = "drawn.npy"
 """Of the file in a fold's folder."""

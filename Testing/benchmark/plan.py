@@ -28,8 +28,8 @@ FOLDS = 5
 CASES = 6
 """Cases of a skull that does not get all fourteen."""
 
-SLICES_EVERY = 3
-"""Of the skulls that are not CT, every third has a case in slices."""
+SLICES_EVERY = 4
+"""Of the skulls that are not CT, every fourth has a case in slices."""
 
 LEAST_HEIGHT_MM = 100.0
 """A skull whose bone is lower than this, from its vertex down, has a vault only."""
