@@ -6,7 +6,7 @@
 #   make bench   seconds and peak memory of each stage, into bench/
 #   make bench-batch   cases per core-hour of skullvae batch, with one worker and with two, into bench/
 #   make bench-scale   time and memory from 128^3 to 768^3 voxels, into bench/scale/
-#   make bench-accuracy DATA=FOLDER   implants of every method on complete skulls that no model saw, into bench/
+#   make bench-accuracy DATA=FOLDER [ARGS="--evaluation FOLDER2"]   implants of every method on held-out skulls, into bench/
 #   make bench-quality DATA=FOLDER ARGS="--folds FOLDER"   whether the quality score tells what fails, into bench/quality/
 #   make bench-training ARGS="--data SET"   training beside a faithful loop of the original, into bench/
 #   make lint    ruff, mypy and the layers of the packages (import-linter)

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 import tiny
-from accuracy import RELEASED
-from benchmark import contest, rows
+import torch
+from benchmark import contest, folds, rows
 from benchmark.rows import ABLATION, TITLES, Fold
+
+from SkullVAELib.vae.checkpoint import save_model
 
 MODULES = {
     "__init__.py": "",
@@ -97,11 +99,20 @@ def heads(tmp_path_factory) -> Path:
     return tiny.write_heads(tmp_path_factory.mktemp("benchmark") / "heads")
 
 
+def model_of_a_fold(folder: Path) -> Path:
+    shape = torch.zeros(tiny.TINY.grid_shape)
+    path = folder / "model.safetensors"
+    save_model(folds.untrained(tiny.TINY, shape, shape), path, {"networks": "untrained", "holdout": ["out"]})
+    return path
+
+
 @pytest.fixture
 def job(heads, tmp_path) -> contest.Job:
     """The row that does nothing on one skull: its record depends on the library as every row's does."""
     skull = shutil.copy(heads / "out.nrrd", tmp_path)
-    return contest.Job(Path(skull), "out", 2, ("nothing",), Fold(RELEASED, (), tmp_path), tmp_path / "o")
+    return contest.Job(
+        Path(skull), "out", 2, ("nothing",), Fold(model_of_a_fold(tmp_path), (), tmp_path), tmp_path / "o"
+    )
 
 
 WRONG = 0.123
@@ -171,6 +182,17 @@ def test_what_was_fitted_for_a_row_is_part_of_its_key(job):
     assert rows.fitted("blend-rim", job.fold) == []
 
 
+def test_slices_have_a_key_of_their_own(job):
+    keys = {contest.fingerprint("mean", job.fold, job.file, slices_mm) for slices_mm in (None, 1.0, 2.5)}
+    assert len(keys) == 3
+
+
+def test_a_trained_model_is_part_of_the_key_of_rows_with_a_network_alone(job):
+    trained = dataclasses.replace(job.fold, trained=job.file)
+    assert contest.fingerprint("mean", trained, job.file) == contest.fingerprint("mean", job.fold, job.file)
+    assert contest.fingerprint("encode", trained, job.file) != contest.fingerprint("encode", job.fold, job.file)
+
+
 def imported(path: Path) -> set[str]:
     """The modules of the benchmark that a file imports, wherever in it."""
     found = set()
@@ -185,8 +207,15 @@ def test_a_row_depends_on_all_of_the_benchmark_but_what_presents_it_and_other_ro
     folder = Path(rows.__file__).parent
     files = {path.stem for path in rows.sources(row)}
     assert {"cases", "contest", "rows", "scores"} <= files
-    assert {path.stem for path in folder.glob("*.py")} - files <= {*rows.PRESENTING, "shapes", "drawn", "pca", "unet"}
+    assert {path.stem for path in folder.glob("*.py")} - files <= {
+        *rows.PRESENTING,
+        "shapes",
+        "drawn",
+        "pca",
+        "unet",
+        "slices",
+    }
     used = set().union(*(imported(path) for path in rows.sources(row)))
     assert not used & set(rows.PRESENTING)
     if row.startswith(("pca", "unet")):  # whose own file is counted: then what it imports counts, too
-        assert used - {"pca", "unet"} <= files
+        assert used - {"pca", "unet", "slices", "hard"} <= files

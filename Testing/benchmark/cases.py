@@ -1,9 +1,9 @@
-"""The benchmark's cases: which skulls are tested together, and the fixed defects that are cut out of each."""
+"""The benchmark's cases: the fixed defects that are cut out of skulls."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import numpy as np
 import SimpleITK as sitk
@@ -16,28 +16,41 @@ from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.io.images import to_image
 from SkullVAELib.registration.affine import initial_alignment
 
-FOLDS = (
-    ("visible_human", "mgh_angel001", "mgh_dca"),
-    ("mgh_hs1", "mgh_hs4a", "usc19_average"),
-    ("colin27", "ge_thick_slices", "scct_average"),
-)
-"""Individuals that are measured with one model, which never saw them; skulls of other names are dealt out in turn."""
-
 WITH_FACE = ("visible_human", "mgh_angel001", "usc19_average")
 """Skulls whose face is whole enough that half of it can be cut away and asked for."""
+
+SIZES = ("small", "medium", "large", "very large")
+"""Classes of defects by size: burr holes and holes below 3 cm, to 5 cm, to 8 cm, and larger."""
+
+SITES = ("frontal", "temporal", "parietal", "occipital", "vertex")
+"""Classes of defects by place."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """One defect of the fixed set: its kind, direction from the vault's centre (R, A, S), size 0..1, grid.
+    """One defect of the fixed set.
 
-    kind: one of synthetic_defects.KINDS, or of SPECIAL.
+    Attributes
+    ----------
+    name : str
+    kind : str
+        One of synthetic_defects.KINDS, or of SPECIAL.
+    direction : tuple of float
+        From the vault's centre (R, A, S).
+    size : float
+        0 to 1, see `random_defect`.
+    size_class, site : str
+        Of SIZES and SITES; empty for half of the face.
+    oblique : bool
+        Whether the skull is stored on an oblique grid first.
     """
 
     name: str
     kind: str
     direction: tuple[float, float, float]
     size: float
+    size_class: str = ""
+    site: str = ""
     oblique: bool = False
 
     @property
@@ -46,23 +59,37 @@ class Place:
 
 
 PLACES = (
-    Place("left temple", "temporal", (-1.0, 0.25, -0.05), 0.5),
-    Place("right parietal box", "box", (0.8, -0.35, 0.6), 0.5),
-    Place("frontal blob", "blob", (0.2, 0.9, 0.45), 0.7),
-    Place("occipital box", "box", (-0.15, -0.95, 0.25), 0.4),
-    Place("vertex blob", "blob", (0.1, 0.1, 1.0), 0.9),
-    Place("left hemicraniectomy", "hemicraniectomy", (-0.95, 0.1, 0.4), 0.6),
-    Place("right fronto-orbital", "fronto_orbital", (0.45, 0.9, 0.1), 0.5),
-    Place("bifrontal", "bifrontal", (0.0, 0.9, 0.45), 0.4),
-    Place("small left parietal blob, oblique grid", "blob", (-0.7, -0.4, 0.7), 0.0, True),
-    Place("right temple box, oblique grid", "box", (0.95, 0.3, 0.1), 0.2, True),
-    Place("burr hole", "burr", (0.6, 0.5, 0.6), 0.5),
-    Place("right hemicraniectomy 12 x 9 cm", "hemicraniectomy 12 x 9 cm", (0.95, 0.1, 0.4), 0.0),
-    Place("SkullFix box", "SkullFix box", (0.0, -0.7, 0.72), 0.0),
-    Place("SkullBreak union, parieto-temporal", "SkullBreak union", (-0.85, -0.1, 0.4), 0.0),
+    Place("left temple", "temporal", (-1.0, 0.25, -0.05), 0.5, "medium", "temporal"),
+    Place("right parietal box", "box", (0.8, -0.35, 0.6), 0.5, "medium", "parietal"),
+    Place("frontal blob", "blob", (0.2, 0.9, 0.45), 0.7, "large", "frontal"),
+    Place("occipital box", "box", (-0.15, -0.95, 0.25), 0.4, "medium", "occipital"),
+    Place("vertex blob", "blob", (0.1, 0.1, 1.0), 0.9, "large", "vertex"),
+    Place("left hemicraniectomy", "hemicraniectomy", (-0.95, 0.1, 0.4), 0.6, "very large", "temporal"),
+    Place("right fronto-orbital", "fronto_orbital", (0.45, 0.9, 0.1), 0.5, "large", "frontal"),
+    Place("bifrontal", "bifrontal", (0.0, 0.9, 0.45), 0.4, "very large", "frontal"),
+    Place("small left parietal blob, oblique grid", "blob", (-0.7, -0.4, 0.7), 0.0, "small", "parietal", True),
+    Place("right temple box, oblique grid", "box", (0.95, 0.3, 0.1), 0.2, "medium", "temporal", True),
+    Place("burr hole", "burr", (0.6, 0.5, 0.6), 0.5, "small", "frontal"),
+    Place("right hemicraniectomy 12 x 9 cm", "hemicraniectomy 12 x 9 cm", (0.95, 0.1, 0.4), 0.0, "very large",
+          "temporal"),
+    Place("SkullFix box", "SkullFix box", (0.0, -0.7, 0.72), 0.0, "very large", "occipital"),
+    Place("SkullBreak union, parieto-temporal", "SkullBreak union", (-0.85, -0.1, 0.4), 0.0, "large", "parietal"),
     Place("half of the face", "facial", (0.5, 0.8, -0.4), 0.0),
-)
+    Place("temporal burr hole", "burr", (-0.9, 0.3, 0.25), 1.0, "small", "temporal"),
+    Place("occipital burr hole", "burr", (0.2, -0.85, 0.45), 1.0, "small", "occipital"),
+    Place("high left temporal blob", "blob", (-0.85, 0.35, 0.5), 0.3, "medium", "temporal"),
+    Place("high occipital box", "box", (0.1, -0.8, 0.6), 0.35, "medium", "occipital"),
+    Place("high right hemicraniectomy", "hemicraniectomy", (0.75, 0.1, 0.75), 0.2, "very large", "temporal"),
+    Place("high left parietal blob", "blob", (-0.65, -0.3, 0.75), 0.8, "large", "parietal"),
+    Place("vertex box, oblique grid", "box", (-0.25, -0.2, 1.0), 0.4, "medium", "vertex", True),
+)  # fmt: skip
 """The order is kept, since a defect's number also seeds what is drawn for it."""
+
+STANDARD = (10, 8, 15, 0, 1, 3, 21, 2, 4, 6, 13, 7, 11, 12)
+"""Numbers of the fourteen cranial defects of a skull, the smallest first."""
+
+VAULT_ONLY = (10, 8, 15, 16, 17, 1, 18, 21, 2, 4, 20, 7, 19, 12)
+"""The same for a skull that ends 80 mm below its vertex."""
 
 
 def _large_hemicraniectomy(rng: np.random.Generator, bone: torch.Tensor, place: Place) -> Defect:
@@ -92,21 +119,8 @@ SPECIAL: dict[str, Callable[[np.random.Generator, torch.Tensor, Place], Defect]]
 
 
 def places_of(individual: str) -> list[int]:
-    """Numbers of the defects that a skull is given: all, but half a face only where there is a face."""
+    """Numbers of the defects that a skull can be given: all, but half a face only where there is a face."""
     return [n for n, place in enumerate(PLACES) if not place.facial or individual in WITH_FACE]
-
-
-def folds_of(individuals: Iterable[str]) -> list[tuple[str, ...]]:
-    """Three groups of individuals to be held out together: FOLDS, and skulls that it does not name dealt out in turn.
-
-    >>> folds_of(["colin27", "visible_human", "b", "a"])
-    [('visible_human', 'a'), ('b',), ('colin27',)]
-    """
-    names = set(individuals)
-    groups = [[n for n in fold if n in names] for fold in FOLDS]
-    for number, name in enumerate(sorted(names - {n for fold in FOLDS for n in fold})):
-        groups[number % len(groups)].append(name)
-    return [tuple(group) for group in groups if group]
 
 
 def cut_place(whole: Volume, number: int) -> tuple[Volume, np.ndarray, np.ndarray]:
@@ -115,6 +129,11 @@ def cut_place(whole: Volume, number: int) -> tuple[Volume, np.ndarray, np.ndarra
     whole: bool bone. Returns the complete bone on the case's own grid, the defective bone and the true implant, bool
     masks on that grid: their union is the complete bone, and they share no voxel.
     """
+    return cut_with_centre(whole, number)[:3]
+
+
+def cut_with_centre(whole: Volume, number: int) -> tuple[Volume, np.ndarray, np.ndarray, np.ndarray]:
+    """As `cut_place`, and the centre of the vault (3,) in RAS mm."""
     place = PLACES[number]
     if place.oblique:
         whole = stored_obliquely(whole)
@@ -133,7 +152,8 @@ def cut_place(whole: Volume, number: int) -> tuple[Volume, np.ndarray, np.ndarra
     for chunk in np.array_split(index, max(1, len(index) // 1_000_000)):
         at = torch.tensor(apply_affine(alignment @ whole.affine, chunk)).float()
         removed[tuple(chunk[(defect.signed_distance(at) < 0).numpy()].T)] = True
-    return whole, whole.array & ~removed, removed
+    centre = apply_affine(np.linalg.inv(alignment), np.zeros(3))
+    return whole, whole.array & ~removed, removed, centre
 
 
 def stored_obliquely(bone: Volume, angles_deg: tuple[float, float, float] = (14, -9, 20)) -> Volume:

@@ -7,8 +7,6 @@ import functools
 import hashlib
 import json
 import multiprocessing
-import subprocess
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -18,21 +16,23 @@ import numpy as np
 import torch
 
 import SkullVAELib
+from SkullVAELib.core.atomic_output import atomic_file
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.core.files import file_sha256
+from SkullVAELib.core.memory import keep_freed_memory
 from SkullVAELib.data.datasets import SkullCase
 from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.io.images import read_volume
 from SkullVAELib.registration.bone import bone_mask
 from SkullVAELib.vae.checkpoint import read_tensors
 
-from . import rows
-from .cases import PLACES, cut_place, folds_of
+from . import rows, slices
+from .cases import PLACES, cut_with_centre
+from .rays import table_errors
 from .rows import Fold
 from .scores import measured, score
 
 LIBRARY = Path(SkullVAELib.__file__).parent
-TRAIN = Path(__file__).resolve().parents[2] / "Training" / "train.py"
 
 
 def saw(provenance: dict, case: SkullCase) -> bool:
@@ -65,43 +65,22 @@ def match_models(models: Iterable[Path], cases: Sequence[SkullCase]) -> dict[str
     return found
 
 
-def train_missing(
-    missing: set[str], individuals: Sequence[str], data: Path, folder: Path, threads: int, log: Callable[[str], None]
-) -> list[Path]:
-    """Train the models of the folds that missing individuals belong to, each in folder/NAMES; returns their files.
-
-    Goes on where an interrupted training stopped. Raises SkullVAEError when one fails.
-    """
-    models = []
-    for fold in folds_of(individuals):
-        if not missing & set(fold):
-            continue
-        run = folder / "+".join(fold)
-        command = [sys.executable, str(TRAIN), "all", "--data", str(data), "--output", str(run)]
-        command += ["--holdout", ",".join(fold), "--threads", str(threads)]
-        if (run / "run.json").is_file():
-            command.append("--resume")
-        log(f"training without {', '.join(fold)}, into {run}")
-        if subprocess.run(command).returncode:
-            raise SkullVAEError(f"The training in '{run}' failed", "See what it said above")
-        models.append(run / "model.safetensors")
-    return models
-
-
 def training_files(model: Path, cases: Sequence[SkullCase]) -> tuple[Path, ...]:
     """The complete skulls of a model's own training, which other rows are fitted to, too."""
     hashes = set(provenance_of(model)["data"].values())
     return tuple(sorted({c.complete for c in cases if file_sha256(c.complete) in hashes}))
 
 
-def fingerprint(row: str, fold: Fold, skull: Path) -> str:
+def fingerprint(row: str, fold: Fold, skull: Path, slices_mm: float | None = None) -> str:
     """The key of a row's record for one skull: 16 hexadecimal digits that change with everything the record depends on.
 
     These are the row, the model's file and what else was fitted for the row, the skull's file, every module of the
     library, and those modules of the benchmark that the record depends on.
     """
-    parts = [row, *(file_sha256(path) for path in (fold.model, *rows.fitted(row, fold), skull))]
+    parts = [row, *(file_sha256(path) for path in (fold.model_of(row), *rows.fitted(row, fold), skull))]
     parts += [_library_hash(), code_hash(Path(__file__).parent, rows.sources(row))]
+    if slices_mm is not None:
+        parts += [f"{slices_mm:g}", code_hash(Path(__file__).parent, slices.sources())]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
@@ -120,7 +99,23 @@ def _library_hash() -> str:
 
 @dataclass(frozen=True)
 class Job:
-    """One defect of one skull, and the rows to complete it with."""
+    """One defect of one skull, and the rows to complete it with.
+
+    Attributes
+    ----------
+    file : Path
+        The complete skull.
+    individual : str
+    number : int
+        Of the defect in PLACES.
+    rows : tuple of str
+    fold : Fold
+    output : Path
+    slices_mm : float, optional
+        Thickness of the slices of a synthetic CT; by default the mask is completed.
+    ct, evaluation : bool
+        Whether the skull was segmented on CT, and whether it belongs to the set that is measured only.
+    """
 
     file: Path
     individual: str
@@ -128,13 +123,37 @@ class Job:
     rows: tuple[str, ...]
     fold: Fold
     output: Path
+    slices_mm: float | None = None
+    ct: bool = False
+    evaluation: bool = False
+
+    @property
+    def name(self) -> str:
+        slices_mm = "" if self.slices_mm is None else f"_slices_{self.slices_mm:g}"
+        return f"{self.individual}_{self.number:02d}{slices_mm}"
 
     @property
     def record(self) -> Path:
-        return self.output / "cases" / f"{self.individual}_{self.number:02d}.json"
+        return self.output / "cases" / f"{self.name}.json"
 
     def mask(self, row: str) -> Path:
-        return self.output / "cases" / f"{self.individual}_{self.number:02d}_{row}.npz"
+        return self.output / "cases" / f"{self.name}_{row}.npz"
+
+    def describe(self) -> dict:
+        """What a record says of its case."""
+        place = PLACES[self.number]
+        return {
+            "individual": self.individual,
+            "ct": self.ct,
+            "evaluation": self.evaluation,
+            "place": self.number,
+            "defect": place.name,
+            "kind": place.kind,
+            "facial": place.facial,
+            "size": place.size_class,
+            "site": place.site,
+            "slices_mm": self.slices_mm,
+        }
 
 
 def load_whole(file: Path) -> Volume:
@@ -153,28 +172,32 @@ def run_job(job: Job) -> dict:
     job.record.parent.mkdir(parents=True, exist_ok=True)
     record = json.loads(job.record.read_text()) if job.record.is_file() else {}
     kept = record.get("rows", {})
-    prints = {row: fingerprint(row, job.fold, job.file) for row in job.rows}
+    prints = {row: fingerprint(row, job.fold, job.file, job.slices_mm) for row in job.rows}
     left = [row for row in job.rows if kept.get(row, {}).get("fingerprint") != prints[row]]
     if not left:
-        return record
-    whole, bone, truth = cut_place(load_whole(job.file), job.number)
+        return record | job.describe()
+    whole, bone, truth, centre = cut_with_centre(load_whole(job.file), job.number)
+    record = job.describe() | {"truth_ml": round(truth.sum() * whole.voxel_ml, 1), "rows": kept}
+    if job.slices_mm is None:
+        nothing = np.zeros(truth.shape, bool)
+        errors = table_errors(truth, nothing, bone, whole.affine, centre)
+        record["thickness_mm"] = errors["thickness_mm"]
     volume = whole.with_array(bone.astype(np.uint8))
-    record = {
-        "individual": job.individual,
-        "place": job.number,
-        "defect": PLACES[job.number].name,
-        "kind": PLACES[job.number].kind,
-        "facial": PLACES[job.number].facial,
-        "truth_ml": round(truth.sum() * whole.voxel_ml, 1),
-        "rows": kept,
-    }
-    job.fold.load()  # reading the model is no part of a row's time
+    if job.slices_mm is not None:
+        volume = slices.as_ct(whole, bone, job.slices_mm)
     for row in left:
-        work = rows.method(row)
-        prediction, cost = measured(lambda work=work: work(volume, job.fold))
-        kept[row] = score(truth, prediction, bone, whole.affine) | cost | {"fingerprint": prints[row]}
-        save_mask(job.mask(row), prediction)
-        job.record.write_text(json.dumps(record, indent=1) + "\n")
+        model = functools.partial(job.fold.load_trained, row) if rows.needs_network(row) else job.fold.load
+        model()  # reading the model is no part of a row's time
+        if job.slices_mm is not None:
+            kept[row] = slices.score_row(row, model, volume, whole.with_array(truth), centre)
+        else:
+            work = rows.method(row)
+            prediction, cost = measured(lambda work=work: work(volume, job.fold))
+            kept[row] = score(truth, prediction, bone, whole.affine, centre) | cost
+            save_mask(job.mask(row), prediction)
+        kept[row]["fingerprint"] = prints[row]
+        with atomic_file(job.record) as temporary:
+            temporary.write_text(json.dumps(record, indent=1) + "\n")
     return record
 
 
@@ -190,12 +213,17 @@ def load_mask(path: Path) -> np.ndarray:
         return np.unpackbits(file["bits"], count=int(np.prod(shape))).reshape(shape).astype(bool)
 
 
-def each(work: Callable, jobs: Sequence[Job], processes: int, report: Callable[[object, float], None]) -> list:
+def each(work: Callable, jobs: Sequence, processes: int, report: Callable[[object, float], None]) -> list:
     """What work(job) gives for all jobs, in their order; report(result, fraction) is called as each is done."""
     done: dict[int, object] = {}
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=spawn, initializer=keep_freed_memory) as pool:
         running = {pool.submit(work, job): number for number, job in enumerate(jobs)}
-        for future in as_completed(running):
-            done[running[future]] = future.result()
-            report(future.result(), len(done) / len(jobs))
+        try:
+            for future in as_completed(running):
+                done[running[future]] = future.result()
+                report(future.result(), len(done) / len(jobs))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
     return [done[number] for number in range(len(jobs))]

@@ -13,11 +13,14 @@ import numpy as np
 
 from SkullVAELib.core.atomic_output import atomic_file
 from SkullVAELib.data.datasets import read_bone
-from SkullVAELib.data.skullfix_like import draw_head, register_heads
+from SkullVAELib.data.skullfix_like import RegisteredHead, Template, draw_head, register_heads
 from SkullVAELib.geometry.grid import Grid
 from SkullVAELib.registration.skull import CLAMP_MM, prepare_skull
 
-COUNT = 200
+COUNT = 101
+
+NAME = "drawn.npy"
+"""Of the file in a fold's folder."""
 
 
 def drawn_fields(
@@ -27,21 +30,27 @@ def drawn_fields(
 
     training: files of complete skulls.
     """
-    path = folder / "drawn.npy"
+    path = folder / NAME
     if path.is_file():
         fields = np.load(path, mmap_mode="r")
         if fields.shape == (count, *grid.shape):
             return fields
-    folder.mkdir(parents=True, exist_ok=True)
     log(f"drawing {count} skulls from {len(training)}")
     base, heads, _ = register_heads(
         [prepare_skull(file.name.split(".")[0], read_bone(file)) for file in training], [], grid
     )
+    return draw_fields(heads, base, folder, count)
+
+
+def draw_fields(heads: list[RegisteredHead], base: Template, folder: Path, count: int = COUNT) -> np.ndarray:
+    """As `drawn_fields`, of heads that are registered already."""
+    grid = base.grid
+    folder.mkdir(parents=True, exist_ok=True)
     at = grid.coordinates().reshape(-1, 3)
     fields = np.empty((count, *grid.shape), np.float16)
     for number in range(count):
         head = draw_head(heads, base, np.random.default_rng([0, number]))
         fields[number] = head.signed_distance(at, grid).clamp(-CLAMP_MM, CLAMP_MM).reshape(grid.shape).half().numpy()
-    with atomic_file(path) as temporary, temporary.open("wb") as file:
+    with atomic_file(folder / NAME) as temporary, temporary.open("wb") as file:
         np.save(file, fields)
     return fields

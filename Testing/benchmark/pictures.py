@@ -170,7 +170,7 @@ def _plane(mask: np.ndarray, index: np.ndarray) -> np.ndarray:
 def draw_job(job: Job, row: str) -> Path:
     """The file of a case's strip; drawn unless it is there and newer than what it shows."""
     torch.set_num_threads(1)
-    path = job.output / "pictures" / f"{job.record.stem}_{row}.png"
+    path = job.output / "pictures" / f"{job.name}_{row}.png"
     mask = job.mask(row)
     if path.is_file() and path.stat().st_mtime >= mask.stat().st_mtime:
         return path

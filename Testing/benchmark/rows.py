@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,42 +19,86 @@ from SkullVAELib.registration.options import WarpOptions
 from SkullVAELib.vae.checkpoint import load_model
 from SkullVAELib.vae.networks import SkullModel
 
-from . import pca, shapes, unet
+from . import pca, shapes
 
-OURS = "blend"
+OURS = "mean"
 
 TITLES = {
     "nothing": "do nothing",
     "mean-rim-warp": "mean shape",
     "mirror": "mirrored half",
     "pca-32": "PCA, 32 modes",
+    "mean-rim": "mean shape + warp",
+    OURS: "ours: mean shape + warp + GP",
+    "encode": "VAE + warp + GP",
+    "blend": "VAE and mean shape + warp + GP",
     "pca-100": "PCA, 100 modes",
     "dev-rim-warp": "plain VAE (z + DEV)",
     "unet": "3D U-Net",
-    "mean-rim": "mean shape + warp",
-    "mean": "mean shape + warp + rim",
-    "encode": "VAE + warp + rim",
-    OURS: "ours",
 }
-"""The default rows and their descriptions for readers."""
+"""Rows and their descriptions for readers."""
+
+DEFAULT = ("nothing", "mean-rim-warp", "mirror", "pca-32", "mean-rim", OURS)
+"""The rows that are run unless others are asked for."""
+
+TRAINED = ("encode", "blend")
+"""The rows that are added to the default ones where trained models are given."""
 
 ABLATION = tuple(
-    f"{prior}{without}" for prior in ("mean", "encode", OURS) for without in ("", "-rim", "-warp", "-rim-warp")
+    f"{prior}{without}" for prior in ("mean", "encode", "blend") for without in ("", "-rim", "-warp", "-rim-warp")
 )
-"""Ours taken apart: each prior with and without the warp and the rim correction."""
+"""The method taken apart: each prior with and without the warp and the GP correction."""
 
 
 @dataclass(frozen=True)
 class Fold:
-    """What a row may use: the model that never saw the skull, the complete skulls that it was trained on, and a folder
-    for what else is fitted to them."""
+    """What a row may use.
+
+    Attributes
+    ----------
+    model : Path
+        Model file with the mean and the spread of a population that the skull is not in; its networks may be untrained.
+    training : tuple of Path
+        The complete skulls of that population.
+    folder : Path
+        For what else is fitted to them.
+    trained : Path, optional
+        Model with trained networks that never saw the skull.
+    """
 
     model: Path
     training: tuple[Path, ...]
     folder: Path
+    trained: Path | None = None
 
     def load(self) -> SkullModel:
         return _load(self.model)
+
+    def load_trained(self, row: str) -> SkullModel:
+        """The model with trained networks. Raises SkullVAEError without one."""
+        if self.trained is None:
+            raise _untrained(row)
+        model = _load(self.trained)
+        if model.provenance.get("networks") == "untrained":
+            raise _untrained(row, self.trained.name)
+        return model
+
+    def model_of(self, row: str) -> Path:
+        """The model file that a row uses."""
+        return self.trained if needs_network(row) and self.trained is not None else self.model
+
+
+def _untrained(row: str, name: str = "the model of this fold") -> SkullVAEError:
+    return SkullVAEError(
+        f"The row '{row}' needs trained networks, which {name} does not have",
+        "Give models of Training/train.py with --holdout: --models FOLDER",
+    )
+
+
+def needs_network(row: str) -> bool:
+    """Whether a row uses the networks of a model and not its mean shape alone."""
+    prior = row.split("-")[0]
+    return prior in PRIORS and prior != "mean"
 
 
 @functools.lru_cache(maxsize=2)
@@ -80,9 +125,7 @@ def method(row: str) -> Method:
             functools.partial(pca.fitted, pca.load(fold.folder), int(row[4:])), volume, fold.load()
         )
     if row == "unet":
-        return lambda volume, fold: shapes.complete_by(
-            functools.partial(unet.completed, unet.load(fold.folder)), volume, fold.load()
-        )
+        return _by_unet
     prior, *changes = row.split("-")
     if prior not in PRIORS or set(changes) - {"rim", "warp", "face"}:
         known = ", ".join((*TITLES, *(p for p in PRIORS if p not in TITLES)))
@@ -96,13 +139,34 @@ def method(row: str) -> Method:
         face="face" in changes,
         warp=WarpOptions(steps=0) if "warp" in changes else WarpOptions(),
     )
-    return lambda volume, fold: complete(volume, fold.load(), options, Stages({"all": 1.0})).implant.array
+
+    def implant(volume: Volume, fold: Fold) -> np.ndarray:
+        model = fold.load_trained(row) if needs_network(row) else fold.load()
+        return complete(volume, model, options, Stages({"all": 1.0})).implant.array
+
+    return implant
 
 
-PRESENTING = ("found_holes", "hard_inputs", "layers", "pictures", "plots", "second_opinion", "tables")
-"""Modules of the benchmark that only read records and implants, or are other commands; no record depends on them."""
+def _by_unet(volume: Volume, fold: Fold) -> np.ndarray:
+    from . import unet  # MONAI takes many seconds to import
 
-_OF_SOME_ROWS = {"shapes": ("mirror", "pca", "unet"), "drawn": ("pca", "unet"), "pca": ("pca",), "unet": ("unet",)}
+    return shapes.complete_by(functools.partial(unet.completed, unet.load(fold.folder)), volume, fold.load())
+
+
+PRESENTING = (
+    "against", "craniotomy", "folds", "found_holes", "hard_inputs", "layers", "pictures", "plan", "plots",
+    "second_opinion", "self_check", "slice_errors", "tables",
+)  # fmt: skip
+"""Modules of the benchmark that only read records and implants, or are other commands; no record depends on them, or,
+as for the models of folds, on their files alone."""
+
+_OF_SOME_ROWS = {
+    "shapes": ("mirror", "pca", "unet"),
+    "drawn": ("pca", "unet"),
+    "pca": ("pca",),
+    "unet": ("unet",),
+    "slices": (),
+}
 
 
 def sources(row: str) -> list[Path]:
@@ -110,6 +174,11 @@ def sources(row: str) -> list[Path]:
     kind = row.split("-")[0]
     left_out = {*PRESENTING, *(name for name, kinds in _OF_SOME_ROWS.items() if kind not in kinds)}
     return [path for path in Path(__file__).parent.glob("*.py") if path.stem not in left_out]
+
+
+def is_fitted(row: str) -> bool:
+    """Whether a row is fitted to skulls that are drawn from a fold's population."""
+    return row.split("-")[0] in ("pca", "unet")
 
 
 def fitted(row: str, fold: Fold) -> list[Path]:
@@ -123,4 +192,12 @@ def prepare(row: str, fold: Fold, log: Callable[[str], None], minutes: float) ->
     if row.startswith("pca-"):
         pca.prepare(fold.training, fold.folder, fold.load(), log)
     if row == "unet":
+        from . import unet
+
         unet.prepare(fold.training, fold.folder, fold.load(), log, minutes)
+
+
+def prepare_all(fold: Fold, chosen: Sequence[str], minutes: float) -> None:
+    """As `prepare`, for all rows; in a process of its own."""
+    for row in chosen:
+        prepare(row, fold, lambda line: print(line, file=sys.stderr, flush=True), minutes)

@@ -17,7 +17,15 @@ from SkullVAELib.geometry.distance_field import surface_points
 from SkullVAELib.geometry.masks import bounding_box
 from SkullVAELib.geometry.volume import Volume
 
+from .rays import table_errors, usable
+
 RIM_MM = 5.0
+
+FOUND = 0.3
+"""Least share of the removed bone that an implant fills where the defect counts as found."""
+
+FALSE_ML = 0.5
+"""Least volume of a part of an implant, apart from the removed bone, that counts as a false defect."""
 
 
 def rim_gap(truth: np.ndarray, prediction: np.ndarray, bone: np.ndarray, affine: np.ndarray) -> float:
@@ -49,21 +57,44 @@ def rim_gap(truth: np.ndarray, prediction: np.ndarray, bone: np.ndarray, affine:
     return float(np.percentile(np.hstack((there, back)), 95))
 
 
-def score(truth: np.ndarray, prediction: np.ndarray, bone: np.ndarray, affine: np.ndarray) -> dict[str, float | None]:
+def false_defects(truth: np.ndarray, prediction: np.ndarray, voxel_ml: float) -> int:
+    """Number of connected parts of an implant above FALSE_ML that do not touch the removed bone."""
+    labels, count = ndimage.label(prediction)
+    if not count:
+        return 0
+    sizes = np.bincount(labels.ravel(), minlength=count + 1) * voxel_ml
+    box = bounding_box(truth, margin=1)
+    touching = np.unique(labels[box][ndimage.binary_dilation(truth[box])])
+    apart = np.setdiff1d(np.arange(1, count + 1), touching)
+    return int((sizes[apart] > FALSE_ML).sum())
+
+
+def score(
+    truth: np.ndarray, prediction: np.ndarray, bone: np.ndarray, affine: np.ndarray, centre: np.ndarray
+) -> dict[str, float | None]:
     """All measures of an implant; those that an empty prediction leaves infinite are None, for JSON knows no infinity.
 
-    truth, prediction, bone: bool arrays; bone: the defective skull; affine: (4, 4) index -> mm.
+    truth, prediction, bone: bool arrays; bone: the defective skull; affine: (4, 4) index -> mm; centre: (3,) of the
+    vault, RAS mm.
     """
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     voxel_ml = float(abs(np.linalg.det(affine[:3, :3]))) / 1000
+    found = float((truth & prediction).sum() / truth.sum())
     measures = {
         "dsc": dice(truth, prediction),
         "bdsc": boundary_dice(truth, prediction, bone, spacing),
         "hd95_mm": hd95(truth, prediction, spacing),
         "rim_gap_mm": rim_gap(truth, prediction, bone, affine),
         "volume_ml": int(prediction.sum()) * voxel_ml,
+        "found": found,
     }
-    return {name: round(value, 4) if math.isfinite(value) else None for name, value in measures.items()}
+    errors = table_errors(truth, prediction, bone, affine, centre)
+    return (
+        {name: round(value, 4) if math.isfinite(value) else None for name, value in measures.items()}
+        | {"missed": found < FOUND, "false_defects": false_defects(truth, prediction, voxel_ml)}
+        | errors
+        | {"usable": usable(errors)}
+    )
 
 
 def measured(work: Callable[[], np.ndarray]) -> tuple[np.ndarray, dict[str, float | None]]:
