@@ -22,7 +22,8 @@ from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.data.datasets import find_cases
 from SkullVAELib.evaluation.metrics import boundary_dice, hd95
 from SkullVAELib.geometry.grid import Grid
-from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.geometry.masks import bounding_box
+from SkullVAELib.geometry.volume import Volume, crop
 from SkullVAELib.io.images import write_volume
 from SkullVAELib.vae.checkpoint import load_model, save_model
 
@@ -39,8 +40,8 @@ def test_every_defect_takes_a_piece_and_leaves_the_rest(number):
     assert truth.any() and bone.any()
     assert not (truth & bone).any()
     assert ((truth | bone) == whole.array).all()
-    again = cut_place(whole_head(), number)[2]
-    assert (again == truth).all()
+    if not PLACES[number].oblique:  # the defect is cut there by the same code, after a resampling that takes seconds
+        assert (cut_place(whole_head(), number)[2] == truth).all()
 
 
 def test_the_large_hemicraniectomy_is_12_by_9_cm():
@@ -108,12 +109,14 @@ def test_the_run_goes_on_where_it_stopped(heads, tmp_path):
     assert first["rows"]["mirror"]["dsc"] > 0.5  # the heads are symmetric
     assert contest.load_mask(job.mask("mirror")).any()
     marked = json.loads(job.record.read_text())
-    marked["rows"]["mirror"]["dsc"] = 0.123
+    for row, dsc in (("mirror", 0.123), ("nothing", 0.456)):
+        marked["rows"][row]["dsc"] = dsc
     job.record.write_text(json.dumps(marked))
-    assert contest.run_job(job)["rows"]["mirror"]["dsc"] == 0.123
+    kept = contest.run_job(job)["rows"]
+    assert (kept["mirror"]["dsc"], kept["nothing"]["dsc"]) == (0.123, 0.456)
     other = write_model(tmp_path / "b.safetensors", heads, {"ben.nrrd": "ben"}, ["out"])
-    again = contest.run_job(dataclasses.replace(job, fold=Fold(other, (), tmp_path)))
-    assert again["rows"]["mirror"]["dsc"] == first["rows"]["mirror"]["dsc"]
+    again = contest.run_job(dataclasses.replace(job, rows=("nothing",), fold=Fold(other, (), tmp_path)))["rows"]
+    assert (again["mirror"]["dsc"], again["nothing"]["dsc"]) == (0.123, 0)
 
 
 def test_every_row_has_a_method_and_a_made_up_one_has_not():
@@ -151,6 +154,9 @@ def test_scores_of_nothing_are_told_without_infinity():
 @pytest.mark.parametrize("number", [2, 8, 10])
 def test_the_measures_agree_with_those_of_simpleitk(number):
     whole, bone, truth = cut_place(whole_head(), number)
+    # Bone farther from the defect counts in no measure.
+    box = bounding_box(truth, margin=np.ceil(30 / whole.spacing).astype(int))
+    whole, bone, truth = crop(whole, box), bone[box], truth[box]
     prediction = np.roll(truth, (1, 0, 1), axis=(0, 1, 2)) & ~bone
     other = second_opinion.measures(truth, prediction, bone, whole.spacing)
     own = score(truth, prediction, bone, whole.affine)
