@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from calibration import true_surface
 from PIL import Image
+from prepared import without_rim_correction
 from scipy.spatial import cKDTree
 from torch.nn.functional import normalize
 
@@ -100,8 +102,17 @@ def test_the_report_shows_and_tells_it(outcome, tmp_path):
     assert len(re.findall('alt="Uncertainty', page)) == 2
 
 
-def test_without_a_rim_correction_none_is_told(completed, sample, tmp_path):
-    plain = completed(sample.bone, gaussian_process=None)
+def test_without_a_rim_correction_none_is_told(completion, sample, tmp_path):
+    plain = without_rim_correction(completion.patient).completion()
+    assert (plain.implant.array ^ completion.implant.array).any()
+    plain = replace(
+        completion,
+        implant=plain.implant,
+        completed=plain.completed,
+        proposal=plain.proposal,
+        patient=plain.patient,
+        implant_whole=plain.implant_whole,
+    )
     bare = RunResult.of(
         plain, sample.bone, ImplantOptions.parse(), ("stl",), "head.nrrd", "m.safetensors"
     ).with_implant()
