@@ -62,9 +62,13 @@ def plain_report(outcome) -> dict:
 
 
 @pytest.fixture(scope="module")
-def written(outcome, tmp_path_factory) -> str:
+def made(outcome) -> RunResult:
+    return outcome.with_implant(ImplantOptions.parse(clearance=0.5, holes="2,10,3"))
+
+
+@pytest.fixture(scope="module")
+def written(made, tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("report")
-    made = outcome.with_implant(ImplantOptions.parse(clearance=0.5, holes="2,10,3"))
     made.write_preview(folder)
     made.write_report(folder, folder / "preview.png")
     return (folder / "report.html").read_text(encoding="utf-8")
@@ -75,6 +79,12 @@ def test_the_page_is_whole_and_needs_nothing_else(written):
     assert page.open == []
     assert len(page.pictures) == 5  # the sheet, thickness and uncertainty from two sides
     assert not re.search(r"https?://|<script|<link|url\(", written)
+
+
+def test_the_uncertainty_is_shown_and_told(made, written):
+    median = made.with_uncertainty().report["uncertainty"]["median_mm"]
+    assert f"{median:.1f} mm in the median" in written
+    assert len(re.findall('alt="Uncertainty', written)) == 2
 
 
 def test_notice_figures_model_and_input_are_on_it(written, completion):

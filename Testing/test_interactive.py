@@ -251,7 +251,9 @@ def test_edited_voxels_make_the_implant_and_are_kept_in_another_shape(client, co
     )
     assert mesh["report"]["checks"]["checks"]
     assert mesh["report"]["edited"] == voxels["report"]["edited"]
-    client.request(request=2, report=True)
+    (report,) = client.request(request=2, report=True)
+    assert report["files"] == ["report.html"]
+    assert files(client.folder / "responses" / "2") == {"report.html"}
     assert "Edited by hand" in (client.folder / "responses" / "2" / "report.html").read_text()
     voxels = client.request(True, request=3, gamma=1.5)[0]
     assert client.implant(3)[wanted & ~completion.implant.array & ~completion.bone.array].all()
@@ -390,12 +392,10 @@ def test_an_unknown_candidate_is_an_error_and_changes_nothing(client, completion
     assert np.array_equal(client.implant(2), completion.implant.array)
 
 
-def test_skull_and_report_are_written_as_files(client):
+def test_the_skull_is_written_as_a_file(client):
     (skull,) = client.request(request=1, skull=True)
     assert skull["files"] == ["skull.stl"]
-    (report,) = client.request(request=2, report=True)
-    assert report["files"] == ["report.html"]
-    assert files(client.folder / "responses" / "2") == {"report.html"}
+    assert files(client.folder / "responses" / "1") == {"skull.stl"}
 
 
 BAD_REQUESTS = {
