@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from prepared import with_prior
 from scipy import ndimage
 from scipy.spatial import cKDTree
@@ -12,6 +13,7 @@ from SkullVAELib.completion.options import PRIORS, CompletionOptions
 from SkullVAELib.completion.pipeline import complete
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.core.progress import Stages
+from SkullVAELib.core.threads import one_thread
 from SkullVAELib.data.synthetic_defects import cut_defect
 from SkullVAELib.evaluation.metrics import dice, hd95
 from SkullVAELib.geometry.affines import apply_affine
@@ -19,7 +21,7 @@ from SkullVAELib.geometry.distance_field import downsample_mask
 from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.io.images import read_volume
 from SkullVAELib.registration.bone import bone_mask
-from SkullVAELib.registration.patient import align_to_mean
+from SkullVAELib.registration.patient import align_to_mean, register_patient
 from SkullVAELib.registration.skull import prepare_skull
 
 
@@ -226,14 +228,20 @@ def test_a_bone_that_is_no_head_is_refused(completed):
         completed(bone)
 
 
-def test_a_ct_gives_the_implant_of_its_segmentation_and_the_same_again(completion, model, sample):
+def test_a_ct_is_registered_as_its_segmentation_is(model, sample):
+    """All that follows sees the registered patient alone; a CT is run to its end in test_bad_inputs.py."""
     values = np.where(sample.bone.array, 900, -40).astype(np.int16)
     values[:3] = -1000
     ct = sample.bone.with_array(values)
-    result = complete(ct, model, CompletionOptions(), Stages({}))
-    assert result.report["bone"]["kind"] == "ct"
-    assert np.array_equal(bone_mask(ct)[0], sample.bone.array)
-    assert np.array_equal(result.implant.array, completion.implant.array)
+    with one_thread():
+        found, segmented = (
+            register_patient(volume, model) for volume in (ct, ct.with_array(bone_mask(ct)[0].astype(np.uint8)))
+        )
+    assert (found.about_bone["kind"], segmented.about_bone["kind"]) == ("ct", "labelmap")
+    assert np.array_equal(found.bone.array, segmented.bone.array)
+    assert np.array_equal(found.alignment, segmented.alignment)
+    assert torch.equal(found.warp, segmented.warp)
+    assert torch.equal(found.field, segmented.field)
 
 
 def test_the_skullbreak_case_is_completed(model, real_skulls):
