@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from accuracy import RELEASED, main
+from accuracy import main
 from benchmark import contest, layers, pca, pictures, rows, second_opinion, tables, unet
 from benchmark.cases import FOLDS, PLACES, cut_place, folds_of, places_of
 from benchmark.rows import ABLATION, TITLES, Fold
@@ -26,6 +26,7 @@ from SkullVAELib.geometry.masks import bounding_box
 from SkullVAELib.geometry.volume import Volume, crop
 from SkullVAELib.io.images import write_volume
 from SkullVAELib.vae.checkpoint import load_model, save_model
+from SkullVAELib.vae.default_model import default_model_path
 
 HEAD = tiny.shell((70, 90, 77))
 
@@ -73,10 +74,10 @@ def heads(tmp_path_factory):
 
 
 def write_model(path, heads, trained_on, holdout):
-    """The released model's weights with another record of its training."""
+    """The shipped model's weights with another record of its training."""
     cases = {case.individual: case for case in find_cases(heads)}
     data = {name: contest.file_sha256(cases[file].complete) for name, file in trained_on.items()}
-    model = load_model(RELEASED)
+    model = load_model(default_model_path())
     save_model(model, path, model.provenance | {"data": data, "holdout": holdout})
     return path
 
