@@ -252,9 +252,12 @@ def completed(model):
 
 
 @pytest.fixture(scope="session")
-def completion(completed, sample, shared):
-    """The generated skull, completed once for every test that only looks at the result."""
-    return shared.made_once("completion", lambda folder: completed(sample.bone))
+def completion(completed, sample):
+    """The generated skull, completed once for every test that only looks at the result.
+
+    Each worker makes its own: pickled, as `Shared` does, it would have half a gigabyte.
+    """
+    return completed(sample.bone)
 
 
 @pytest.fixture
