@@ -17,11 +17,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import pickle
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from skip_rules import AllowedSkip, SkipRules
 
 from SkullVAELib.geometry.volume import Volume
@@ -91,6 +94,37 @@ def _threads_as_before():
     torch.set_num_threads(before)
 
 
+class Shared:
+    """What the first worker of a run makes for all of them: files in one folder, and what its maker returned.
+
+    A worker that needs what another is making waits for it.
+    """
+
+    def __init__(self, tmp_path_factory: pytest.TempPathFactory, config: pytest.Config):
+        here = tmp_path_factory.getbasetemp()
+        # pytest-xdist gives every worker a folder of its own in that of the run.
+        self.folder = (here.parent if hasattr(config, "workerinput") else here) / "shared"
+        self.folder.mkdir(exist_ok=True)
+
+    def made_once(self, name: str, make: Callable[[Path], object]) -> object:
+        """What make(folder) returned, which has been pickled in between; folder: an empty one of this name."""
+        kept = self.folder / f"{name}.pickle"
+        with FileLock(self.folder / f"{name}.lock"):
+            if not kept.exists():
+                (self.folder / name).mkdir(exist_ok=True)
+                made = make(self.folder / name)
+                kept.with_suffix(".part").write_bytes(pickle.dumps(made))
+                kept.with_suffix(".part").rename(kept)
+                return made
+        return pickle.loads(kept.read_bytes())
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory, pytestconfig) -> Shared:
+    """See `Shared`."""
+    return Shared(tmp_path_factory, pytestconfig)
+
+
 @dataclass(frozen=True)
 class Trained:
     """A run through all stages by train.py: its data, options and folder, and what was said on stderr."""
@@ -106,23 +140,27 @@ class Trained:
 
 
 @pytest.fixture(scope="session")
-def canonical_run(tmp_path_factory) -> Trained:
+def canonical_run(shared) -> Trained:
     """Our own method on four tiny heads, of which "out" is held out."""
     import tiny
 
-    place = tmp_path_factory.mktemp("canonical")
-    config = tiny.write_config(place / "config.json", tiny.TINY, tiny.OPTIONS)
-    return _trained(tiny.write_heads(place / "data"), "--config", config, "--holdout", "out")
+    def train(place: Path) -> Trained:
+        config = tiny.write_config(place / "config.json", tiny.TINY, tiny.OPTIONS)
+        return _trained(tiny.write_heads(place / "data"), "--config", config, "--holdout", "out")
+
+    return shared.made_once("canonical", train)
 
 
 @pytest.fixture(scope="session")
-def paper_run(tmp_path_factory) -> Trained:
+def paper_run(shared) -> Trained:
     """The paper's method on the same heads, with a further decoder."""
     import tiny
 
-    place = tmp_path_factory.mktemp("paper")
-    config = tiny.write_config(place / "config.json", tiny.TINY_PAPER, tiny.PAPER_OPTIONS)
-    return _trained(tiny.write_paper_set(place / "data"), "--config", config, "--decoders", "sampled")
+    def train(place: Path) -> Trained:
+        config = tiny.write_config(place / "config.json", tiny.TINY_PAPER, tiny.PAPER_OPTIONS)
+        return _trained(tiny.write_paper_set(place / "data"), "--config", config, "--decoders", "sampled")
+
+    return shared.made_once("paper", train)
 
 
 def _trained(data: Path, *options: object) -> Trained:
@@ -194,10 +232,10 @@ class Sample:
 
 
 @pytest.fixture(scope="session")
-def sample(model) -> Sample:
+def sample(model, shared) -> Sample:
     from SkullVAELib.data.generated_skull import generated_skull
 
-    return Sample(*generated_skull(model, seed=1))
+    return shared.made_once("sample", lambda folder: Sample(*generated_skull(model, seed=1)))
 
 
 @pytest.fixture(scope="session")
@@ -215,7 +253,10 @@ def completed(model):
 
 @pytest.fixture(scope="session")
 def completion(completed, sample):
-    """The generated skull, completed once for every test that only looks at the result."""
+    """The generated skull, completed once for every test that only looks at the result.
+
+    Each worker makes its own: pickled, as `Shared` does, it would have half a gigabyte.
+    """
     return completed(sample.bone)
 
 

@@ -204,6 +204,7 @@ class Bench:
         if job.earlier_arguments:
             self.must_succeed(job, job.earlier_arguments)
             job.earlier = digests(job.output)
+            shutil.copytree(job.output, self._earlier(job))
         ended = self.must_succeed(job, job.arguments)
         job.later, job.seconds, job.changes = digests(job.output), ended.seconds, ended.changes
 
@@ -254,8 +255,11 @@ class Bench:
         """Give a job's folder the earlier run's files; a training run begins afresh."""
         shutil.rmtree(job.output, ignore_errors=True)
         if job.earlier_arguments:
-            job.output.mkdir()
-            self.must_succeed(job, job.earlier_arguments)
+            shutil.copytree(self._earlier(job), job.output)
+
+    def _earlier(self, job: Job) -> Path:
+        """A copy of what the earlier run left."""
+        return self.place / f"earlier_{job.name}"
 
     def kills(self, job: Job, count: int, draw: random.Random, every: int = 6) -> dict:
         """Kill a job `count` times, on the way from the earlier results to the later; figures and problems.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import dataclasses
 import io
 import re
@@ -55,9 +56,19 @@ def outcome(completion, sample) -> RunResult:
 
 
 @pytest.fixture(scope="module")
-def written(outcome, tmp_path_factory) -> str:
+def plain_report(outcome) -> dict:
+    """The report with the plain implant made: to be copied before it is changed."""
+    return outcome.with_implant().report
+
+
+@pytest.fixture(scope="module")
+def made(outcome) -> RunResult:
+    return outcome.with_implant(ImplantOptions.parse(clearance=0.5, holes="2,10,3"))
+
+
+@pytest.fixture(scope="module")
+def written(made, tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("report")
-    made = outcome.with_implant(ImplantOptions.parse(clearance=0.5, holes="2,10,3"))
     made.write_preview(folder)
     made.write_report(folder, folder / "preview.png")
     return (folder / "report.html").read_text(encoding="utf-8")
@@ -68,6 +79,12 @@ def test_the_page_is_whole_and_needs_nothing_else(written):
     assert page.open == []
     assert len(page.pictures) == 5  # the sheet, thickness and uncertainty from two sides
     assert not re.search(r"https?://|<script|<link|url\(", written)
+
+
+def test_the_uncertainty_is_shown_and_told(made, written):
+    median = made.with_uncertainty().report["uncertainty"]["median_mm"]
+    assert f"{median:.1f} mm in the median" in written
+    assert len(re.findall('alt="Uncertainty', written)) == 2
 
 
 def test_notice_figures_model_and_input_are_on_it(written, completion):
@@ -98,8 +115,8 @@ def test_the_rating_of_the_rim_gap(gap, rating):
     ("gap", "text"),
     [(0.4, "good"), (1.5, "acceptable"), (3.0, "poor: check the rim before use"), (float("nan"), "not measured")],
 )
-def test_the_rating_is_on_the_page(outcome, tmp_path, gap, text):
-    report = outcome.with_implant().report
+def test_the_rating_is_on_the_page(plain_report, tmp_path, gap, text):
+    report = copy.deepcopy(plain_report)
     report["implant"] = report["implant"] | {"rim_gap_mm": gap}
     report["warnings"] = ["thin <here>"]
     pixel = io.BytesIO()
@@ -154,8 +171,8 @@ def test_thick_is_yellow_and_thin_is_violet():
         assert max(greens) > 5 * min(greens)
 
 
-def test_the_self_check_is_on_the_page_with_words_and_colours(outcome, tmp_path):
-    report = outcome.with_implant().report
+def test_the_self_check_is_on_the_page_with_words_and_colours(plain_report, tmp_path):
+    report = copy.deepcopy(plain_report)
     checks = report["checks"]
     assert checks["rating"] == max((c["rating"] for c in checks["checks"]), key=RATINGS.index)
     warnings = [c["warning"] for c in checks["checks"] if c["rating"] != "good"]

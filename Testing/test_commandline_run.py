@@ -19,6 +19,7 @@ from mesh_check import faults
 from scipy.spatial import cKDTree
 
 import SkullVAELib
+from SkullVAELib.cli import main as cli
 from SkullVAELib.data.defect_kinds import DEFECT_KINDS
 from SkullVAELib.data.generated_skull import complete_skull, generated_skull
 from SkullVAELib.geometry.volume import Volume
@@ -225,15 +226,15 @@ def killed_in(tmp_path_factory, skull, model_path):
     return kill
 
 
-@pytest.mark.parametrize("stage", ["load model", "preview"])
-def test_a_killed_run_leaves_no_result(killed_in, stage):
-    assert not set(RESULT_FILES) & {path.name for path in killed_in(stage).iterdir()}
+def test_a_killed_run_leaves_no_result(killed_in):
+    assert not set(RESULT_FILES) & {path.name for path in killed_in("load model").iterdir()}
 
 
-def test_a_killed_run_leaves_an_earlier_runs_results_as_they_were(killed_in, finished):
-    before = {name: (finished.folder / name).read_bytes() for name in RESULT_FILES}
-    killed_in("write", finished.folder)
-    assert {name: (finished.folder / name).read_bytes() for name in RESULT_FILES} == before
+def test_a_run_killed_at_the_end_leaves_an_earlier_runs_results_as_they_were_and_none_of_its_own(killed_in, finished):
+    before = {path.name: path.read_bytes() for path in finished.folder.iterdir() if path.is_file()}
+    assert set(RESULT_FILES) <= set(before)
+    killed_in("preview", finished.folder)
+    assert {path.name: path.read_bytes() for path in finished.folder.iterdir() if path.is_file()} == before
 
 
 def test_a_complete_skull_is_exit_3_and_comes_back_unchanged(tmp_path, sample, model_path):
@@ -245,6 +246,8 @@ def test_a_complete_skull_is_exit_3_and_comes_back_unchanged(tmp_path, sample, m
     assert not read_volume(tmp_path / "out" / "implant.nrrd").array.any()
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["found"] is False
+    assert "implant" not in report
+    assert any(warning.startswith("No defect was found") for warning in report["warnings"])
     assert any("--at R,A,S" in warning for warning in report["warnings"])
 
 
@@ -262,23 +265,27 @@ BAD_INPUTS = {
 
 
 @pytest.mark.parametrize("bad", BAD_INPUTS)
-def test_a_bad_input_is_exit_2_one_line_and_no_file(tmp_path, model_path, bad):
+def test_a_bad_input_is_exit_2_one_line_and_no_file(tmp_path, model_path, capfd, bad):
     make, message = BAD_INPUTS[bad]
     make(tmp_path / "input.nrrd")
-    process = run("complete", tmp_path / "input.nrrd", "-o", tmp_path / "out", "--model", model_path)
-    assert process.returncode == 2
-    assert message in process.stderr
-    assert len(process.stderr.splitlines()) == 1
-    assert process.stdout == ""
+    assert (
+        cli.main(["complete", *map(str, (tmp_path / "input.nrrd", "-o", tmp_path / "out", "--model", model_path))]) == 2
+    )
+    out, error = capfd.readouterr()
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert out == ""
     assert not (tmp_path / "out").exists()
 
 
 def test_a_foreign_model_is_exit_2_one_line_and_no_file(tmp_path, skull):
+    """In a process of its own, as a user sees it."""
     (tmp_path / "m.safetensors").write_bytes(b"PK\x03\x04 a renamed archive")
     process = run("complete", skull, "-o", tmp_path / "out", "--model", tmp_path / "m.safetensors")
     assert process.returncode == 2
     assert "m.safetensors" in process.stderr
     assert len(process.stderr.splitlines()) == 1
+    assert process.stdout == ""
     assert not (tmp_path / "out").exists()
 
 
@@ -309,8 +316,6 @@ BAD_SAMPLES = {
 
 @pytest.mark.parametrize("call", BAD_SAMPLES)
 def test_a_bad_sample_call_is_exit_2_one_line_and_no_file(tmp_path, model_path, capfd, call):
-    from SkullVAELib.cli import main as cli
-
     arguments, message = BAD_SAMPLES[call]
     arguments = [argument.replace("DIR", str(tmp_path)) for argument in arguments]
     if "--model" not in arguments:
@@ -330,8 +335,8 @@ def test_the_help_names_every_kind_of_defect():
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_sample_is_a_skull_with_a_clear_defect_whatever_the_seed(model, seed):
-    bone, truth = generated_skull(model, seed)
-    whole = complete_skull(model, seed)
+    bone, truth = generated_skull(model, seed, spacing_mm=2.0)
+    whole = complete_skull(model, seed, spacing_mm=2.0)
     assert np.array_equal(bone.array | truth, whole.array)
     assert not (bone.array & truth).any()
     assert 15 < truth.sum() * bone.voxel_ml < 100

@@ -11,7 +11,8 @@ from benchmark.cases import PLACES, cut_place
 from benchmark.contest import load_whole
 
 from SkullVAELib.cli.main import main
-from SkullVAELib.completion.face import FACE_ERROR_MM
+from SkullVAELib.completion.face import FACE_ERROR_MM, FaceCompletion
+from SkullVAELib.completion.pipeline import _no_defect_warning
 from SkullVAELib.completion.result import Completion
 from SkullVAELib.data.generated_skull import generated_skull
 from SkullVAELib.evaluation.metrics import dice
@@ -20,6 +21,7 @@ from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.implant.implant_mesh import make_implant
 from SkullVAELib.implant.options import ImplantOptions
 from SkullVAELib.io.images import write_volume
+from SkullVAELib.registration.patient import register_patient
 
 SEED = 3
 
@@ -53,30 +55,26 @@ def test_the_report_says_what_was_done(completed_face):
     assert any("mirror image" in text for text in content["warnings"])
 
 
-def test_without_being_asked_the_face_stays_as_it_is_and_the_way_is_named(completed, halved):
-    completion = completed(halved[0])
-    assert not completion.found
-    assert "face" not in completion.report
-    assert "completes the face" in completion.report["warnings"][-1]
+def face_of(model, bone: Volume) -> FaceCompletion | None:
+    """The stage "face" of a run for a head without a defect of its vault."""
+    volume = bone.with_array(bone.array.astype(np.uint8))
+    return FaceCompletion.of(register_patient(volume, model), [])
 
 
-def test_a_whole_face_gets_nothing(completed, halved):
+def test_a_whole_face_gets_nothing(model, halved):
     bone, lost = halved
-    completion = completed(bone.with_array(bone.array | lost), face=True)
-    assert not completion.found
-    assert not completion.implant.array.any()
-    assert "completes the face" not in completion.report["warnings"][-1]
+    assert face_of(model, bone) is not None
+    assert face_of(model, bone.with_array(bone.array | lost)) is None
 
 
-def test_a_head_without_a_face_gets_none(completed, halved):
+def test_a_head_without_a_face_gets_none(model, halved):
     bone, lost = halved
     vault = bone.array | lost
     vault[..., : int(0.6 * vault.shape[2])] = False
-    completion = completed(bone.with_array(vault), face=True, least_quality=0.0)
-    assert "face" not in completion.report
+    assert face_of(model, bone.with_array(vault)) is None
 
 
-def test_what_both_sides_lack_stays_open(completed, halved):
+def test_what_both_sides_lack_stays_open(model, halved):
     bone, lost = halved
     at = np.argwhere(lost)
     middle = (bone.array.shape[0] - 1) / 2  # a generated skull is cropped to its bone, about its own middle
@@ -85,8 +83,8 @@ def test_what_both_sides_lack_stays_open(completed, halved):
     mirrored[:, 0] = np.round(2 * middle - at[:, 0])
     both[tuple(mirrored.T)] = True
     both[:, at[:, 1].min() : at[:, 1].max() + 1, at[:, 2].min() : at[:, 2].max() + 1] = True
-    completion = completed(bone.with_array(bone.array & ~both), face=True)
-    assert completion.implant.array.sum() < 0.1 * lost.sum()
+    face = face_of(model, bone.with_array(bone.array & ~both))
+    assert face is None or face.implant.mask.sum() < 0.1 * lost.sum()
 
 
 @pytest.fixture(scope="module")
@@ -110,9 +108,25 @@ def test_vault_and_face_are_both_completed(completed_twice, twice):
     assert completed_twice.report["implant"]["defects"] >= 2
 
 
-def test_the_vaults_implant_is_the_one_it_gets_alone(completed, completed_twice, twice):
-    bone, vault, _ = twice
-    alone = completed(bone).implant.array
+@pytest.fixture(scope="module")
+def vault_alone(completed, twice) -> Completion:
+    """Without being asked to complete the face."""
+    return completed(twice[0])
+
+
+def test_without_being_asked_the_face_stays_as_it_is(vault_alone, twice):
+    assert "face" not in vault_alone.report
+    assert not (vault_alone.implant.array & twice[2]).any()
+
+
+def test_where_nothing_is_found_the_way_to_complete_a_face_is_named_unless_it_was_searched():
+    for face in (False, True):
+        assert ("use the option that completes the face" in _no_defect_warning([], face, None)) != face
+
+
+def test_the_vaults_implant_is_the_one_it_gets_alone(vault_alone, completed_twice, twice):
+    _, vault, _ = twice
+    alone = vault_alone.implant.array
     assert alone.sum() > 0.7 * vault.sum()
     assert not (alone & ~completed_twice.implant.array).any()
 
@@ -141,12 +155,13 @@ def test_another_shape_leaves_the_face_as_it_is(completed_twice, twice):
     assert other.report["warnings"] == completed_twice.patient.warnings
 
 
-def test_a_face_alone_has_one_proposal_and_no_band(halved, tmp_path, capsys):
+def test_a_facial_defect_is_one_of_the_face_which_alone_has_one_proposal_and_no_band(halved, tmp_path, capsys):
     file = tmp_path / "head.nrrd"
     write_volume(halved[0].with_array(halved[0].array.astype(np.uint8)), file)
-    wishes = ("--face", "--proposals", "3", "--uncertainty", "--report")
+    wishes = ("--defect", "facial", "--proposals", "3", "--uncertainty", "--report")
     assert main(["complete", str(file), "-o", str(tmp_path / "out"), *wishes]) == 0
     content = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert content["face"]["defects"] >= 1
     assert [proposal["number"] for proposal in content["proposals"]] == [1]
     assert content["implant"]["rim_gap_mm"] is None
     assert {"implant.nrrd", "implant.stl", "report.html"} <= set(content["files"])
@@ -159,13 +174,6 @@ def test_where_the_face_is_told_the_band_is_what_was_measured_for_it(completed_t
     assert of_face.any() and not of_face.all()
     assert (outcome.band_mm[of_face] == FACE_ERROR_MM).all()
     assert len(np.unique(outcome.band_mm[~of_face])) > 100
-
-
-def test_a_facial_defect_is_one_of_the_face(halved, tmp_path, capsys):
-    file = tmp_path / "head.nrrd"
-    write_volume(halved[0].with_array(halved[0].array.astype(np.uint8)), file)
-    assert main(["complete", str(file), "-o", str(tmp_path / "out"), "--defect", "facial"]) == 0
-    assert json.loads((tmp_path / "out" / "report.json").read_text())["face"]["defects"] >= 1
 
 
 @pytest.fixture(scope="module")

@@ -251,7 +251,9 @@ def test_edited_voxels_make_the_implant_and_are_kept_in_another_shape(client, co
     )
     assert mesh["report"]["checks"]["checks"]
     assert mesh["report"]["edited"] == voxels["report"]["edited"]
-    client.request(request=2, report=True)
+    (report,) = client.request(request=2, report=True)
+    assert report["files"] == ["report.html"]
+    assert files(client.folder / "responses" / "2") == {"report.html"}
     assert "Edited by hand" in (client.folder / "responses" / "2" / "report.html").read_text()
     voxels = client.request(True, request=3, gamma=1.5)[0]
     assert client.implant(3)[wanted & ~completion.implant.array & ~completion.bone.array].all()
@@ -347,7 +349,7 @@ def test_a_hole_can_be_named_after_a_run_that_found_nothing(found_nothing, compl
     assert voxels["report"]["found"] is True and filled(voxels["report"]) == filled(completion.report)
     assert np.array_equal(client.implant(2), completion.implant.array)
     assert trimesh.load(tmp_path / "responses" / "2" / "implant.stl").is_watertight
-    assert len(client.request(request=3, gamma=1.0)) == 2
+    assert client.request(True, request=3, gamma=1.0)[0]["files"] == ["implant.nrrd"]
 
 
 def test_the_command_line_keeps_running_without_a_defect(found_nothing, completion, tmp_path, monkeypatch):
@@ -390,12 +392,10 @@ def test_an_unknown_candidate_is_an_error_and_changes_nothing(client, completion
     assert np.array_equal(client.implant(2), completion.implant.array)
 
 
-def test_skull_and_report_are_written_as_files(client):
+def test_the_skull_is_written_as_a_file(client):
     (skull,) = client.request(request=1, skull=True)
     assert skull["files"] == ["skull.stl"]
-    (report,) = client.request(request=2, report=True)
-    assert report["files"] == ["report.html"]
-    assert files(client.folder / "responses" / "2") == {"report.html"}
+    assert files(client.folder / "responses" / "1") == {"skull.stl"}
 
 
 BAD_REQUESTS = {
@@ -449,7 +449,7 @@ def test_after_a_response_that_cannot_be_written_the_session_continues(client):
     (client.folder / "responses" / "5").write_text("a file instead of a folder")
     (response,) = client.request(request=5, gamma=1.0)
     assert "not a folder" in response["error"]
-    assert len(client.request(request=6, gamma=1.0)) == 2
+    assert client.request(True, request=6, gamma=1.0)[0]["files"] == ["implant.nrrd"]
 
 
 @pytest.mark.parametrize("folder", ["responses", "answers"], ids=["now", "version 0.1"])

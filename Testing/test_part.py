@@ -21,7 +21,7 @@ from scipy.spatial import cKDTree
 from SkullVAELib.completion.result import Completion, ImplantShape
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.geometry.volume import Volume, crop
-from SkullVAELib.implant.implant_mesh import make_implant
+from SkullVAELib.implant.implant_mesh import ImplantPiece, make_implant
 from SkullVAELib.implant.implicit_solid import FineGrid, remove_thin_features
 from SkullVAELib.implant.options import ImplantOptions
 from SkullVAELib.mesh.isosurface import GreyLevels, bone_surface
@@ -112,10 +112,18 @@ def as_trimesh(mesh: Mesh) -> trimesh.Trimesh:
     return trimesh.Trimesh(mesh.points, mesh.faces, process=False)
 
 
-def one(completion: Completion, **options):
-    part = make_implant(completion, ImplantOptions(**options))
-    assert len(part.pieces) == 1, part.warnings
-    return part.pieces[0]
+_MADE: dict[tuple, tuple[Completion, ImplantPiece]] = {}
+
+
+def one(completion: Completion, **options) -> ImplantPiece:
+    """The only piece of an implant, made once for all tests that ask for the same."""
+    key = (id(completion), *sorted(options.items()))
+    if key not in _MADE:
+        part = make_implant(completion, ImplantOptions(**options))
+        assert len(part.pieces) == 1, part.warnings
+        # With the completion, so that no other one gets its id.
+        _MADE[key] = completion, part.pieces[0]
+    return _MADE[key][1]
 
 
 @cache
@@ -414,8 +422,9 @@ def test_the_thickness_of_a_plate_for_a_burr_hole_is_measured(name):
 def test_the_report_has_the_thickness_of_the_printable_implant():
     report = {"implant": {"volume_ml": 1.0}, "warnings": []}
     result = RunResult(completed("1 mm", twice=True), None, ImplantOptions(), ("stl",), report)
-    thickness = result.with_implant().report["implant"]["thickness_mm"]
-    pieces = [piece["thickness_mm"] for piece in result.with_implant().report["printable_implant"]["pieces"]]
+    made = result.with_implant().report
+    thickness = made["implant"]["thickness_mm"]
+    pieces = [piece["thickness_mm"] for piece in made["printable_implant"]["pieces"]]
     assert len(pieces) == 2
     assert thickness["min"] == min(piece["min"] for piece in pieces)
     assert thickness["max"] == max(piece["max"] for piece in pieces)
@@ -436,7 +445,7 @@ def test_the_implant_is_whole_beyond_the_end_of_the_image():
         for volume in (getattr(completion, name),)
     }
     part = make_implant(dataclasses.replace(completion, **cropped, implant_whole=completion.implant), ImplantOptions())
-    assert part.mesh.volume_ml == pytest.approx(make_implant(completion, ImplantOptions()).mesh.volume_ml, rel=0.05)
+    assert part.mesh.volume_ml == pytest.approx(one(completion).mesh.volume_ml, rel=0.05)
 
 
 def test_no_defect_no_part():

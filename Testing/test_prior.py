@@ -13,7 +13,6 @@ from SkullVAELib.registration.affine import PITCHES, AffineTarget, Poses, _desce
 from SkullVAELib.registration.reference import MeanSkull
 from SkullVAELib.vae.networks import SkullModel
 
-
 LONGER = [1.1, 0.9, 1.0]
 """Factors of the coordinates that make a ball of the head."""
 

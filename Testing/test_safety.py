@@ -6,6 +6,7 @@ SECURITY.md says the same in words.
 from __future__ import annotations
 
 import ast
+import dataclasses
 import gzip
 import importlib.util
 import io
@@ -269,14 +270,15 @@ def test_evaluate_sample_mesh_and_info_need_no_network(offline, completed, tmp_p
 
 @pytest.mark.usefixtures("untouched")
 def test_population_needs_no_network(offline, tmp_path):
-    heads = tiny.write_heads(tmp_path / "heads")
-    offline.skullvae("population", "--from", heads, "-o", tmp_path / "set", "--count", "2", "--spacing", "4")
+    heads = tiny.write_heads(tmp_path / "heads", ("ada", "out"))
+    offline.skullvae("population", "--from", heads, "-o", tmp_path / "set", "--count", "1", "--spacing", "4")
 
 
 @pytest.mark.usefixtures("untouched")
 def test_training_needs_no_network(offline, tmp_path):
-    config = tiny.write_config(tmp_path / "config.json", tiny.TINY, tiny.OPTIONS)
-    heads = tiny.write_heads(tmp_path / "heads")
+    few = dataclasses.replace(tiny.OPTIONS, vae_steps=2, decoder_steps=2, pool=2, save_every=2)
+    config = tiny.write_config(tmp_path / "config.json", tiny.TINY, few)
+    heads = tiny.write_heads(tmp_path / "heads", ("ada", "ben", "out"))
     process = offline.python(
         tiny.TRAIN, "all", "--data", heads, "--output", tmp_path / "run", "--config", config, "--holdout", "out"
     )

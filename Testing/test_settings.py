@@ -153,8 +153,8 @@ MISTAKES = {
 
 
 @pytest.fixture(scope="module")
-def heads(canonical_run):
-    return canonical_run.data
+def heads(tmp_path_factory):
+    return tiny.write_heads(tmp_path_factory.mktemp("settings") / "data")
 
 
 @pytest.mark.parametrize("message", MISTAKES)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import json
 from pathlib import Path
 
@@ -51,6 +53,25 @@ def heads(tmp_path_factory) -> Path:
     for name, half_axes in HEADS.items():
         write_volume(shell(half_axes), folder / f"{name}.nrrd")
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def population_made_once():
+    """The mean of the same skulls, to the byte, is computed once: it takes most of the time of a set."""
+    build, known = skullset.build_population_with_warps, {}
+
+    def once(skulls, grid):
+        parts = [part for s in skulls for part in (s.name, s.fraction.array, s.fraction.affine, s.distance, s.points)]
+        key = hashlib.sha256(repr(grid).encode())
+        for part in parts:
+            key.update(part.encode() if isinstance(part, str) else np.ascontiguousarray(part).tobytes())
+        if key.hexdigest() not in known:
+            known[key.hexdigest()] = build(skulls, grid)
+        return copy.deepcopy(known[key.hexdigest()])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(skullset, "build_population_with_warps", once)
+        yield
 
 
 @pytest.fixture(scope="module")

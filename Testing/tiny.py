@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -48,11 +49,11 @@ def shell(half_axes: tuple[float, float, float]) -> Volume:
 HEADS = {"ada": (72, 88, 78), "ben": (68, 94, 76), "cyd": (66, 86, 80), "out": (70, 90, 77)}
 
 
-def write_heads(folder: Path) -> Path:
-    """Four complete heads: round, long, narrow, and one to hold out."""
+def write_heads(folder: Path, names: Iterable[str] = tuple(HEADS)) -> Path:
+    """Complete heads, by default four: round, long, narrow, and one to hold out."""
     folder.mkdir()
-    for name, half_axes in HEADS.items():
-        write_volume(shell(half_axes), folder / f"{name}.nrrd")
+    for name in names:
+        write_volume(shell(HEADS[name]), folder / f"{name}.nrrd")
     return folder
 
 
