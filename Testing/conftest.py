@@ -33,8 +33,6 @@ from SkullVAELib.geometry.volume import Volume
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 ROOT = Path(__file__).resolve().parent.parent
-HELDOUT = ROOT / "Testing" / "data" / "heldout.safetensors"
-
 
 _NOT_POSIX = AllowedSkip("Windows has no counterpart to what the test uses", ("win32",))
 
@@ -197,14 +195,6 @@ def model(model_path):
     from SkullVAELib.vae.checkpoint import load_model
 
     return load_model(model_path)
-
-
-@pytest.fixture(scope="session")
-def heldout_model():
-    """A model trained as the shipped one was, but without visible_human, mgh_angel001 and mgh_dca."""
-    from SkullVAELib.vae.checkpoint import load_model
-
-    return load_model(HELDOUT)
 
 
 @pytest.fixture(scope="session")
