@@ -15,7 +15,7 @@ from SkullVAELib.completion.face import CombinedShape, FaceCompletion, MirrorIma
 from SkullVAELib.completion.fill import FilledDefects, allowed_region, fill_defects
 from SkullVAELib.completion.gaussian_process import DefectRim
 from SkullVAELib.completion.measures import measure_implant, outside_warnings
-from SkullVAELib.completion.options import CompletionOptions, DefectChoice
+from SkullVAELib.completion.options import CompletionOptions, DefectChoice, GaussianProcessOptions
 from SkullVAELib.completion.outer_points import OuterPoints, points_at_defects
 from SkullVAELib.completion.prior import Prior
 from SkullVAELib.completion.uncertainty import Uncertainty
@@ -202,14 +202,19 @@ class PreparedPatient:
         -------
         PreparedPatient
         """
-        rim = None
-        if options.gaussian_process is not None and defects.masks:
-            fraction, aligned, grid = registered.skull.fraction, registered.aligned, registered.grid
-            bone, _ = canonical_field(registered.skull.imaged, registered.skull.imaged_distance, aligned.matrix, grid)
-            at = np.concatenate([np.argwhere(mask) for mask in defects.masks])
-            at = apply_affine(aligned.matrix @ fraction.affine, at)
-            rim = DefectRim.of(first, aligned.points, aligned.normals, bone, at, options.gaussian_process)
-        return cls(registered, quality, prior, finder, defects, first, rim, options, face)
+        patient = cls(registered, quality, prior, finder, defects, first, None, options, face)
+        if options.gaussian_process is None or not defects.masks:
+            return patient
+        return dataclasses.replace(patient, rim=patient.rim_of(first, options.gaussian_process))
+
+    def rim_of(self, first: WarpedShape, options: GaussianProcessOptions) -> DefectRim:
+        """The bone around the defects, of which there must be one, for shapes with the warp of `first`."""
+        registered = self.registered
+        fraction, aligned, grid = registered.skull.fraction, registered.aligned, registered.grid
+        bone, _ = canonical_field(registered.skull.imaged, registered.skull.imaged_distance, aligned.matrix, grid)
+        at = np.concatenate([np.argwhere(mask) for mask in self.defects.masks])
+        at = apply_affine(aligned.matrix @ fraction.affine, at)
+        return DefectRim.of(first, aligned.points, aligned.normals, bone, at, options)
 
     @one_thread()
     def with_defects(self, filled: Sequence[int], at: Sequence[tuple[float, float, float]] = ()) -> PreparedPatient:

@@ -5,12 +5,14 @@ by Matheron's rule: a draw from the prior process, corrected by the observations
 regression does not contain: the error of the warp across the defect, a shift of both tables that grows with the
 distance from bone, and the roughness of each table, which is not predictable from the surrounding bone.
 
-The three standard deviations were calibrated on held-out skulls so that the coverage of the band is its nominal one;
-Docs/explanation/accuracy.md has the figures.
+How large each term is depends on the patient: where the tables of the intact bone around the defect deviate much from
+the warped mean skull, or are rough, they do so in the defect, too. The amplitudes were fitted on individuals whose
+skull the mean skull was not made of; Docs/explanation/accuracy.md has the coverage of the band.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -24,14 +26,77 @@ from SkullVAELib.completion.options import GaussianProcessOptions
 from SkullVAELib.geometry.grid import Grid
 from SkullVAELib.shape.two_table import outward_directions
 
-TABLES_MM = (1.1, 1.45)
-"""Prior standard deviation (mm) of a residual of the outer and of the inner table, far from any observation."""
 
-SHIFT = 0.015
-"""Standard deviation of a shift of both tables, in mm per mm of distance from bone."""
+@dataclass(frozen=True)
+class Amplitudes:
+    """How large the terms of the uncertainty are; for pairs the outer table is first.
 
-ROUGH_MM = (0.35, 0.65)
-"""Standard deviation (mm) of the roughness of the outer and of the inner table."""
+    Attributes
+    ----------
+    residual_mm, own_residual : tuple of float
+        Standard deviation of a residual far from any observation: mm, and per mm of this patient's residuals.
+    shift : float
+        Standard deviation of a shift of both tables, in mm per mm of distance from bone.
+    rough_mm, own_rough : tuple of float
+        Standard deviation of the roughness: mm, and per mm of this patient's.
+    """
+
+    residual_mm: tuple[float, float]
+    own_residual: tuple[float, float]
+    shift: float
+    rough_mm: tuple[float, float]
+    own_rough: tuple[float, float]
+
+    def as_vector(self) -> list[float]:
+        """The nine values, in the order of the attributes."""
+        return [*self.residual_mm, *self.own_residual, self.shift, *self.rough_mm, *self.own_rough]
+
+    @classmethod
+    def from_vector(cls, values: Sequence[float]) -> Amplitudes:
+        """Amplitudes of the nine values of `as_vector`."""
+        a, b, c, d, shift, e, f, g, h = (float(value) for value in values)
+        return cls((a, b), (c, d), shift, (e, f), (g, h))
+
+    def scaled(self, outer: float, inner: float) -> Amplitudes:
+        """Amplitudes that widen the band of each table by a factor; the shift, of both, by their mean."""
+
+        def both(pair: tuple[float, float]) -> tuple[float, float]:
+            return pair[0] * outer, pair[1] * inner
+
+        return Amplitudes(
+            both(self.residual_mm),
+            both(self.own_residual),
+            self.shift * (outer + inner) / 2,
+            both(self.rough_mm),
+            both(self.own_rough),
+        )
+
+    def residual_variance(self, own_mm2: float, table: int) -> float:
+        """Variance in mm^2 of a residual far from any observation; own_mm2: that of this patient's residuals."""
+        return self.residual_mm[table] ** 2 + self.own_residual[table] ** 2 * own_mm2
+
+    def variance(self, parts: np.ndarray, table: int) -> np.ndarray:
+        """Variance of a table.
+
+        Parameters
+        ----------
+        parts : numpy.ndarray, shape (4, ...)
+            See `Uncertainty.parts`.
+        table : int
+            0 for the outer and 1 for the inner table.
+
+        Returns
+        -------
+        numpy.ndarray
+            mm^2, of the shape of one part.
+        """
+        unknown, distance2, own, rough = parts
+        smooth = unknown * (self.residual_mm[table] ** 2 + self.own_residual[table] ** 2 * own)
+        return smooth + self.shift**2 * distance2 + self.rough_mm[table] ** 2 + self.own_rough[table] ** 2 * rough
+
+
+AMPLITUDES = Amplitudes((1.1, 1.45), (0.1, 0.1), 0.015, (0.35, 0.65), (0.1, 0.1))
+"""Fitted by Testing/calibration.py."""
 
 BAND = 1.645
 """Half-width of a 90 % band in standard deviations."""
@@ -109,6 +174,37 @@ class Uncertainty:
         half = torch.tensor(self.grid.half_mm)
         return (nodes.coordinates().double() / torch.tensor(nodes.half_mm) * half)[near].numpy()
 
+    def _units(self, count: int, rng: np.random.Generator) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+        """Draws at the M nodes, and the nodes' distance from bone in mm.
+
+        Returns draws (M, count) of each table, whose variance is 1 far from any observation, draws (M, count) of a
+        smooth process of variance 1, and the distance (M,).
+        """
+        options: GaussianProcessOptions = self.rim.options
+        nodes = along_vault(self._nodes)
+        bone = along_vault(self.rim.points.numpy().astype(float)[np.isfinite(self.rim.distance)])
+        distance = cKDTree(bone).query(nodes)[0] if len(bone) else np.zeros(len(nodes))
+        smooth = replace(options, short_share=0.0, symmetry=0.0)
+        shift = FourierFeatures(smooth, rng).at(nodes) @ rng.standard_normal((_FEATURES, count))
+        tables = []
+        for regression in self.regressions:
+            waves = FourierFeatures(options, rng)
+            amplitude = rng.standard_normal((_FEATURES, count))
+            moved = waves.at(nodes) @ amplitude
+            if regression is not None:
+                points = along_vault(self.rim.points[regression.observations.points].numpy().astype(float))
+                noise = np.sqrt(regression.noise)[:, None] * rng.standard_normal((len(points), count))
+                moved -= regression.observations.cross_covariance @ cho_solve(
+                    regression.factor, waves.at(points) @ amplitude + noise
+                )
+            tables.append(moved)
+        return tables, shift, distance
+
+    def _own(self, table: int) -> tuple[float, float]:
+        """Variances in mm^2 of this patient's residuals and of their roughness; 0 for a table without observations."""
+        regression = self.regressions[table]
+        return (0.0, 0.0) if regression is None else regression.own_variances
+
     def draws(self, count: int, seed: int = 0) -> torch.Tensor:
         """Draw displacements of the tables.
 
@@ -125,34 +221,47 @@ class Uncertainty:
             Displacement in mm of the outer and of the inner table away from bone, on the nodes of the correction; 0 far
             from the defect.
         """
-        rng = np.random.default_rng(seed)
-        options: GaussianProcessOptions = self.rim.options
-        nodes = along_vault(self._nodes)
-        bone = along_vault(self.rim.points.numpy().astype(float)[np.isfinite(self.rim.distance)])
-        distance = cKDTree(bone).query(nodes)[0] if len(bone) else np.zeros(len(nodes))
-        smooth = replace(options, short_share=0.0, symmetry=0.0)
-        shift = FourierFeatures(smooth, rng).at(nodes) @ rng.standard_normal((_FEATURES, count))
-        shift *= SHIFT * distance[:, None]
+        tables, shift, distance = self._units(count, np.random.default_rng(seed))
+        shift = AMPLITUDES.shift * distance[:, None] * shift
         draws = torch.zeros(count, 2, *self.rim.near.shape)
-        for table, regression in enumerate(self.regressions):
-            waves = FourierFeatures(options, rng)
-            amplitude = rng.standard_normal((_FEATURES, count))
-            moved = waves.at(nodes) @ amplitude
-            if regression is not None:
-                points = along_vault(self.rim.points[regression.observations.points].numpy().astype(float))
-                noise = np.sqrt(regression.noise)[:, None] * rng.standard_normal((len(points), count))
-                moved -= regression.observations.cross_covariance @ cho_solve(
-                    regression.factor, waves.at(points) @ amplitude + noise
-                )
-            moved = TABLES_MM[table] * moved + (shift if table == 0 else -shift)
+        for table, unit in enumerate(tables):
+            amplitude = np.sqrt(AMPLITUDES.residual_variance(self._own(table)[0], table))
+            moved = amplitude * unit + (shift if table == 0 else -shift)
             draws[:, table, self.rim.near] = torch.tensor(moved.T).float()
         return draws
 
     @cached_property
+    def _variances(self) -> tuple[list[np.ndarray], np.ndarray]:
+        """Variance (M,) of each table's unit draws at the nodes, and the squared distance (M,) from bone in mm^2."""
+        tables, _, distance = self._units(_DRAWS, np.random.default_rng(0))
+        return [np.square(unit).mean(1) for unit in tables], distance**2
+
+    def parts(self, table: int) -> torch.Tensor:
+        """What the variance of a table is made of, see `Amplitudes.variance`.
+
+        Parameters
+        ----------
+        table : int
+            0 for the outer and 1 for the inner table.
+
+        Returns
+        -------
+        torch.Tensor, shape (4, X'', Y'', Z'')
+            On the nodes of the correction: variance of the regression relative to that far from any observation;
+            squared distance from bone, mm^2; variances in mm^2 of this patient's residuals and of their roughness.
+        """
+        units, distance2 = self._variances
+        parts = torch.zeros(4, *self.rim.near.shape)
+        parts[0, self.rim.near] = torch.tensor(units[table]).float()
+        parts[1, self.rim.near] = torch.tensor(distance2).float()
+        parts[2], parts[3] = self._own(table)
+        return parts
+
+    @cached_property
     def deviation(self) -> torch.Tensor:
         """(2, X'', Y'', Z'') standard deviation in mm of the outer and of the inner table, roughness included."""
-        rough = torch.tensor(ROUGH_MM)[:, None, None, None]
-        return (self.draws(_DRAWS).square().mean(0) + rough**2).sqrt()
+        variances = [AMPLITUDES.variance(self.parts(table).numpy(), table) for table in (0, 1)]
+        return torch.tensor(np.sqrt(np.stack(variances))).float()
 
     def band_mm(self, points: torch.Tensor, normals: torch.Tensor) -> np.ndarray:
         """Half-width of the 90 % band within which the true surface is expected.
