@@ -105,6 +105,10 @@ FINE_MM = 1.25
 # Pinholes up to twice this, where the shape is thinner than its resolution, are closed, mm.
 _CLOSE_MM = 2.0
 
+# Bone is certainly missing where the score of the allowed region is above this: intact bone fills less than a third of
+# the shape's there, as over a hole. In a thin layer on intact bone the score is near 0.
+_CERTAIN = 0.3
+
 # Features thinner than about twice this are removed, mm.
 _OPEN_MM = 1.25
 
@@ -156,7 +160,7 @@ def fill_defects(
             # Pinholes are closed; bone and the excluded region are not.
             closed = erode(dilate(local.array, local.spacing, _CLOSE_MM), local.spacing, _CLOSE_MM)
             local = local.with_array(local.array | closed & allowed[box])
-            filled[box] = _clean(local, where, defects, smallest_ml)
+            filled[box] = _clean(local, score[box] > _CERTAIN, where, defects, smallest_ml)
     return _on_image(fine.with_array(filled), start, times, bone)
 
 
@@ -199,13 +203,16 @@ def _on_image(whole: Volume, start: np.ndarray, times: np.ndarray, bone: Volume)
     return FilledDefects(mask, whole, outside * whole.voxel_ml)
 
 
-def _clean(local: Volume, where: AllowedRegion, defects: Defects, smallest_ml: float) -> np.ndarray:
+def _clean(
+    local: Volume, certain: np.ndarray, where: AllowedRegion, defects: Defects, smallest_ml: float
+) -> np.ndarray:
     """One connected component for each defect: thin features are removed by an opening, then the component is regrown.
 
+    Where bone is certainly missing, `certain`, nothing is removed: bone itself may be as thin as such a feature.
     A component clearly smaller than smallest_ml is not a defect.
     """
     filled, spacing = local.array, local.spacing
-    opened = dilate(erode(filled, spacing, _OPEN_MM), spacing, _OPEN_MM)
+    opened = dilate(erode(filled, spacing, _OPEN_MM), spacing, _OPEN_MM) | (filled & certain)
     labels, count = ndimage.label(opened)
     keep = np.zeros_like(filled)
     to_local = np.linalg.inv(local.affine) @ where.score.affine

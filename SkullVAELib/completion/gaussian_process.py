@@ -146,15 +146,15 @@ class Regression:
         Parameters
         ----------
         options : GaussianProcessOptions
-            Gives the largest correction, `limit_mm`.
+            Gives the largest deviation from the mean, `limit_mm`.
 
         Returns
         -------
         numpy.ndarray, shape (M,)
             mm.
         """
-        return np.clip(
-            self.mean + self.observations.cross_covariance @ self.weights, -options.limit_mm, options.limit_mm
+        return self.mean + np.clip(
+            self.observations.cross_covariance @ self.weights, -options.limit_mm, options.limit_mm
         )
 
     @cached_property
@@ -339,7 +339,14 @@ class DefectRim:
         residual = pick_side(warped.grid.sample(warped.shape.by_side, self.on_mean), self.facing > 0)[:, 0]
         slope = pick_side(warped.grid.sample(warped.shape.slopes_by_side, self.on_mean), self.facing > 0)
         agree = (slope * self.normals).sum(1) / slope.norm(dim=1).clamp(min=1e-3)
-        return (agree > 0.75) & (residual.abs() < self.options.cut_mm), residual
+        agree = agree > 0.75
+        usable = torch.zeros_like(agree)
+        for side in (self.facing > 0, self.facing <= 0):
+            # A thin or thick skull differs from the shape everywhere; what differs from that is other bone.
+            own = agree & side & (residual.abs() < 2 * self.options.cut_mm)
+            if own.any():
+                usable |= own & ((residual - residual[own].median()).abs() < self.options.cut_mm)
+        return usable, residual
 
     def regressions(self, warped: WarpedShape) -> list[Regression | None]:
         """Regress the residuals of a shape.

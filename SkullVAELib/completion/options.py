@@ -159,11 +159,12 @@ class GaussianProcessOptions:
     rounded_mm : float
         mm. Rounding of any edge that comes from the voxel size alone.
     cut_mm : float
-        mm. Larger residuals are excluded: they belong to other bone, not to an error of thickness.
+        mm. Residuals that differ more than this from the median are excluded: they belong to other bone, not to an
+        error of thickness.
     outlier_mm : float
         mm. An observation that deviates more than this from the prediction loses weight.
     limit_mm : float
-        mm. Largest correction.
+        mm. Largest difference of a correction from the median residual.
     count : int
         Number of observations for each table.
     """

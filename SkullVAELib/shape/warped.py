@@ -11,6 +11,9 @@ import torch
 from SkullVAELib.geometry.grid import Grid
 from SkullVAELib.shape.two_table import TwoTableShape, outward_directions
 
+LEAST_PLATE_MM = 1.0
+"""Least thickness of a corrected plate, mm: that of the thinnest parts of the temporal squama."""
+
 _VOXELS_AT_ONCE = 2_000_000
 
 
@@ -81,6 +84,8 @@ class WarpedShape:
         if self.corrections is not None:
             moves = self.grid.sample(self.corrections, points)
             outer, inner = outer - moves[:, 0], inner - moves[:, 1]
+            # Where the corrections make the tables meet, a plate is left: a bone that is thin has no hole.
+            inner = torch.minimum(inner, -outer - LEAST_PLATE_MM)
             plain = plain - side * moves[:, 0] - (1 - side) * moves[:, 1]
         return plate * torch.maximum(outer, inner) + (1 - plate) * plain
 
