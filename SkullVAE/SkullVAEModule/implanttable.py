@@ -9,6 +9,7 @@ from .defectimplants import centreOf, defectFigures, followRemoval, isDivisible,
 from .figures import ratingColour, ratingText
 from .focus import showPoint
 from .results import AddedResult
+from .tables import fitColumns
 
 _SHOW, _VOLUME, _THICKNESS, _RATING = range(4)
 
@@ -28,12 +29,7 @@ class ImplantTable:
         self._entries: list[dict] = []
         # The figures that the rows were made for.
         self._inTable: list[dict] = []
-        header = ui.implantTable.horizontalHeader()
-        for column in (_SHOW, _VOLUME):
-            header.setSectionResizeMode(column, qt.QHeaderView.ResizeToContents)
-        for column in (_THICKNESS, _RATING):
-            header.setSectionResizeMode(column, qt.QHeaderView.Stretch)
-        ui.implantTable.verticalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
+        fitColumns(ui.implantTable, narrow=(_SHOW, _VOLUME), wide=(_THICKNESS, _RATING))
         ui.implantTable.connect("cellChanged(int,int)", self.onCellChanged)
         ui.implantTable.connect("cellClicked(int,int)", self.onCellClicked)
 

@@ -174,18 +174,6 @@ def openModule():
     return module, widget
 
 
-def leaveModule(widget) -> None:
-    """As when the user opens another module."""
-    widget.parent.exit()
-    processEvents()
-
-
-def enterModule(widget) -> None:
-    """As when the user returns to the module."""
-    widget.parent.enter()
-    processEvents()
-
-
 def closeModule(widget) -> None:
     """Close a panel of openModule; raises exceptions of slots that were not handled yet."""
     import slicer
@@ -214,23 +202,9 @@ def processEvents(seconds: float = 0.0) -> None:
         if time.monotonic() >= end:
             break
         time.sleep(0.002)
-    raised = errors()
+    raised = uncaught.errors()
     if raised:
         raise raised[0]
-
-
-def errors() -> list[BaseException]:
-    """The exceptions of slots and observers since the last call; for a test that expects one."""
-    return uncaught.errors()
-
-
-def waitFor(condition, seconds: float = 60.0) -> None:
-    """Process events until the condition is true; raises TimeoutError."""
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            raise TimeoutError(f"not within {seconds} s")
-        processEvents(0.01)
 
 
 def drag(slider, *values: float) -> None:
@@ -331,10 +305,7 @@ __all__ = [
     "clickOnCell",
     "closeModule",
     "drag",
-    "enterModule",
-    "errors",
     "grabPanel",
-    "leaveModule",
     "moduleRecord",
     "newScene",
     "openModule",
@@ -345,5 +316,4 @@ __all__ = [
     "setTesting",
     "sourceFolder",
     "typeText",
-    "waitFor",
 ]
