@@ -28,6 +28,8 @@ class ExportSection:
         self._parameters: SkullVAEParameterNode | None = None
         self._run = None
         ui.exportFolderPathLineEdit.connect("currentPathChanged(QString)", self.onFolderChanged)
+        # The other signal is not emitted when the line is cleared.
+        ui.exportFolderPathLineEdit.connect("validInputChanged(bool)", self.onFolderValid)
 
     @property
     def running(self) -> bool:
@@ -42,6 +44,11 @@ class ExportSection:
         """Called when the user chooses a folder."""
         if self._parameters is not None:
             self._parameters.exportFolder = path
+
+    def onFolderValid(self, valid: bool) -> None:
+        """Called when the user clears the line of the folder, or types into the cleared line."""
+        if not valid:
+            self.onFolderChanged("")
 
     def update(self, present: bool, busy: bool, checked: list[int] | None = None) -> None:
         """Show the parameters.

@@ -7,7 +7,11 @@ from slicer.i18n import tr as _
 
 from .parameters import SkullVAEParameterNode, isVolume, sourceOf
 from .roi import headROI, roiArgument
+from .segments import isMade
 from .thresholdpreview import ThresholdPreview
+
+# Classes of the input selector in the .ui file; the first is preferred.
+_INPUT_CLASSES = ("vtkMRMLSegmentationNode", "vtkMRMLScalarVolumeNode")
 
 
 class InputSection:
@@ -104,10 +108,17 @@ class InputSection:
             parameters.boxNode.GetDisplayNode().SetVisibility(visible)
 
 
-def firstInput():
-    """The node that is selected by default: the first segmentation of the scene, otherwise its first volume."""
-    for className in ("vtkMRMLSegmentationNode", "vtkMRMLScalarVolumeNode"):
-        node = slicer.mrmlScene.GetFirstNodeByClass(className)
-        if node is not None:
-            return node
+def firstInput(nodes=None):
+    """The input that is selected by default: the first segmentation among these nodes, otherwise the first volume.
+
+    nodes: those of the scene if None. Segmentations that this module made, nodes that selectors hide, and volumes that
+    are not loaded yet are left out.
+    """
+    for className in _INPUT_CLASSES:
+        for node in slicer.util.getNodesByClass(className) if nodes is None else nodes:
+            # As the selector: without derived classes, such as labelmaps and colour images.
+            if node.GetClassName() != className or node.GetHideFromEditors() or isMade(node):
+                continue
+            if node.IsA("vtkMRMLSegmentationNode") or node.GetImageData() is not None:
+                return node
     return None

@@ -54,6 +54,8 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         # What the status line was about when it was set, and whether the present result was exported.
         self._statusAbout: tuple | None = None
         self._exported = False
+        # Nodes that were added while no input was chosen, one of which may become the input.
+        self._loaded: list = []
         # The segmentations that are observed.
         self._observed: list = []
 
@@ -148,10 +150,13 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def onNodeAdded(self, caller, event, node) -> None:
-        """Show the threshold preview in the slice views of a new layout as well."""
+        """Show the threshold preview in the slice views of a new layout as well; note what may become the input."""
         if node.IsA("vtkMRMLSliceCompositeNode"):
             # When the new view is complete.
             qt.QTimer.singleShot(0, self.onViewAdded)
+        mayBeInput = node.IsA("vtkMRMLSegmentationNode") or node.IsA("vtkMRMLScalarVolumeNode")
+        if mayBeInput and self._parameterNode is not None and self._parameterNode.inputNode is None:
+            self._loaded.append(node)
 
     def onViewAdded(self) -> None:
         """Called after a slice view was added."""
@@ -170,7 +175,8 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._sceneTimer.start()
 
     def onSceneChanged(self) -> None:
-        """Update the panel; called after nodes or segments have changed."""
+        """Choose what was loaded, and update the panel; called after nodes or segments have changed."""
+        self._chooseLoaded()
         self._update()
 
     def initializeParameterNode(self) -> None:
@@ -181,6 +187,17 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             if node is not None:
                 self._parameterNode.inputNode = node
 
+    def _chooseLoaded(self) -> None:
+        """Use a CT or segmentation as input that was loaded while the panel is open and no input is chosen."""
+        if self._parameterNode is None or self._parameterNode.inputNode is not None:
+            self._loaded = []
+            return
+        self._loaded = [node for node in self._loaded if slicer.mrmlScene.IsNodePresent(node)]
+        node = firstInput(self._loaded)
+        if node is not None:
+            self._loaded = []
+            self._parameterNode.inputNode = node
+
     def setParameterNode(self, parameterNode: SkullVAEParameterNode | None) -> None:
         """Connect the widgets to these parameters; None disconnects them."""
         if self._parameterNode is not None:
@@ -188,6 +205,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParametersModified)
         self._parameterNode = parameterNode
         self._parameterNodeGuiTag = None
+        self._loaded = []
         if parameterNode is None:
             self.inputSettings.leave((self._shown, self._runGamma))
         for section in (
@@ -432,7 +450,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         step = nextStep(
             Situation(
                 missing=self.inputSection.missing() or self.advancedSection.missing(),
-                loaded=firstInput() is not None,
+                loaded=parameters.inputNode is not None or firstInput() is not None,
                 volume=isVolume(parameters.inputNode),
                 running=self.logic.running,
                 exporting=self.exportSection.running,
