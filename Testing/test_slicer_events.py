@@ -168,3 +168,23 @@ def test_the_segmentation_of_a_result_is_not_chosen(ui, widget):
     slicer_standin.enterModule(widget)
     assert chosen(ui) is None
     assert "Load a head CT" in next_(ui)
+
+
+def test_the_result_is_not_the_input_after_the_segment_of_the_skull_was_removed(ui):
+    node = addSkull(randomMask(95), GRID)
+    slicer_standin.processEvents(0.05)
+    slicer_standin.click(ui.completeButton)
+    waitForStatus(ui, "Done")
+    node.GetSegmentation().RemoveSegment("bone")
+    slicer_standin.processEvents(0.05)
+    assert "result: choose the segment of the skull" in next_(ui) and not ui.completeButton.enabled
+
+
+def test_a_run_whose_segment_is_removed_ends_without_a_result(ui):
+    node = addSkull(randomMask(95), GRID)
+    slicer_standin.processEvents(0.05)
+    slicer_standin.click(ui.completeButton)
+    node.GetSegmentation().RemoveSegment("bone")
+    waitForStatus(ui, "The input was removed")
+    assert node.GetSegmentation().GetNumberOfSegments() == 0
+    assert "no segments" in next_(ui)

@@ -36,6 +36,12 @@ class ExportSection:
         """Whether an export is in progress."""
         return self._run is not None
 
+    @property
+    def hasFolder(self) -> bool:
+        """Whether a folder that exists is chosen."""
+        folder = "" if self._parameters is None else self._parameters.exportFolder
+        return bool(folder) and Path(folder).is_dir()
+
     def setParameterNode(self, parameters: SkullVAEParameterNode | None) -> None:
         """Use these parameters; None while there are none."""
         self._parameters = parameters
@@ -132,7 +138,7 @@ class ExportSection:
             return _("Wait until the printable implant is updated")
         if not parameters.exportFolder:
             return _("Choose a folder")
-        if not Path(parameters.exportFolder).is_dir():
+        if not self.hasFolder:
             return _("The folder does not exist: choose another one")
         if not (self._formats() or parameters.exportLabelmaps or parameters.exportReport):
             return _("Select at least one kind of file")

@@ -28,7 +28,7 @@ class Situation:
     rating : str
         Overall rating of the self-check; empty without one.
     folder, exported : bool
-        Whether a folder for the export is chosen, and whether the present result was exported.
+        Whether a folder that exists is chosen for the export, and whether the present result was exported.
     """
 
     missing: str = ""

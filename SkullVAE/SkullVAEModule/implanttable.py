@@ -5,7 +5,7 @@ from __future__ import annotations
 import qt
 from slicer.i18n import tr as _
 
-from .defectimplants import centreOf, defectFigures, followRemoval, isDivisible, showDefects, shownDefects
+from .defectimplants import centreOf, defectFigures, followScene, isDivisible, showDefects, shownDefects
 from .figures import ratingColour, ratingText
 from .focus import showPoint
 from .results import AddedResult
@@ -45,7 +45,7 @@ class ImplantTable:
         self._added, self._report = added, report
         self._entries = [] if added is None else defectFigures(report)
         if added is not None:
-            followRemoval(added.implantModelNode)
+            followScene(added.implantModelNode)
         table = self.ui.implantTable
         wasBlocked = table.blockSignals(True)
         if self._entries != self._inTable:

@@ -7,7 +7,7 @@ from slicer.i18n import tr as _
 
 from .parameters import SkullVAEParameterNode, isVolume, sourceOf
 from .roi import headROI, roiArgument
-from .segments import isMade
+from .segments import ROLE_TAG, isMade, segmentTag
 from .thresholdpreview import ThresholdPreview
 
 # Classes of the input selector in the .ui file; the first is preferred.
@@ -64,8 +64,11 @@ class InputSection:
             return "" if node.GetImageData() else _("The selected volume is empty: choose another one")
         if node.GetSegmentation().GetNumberOfSegments() == 0:
             return _("The selected segmentation has no segments: segment the bone first")
-        if not node.GetSegmentation().GetSegment(self._parameters.segmentID):
+        segment = node.GetSegmentation().GetSegment(self._parameters.segmentID)
+        if segment is None:
             return _("Choose the segment of the skull")
+        if segmentTag(segment, ROLE_TAG):
+            return _("The selected segment is a result: choose the segment of the skull")
         return ""
 
     def roi(self) -> tuple[float, ...] | None:

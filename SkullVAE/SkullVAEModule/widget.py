@@ -278,6 +278,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _export(self, defects: list[int] | None) -> None:
         with self._errorsShown(_("The result could not be exported.")):
             try:
+                self._exported = False
                 self._takeTypedNumbers()
                 # Requests what has changed just before, for which the export then waits.
                 self.onRest()
@@ -459,7 +460,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 nothingFilled=self.defectSection.nothingFilled,
                 present=self.resultSection.present,
                 rating=self.resultSection.rating,
-                folder=bool(parameters.exportFolder),
+                folder=self.exportSection.hasFolder,
                 exported=self._exported,
             )
         )
