@@ -65,6 +65,8 @@ def test_a_loaded_ct_is_completed_changed_and_exported_by_mouse_and_keys_alone(u
 
     slicer_standin.choose(ui.inputSelector, "Patient")
     assert ui.inputSelector.currentNode().GetName() == "Patient"
+    slicer_standin.click(ui.thresholdPreviewCheckBox)
+    assert "bone is green" in next_(ui)
     slicer_standin.click(ui.completeButton)
     waitForStatus(ui, "Done")
     assert "Missing bone 10.0 ml" in table(ui) and "0.4 mm" in table(ui)

@@ -51,7 +51,7 @@ SHOW, VOLUME, THICK, RATING = range(4)
 BLOCKS = {1: [(slice(0, 4), slice(0, 4), slice(0, 4))], 2: [(slice(12, 15), slice(9, 12), slice(8, 10))]}
 BLOCKS[2].append((slice(12, 15), slice(13, 15), slice(8, 10)))
 DEFECTS = [
-    {"defect": 1, "volume_ml": 8.21, "thickness_mm": {"mean": 4.04}, "rating": "good", "warnings": []},
+    {"defect": 1, "candidate": 3, "volume_ml": 8.21, "thickness_mm": {"mean": 4.04}, "rating": "good", "warnings": []},
     {"defect": 2, "volume_ml": 3.0, "rating": "poor", "warnings": ["The rim gap is <large>.", "Thin."]},
 ]
 # The implant of the second defect has two pieces.
@@ -158,7 +158,10 @@ def test_each_implant_has_a_row_with_its_figures_rating_and_warnings(panel):
     texts = [[table.item(row, column).text() for column in range(4)] for row in range(2)]
     assert texts == [["1", "8.2 ml", "4.0 mm", "good"], ["2", "3.0 ml", "-", "poor"]]
     assert [table.item(row, RATING).foreground().color().name() for row in range(2)] == [GREEN, RED]
-    assert [table.item(row, VOLUME).toolTip() for row in range(2)] == ["", "The rim gap is <large>.\nThin."]
+    assert [table.item(row, VOLUME).toolTip() for row in range(2)] == [
+        "Number 3 in the table of Defects.",
+        "The rim gap is <large>.\nThin.",
+    ]
 
 
 def test_headers_and_ratings_fit_into_a_narrow_panel(panel):

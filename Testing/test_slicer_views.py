@@ -161,6 +161,7 @@ def test_a_section_that_code_opens_stays_open_until_the_next_step(panel):
         (Situation(missing="Choose the segment of the skull"), "Choose the segment of the skull."),
         (Situation(present=True, updating=True), "is updated"),
         (Situation(volume=True), "check the bone, then click Complete skull"),
+        (Situation(volume=True, preview=True), "bone is green"),
         (Situation(), "Click Complete skull."),
         (Situation(nothingFilled=True), "Click Point at a hole"),
         (Situation(present=True, rating="good"), "choose a folder"),

@@ -96,9 +96,12 @@ class ImplantTable:
                 "-" if thickness is None else _("{thickness:.1f} mm").format(thickness=thickness),
                 ratingText(entry["rating"]),
             )
+            remarks = list(entry.get("warnings") or ())
+            if entry.get("candidate") is not None:
+                remarks.insert(0, _("Number {number} in the table of Defects.").format(number=entry["candidate"]))
             for column, text in enumerate(texts):
                 item = qt.QTableWidgetItem(text)
-                item.setToolTip("\n".join(entry.get("warnings") or ()))
+                item.setToolTip("\n".join(remarks))
                 item.setFlags(qt.Qt.ItemIsEnabled | qt.Qt.ItemIsSelectable)
                 if column == _RATING:
                     item.setForeground(qt.QBrush(qt.QColor(ratingColour(entry["rating"]))))

@@ -453,6 +453,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 missing=self.inputSection.missing() or self.advancedSection.missing(),
                 loaded=parameters.inputNode is not None or firstInput() is not None,
                 volume=isVolume(parameters.inputNode),
+                preview=isVolume(parameters.inputNode) and parameters.showThreshold,
                 running=self.logic.running,
                 exporting=self.exportSection.running,
                 updating=self.logic.responsePending and self.resultSection.present,
