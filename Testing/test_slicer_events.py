@@ -190,3 +190,15 @@ def test_a_run_whose_segment_is_removed_ends_without_a_result(ui):
     waitForStatus(ui, "The input was removed")
     assert node.GetSegmentation().GetNumberOfSegments() == 0
     assert "no segments" in next_(ui)
+
+
+def test_an_roi_of_a_ct_without_bone_is_refused_and_the_panel_goes_on(ui):
+    volume = addVolume(np.zeros((8, 9, 10), np.int16), GRID)
+    assert chosen(ui) is volume
+    slicer_standin.click(ui.boxCheckBox)
+    slicer_standin.processEvents(0.05)
+    assert "contains no bone. Choose a lower" in ui.statusLabel.text and not ui.boxCheckBox.checked
+    slicer_standin.typeText(ui.thresholdSlider, "-10", "\r")
+    slicer_standin.click(ui.boxCheckBox)
+    slicer_standin.processEvents(0.05)
+    assert ui.boxCheckBox.checked and slicer.util.getNodesByClass("vtkMRMLMarkupsROINode")

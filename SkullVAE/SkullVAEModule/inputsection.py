@@ -5,6 +5,8 @@ from __future__ import annotations
 import slicer
 from slicer.i18n import tr as _
 
+from SkullVAELib.core.errors import SkullVAEError
+
 from .parameters import SkullVAEParameterNode, isVolume, sourceOf
 from .roi import headROI, roiArgument
 from .segments import ROLE_TAG, isMade, segmentTag
@@ -15,10 +17,14 @@ _INPUT_CLASSES = ("vtkMRMLSegmentationNode", "vtkMRMLScalarVolumeNode")
 
 
 class InputSection:
-    """Shows the parameters of the input in the widgets, and threshold and ROI in the views."""
+    """Shows the parameters of the input in the widgets, and threshold and ROI in the views.
 
-    def __init__(self, ui) -> None:
+    showStatus: shows a line to the user.
+    """
+
+    def __init__(self, ui, showStatus) -> None:
         self.ui = ui
+        self._showStatus = showStatus
         self._parameters: SkullVAEParameterNode | None = None
         self._preview: ThresholdPreview | None = None
         self._previewNode = None
@@ -106,7 +112,12 @@ class InputSection:
         parameters = self._parameters
         if visible and parameters.boxNode is None:
             threshold = parameters.boneThreshold if isVolume(parameters.inputNode) else None
-            parameters.boxNode = headROI(*sourceOf(parameters), threshold)
+            try:
+                parameters.boxNode = headROI(*sourceOf(parameters), threshold)
+            except SkullVAEError as error:
+                parameters.useBox = False
+                self._showStatus(str(error))
+                return
         if parameters.boxNode is not None and parameters.boxNode.GetDisplayNode() is not None:
             parameters.boxNode.GetDisplayNode().SetVisibility(visible)
 

@@ -75,7 +75,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
         self.logic = SkullVAELogic()
         self.sections = Sections(self.ui, self._onSectionToggled)
-        self.inputSection = InputSection(self.ui)
+        self.inputSection = InputSection(self.ui, self._showStatus)
         self.resultSection = ResultSection(self.ui, self.logic, self._onProposal, self._onParametersModified)
         self.defectSection = DefectSection(self.ui, self.logic, self._onDefectsChanged, self._showStatus)
         self.editSection = EditSection(self.ui, self.logic, self._follow, self._showStatus)
