@@ -324,6 +324,8 @@ CHILD = """
              "filled": n in filled, "reason": reasons[n - 1]}
             for n in (1, 2, 3)
         ]
+    def measures(filled):
+        return {"volume_ml": 10.0 * sum(filled), "rim_gap_mm": 0.4}
     def nearest(point):
         return min((1, 2, 3), key=lambda n: abs(40.0 * n - float(point[0])))
     def filling(filled, folder):
@@ -347,6 +349,8 @@ CHILD = """
     mesh(60.0, folder, "skull_display.ply")
     pathlib.Path(folder, "report.html").write_text("<p>report</p>")
     report = {"version": "1", "options": options, "gamma": None, "found": bool(filled)}
+    if filled:
+        report["implant"] = measures(filled)
     report |= {"candidates": candidates(filled), "warnings": [] if filled else ["No defect was found. Point at it."]}
     pathlib.Path(folder, "report.json").write_text(json.dumps(report))
     send(stage="done", fraction=1)
@@ -395,7 +399,8 @@ CHILD = """
             else:
                 filled |= {nearest(point) for point in value["at"]}
                 filling(filled, responses)
-                fields["report"] = {"found": True, "candidates": candidates(filled), "warnings": [], "asked": value}
+                fields["report"] = {"found": True, "implant": measures(filled), "candidates": candidates(filled)}
+                fields["report"] |= {"warnings": [], "asked": value}
                 send(**fields, files=["implant.nrrd"], more=True)
                 mesh(30.0 + sum(filled), responses)
                 send(**fields, files=["implant.ply"], more=False)

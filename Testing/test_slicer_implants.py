@@ -51,7 +51,7 @@ SHOW, VOLUME, THICK, RATING = range(4)
 BLOCKS = {1: [(slice(0, 4), slice(0, 4), slice(0, 4))], 2: [(slice(12, 15), slice(9, 12), slice(8, 10))]}
 BLOCKS[2].append((slice(12, 15), slice(13, 15), slice(8, 10)))
 DEFECTS = [
-    {"defect": 1, "volume_ml": 8.21, "thickness_mm": {"mean": 4.04}, "rating": "good", "warnings": []},
+    {"defect": 1, "candidate": 3, "volume_ml": 8.21, "thickness_mm": {"mean": 4.04}, "rating": "good", "warnings": []},
     {"defect": 2, "volume_ml": 3.0, "rating": "poor", "warnings": ["The rim gap is <large>.", "Thin."]},
 ]
 # The implant of the second defect has two pieces.
@@ -122,6 +122,15 @@ class Panel:
     def checked(self) -> list[bool]:
         return [self.table.item(row, SHOW).checkState() == qt.Qt.Checked for row in range(self.table.rowCount)]
 
+    def checkOnlyFirstIsShown(self):
+        """Check that the implant of the second defect is hidden in panel and views; the result."""
+        added = self.widget.logic.resultOf(self.node, "bone")
+        assert self.table.visible and self.checked == [True, False]
+        assert inView(added) == [("Printable implant, shown defects", 4)]
+        assert displayedModel(added.implantModelNode).GetDisplayNode().GetVisibility2D()
+        assert not added.segmentationNode.GetDisplayNode().GetSegmentVisibility2DFill(added.implantID)
+        return added
+
 
 @pytest.fixture
 def panel(widget):
@@ -149,7 +158,10 @@ def test_each_implant_has_a_row_with_its_figures_rating_and_warnings(panel):
     texts = [[table.item(row, column).text() for column in range(4)] for row in range(2)]
     assert texts == [["1", "8.2 ml", "4.0 mm", "good"], ["2", "3.0 ml", "-", "poor"]]
     assert [table.item(row, RATING).foreground().color().name() for row in range(2)] == [GREEN, RED]
-    assert [table.item(row, VOLUME).toolTip() for row in range(2)] == ["", "The rim gap is <large>.\nThin."]
+    assert [table.item(row, VOLUME).toolTip() for row in range(2)] == [
+        "Number 3 in the table of Defects.",
+        "The rim gap is <large>.\nThin.",
+    ]
 
 
 def test_headers_and_ratings_fit_into_a_narrow_panel(panel):
@@ -235,12 +247,98 @@ def test_only_the_checked_implants_are_exported_by_export_selected(panel, tmp_pa
     assert "defects 2" in ui.statusLabel.text
 
 
+def test_the_next_step_is_another_folder_while_that_of_the_export_cannot_be_used(panel, tmp_path):
+    ui = panel.ui
+    slicer_standin.click(ui.exportReportCheckBox)
+    for folder, step in ((tmp_path, "then click Export"), (tmp_path / "none", "then choose a folder and click Export")):
+        slicer_standin.typeText(ui.exportFolderPathLineEdit, str(folder))
+        slicer_standin.processEvents()
+        assert step in ui.nextLabel.text
+    assert not ui.exportButton.enabled and "does not exist" in ui.exportButton.toolTip
+    slicer_standin.typeText(ui.exportFolderPathLineEdit, str(tmp_path))
+    slicer_standin.click(ui.exportButton)
+    slicer_standin.waitFor(lambda: "Inspect the exported files" in ui.nextLabel.text)
+    (tmp_path / "file").write_text("")
+    panel.widget.logic.getParameterNode().exportFolder = str(tmp_path / "file" / "inside")
+    slicer_standin.processEvents()
+    panel.widget.onExportButton()
+    slicer_standin.waitFor(lambda: not panel.widget.exportSection.running)
+    slicer_standin.processEvents()
+    assert "Exported" not in ui.statusLabel.text and "Inspect" not in ui.nextLabel.text
+
+
 def test_removing_the_result_removes_the_model_of_the_implants_shown(panel):
     panel.toggle(1)
     panel.ui.removeResultButton.click()
     slicer_standin.processEvents()
     assert [node for node in slicer.util.getNodesByClass("vtkMRMLModelNode") if not node.GetHideFromEditors()] == []
     assert not panel.table.visible and not panel.ui.exportSelectedButton.visible
+
+
+def shownModels() -> list[str]:
+    nodes = slicer.util.getNodesByClass("vtkMRMLModelNode")
+    return [node.GetName() for node in nodes if not node.GetHideFromEditors() and node.GetDisplayVisibility()]
+
+
+def test_undo_and_redo_keep_an_implant_hidden(widget):
+    slicer.mrmlScene.SetUndoOn()
+    panel = Panel(widget)
+    panel.toggle(1)
+    slicer.mrmlScene.Undo()
+    slicer_standin.processEvents()
+    assert not panel.table.visible and shownModels() == []
+    slicer.mrmlScene.Redo()
+    slicer_standin.processEvents()
+    panel.checkOnlyFirstIsShown()
+    panel.ui.removeResultButton.click()
+    slicer_standin.processEvents()
+    assert not panel.table.visible and shownModels() == []
+    # Displays are not restored by undo.
+    slicer.mrmlScene.Undo()
+    slicer_standin.processEvents()
+    added = panel.checkOnlyFirstIsShown()
+    assert added.skullModelNode.GetDisplayNode().GetVisibility()
+    panel.toggle(1)
+    assert panel.checked == [True, True] and inView(added) == [("Printable implant", 12)]
+    assert added.segmentationNode.GetDisplayNode().GetSegmentVisibility2DFill(added.implantID)
+    panel.toggle(0)
+    panel.ui.removeResultButton.click()
+    slicer_standin.processEvents()
+    assert shownModels() == [] and not panel.ui.removeResultButton.enabled
+
+
+def test_a_result_whose_implant_segment_was_removed_by_hand_is_removed_or_replaced(panel):
+    segmentation, ui = panel.node.GetSegmentation(), panel.ui
+    panel.toggle(1)
+    segmentation.RemoveSegment(panel.added.implantID)
+    slicer_standin.processEvents()
+    assert not panel.table.visible and not ui.jumpButton.enabled
+    ui.completeButton.click()
+    slicer_standin.waitFor(lambda: not panel.widget.logic.running)
+    slicer_standin.processEvents()
+    panel.checkOnlyFirstIsShown()
+    assert sorted(shownModels()) == ["Printable implant, shown defects", "Skull surface"], "not those of the first run"
+    segmentation.RemoveSegment(panel.widget.logic.resultOf(panel.node, "bone").implantID)
+    slicer_standin.processEvents()
+    assert ui.removeResultButton.enabled
+    ui.removeResultButton.click()
+    slicer_standin.processEvents()
+    assert list(segmentation.GetSegmentIDs()) == ["bone"] and shownModels() == []
+    assert not ui.removeResultButton.enabled
+
+
+def test_displays_that_were_removed_are_added_again(panel):
+    added, ui = panel.added, panel.ui
+    colour = added.implantModelNode.GetDisplayNode().GetColor()
+    for node in (added.implantModelNode, added.skullModelNode, added.segmentationNode):
+        slicer.mrmlScene.RemoveNode(node.GetDisplayNode())
+    slicer_standin.processEvents()
+    assert added.implantModelNode.GetDisplayNode().GetColor() == colour
+    for button in (ui.beforeButton, ui.afterButton, ui.showThicknessCheckBox, ui.translucentCheckBox):
+        button.click()
+    panel.toggle(0)
+    assert inView(added) == [("Printable implant, shown defects", 8)]
+    assert added.skullModelNode.GetDisplayNode().GetOpacity() < 1
 
 
 # --------------------------------------------------------------------------------------------------------------------

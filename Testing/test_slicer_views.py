@@ -161,6 +161,7 @@ def test_a_section_that_code_opens_stays_open_until_the_next_step(panel):
         (Situation(missing="Choose the segment of the skull"), "Choose the segment of the skull."),
         (Situation(present=True, updating=True), "is updated"),
         (Situation(volume=True), "check the bone, then click Complete skull"),
+        (Situation(volume=True, preview=True), "bone is green"),
         (Situation(), "Click Complete skull."),
         (Situation(nothingFilled=True), "Click Point at a hole"),
         (Situation(present=True, rating="good"), "choose a folder"),
@@ -189,6 +190,8 @@ def test_the_next_step_is_shown_from_an_empty_scene_to_the_export(panel, tmp_pat
     assert "Load a head CT" in label.text
     node = skull()
     slicer_standin.processEvents()
+    assert "Click Complete skull" in label.text, "what is loaded is chosen"
+    choose(panel, None)
     assert "Choose a CT or a segmentation of the skull" in label.text
     choose(panel, node)
     assert "Click Complete skull" in label.text
@@ -234,7 +237,9 @@ def test_status_line_is_cleared_when_it_contradicts_the_scene(panel, change):
     change(panel, added)
     slicer_standin.processEvents(0.05)
     assert panel.ui.statusLabel.text == "" and not panel.ui.statusLabel.visible
-    assert not panel.ui.removeResultButton.enabled and "result" not in opened(panel)
+    assert "result" not in opened(panel)
+    # The other segment and the models of the result are still there.
+    assert panel.ui.removeResultButton.enabled == (change is removedSegment)
 
 
 def test_status_line_of_a_removal_and_of_an_error_stays(panel):

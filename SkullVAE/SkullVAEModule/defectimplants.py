@@ -14,7 +14,7 @@ from slicer.i18n import tr as _
 
 from .masks import Mask
 from .meshfiles import MeshData, joined, selectFaces
-from .meshnodes import IMPLANT_ROLE, addModel, changeModel, meshData, removeModel, showColours, shownColours
+from .meshnodes import IMPLANT_ROLE, addDisplay, addModel, changeModel, meshData, removeModel, showColours, shownColours
 from .segments import (
     INPUT_ROLE,
     ROLE_TAG,
@@ -120,12 +120,22 @@ def followModel(model, report: dict) -> None:
         showDefects(model, report, _numbers(shown))
 
 
-def followRemoval(model) -> None:
-    """Show the implants of all defects after the user has removed the model of those shown."""
-    if model is not None and model.GetAttribute(_NUMBERS_ATTRIBUTE) and _shownModel(model) is None:
+def followScene(model) -> None:
+    """Show what the models stand for after they were changed outside the panel: by the user, or by undo and redo."""
+    if model is None or not model.GetAttribute(_NUMBERS_ATTRIBUTE):
+        return
+    shown = _shownModel(model)
+    if shown is None:
+        # The user has removed the model of the defects shown.
         model.RemoveAttribute(_NUMBERS_ATTRIBUTE)
         model.SetDisplayVisibility(True)
         _showVoxels(model, True)
+        return
+    if shown.GetDisplayNode() is None:
+        addDisplay(shown, IMPLANT_ROLE)
+        shown.GetDisplayNode().SetVisibility2D(True)
+        model.SetDisplayVisibility(False)
+    _showVoxels(model, False)
 
 
 def removeShownModel(model) -> None:
@@ -217,5 +227,7 @@ def _showVoxels(model, visible: bool) -> None:
         segmentation, display = target.GetSegmentation(), target.GetDisplayNode()
         for each in resultSegmentIDs(segmentation, segmentID):
             if segmentTag(segmentation.GetSegment(each), ROLE_TAG) == "implant":
-                display.SetSegmentVisibility2DFill(each, visible)
-                display.SetSegmentVisibility2DOutline(each, visible)
+                if display.GetSegmentVisibility2DFill(each) != visible:
+                    display.SetSegmentVisibility2DFill(each, visible)
+                if display.GetSegmentVisibility2DOutline(each) != visible:
+                    display.SetSegmentVisibility2DOutline(each, visible)

@@ -25,6 +25,7 @@ from .focus import showPoint
 from .logic import SkullVAELogic
 from .parameters import SkullVAEParameterNode, inputKey, sourceOf
 from .results import figuresOf
+from .tables import fitColumns
 
 _FILL, _VOLUME, _PLACE, _PROBABILITY = range(4)
 
@@ -56,13 +57,7 @@ class DefectSection:
         self._state: tuple = ()
         # By input: numbers of the run's candidates, and of those that it filled because a point is at them.
         self._ofRun: dict[tuple[str, str], tuple[set[int], set[int]]] = {}
-        header = ui.defectTable.horizontalHeader()
-        for column in (_FILL, _VOLUME):
-            header.setSectionResizeMode(column, qt.QHeaderView.ResizeToContents)
-        for column in (_PLACE, _PROBABILITY):
-            header.setSectionResizeMode(column, qt.QHeaderView.Stretch)
-        # Texts that are too long for a narrow panel are wrapped.
-        ui.defectTable.verticalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
+        fitColumns(ui.defectTable, narrow=(_FILL, _VOLUME), wide=(_PLACE, _PROBABILITY))
         ui.defectTable.connect("cellChanged(int,int)", self.onCellChanged)
         ui.defectTable.connect("cellClicked(int,int)", self.onCellClicked)
         ui.pointButton.connect("clicked(bool)", self.onPointButton)

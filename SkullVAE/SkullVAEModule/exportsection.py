@@ -28,11 +28,19 @@ class ExportSection:
         self._parameters: SkullVAEParameterNode | None = None
         self._run = None
         ui.exportFolderPathLineEdit.connect("currentPathChanged(QString)", self.onFolderChanged)
+        # The other signal is not emitted when the line is cleared.
+        ui.exportFolderPathLineEdit.connect("validInputChanged(bool)", self.onFolderValid)
 
     @property
     def running(self) -> bool:
         """Whether an export is in progress."""
         return self._run is not None
+
+    @property
+    def hasFolder(self) -> bool:
+        """Whether a folder that exists is chosen."""
+        folder = "" if self._parameters is None else self._parameters.exportFolder
+        return bool(folder) and Path(folder).is_dir()
 
     def setParameterNode(self, parameters: SkullVAEParameterNode | None) -> None:
         """Use these parameters; None while there are none."""
@@ -42,6 +50,11 @@ class ExportSection:
         """Called when the user chooses a folder."""
         if self._parameters is not None:
             self._parameters.exportFolder = path
+
+    def onFolderValid(self, valid: bool) -> None:
+        """Called when the user clears the line of the folder, or types into the cleared line."""
+        if not valid:
+            self.onFolderChanged("")
 
     def update(self, present: bool, busy: bool, checked: list[int] | None = None) -> None:
         """Show the parameters.
@@ -125,7 +138,7 @@ class ExportSection:
             return _("Wait until the printable implant is updated")
         if not parameters.exportFolder:
             return _("Choose a folder")
-        if not Path(parameters.exportFolder).is_dir():
+        if not self.hasFolder:
             return _("The folder does not exist: choose another one")
         if not (self._formats() or parameters.exportLabelmaps or parameters.exportReport):
             return _("Select at least one kind of file")

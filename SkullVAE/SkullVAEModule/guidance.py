@@ -17,8 +17,8 @@ class Situation:
         What the input lacks before a run can start; empty if nothing.
     loaded : bool
         Whether the scene contains a CT or a segmentation.
-    volume : bool
-        Whether the input is a CT.
+    volume, preview : bool
+        Whether the input is a CT, and whether its threshold is previewed.
     running, exporting, updating, placing : bool
         Whether a run, an export or an update of the implant is in progress, or a point is being placed.
     nothingFilled : bool
@@ -28,12 +28,13 @@ class Situation:
     rating : str
         Overall rating of the self-check; empty without one.
     folder, exported : bool
-        Whether a folder for the export is chosen, and whether the present result was exported.
+        Whether a folder that exists is chosen for the export, and whether the present result was exported.
     """
 
     missing: str = ""
     loaded: bool = True
     volume: bool = False
+    preview: bool = False
     running: bool = False
     exporting: bool = False
     updating: bool = False
@@ -67,6 +68,8 @@ def nextStep(now: Situation) -> str:
         return _checkAndExport(now)
     if now.nothingFilled:
         return _("Click Point at a hole, then click on the hole in a slice view.")
+    if now.preview:
+        return _("Check in the slice views that bone is green and soft tissue is not, then click Complete skull.")
     if now.volume:
         return _("Preview the threshold to check the bone, then click Complete skull.")
     return _("Click Complete skull.")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import qt
 from slicer.i18n import tr as _
 
-from .defectimplants import centreOf, defectFigures, followRemoval, isDivisible, showDefects, shownDefects
+from .defectimplants import centreOf, defectFigures, followScene, isDivisible, showDefects, shownDefects
 from .figures import ratingColour, ratingText
 from .focus import showPoint
 from .results import AddedResult
+from .tables import fitColumns
 
 _SHOW, _VOLUME, _THICKNESS, _RATING = range(4)
 
@@ -28,12 +29,7 @@ class ImplantTable:
         self._entries: list[dict] = []
         # The figures that the rows were made for.
         self._inTable: list[dict] = []
-        header = ui.implantTable.horizontalHeader()
-        for column in (_SHOW, _VOLUME):
-            header.setSectionResizeMode(column, qt.QHeaderView.ResizeToContents)
-        for column in (_THICKNESS, _RATING):
-            header.setSectionResizeMode(column, qt.QHeaderView.Stretch)
-        ui.implantTable.verticalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
+        fitColumns(ui.implantTable, narrow=(_SHOW, _VOLUME), wide=(_THICKNESS, _RATING))
         ui.implantTable.connect("cellChanged(int,int)", self.onCellChanged)
         ui.implantTable.connect("cellClicked(int,int)", self.onCellClicked)
 
@@ -49,7 +45,7 @@ class ImplantTable:
         self._added, self._report = added, report
         self._entries = [] if added is None else defectFigures(report)
         if added is not None:
-            followRemoval(added.implantModelNode)
+            followScene(added.implantModelNode)
         table = self.ui.implantTable
         wasBlocked = table.blockSignals(True)
         if self._entries != self._inTable:
@@ -100,9 +96,12 @@ class ImplantTable:
                 "-" if thickness is None else _("{thickness:.1f} mm").format(thickness=thickness),
                 ratingText(entry["rating"]),
             )
+            remarks = list(entry.get("warnings") or ())
+            if entry.get("candidate") is not None:
+                remarks.insert(0, _("Number {number} in the table of Defects.").format(number=entry["candidate"]))
             for column, text in enumerate(texts):
                 item = qt.QTableWidgetItem(text)
-                item.setToolTip("\n".join(entry.get("warnings") or ()))
+                item.setToolTip("\n".join(remarks))
                 item.setFlags(qt.Qt.ItemIsEnabled | qt.Qt.ItemIsSelectable)
                 if column == _RATING:
                     item.setForeground(qt.QBrush(qt.QColor(ratingColour(entry["rating"]))))

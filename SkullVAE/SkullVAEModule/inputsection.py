@@ -5,16 +5,26 @@ from __future__ import annotations
 import slicer
 from slicer.i18n import tr as _
 
+from SkullVAELib.core.errors import SkullVAEError
+
 from .parameters import SkullVAEParameterNode, isVolume, sourceOf
 from .roi import headROI, roiArgument
+from .segments import ROLE_TAG, isMade, segmentTag
 from .thresholdpreview import ThresholdPreview
+
+# Classes of the input selector in the .ui file; the first is preferred.
+_INPUT_CLASSES = ("vtkMRMLSegmentationNode", "vtkMRMLScalarVolumeNode")
 
 
 class InputSection:
-    """Shows the parameters of the input in the widgets, and threshold and ROI in the views."""
+    """Shows the parameters of the input in the widgets, and threshold and ROI in the views.
 
-    def __init__(self, ui) -> None:
+    showStatus: shows a line to the user.
+    """
+
+    def __init__(self, ui, showStatus) -> None:
         self.ui = ui
+        self._showStatus = showStatus
         self._parameters: SkullVAEParameterNode | None = None
         self._preview: ThresholdPreview | None = None
         self._previewNode = None
@@ -60,8 +70,11 @@ class InputSection:
             return "" if node.GetImageData() else _("The selected volume is empty: choose another one")
         if node.GetSegmentation().GetNumberOfSegments() == 0:
             return _("The selected segmentation has no segments: segment the bone first")
-        if not node.GetSegmentation().GetSegment(self._parameters.segmentID):
+        segment = node.GetSegmentation().GetSegment(self._parameters.segmentID)
+        if segment is None:
             return _("Choose the segment of the skull")
+        if segmentTag(segment, ROLE_TAG):
+            return _("The selected segment is a result: choose the segment of the skull")
         return ""
 
     def roi(self) -> tuple[float, ...] | None:
@@ -99,15 +112,27 @@ class InputSection:
         parameters = self._parameters
         if visible and parameters.boxNode is None:
             threshold = parameters.boneThreshold if isVolume(parameters.inputNode) else None
-            parameters.boxNode = headROI(*sourceOf(parameters), threshold)
+            try:
+                parameters.boxNode = headROI(*sourceOf(parameters), threshold)
+            except SkullVAEError as error:
+                parameters.useBox = False
+                self._showStatus(str(error))
+                return
         if parameters.boxNode is not None and parameters.boxNode.GetDisplayNode() is not None:
             parameters.boxNode.GetDisplayNode().SetVisibility(visible)
 
 
-def firstInput():
-    """The node that is selected by default: the first segmentation of the scene, otherwise its first volume."""
-    for className in ("vtkMRMLSegmentationNode", "vtkMRMLScalarVolumeNode"):
-        node = slicer.mrmlScene.GetFirstNodeByClass(className)
-        if node is not None:
-            return node
+def firstInput(nodes=None):
+    """The input that is selected by default: the first segmentation among these nodes, otherwise the first volume.
+
+    nodes: those of the scene if None. Segmentations that this module made, nodes that selectors hide, and volumes that
+    are not loaded yet are left out.
+    """
+    for className in _INPUT_CLASSES:
+        for node in slicer.util.getNodesByClass(className) if nodes is None else nodes:
+            # As the selector: without derived classes, such as labelmaps and colour images.
+            if node.GetClassName() != className or node.GetHideFromEditors() or isMade(node):
+                continue
+            if node.IsA("vtkMRMLSegmentationNode") or node.GetImageData() is not None:
+                return node
     return None

@@ -151,7 +151,9 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
             lines = self._run.poll()
             if lines:
                 onLog(lines)
-            if slicer.mrmlScene.GetNodeByID(self._running.source.nodeID) is None:
+            source = self._running.source
+            node = slicer.mrmlScene.GetNodeByID(source.nodeID)
+            if node is None or (source.segmentID and node.GetSegmentation().GetSegment(source.segmentID) is None):
                 raise SkullVAEError(
                     "The input was removed from the scene during the run", "Run again with another input"
                 )
@@ -389,6 +391,10 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
     def resultOf(self, inputNode, segmentID: str = "") -> AddedResult | None:
         """The result of an input in the scene, also after the scene was saved and loaded; None without one."""
         return results.resultOf(inputNode, segmentID)
+
+    def hasRemains(self, inputNode, segmentID: str = "") -> bool:
+        """Whether there is anything to remove for this input, also parts of a result that the user has removed."""
+        return results.hasRemains(inputNode, segmentID)
 
     def removeResult(self, inputNode, segmentID: str = "") -> bool:
         """Remove everything that was added for this input; whether there was anything."""

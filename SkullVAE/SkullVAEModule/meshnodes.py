@@ -103,20 +103,24 @@ def meshData(polydata) -> MeshData:
 
 def addModel(role: str, mesh: MeshData):
     """Add and show a model node of this mesh: "Printable implant" (IMPLANT_ROLE) or "Skull surface" (SKULL_ROLE)."""
-    name, look = {
-        IMPLANT_ROLE: (_("Printable implant"), looks()["implant"]),
-        SKULL_ROLE: (_("Skull surface"), looks()["completed"]),
-    }[role]
+    name = {IMPLANT_ROLE: _("Printable implant"), SKULL_ROLE: _("Skull surface")}[role]
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLModelNode", slicer.mrmlScene.GenerateUniqueName(name))
     node.SetAndObserveMesh(polyData(mesh))
+    addDisplay(node, role)
+    return node
+
+
+def addDisplay(node, role: str) -> None:
+    """Add the display of a model, unless it has one."""
+    if node.GetDisplayNode() is not None:
+        return
     node.CreateDefaultDisplayNodes()
     display = node.GetDisplayNode()
-    display.SetColor(look.color)
+    display.SetColor(looks()[{IMPLANT_ROLE: "implant", SKULL_ROLE: "completed"}[role]].color)
     display.SetScalarVisibility(False)
     display.SetInterpolation(slicer.vtkMRMLDisplayNode.PhongInterpolation)
     # The slice views show the segments already.
     display.SetVisibility2D(False)
-    return node
 
 
 def changeModel(node, mesh: MeshData) -> None:

@@ -17,7 +17,7 @@ from .completion import CompletionResult
 from .defectimplants import followModel, removeShownModel
 from .masks import Mask
 from .meshfiles import MeshData
-from .meshnodes import IMPLANT_ROLE, SKULL_ROLE, addModel, changeModel, removeModel
+from .meshnodes import IMPLANT_ROLE, SKULL_ROLE, addDisplay, addModel, changeModel, removeModel
 from .segments import (
     EDITED_TAG,
     ROLE_TAG,
@@ -88,9 +88,11 @@ def addResult(source: SkullInput, result: CompletionResult, newSegmentation: boo
         # The setting of the segmentation that results are added to has changed.
         _removeSegments(earlier, node, source.segmentID)
     ids = addSegments(target, source, {"completed": result.completed, "implant": result.implant}, result.report)
-    formerImplant, formerSkull = (earlier.implantModelNode, earlier.skullModelNode) if earlier else (None, None)
-    implantModel = _putModel(IMPLANT_ROLE, formerImplant, result.printableImplant, node, source.segmentID)
-    skullModel = _putModel(SKULL_ROLE, formerSkull, result.skull, node, source.segmentID)
+    # Also of a result whose segment of the implant the user has removed.
+    former = _models(node, source.segmentID)
+    formerFolder = _folderOf([*former.values(), *filter(None, [madeSegmentation(node, source.segmentID)])])
+    implantModel = _putModel(IMPLANT_ROLE, former.get(IMPLANT_ROLE), result.printableImplant, node, source.segmentID)
+    skullModel = _putModel(SKULL_ROLE, former.get(SKULL_ROLE), result.skull, node, source.segmentID)
     if implantModel is not None:
         implantModel.SetAttribute(_MADE_FOR_ATTRIBUTE, _voxelsOf(target, ids["implant"]))
     _keepFigures(implantModel, result.report)
@@ -100,7 +102,7 @@ def addResult(source: SkullInput, result: CompletionResult, newSegmentation: boo
     if slicer.mrmlScene.GetUndoFlag():
         for made in inside:
             made.SetUndoEnabled(True)
-    folder = _putIntoFolder(node, inside, earlier.folderItemID if earlier else 0)
+    folder = _putIntoFolder(node, inside, formerFolder)
     return AddedResult(target, ids["completed"], ids["implant"], implantModel, skullModel, folder)
 
 
@@ -157,9 +159,7 @@ def resultOf(inputNode, segmentID: str = "") -> AddedResult | None:
         return None
     made = madeSegmentation(inputNode, segmentID)
     own = inputNode if inputNode.IsA("vtkMRMLSegmentationNode") else None
-    models = {
-        model.GetAttribute(_ROLE_ATTRIBUTE): model for model in madeNodes("vtkMRMLModelNode", inputNode, segmentID)
-    }
+    models = _models(inputNode, segmentID)
     for target in (made, own):
         if target is None:
             continue
@@ -169,6 +169,26 @@ def resultOf(inputNode, segmentID: str = "") -> AddedResult | None:
             implantModel, skullModel = models.get(IMPLANT_ROLE), models.get(SKULL_ROLE)
             return AddedResult(target, ids.get("completed", ""), ids["implant"], implantModel, skullModel, folder)
     return None
+
+
+def restoreDisplays(added: AddedResult) -> None:
+    """Add displays that are missing: undo restores nodes that were removed, but not their displays."""
+    added.segmentationNode.CreateDefaultDisplayNodes()
+    for role, model in ((IMPLANT_ROLE, added.implantModelNode), (SKULL_ROLE, added.skullModelNode)):
+        if model is not None:
+            addDisplay(model, role)
+
+
+def hasRemains(inputNode, segmentID: str = "") -> bool:
+    """Whether there is anything that removeResult() removes, also if the segment of the implant was removed by hand."""
+    if inputNode is None:
+        return False
+    if _models(inputNode, segmentID):
+        return True
+    targets = [madeSegmentation(inputNode, segmentID)]
+    if inputNode.IsA("vtkMRMLSegmentationNode"):
+        targets.append(inputNode)
+    return any(resultSegmentIDs(each.GetSegmentation(), segmentID) for each in targets if each is not None)
 
 
 def removeResult(inputNode, segmentID: str = "") -> bool:
@@ -293,6 +313,11 @@ def _keepFigures(model, report: dict) -> None:
         figures = {key: report[key] for key in _FIGURES if key in report}
         model.SetAttribute(_FIGURES_ATTRIBUTE, json.dumps(figures))
         followModel(model, report)
+
+
+def _models(node, segmentID: str) -> dict:
+    """The models of a result by their roles; None is that of the model of the defects shown."""
+    return {model.GetAttribute(_ROLE_ATTRIBUTE): model for model in madeNodes("vtkMRMLModelNode", node, segmentID)}
 
 
 def _idsByRole(target, segmentID: str) -> dict[str, str]:

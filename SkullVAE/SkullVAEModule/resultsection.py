@@ -11,7 +11,7 @@ from .focus import showImplant
 from .implanttable import ImplantTable
 from .logic import SkullVAELogic
 from .meshnodes import DIFFERENCE, THICKNESS, UNCERTAINTY, hasScalars, showColours, shownColours
-from .results import AddedResult, figuresOf
+from .results import AddedResult, figuresOf, restoreDisplays
 from .viewmemory import ViewMemory, isShownInThreeD
 
 # Opacity of the skull in 3D when it is translucent.
@@ -57,11 +57,12 @@ class ResultSection:
     def update(self, inputNode, segmentID: str) -> None:
         """Show the result of this input."""
         self._added = None if inputNode is None else self._logic.resultOf(inputNode, segmentID)
+        if self.present:
+            restoreDisplays(self._added)
         ui = self.ui
-        for widget in (
-            ui.showImplantCheckBox, ui.jumpButton, ui.removeResultButton, ui.beforeButton, ui.afterButton
-        ):  # fmt: skip
+        for widget in (ui.showImplantCheckBox, ui.jumpButton, ui.beforeButton, ui.afterButton):
             widget.enabled = self.present
+        ui.removeResultButton.enabled = self.present or self._logic.hasRemains(inputNode, segmentID)
         for box in (ui.showSkullCheckBox, ui.translucentCheckBox):
             box.enabled = self.present and self._added.skullModelNode is not None
         compared = self.present and hasScalars(self._added.implantModelNode, DIFFERENCE)

@@ -375,6 +375,11 @@ def madeNodes(className: str, node, segmentID: str) -> list:
     ]
 
 
+def isMade(node) -> bool:
+    """Whether this module has added a node for an input, which may have been removed since."""
+    return node.GetAttribute(SOURCE_ATTRIBUTE) is not None or node.GetNodeReferenceID(INPUT_ROLE) is not None
+
+
 def markAsMade(made, node, segmentID: str) -> None:
     """Set reference and attribute of an added node, so that madeNodes() finds it."""
     made.SetNodeReferenceID(INPUT_ROLE, node.GetID())

@@ -54,6 +54,8 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         # What the status line was about when it was set, and whether the present result was exported.
         self._statusAbout: tuple | None = None
         self._exported = False
+        # Nodes that were added while no input was chosen, one of which may become the input.
+        self._loaded: list = []
         # The segmentations that are observed.
         self._observed: list = []
 
@@ -73,7 +75,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
         self.logic = SkullVAELogic()
         self.sections = Sections(self.ui, self._onSectionToggled)
-        self.inputSection = InputSection(self.ui)
+        self.inputSection = InputSection(self.ui, self._showStatus)
         self.resultSection = ResultSection(self.ui, self.logic, self._onProposal, self._onParametersModified)
         self.defectSection = DefectSection(self.ui, self.logic, self._onDefectsChanged, self._showStatus)
         self.editSection = EditSection(self.ui, self.logic, self._follow, self._showStatus)
@@ -148,10 +150,13 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def onNodeAdded(self, caller, event, node) -> None:
-        """Show the threshold preview in the slice views of a new layout as well."""
+        """Show the threshold preview in the slice views of a new layout as well; note what may become the input."""
         if node.IsA("vtkMRMLSliceCompositeNode"):
             # When the new view is complete.
             qt.QTimer.singleShot(0, self.onViewAdded)
+        mayBeInput = node.IsA("vtkMRMLSegmentationNode") or node.IsA("vtkMRMLScalarVolumeNode")
+        if mayBeInput and self._parameterNode is not None and self._parameterNode.inputNode is None:
+            self._loaded.append(node)
 
     def onViewAdded(self) -> None:
         """Called after a slice view was added."""
@@ -170,7 +175,8 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._sceneTimer.start()
 
     def onSceneChanged(self) -> None:
-        """Update the panel; called after nodes or segments have changed."""
+        """Choose what was loaded, and update the panel; called after nodes or segments have changed."""
+        self._chooseLoaded()
         self._update()
 
     def initializeParameterNode(self) -> None:
@@ -181,6 +187,17 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             if node is not None:
                 self._parameterNode.inputNode = node
 
+    def _chooseLoaded(self) -> None:
+        """Use a CT or segmentation as input that was loaded while the panel is open and no input is chosen."""
+        if self._parameterNode is None or self._parameterNode.inputNode is not None:
+            self._loaded = []
+            return
+        self._loaded = [node for node in self._loaded if slicer.mrmlScene.IsNodePresent(node)]
+        node = firstInput(self._loaded)
+        if node is not None:
+            self._loaded = []
+            self._parameterNode.inputNode = node
+
     def setParameterNode(self, parameterNode: SkullVAEParameterNode | None) -> None:
         """Connect the widgets to these parameters; None disconnects them."""
         if self._parameterNode is not None:
@@ -188,6 +205,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParametersModified)
         self._parameterNode = parameterNode
         self._parameterNodeGuiTag = None
+        self._loaded = []
         if parameterNode is None:
             self.inputSettings.leave((self._shown, self._runGamma))
         for section in (
@@ -260,6 +278,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _export(self, defects: list[int] | None) -> None:
         with self._errorsShown(_("The result could not be exported.")):
             try:
+                self._exported = False
                 self._takeTypedNumbers()
                 # Requests what has changed just before, for which the export then waits.
                 self.onRest()
@@ -432,8 +451,9 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         step = nextStep(
             Situation(
                 missing=self.inputSection.missing() or self.advancedSection.missing(),
-                loaded=firstInput() is not None,
+                loaded=parameters.inputNode is not None or firstInput() is not None,
                 volume=isVolume(parameters.inputNode),
+                preview=isVolume(parameters.inputNode) and parameters.showThreshold,
                 running=self.logic.running,
                 exporting=self.exportSection.running,
                 updating=self.logic.responsePending and self.resultSection.present,
@@ -441,7 +461,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 nothingFilled=self.defectSection.nothingFilled,
                 present=self.resultSection.present,
                 rating=self.resultSection.rating,
-                folder=bool(parameters.exportFolder),
+                folder=self.exportSection.hasFolder,
                 exported=self._exported,
             )
         )

@@ -335,13 +335,17 @@ def drag(slider, *values: float) -> None:
 
 
 def typeText(box, text: str, keys: str = "") -> None:
-    """Select all text of a spin box, line edit or ctkSliderWidget and type another one, key by key.
+    """Select all text of a spin box, line edit, ctkSliderWidget or ctkPathLineEdit and type another one, key by key.
 
-    keys: "\\t" or "\\r" to press Tab or Return afterwards.
+    keys: "\\t", "\\r" or "\\b" to press Tab, Return or Backspace afterwards.
     """
     from PySide6 import QtCore, QtTest, QtWidgets
 
-    field = QtWidgets.QWidget.findChild(box, QtWidgets.QAbstractSpinBox) or box
+    field = box
+    if not isinstance(box, QtWidgets.QAbstractSpinBox | QtWidgets.QLineEdit):
+        find = QtWidgets.QWidget.findChild
+        field = find(box, QtWidgets.QAbstractSpinBox) or find(box, QtWidgets.QLineEdit)
+    _checkUsable(field)
     QtWidgets.QWidget.activateWindow(QtWidgets.QWidget.window(field))
     QtWidgets.QWidget.setFocus(field)
     processEvents()
@@ -350,9 +354,49 @@ def typeText(box, text: str, keys: str = "") -> None:
         QtTest.QTest.keyClicks(field, key)
         processEvents()
     for key in keys:
-        code = {"\t": QtCore.Qt.Key.Key_Tab, "\r": QtCore.Qt.Key.Key_Return}[key]
+        names = {"\t": QtCore.Qt.Key.Key_Tab, "\r": QtCore.Qt.Key.Key_Return, "\b": QtCore.Qt.Key.Key_Backspace}
+        code = names[key]
         QtTest.QTest.keyClick(field, code)
         processEvents()
+
+
+def click(widget) -> None:
+    """Click with the mouse on a button, a check box or the header of a section."""
+    from PySide6 import QtCore, QtTest, QtWidgets
+
+    _checkUsable(widget)
+    size = QtWidgets.QWidget.size(widget)
+    # There is the box of a check box and the header of a section.
+    at = QtCore.QPoint(min(10, size.width() // 2), min(10, size.height() // 2))
+    QtTest.QTest.mouseClick(widget, QtCore.Qt.MouseButton.LeftButton, QtCore.Qt.KeyboardModifier.NoModifier, at)
+    processEvents()
+
+
+def choose(box, text: str) -> None:
+    """Open a combo box or node selector with the mouse and choose the item with this text with the keyboard."""
+    from PySide6 import QtCore, QtTest, QtWidgets
+
+    combo = box if isinstance(box, QtWidgets.QComboBox) else QtWidgets.QWidget.findChild(box, QtWidgets.QComboBox)
+    _checkUsable(combo)
+    kind, key = QtWidgets.QComboBox, QtCore.Qt.Key
+    row, current = kind.findText(combo, text), kind.currentIndex.__get__(combo)()
+    if row < 0:
+        raise ValueError(f"there is no item '{text}'")
+    QtTest.QTest.mouseClick(combo, QtCore.Qt.MouseButton.LeftButton)
+    processEvents()
+    view = kind.view(combo)
+    for _ in range(abs(row - max(current, 0))):
+        QtTest.QTest.keyClick(view, key.Key_Down if row > current else key.Key_Up)
+    QtTest.QTest.keyClick(view, key.Key_Return)
+    processEvents()
+
+
+def _checkUsable(widget) -> None:
+    """Raise an error if the user could not use a widget."""
+    from PySide6 import QtWidgets
+
+    if not (QtWidgets.QWidget.isVisible(widget) and QtWidgets.QWidget.isEnabled(widget)):
+        raise ValueError(f"{QtWidgets.QWidget.objectName(widget)} is hidden or disabled")
 
 
 def plainText(text: str) -> str:

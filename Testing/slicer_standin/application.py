@@ -174,18 +174,6 @@ def openModule():
     return module, widget
 
 
-def leaveModule(widget) -> None:
-    """As when the user opens another module."""
-    widget.parent.exit()
-    processEvents()
-
-
-def enterModule(widget) -> None:
-    """As when the user returns to the module."""
-    widget.parent.enter()
-    processEvents()
-
-
 def closeModule(widget) -> None:
     """Close a panel of openModule; raises exceptions of slots that were not handled yet."""
     import slicer
@@ -214,23 +202,9 @@ def processEvents(seconds: float = 0.0) -> None:
         if time.monotonic() >= end:
             break
         time.sleep(0.002)
-    raised = errors()
+    raised = uncaught.errors()
     if raised:
         raise raised[0]
-
-
-def errors() -> list[BaseException]:
-    """The exceptions of slots and observers since the last call; for a test that expects one."""
-    return uncaught.errors()
-
-
-def waitFor(condition, seconds: float = 60.0) -> None:
-    """Process events until the condition is true; raises TimeoutError."""
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            raise TimeoutError(f"not within {seconds} s")
-        processEvents(0.01)
 
 
 def drag(slider, *values: float) -> None:
@@ -276,10 +250,49 @@ def clickOnCell(table, row: int, column: int, onBox: bool = False) -> None:
     place = table.visualItemRect(item)
     centre = place.center()
     at = qt.QPointF(place.left() + _BOX_PIXELS if onBox else centre.x(), centre.y())
+    _clickAt(table.viewport(), at)
+
+
+def click(widget) -> None:
+    """Click with the mouse on a button, a check box or the header of a section."""
+    import qt
+
+    _checkUsable(widget)
+    # There is the box of a check box and the header of a section.
+    _clickAt(widget, qt.QPointF(min(10, widget.width // 2), min(10, widget.height // 2)))
+
+
+def choose(box, text: str) -> None:
+    """Open a combo box or node selector with the mouse and choose the item with this text with the keyboard."""
+    import qt
+
+    inner = box.findChildren(qt.QComboBox)
+    combo = inner[0] if inner else box
+    _checkUsable(combo)
+    row, current = combo.findText(text), combo.currentIndex
+    if row < 0:
+        raise ValueError(f"there is no item '{text}'")
+    _clickAt(combo, qt.QPointF(combo.width // 2, combo.height // 2))
+    step = qt.Qt.Key_Down if row > current else qt.Qt.Key_Up
+    for code in [step] * abs(row - max(current, 0)) + [qt.Qt.Key_Return]:
+        for kind in (qt.QEvent.KeyPress, qt.QEvent.KeyRelease):
+            _send(combo.view(), qt.QKeyEvent(kind, code, qt.Qt.NoModifier))
+        processEvents()
+
+
+def _clickAt(widget, at) -> None:
+    import qt
+
     left, no = qt.Qt.LeftButton, qt.Qt.NoButton
     for kind, buttons in ((qt.QEvent.MouseButtonPress, left), (qt.QEvent.MouseButtonRelease, no)):
-        _send(table.viewport(), qt.QMouseEvent(kind, at, at, left, buttons, qt.Qt.NoModifier))
+        _send(widget, qt.QMouseEvent(kind, at, at, left, buttons, qt.Qt.NoModifier))
     processEvents()
+
+
+def _checkUsable(widget) -> None:
+    """Raise an error if the user could not use a widget."""
+    if not (widget.visible and widget.enabled):
+        raise ValueError(f"{widget.objectName} is hidden or disabled")
 
 
 # Within the check box of a cell in every style of Slicer.
@@ -287,19 +300,23 @@ _BOX_PIXELS = 9
 
 
 def typeText(box, text: str, keys: str = "") -> None:
-    """Select all text of a spin box, line edit or ctkSliderWidget and type another one, key by key.
+    """Select all text of a spin box, line edit, ctkSliderWidget or ctkPathLineEdit and type another one, key by key.
 
-    keys: "\\t" or "\\r" to press Tab or Return afterwards.
+    keys: "\\t", "\\r" or "\\b" to press Tab, Return or Backspace afterwards.
     """
     import qt
 
     inner = box.findChildren(qt.QDoubleSpinBox)
+    if box.className() == "ctkPathLineEdit":
+        inner = box.findChildren(qt.QLineEdit)
     field = inner[0] if inner else box
+    _checkUsable(field)
     field.window().activateWindow()
     field.setFocus()
     processEvents()
     field.selectAll()
-    codes = {"\t": qt.Qt.Key_Tab, "\r": qt.Qt.Key_Return, ".": qt.Qt.Key_Period, "-": qt.Qt.Key_Minus}
+    codes = {"\t": qt.Qt.Key_Tab, "\r": qt.Qt.Key_Return, "\b": qt.Qt.Key_Backspace}
+    codes |= {".": qt.Qt.Key_Period, "-": qt.Qt.Key_Minus}
     for key in text + keys:
         code = codes.get(key) or ord(key.upper())
         for kind in (qt.QEvent.KeyPress, qt.QEvent.KeyRelease):
@@ -327,14 +344,13 @@ def _send(receiver, event) -> None:
 
 
 __all__ = [
+    "choose",
+    "click",
     "clickInSlice",
     "clickOnCell",
     "closeModule",
     "drag",
-    "enterModule",
-    "errors",
     "grabPanel",
-    "leaveModule",
     "moduleRecord",
     "newScene",
     "openModule",
@@ -345,5 +361,4 @@ __all__ = [
     "setTesting",
     "sourceFolder",
     "typeText",
-    "waitFor",
 ]

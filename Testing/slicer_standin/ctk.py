@@ -368,6 +368,7 @@ class _ctkPathLineEdit(QtWidgets.QWidget):
     """A line edit with the path of a file or folder, and a button to browse for it."""
 
     currentPathChanged = Signal(str)
+    validInputChanged = Signal(bool)
     Dirs = 0x001
     Files = 0x002
     Drives = 0x004
@@ -401,8 +402,12 @@ class _ctkPathLineEdit(QtWidgets.QWidget):
 
     def _onText(self, text: str) -> None:
         if text != self._path:
-            self._path = text
-            self.currentPathChanged.emit(text)
+            wasEmpty, self._path = not self._path, text
+            # As in CTK, an empty path is not valid, and only its validity changes.
+            if text:
+                self.currentPathChanged.emit(text)
+            if wasEmpty == bool(text):
+                self.validInputChanged.emit(bool(text))
 
     @Slot()
     def browse(self) -> None:

@@ -258,6 +258,7 @@ def disconnect(native, signature: str, slot) -> bool:
 # classes have the common attributes only.
 HANDED_OUT = {
     "QClipboard",
+    "QComboBox",
     "QDoubleSpinBox",
     "QHeaderView",
     "QLineEdit",
