@@ -35,8 +35,8 @@ ARCHITECTURE = Architecture(latent_size=8, channels=(8, 8, 8, 8))
 FITTED = ("drawn.npy", "pca.safetensors", "unet.safetensors")
 """Files beside a model that are fitted to its population."""
 
-_POPULATION_CODE = ("geometry", "registration", "shape")
-"""Packages of the library that decide what a population looks like."""
+_POPULATION_CODE = ("geometry/*.py", "registration/*.py", "shape/two_table.py")
+"""Modules of the library that decide what a population looks like."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Population:
     def provenance(self) -> dict:
         """What the file says of its origin; another one means that it is made anew."""
         library = contest.LIBRARY
-        files = [path for name in _POPULATION_CODE for path in (library / name).rglob("*.py")]
+        files = [path for pattern in _POPULATION_CODE for path in library.glob(pattern)]
         return {
             "networks": "untrained",
             "holdout": sorted(self.holdout),
