@@ -136,7 +136,7 @@ def natural_from(missing: MissingBone, column: int) -> MissingBone:
 def test_a_hole_that_runs_into_a_natural_opening_is_parted_there():
     missing = natural_from(slab(np.s_[20:81, 8:32], height_mm=60.0), 50)
     (candidate,) = missing.candidates()
-    hole, opening = missing.parted(candidate)
+    hole, opening = next(missing.parted(candidate))
     assert not (hole.on_grid(missing.field.shape) & opening.on_grid(missing.field.shape)).any()
     assert hole.on_grid(missing.field.shape)[20:50, 8:32, 4].all()
     assert not hole.on_grid(missing.field.shape)[50:].any()
@@ -148,7 +148,7 @@ def test_a_hole_that_runs_into_a_natural_opening_is_parted_there():
 def test_a_hole_away_from_natural_openings_is_not_parted():
     for missing in (slab(LEFT, height_mm=60.0), natural_from(slab(LEFT, height_mm=60.0), 50)):
         (candidate,) = missing.candidates()
-        assert missing.parted(candidate) == ()
+        assert list(missing.parted(candidate)) == []
 
 
 def test_a_hole_is_found_although_it_runs_into_a_natural_opening():

@@ -67,8 +67,9 @@ _END_MM = 2.5
 # A candidate continues this far beyond the end of the image, mm.
 _BEYOND_MM = 25.0
 
-# Where complete skulls lack bone at least this often, a natural opening or the unsegmented face begins.
-_NATURAL = 0.05
+# Where complete skulls lack bone at least this often, a natural opening or the unsegmented face begins; or below this
+# elevation the face and the base, which many segmentations lack. Where exactly is not known, so all are tried.
+_NATURAL, _BASE_ELEVATION = (0.05, 0.1), (-0.25, -0.4)
 
 # The rim of a candidate, mm from it, in which bone is compared with the complete shape.
 _RIM_MM = (2.0, 6.0)
@@ -455,8 +456,8 @@ class MissingBone:
             found.append(self._candidate(labels == number, core, boxes[number - 1]))
         return sorted(found, key=lambda candidate: -candidate.volume_ml)
 
-    def parted(self, candidate: Candidate) -> tuple[Candidate, ...]:
-        """A candidate parted where complete skulls often lack bone.
+    def parted(self, candidate: Candidate) -> Iterator[tuple[Candidate, ...]]:
+        """Ways to part a candidate where complete skulls often lack bone, or where face and base begin.
 
         A large hole that is low on a skull with an incomplete face or base is one candidate with what is missing there,
         and its rim tells little. The part where complete skulls have bone can be judged by itself.
@@ -466,30 +467,35 @@ class MissingBone:
         candidate : Candidate
             Any candidate.
 
-        Returns
-        -------
+        Yields
+        ------
         tuple of Candidate
-            The part where complete skulls have bone, and what is left of it if that has a core; empty if the candidate
-            is all of one kind.
+            The part where complete skulls have bone, and what is left of it if that has a core. Nothing if all of the
+            candidate is on one side.
         """
         box = candidate.box
-        if self.natural is None:
-            return ()
-        often = candidate.mask & (self.natural[box] >= _NATURAL)
-        kept = candidate.mask & ~often
-        if not often.any() or not kept.any():
-            return ()
-        kept = largest_component(kept)
-        parts = []
-        for part in (kept, candidate.mask & ~kept):
-            full, core = np.zeros(self.field.shape, bool), np.zeros(self.field.shape, bool)
-            full[box] = part
-            core[box] = part & self._core(box)
-            if core.any():
-                parts.append(self._candidate(full, core, bounding_box(full)))
-            elif not parts:
-                return ()
-        return tuple(parts)
+        at = apply_affine(self.to_canonical, np.argwhere(candidate.mask) + [side.start for side in box])
+        elevation = np.zeros(candidate.mask.shape)
+        elevation[candidate.mask] = at[:, 2] / np.linalg.norm(at, axis=1).clip(1)
+        beyond = [elevation < least for least in _BASE_ELEVATION]
+        if self.natural is not None:
+            beyond += [self.natural[box] >= most for most in _NATURAL]
+        for often in beyond:
+            kept = candidate.mask & ~often
+            if not kept.any() or kept.sum() == candidate.mask.sum():
+                continue
+            kept = largest_component(kept)
+            parts: list[Candidate] = []
+            for part in (kept, candidate.mask & ~kept):
+                full, core = np.zeros(self.field.shape, bool), np.zeros(self.field.shape, bool)
+                full[box] = part
+                core[box] = part & self._core(box)
+                if not core.any() and not parts:
+                    break
+                if core.any():
+                    parts.append(self._candidate(full, core, bounding_box(full)))
+            if parts:
+                yield tuple(parts)
 
     def candidate_at(self, point_mm: np.ndarray, reach_mm: float) -> Candidate | None:
         """The candidate defect that grows from missing bone near a point, whatever its size.

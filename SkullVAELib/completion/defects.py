@@ -38,8 +38,8 @@ AUTOMATIC = DefectChoice()
 # A candidate is listed in the report from this probability or from this volume on.
 _LISTED, _LISTED_ML = 0.05, 2.0
 
-# A candidate of at least this volume, ml, may be a hole that runs into a natural opening.
-_PARTED_ML = 3.0
+# A candidate of at least this volume, ml, may be a hole that runs into a natural opening, or a missing face.
+_PARTED_ML = 10.0
 
 # A point chosen by the user belongs to missing bone within this distance, mm.
 _POINT_MM = 15.0
@@ -310,9 +310,13 @@ def _judged(candidate: Candidate, missing: MissingBone, classifier: DefectClassi
     whole = NumberedCandidate(0, candidate, *classifier.probability(candidate.features))
     if whole.probability >= 0.5 or candidate.volume_ml < _PARTED_ML:
         return [whole]
-    parts = [NumberedCandidate(0, part, *classifier.probability(part.features)) for part in missing.parted(candidate)]
-    found = any(part.probability >= 0.5 and part.candidate.volume_ml >= _PARTED_ML for part in parts)
-    return parts if found else [whole]
+    best, most = [whole], 0.5
+    for way in missing.parted(candidate):
+        parts = [NumberedCandidate(0, part, *classifier.probability(part.features)) for part in way]
+        likely = max((part.probability for part in parts if part.candidate.volume_ml >= _PARTED_ML), default=0.0)
+        if likely >= most:
+            best, most = parts, likely
+    return best
 
 
 def _doubts(candidates: Sequence[NumberedCandidate]) -> list[str]:
