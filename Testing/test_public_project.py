@@ -426,6 +426,8 @@ TREE_MIB, HISTORY_MIB, CLONE_MIB = 45, 75, 100
 LARGE_BYTES = MIB
 # From this commit on no large file may replace an earlier version of itself; two had done so before.
 FIRST_COMMIT = "6058448da229ba9db517f99498b2f773ca97169c"
+# The model that was trained on 27 skulls, 4.7 MB, replaced one of 15 MB.
+MEANT = frozenset({"a699c2c70aa4299e7fe8c0de4b2efafbcb9a8c65"})
 
 
 def git(root: Path, *arguments: str, given: str | None = None) -> str:
@@ -471,20 +473,23 @@ def versions(root: Path, revisions: str) -> set[tuple[str, str]]:
     return {(path, change.split()[3]) for change, path in itertools.pairwise(fields) if change.startswith(":")}
 
 
-def repeated_large_files(root: Path, start: str, limit: int) -> list[str]:
-    """Paths of files over `limit` bytes of which a commit after `start` stored a further version."""
+def repeated_large_files(root: Path, start: str, limit: int, meant: frozenset[str] = frozenset()) -> list[str]:
+    """Paths of files over `limit` bytes of which a commit after `start` stored a further version.
+
+    meant: names of blobs that may be one.
+    """
     before, after = versions(root, start), versions(root, f"{start}..HEAD")
     blobs = sorted({blob for _, blob in before | after})
     sizes = git(root, "cat-file", "--batch-check=%(objectname) %(objectsize)", given="\n".join(blobs)).splitlines()
     large = {blob for blob, size in map(str.split, sizes) if int(size) > limit}
-    stored = {blob for _, blob in before}
+    stored = {blob for _, blob in before} | meant
     paths = [path for path, blob in before if blob in large]
     new = [path for path, blob in after if blob in large - stored]
     return sorted({path for path in new if path in paths or new.count(path) > 1})
 
 
 def test_no_change_stores_another_version_of_a_large_file(checkout):
-    assert repeated_large_files(checkout, FIRST_COMMIT, LARGE_BYTES) == []
+    assert repeated_large_files(checkout, FIRST_COMMIT, LARGE_BYTES, MEANT) == []
 
 
 def commit(root: Path, **files: str) -> str:
