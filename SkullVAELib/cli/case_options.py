@@ -113,7 +113,7 @@ def add_case_options(parser: argparse.ArgumentParser) -> tuple[argparse.Action, 
         default=PRIORS[0],
         help="source of the complete shape: mean = mean skull; encode = reconstruction by the network; dev = that with"
         " the deviation vector added; map = latent fitted to the intact bone; blend = average of mean and encode, of"
-        f" the head and of its mirror image (default {PRIORS[0]}: mean; blend with --gamma and for further proposals)",
+        f" the head and of its mirror image (default {PRIORS[0]}: mean; --gamma and further proposals move it)",
     )
     add(
         "--face",

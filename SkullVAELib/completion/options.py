@@ -239,7 +239,7 @@ class CompletionOptions:
         Source of the complete shape: "encode", the defective skull's own latent; "dev", that latent plus gamma * DEV;
         "map", a search for the latent that fits intact bone; "mean", the mean shape of the training skulls; "blend",
         the average of the mean shape and the decoded shapes of the skull and its mirror image; "auto", the mean shape,
-        which is as accurate in the benchmark as any other, and "blend" for further proposals and any gamma but 0.
+        which is as accurate in the benchmark as any other; gamma and further proposals move it as they move "blend".
     defect_class : str
         Class of the deviation vector.
     device : str

@@ -63,7 +63,8 @@ class Prior:
     def shape(self, gamma: float | None = None, noise: torch.Tensor | None = None) -> torch.Tensor:
         """Decode a complete shape from mu + noise * sigma + gamma * DEV.
 
-        The prior "mean" has one shape and no latent; so has "auto" without noise and with gamma 0.
+        The prior "mean" has one shape and no latent. "auto" is the mean skull plus the difference that gamma and noise
+        make to "blend"; without them nothing is encoded.
 
         Parameters
         ----------
@@ -89,6 +90,20 @@ class Prior:
             raise SkullVAEError("The prior 'mean' has one shape only", "Choose another --prior")
         if self._is_mean(gamma, noise):
             return MeanSkull.of(model).field
+        if kind == "auto":
+            # The further gamma and noise are from 0, the further the shape is from the mean skull, without a step.
+            return MeanSkull.of(model).field + self._decoded(gamma, noise) - self._own
+        return self._decoded(gamma, noise)
+
+    @cached_property
+    def _own(self) -> torch.Tensor:
+        """(X, Y, Z) decoded shape of the posterior mean, mm."""
+        return self._decoded(0.0, None)
+
+    @torch.no_grad()
+    def _decoded(self, gamma: float, noise: torch.Tensor | None) -> torch.Tensor:
+        """The decoded shape (X, Y, Z) in mm, see `shape`."""
+        model, kind = self.model, self.kind
         if gamma and self.defect_class not in model.classes:
             raise SkullVAEError(
                 f"The model has no deviation vector (DEV) for '{self.defect_class}' defects", "Use --gamma 0"
