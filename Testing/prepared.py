@@ -22,7 +22,7 @@ def without_rim_correction(patient: PreparedPatient) -> PreparedPatient:
 def with_prior(patient: PreparedPatient, model: SkullModel, kind: str) -> PreparedPatient:
     """As after a run with another prior, but that the defects are those of the first one."""
     registered = patient.registered
-    prior = Prior.of(model, registered.field, registered.points_on_mean, kind, patient.options.defect_class)
+    prior = Prior(model, kind, patient.options.defect_class, registered.field, registered.points_on_mean)
     first = WarpedShape(TwoTableShape.of(prior.shape(), registered.grid), registered.warp)
     options = replace(patient.options, prior=kind)
     return PreparedPatient.of(

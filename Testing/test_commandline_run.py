@@ -101,7 +101,8 @@ def test_the_mesh_is_watertight_in_mm_and_lps(finished):
     assert mesh.volume / 1000 == pytest.approx(finished.report["implant"]["volume_ml"], rel=0.02)
     index = np.argwhere(implant.array)
     ras = index @ implant.affine[:3, :3].T + implant.affine[:3, 3]
-    reach = implant.spacing.max()
+    # An edge that thins out to one voxel may be thinner than the mesh's resolution.
+    reach = 2.5 * implant.spacing.max()
     assert np.allclose(mesh.bounds[0], (ras * [-1, -1, 1]).min(0), atol=reach)
     assert np.allclose(mesh.bounds[1], (ras * [-1, -1, 1]).max(0), atol=reach)
 

@@ -189,7 +189,7 @@ def test_two_defects_give_two_pieces(completed, sample):
     assert dice(truth, result.implant.array) >= 0.8
 
 
-@pytest.mark.parametrize("prior", ["encode", "dev", "map", "mean"])
+@pytest.mark.parametrize("prior", ["blend", "encode", "dev", "map"])
 def test_every_prior_completes(completion, sample, model, prior):
     """What comes before the prior is that of the whole run, see test_a_run_has_the_prior_that_was_asked_for."""
     patient = with_prior(completion.patient, model, prior)
