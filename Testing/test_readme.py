@@ -112,7 +112,7 @@ def test_readme_opens_with_sentence_picture_notice_and_commands():
     assert -1 not in at
     assert at == sorted(at)
     # Honest at once: how much was measured, on what, and what the network contributes.
-    for text in ("9 skulls", "synthetic", "no statistically significant improvement"):
+    for text in ("Five people on CT", "Synthetic defects", "gives no improvement"):
         assert text in " ".join(opening.split())
 
 

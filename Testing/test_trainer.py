@@ -61,7 +61,7 @@ def left_behind(folder: Path) -> list[Path]:
 
 
 def test_progress_tells_throughput_and_time_left(paper_run):
-    line = re.compile(r"vae (\d+)/15 +loss [\d.]+ +[\d.]+ skulls/s, \d+ s left +skull dice [\d.]+, held out")
+    line = re.compile(r"vae (\d+)/15 +loss [\d.]+ +[\d.]+ skulls/s, \d+ \w+ left +skull dice [\d.]+, held out")
     steps = [int(found.group(1)) for found in map(line.match, paper_run.said.splitlines()) if found]
     assert steps == [2, 4, 6, 8, 10, 12, 14, 15]
     assert paper_run.said.splitlines()[-1] == f"written: {paper_run.folder / 'model.safetensors'}"
