@@ -270,8 +270,8 @@ def test_generated_skull_is_completed_by_the_real_command_line(tmp_path, sample)
     indices = np.argwhere(implant)
     points = indices @ volume.affine[:3, :3].T + volume.affine[:3, 3]
     mesh = meshData(added.implantModelNode.GetPolyData())
-    np.testing.assert_allclose(mesh.points.min(0), points.min(0), atol=2)
-    np.testing.assert_allclose(mesh.points.max(0), points.max(0), atol=2)
+    np.testing.assert_allclose(mesh.points.min(0), points.min(0), atol=3)
+    np.testing.assert_allclose(mesh.points.max(0), points.max(0), atol=3)
     assert mesh.thickness.max() > 2
     assert 0 < np.median(mesh.uncertainty) < 3
 

@@ -12,7 +12,7 @@ from SkullVAELib.completion.defects import Defects
 from SkullVAELib.geometry.affines import apply_affine
 from SkullVAELib.geometry.masks import bounding_box, dilate, erode
 from SkullVAELib.geometry.volume import Volume, crop
-from SkullVAELib.shape.warped import PatientShape
+from SkullVAELib.shape.warped import PatientShape, WarpedShape
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,8 @@ def fill_defects(
             # Pinholes are closed; bone and the excluded region are not.
             closed = erode(dilate(local.array, local.spacing, _CLOSE_MM), local.spacing, _CLOSE_MM)
             local = local.with_array(local.array | closed & allowed[box])
-            filled[box] = _clean(local, score[box] > _CERTAIN, where, defects, smallest_ml)
+            plate = _plate(shape, alignment, local, score[box] > _CERTAIN)
+            filled[box] = _clean(local, plate, where, defects, smallest_ml)
     return _on_image(fine.with_array(filled), start, times, bone)
 
 
@@ -203,16 +204,26 @@ def _on_image(whole: Volume, start: np.ndarray, times: np.ndarray, bone: Volume)
     return FilledDefects(mask, whole, outside * whole.voxel_ml)
 
 
-def _clean(
-    local: Volume, certain: np.ndarray, where: AllowedRegion, defects: Defects, smallest_ml: float
-) -> np.ndarray:
+def _plate(shape: PatientShape, alignment: np.ndarray, local: Volume, certain: np.ndarray) -> np.ndarray:
+    """Bool, the filled voxels where bone is certainly missing and the shape is a plate between two tables.
+
+    Other thin parts of a shape, such as the roof of the orbit, are less than it can represent.
+    """
+    found = np.zeros(local.array.shape, bool)
+    index = np.argwhere(local.array & certain)
+    if isinstance(shape, WarpedShape) and len(index):
+        found[tuple(index.T)] = shape.is_plate(alignment @ local.affine, index)
+    return found
+
+
+def _clean(local: Volume, plate: np.ndarray, where: AllowedRegion, defects: Defects, smallest_ml: float) -> np.ndarray:
     """One connected component for each defect: thin features are removed by an opening, then the component is regrown.
 
-    Where bone is certainly missing, `certain`, nothing is removed: bone itself may be as thin as such a feature.
+    Nothing is removed from a plate of the vault, see `_plate`: bone itself may be as thin as such a feature.
     A component clearly smaller than smallest_ml is not a defect.
     """
     filled, spacing = local.array, local.spacing
-    opened = dilate(erode(filled, spacing, _OPEN_MM), spacing, _OPEN_MM) | (filled & certain)
+    opened = dilate(erode(filled, spacing, _OPEN_MM), spacing, _OPEN_MM) | (filled & plate)
     labels, count = ndimage.label(opened)
     keep = np.zeros_like(filled)
     to_local = np.linalg.inv(local.affine) @ where.score.affine

@@ -102,3 +102,23 @@ class WarpedShape:
             points = torch.tensor(index[chunk]).float() @ matrix[:3, :3].T + matrix[:3, 3]
             out[chunk] = self.field(points).numpy()
         return out
+
+    def is_plate(self, to_canonical: np.ndarray, index: np.ndarray) -> np.ndarray:
+        """Which voxels are where the shape is a plate between two tables.
+
+        Parameters
+        ----------
+        to_canonical : numpy.ndarray, shape (4, 4)
+            Voxel index -> canonical mm.
+        index : numpy.ndarray, shape (N, 3)
+            Voxel indices.
+
+        Returns
+        -------
+        numpy.ndarray, shape (N,)
+            Bool.
+        """
+        matrix = torch.tensor(to_canonical).float()
+        points = torch.tensor(index).float() @ matrix[:3, :3].T + matrix[:3, 3]
+        moved = points + self.grid.sample(self.warp, points)
+        return (self.grid.sample(self.shape.plate[None], moved)[:, 0] > 0.9).numpy()
