@@ -1,6 +1,6 @@
 """Skulls drawn from the latent space.
 
-`skullvae latent sample` decodes latents that are drawn where the training skulls lie. With nine training skulls the
+`skullvae latent sample` decodes latents that are drawn where the training skulls lie. With 27 training skulls the
 shapes differ little: a model trained on more skulls would show more.
 """
 
