@@ -17,7 +17,7 @@ import argparse
 import functools
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -218,6 +218,22 @@ def jobs_of(
             if slices and OURS in chosen and (in_slices or arguments.individuals):
                 jobs += [job(numbers[0], (OURS,), slices_mm=thickness) for thickness in slices]
     return [job for job in jobs if job.rows]
+
+
+def measure_ours(argv: list[str], program: str, work: Callable[[Job], dict]) -> tuple[argparse.Namespace, list[dict]]:
+    """What work(job) gives for every case of ours under the command line of this benchmark, for another program.
+
+    The list is empty where the command line names nothing that can be measured, which is said.
+    """
+    arguments = parse(argv)
+    try:
+        jobs = jobs_of(arguments, (OURS,))
+    except SkullVAEError as error:
+        say(f"{program}: {error}")
+        return arguments, []
+    return arguments, contest.each(
+        work, jobs, arguments.jobs, lambda record, fraction: say(f"{fraction:4.0%} {record['individual']}")
+    )
 
 
 def progress_line(record: dict, fraction: float) -> str:

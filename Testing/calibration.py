@@ -23,7 +23,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from accuracy import jobs_of, parse, say
+from accuracy import measure_ours
 from benchmark import contest
 from benchmark.cases import cut_place
 from benchmark.contest import Job, load_whole
@@ -34,13 +34,14 @@ from scipy.spatial import cKDTree
 from SkullVAELib.completion.options import CompletionOptions
 from SkullVAELib.completion.pipeline import complete
 from SkullVAELib.completion.uncertainty import AMPLITUDES, BAND, Amplitudes
-from SkullVAELib.core.atomic_output import atomic_file
-from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.core.progress import Stages
 from SkullVAELib.geometry.affines import apply_affine
 from SkullVAELib.geometry.distance_field import downsample_mask, surface_points
 from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.shape.two_table import outward_directions
+
+CODE = (Path(__file__),)
+"""What a record depends on beside a row's own."""
 
 REACH_MM = 2.0
 MOST_POINTS = 200_000
@@ -49,8 +50,6 @@ KEPT = 600
 
 QUANTILES = (0.5, 0.68, 0.8, 0.9, 0.95)
 """Nominal coverages of the reliability plot."""
-
-cut = cut_place
 
 
 @dataclass(frozen=True)
@@ -92,10 +91,14 @@ class TrueSurface:
 def run_job(job: Job) -> dict:
     """Errors of a case's tables in mm, with the variances that its uncertainty is made of; see `Uncertainty.parts`."""
     torch.set_num_threads(1)
-    path = job.output / "calibration" / f"{job.name}.json"
-    if path.is_file():
-        return json.loads(path.read_text())
-    whole, bone, truth = cut(load_whole(job.file), job.number)
+    here = Path(__file__).parent
+    key = contest.fingerprint(OURS, job.fold, job.file) + contest.code_hash(here, CODE)[:16]
+    return contest.kept_record(job.output / "calibration" / f"{job.name}.json", key, lambda: measured(job))
+
+
+def measured(job: Job) -> dict:
+    """As run_job, without looking for a record."""
+    whole, bone, truth = cut_place(load_whole(job.file), job.number)
     made = complete(whole.with_array(bone.astype(np.uint8)), job.fold.load(), CompletionOptions(), Stages({"all": 1.0}))
     record: dict = {"individual": job.individual, "place": job.number, "ct": job.ct, "tables": []}
     uncertainty = made.uncertainty if made.found else None
@@ -108,9 +111,6 @@ def run_job(job: Job) -> dict:
             parts = uncertainty.grid.sample(uncertainty.parts(table), points).numpy().T
             columns = [made.proposal.warped.field(points).numpy(), *parts]
             record["tables"].append([[round(float(v), 4) for v in column] for column in columns])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(record) + "\n")
     return record
 
 
@@ -246,15 +246,9 @@ def as_text(found: dict[str, dict]) -> str:
 
 def main(argv: list[str]) -> int:
     """Run the calibration; 0 done, 2 bad input."""
-    arguments = parse(argv)
-    try:
-        jobs = jobs_of(arguments, (OURS,))
-    except SkullVAEError as error:
-        say(f"calibration.py: {error}")
+    arguments, records = measure_ours(argv, "calibration.py", run_job)
+    if not records:
         return 2
-    records = contest.each(
-        run_job, jobs, arguments.jobs, lambda record, fraction: say(f"{fraction:4.0%} {record['individual']}")
-    )
     tables = tables_of(records)
     fitted = held_out(tables)
     result = {

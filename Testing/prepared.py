@@ -6,7 +6,6 @@ from dataclasses import replace
 
 from SkullVAELib.completion.prior import Prior
 from SkullVAELib.completion.result import PreparedPatient
-from SkullVAELib.shape.two_table import TwoTableShape
 from SkullVAELib.shape.warped import WarpedShape
 from SkullVAELib.vae.networks import SkullModel
 
@@ -23,7 +22,7 @@ def with_prior(patient: PreparedPatient, model: SkullModel, kind: str) -> Prepar
     """As after a run with another prior, but that the defects are those of the first one."""
     registered = patient.registered
     prior = Prior(model, kind, patient.options.defect_class, registered.field, registered.points_on_mean)
-    first = WarpedShape(TwoTableShape.of(prior.shape(), registered.grid), registered.warp)
+    first = WarpedShape(prior.tables(), registered.warp)
     options = replace(patient.options, prior=kind)
     return PreparedPatient.of(
         registered, patient.quality, prior, patient.finder, patient.defects, first, options, patient.face

@@ -23,25 +23,27 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from accuracy import jobs_of, parse, say
+import calibration
+from accuracy import measure_ours
 from benchmark import contest
+from benchmark.cases import cut_place
 from benchmark.contest import Job, load_whole
 from benchmark.rows import OURS
-from calibration import TrueSurface, cut
+from calibration import TrueSurface
 
 from SkullVAELib.completion.options import CompletionOptions, GaussianProcessOptions
 from SkullVAELib.completion.pipeline import complete
 from SkullVAELib.completion.result import PreparedPatient
-from SkullVAELib.core.atomic_output import atomic_file
-from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.core.progress import Stages
-from SkullVAELib.registration.free_form import fit_warp
 from SkullVAELib.registration.options import WarpOptions
-from SkullVAELib.registration.reference import MeanSkull
+from SkullVAELib.registration.patient import fit_warp_to_mean
 from SkullVAELib.shape.warped import WarpedShape
 from SkullVAELib.vae.networks import SkullModel
 
 SHIPPED = "as shipped"
+
+CODE = (Path(__file__), Path(calibration.__file__))
+"""What a record depends on beside a row's own."""
 
 WARPS = {
     "spacing_mm": (30.0, 50.0),
@@ -80,19 +82,23 @@ def corrected(
     patient: PreparedPatient, model: SkullModel, warp: WarpOptions, correction: GaussianProcessOptions
 ) -> WarpedShape:
     """The complete shape of a patient whose defects are known, with other settings."""
-    aligned, first = patient.registered.aligned, patient.first
+    first = patient.first
     if warp != patient.options.warp:
-        first = WarpedShape(first.shape, fit_warp(MeanSkull.of(model).tables, aligned.points, aligned.normals, warp))
+        first = WarpedShape(first.shape, fit_warp_to_mean(patient.registered.aligned, model, warp))
     return patient.rim_of(first, correction).correct(first)
 
 
 def run_job(job: Job) -> dict:
     """Errors of a case in mm for every setting; none where no defect was found."""
     torch.set_num_threads(1)
-    path = job.output / "sweep" / f"{job.name}.json"
-    if path.is_file():
-        return json.loads(path.read_text())
-    whole, bone, truth = cut(load_whole(job.file), job.number)
+    here = Path(__file__).parent
+    key = contest.fingerprint(OURS, job.fold, job.file) + contest.code_hash(here, CODE)[:16]
+    return contest.kept_record(job.output / "sweep" / f"{job.name}.json", key, lambda: measured(job))
+
+
+def measured(job: Job) -> dict:
+    """As run_job, without looking for a record."""
+    whole, bone, truth = cut_place(load_whole(job.file), job.number)
     model = job.fold.load()
     made = complete(whole.with_array(bone.astype(np.uint8)), model, CompletionOptions(), Stages({"all": 1.0}))
     record: dict = {"individual": job.individual, "place": job.number, "ct": job.ct, "errors": {}}
@@ -101,9 +107,6 @@ def run_job(job: Job) -> dict:
         for name, settings in variants().items():
             error = corrected(made.patient, model, *settings).field(surface.points).abs().numpy()
             record["errors"][name] = [round(float(error[side].mean()), 4) for side in (surface.outer, surface.inner)]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(record) + "\n")
     return record
 
 
@@ -169,15 +172,9 @@ def as_text(found: dict) -> str:
 
 def main(argv: list[str]) -> int:
     """Run the sweep; 0 done, 2 bad input."""
-    arguments = parse(argv)
-    try:
-        jobs = jobs_of(arguments, (OURS,))
-    except SkullVAEError as error:
-        say(f"sweep.py: {error}")
+    arguments, records = measure_ours(argv, "sweep.py", run_job)
+    if not records:
         return 2
-    records = contest.each(
-        run_job, jobs, arguments.jobs, lambda record, fraction: say(f"{fraction:4.0%} {record['individual']}")
-    )
     found = summary(records)
     (arguments.output / "sweep.json").write_text(json.dumps(found, indent=1) + "\n")
     print(as_text(found))

@@ -6,8 +6,9 @@ regression does not contain: the error of the warp across the defect, a shift of
 distance from bone, and the roughness of each table, which is not predictable from the surrounding bone.
 
 How large each term is depends on the patient: where the tables of the intact bone around the defect deviate much from
-the warped mean skull, or are rough, they do so in the defect, too. The amplitudes were fitted on individuals whose
-skull the mean skull was not made of; Docs/explanation/accuracy.md has the coverage of the band.
+the warped mean skull, or are rough, they do so in the defect, too. Testing/calibration.py fits the amplitudes to
+individuals whose skull the mean skull was not made of. That has not been done for the present ones: they are those of
+version 0.2.0, whose coverage is in Docs/explanation/accuracy.md, with a small part of the patient's own.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ class Amplitudes:
             both(self.own_rough),
         )
 
-    def residual_variance(self, own_mm2: float, table: int) -> float:
+    def residual_variance(self, own_mm2: np.ndarray | float, table: int) -> np.ndarray | float:
         """Variance in mm^2 of a residual far from any observation; own_mm2: that of this patient's residuals."""
         return self.residual_mm[table] ** 2 + self.own_residual[table] ** 2 * own_mm2
 
@@ -91,12 +92,12 @@ class Amplitudes:
             mm^2, of the shape of one part.
         """
         unknown, distance2, own, rough = parts
-        smooth = unknown * (self.residual_mm[table] ** 2 + self.own_residual[table] ** 2 * own)
-        return smooth + self.shift**2 * distance2 + self.rough_mm[table] ** 2 + self.own_rough[table] ** 2 * rough
+        smooth = unknown * self.residual_variance(own, table) + self.shift**2 * distance2
+        return smooth + self.rough_mm[table] ** 2 + self.own_rough[table] ** 2 * rough
 
 
 AMPLITUDES = Amplitudes((1.1, 1.45), (0.1, 0.1), 0.015, (0.35, 0.65), (0.1, 0.1))
-"""Fitted by Testing/calibration.py."""
+"""Those of version 0.2.0, and a tenth of the patient's own; not fitted anew, see above."""
 
 BAND = 1.645
 """Half-width of a 90 % band in standard deviations."""

@@ -33,7 +33,11 @@ from SkullVAELib.geometry.masks import bounding_box, largest_component
 from SkullVAELib.geometry.volume import Volume, crop
 from SkullVAELib.io.images import write_volume
 from SkullVAELib.registration.affine import AffineTarget, register_affine, rotation_matrix
-from SkullVAELib.registration.mean_skull import build_population_with_warps, warp_to_mean_with_field
+from SkullVAELib.registration.mean_skull import (
+    Population,
+    build_population_with_warps,
+    warp_to_mean_with_field,
+)
 from SkullVAELib.registration.skull import CLAMP_MM, Skull, prepare_skull
 from SkullVAELib.shape.two_table import gradient, outer_side_weight
 
@@ -256,17 +260,19 @@ def register_heads(
     """
     report("build the mean skull", 0.0)
     population, warps = build_population_with_warps(training, grid)
-    registered = zip(population.detail, population.known, warps, strict=True)
-    heads = [
-        _head(skull, *fields, alignment, grid)
-        for skull, fields, alignment in zip(training, registered, population.alignments, strict=True)
-    ]
+    heads = heads_of(population, training, warps)
     others, target = [], AffineTarget(redistance(population.mean, grid), grid)
     for number, skull in enumerate(held_out):
         report("warp held-out skulls to it", 0.8 + 0.2 * number / len(held_out))
         alignment = register_affine(skull.points, target)
         others.append(_head(skull, *warp_to_mean_with_field(population.mean, skull, alignment, grid), alignment, grid))
     return Template.of(population.mean, population.spread(), grid), heads, others
+
+
+def heads_of(population: Population, skulls: list[Skull], warps: torch.Tensor) -> list[RegisteredHead]:
+    """The skulls of a population as heads; warps: see `build_population_with_warps`."""
+    parts = zip(skulls, population.detail, population.known, warps, population.alignments, strict=True)
+    return [_head(*part, population.grid) for part in parts]
 
 
 def _head(

@@ -77,10 +77,8 @@ class WarpedShape:
         torch.Tensor, shape (N,)
             Canonical mm, negative in bone.
         """
-        if self.shift is not None:
-            points = points - self.grid.sample(self.shift, points) * outward_directions(points)
-        moved = points + self.grid.sample(self.warp, points)
-        plain, outer, inner, plate, side = self.grid.sample(self.shape.channels, moved).T
+        points, on_shape = self._on_shape(points)
+        plain, outer, inner, plate, side = self.grid.sample(self.shape.channels, on_shape).T
         if self.corrections is not None:
             moves = self.grid.sample(self.corrections, points)
             outer, inner = outer - moves[:, 0], inner - moves[:, 1]
@@ -89,36 +87,31 @@ class WarpedShape:
             plain = plain - side * moves[:, 0] - (1 - side) * moves[:, 1]
         return plate * torch.maximum(outer, inner) + (1 - plate) * plain
 
+    def _on_shape(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Points (N, 3) without the shift, and where they are on the shape, canonical mm."""
+        if self.shift is not None:
+            points = points - self.grid.sample(self.shift, points) * outward_directions(points)
+        return points, points + self.grid.sample(self.warp, points)
+
     def on_grid(self) -> torch.Tensor:
         """Signed distance (X, Y, Z) in mm on the nodes of the canonical grid."""
         return self.field(self.grid.coordinates().reshape(-1, 3)).reshape(self.grid.shape)
 
     def at_voxels(self, to_canonical: np.ndarray, index: np.ndarray) -> np.ndarray:
         """See `PatientShape.at_voxels`."""
-        matrix = torch.tensor(to_canonical).float()
         out = np.empty(len(index), np.float32)
         for start in range(0, len(index), _VOXELS_AT_ONCE):
             chunk = slice(start, start + _VOXELS_AT_ONCE)
-            points = torch.tensor(index[chunk]).float() @ matrix[:3, :3].T + matrix[:3, 3]
-            out[chunk] = self.field(points).numpy()
+            out[chunk] = self.field(_canonical(to_canonical, index[chunk])).numpy()
         return out
 
     def is_plate(self, to_canonical: np.ndarray, index: np.ndarray) -> np.ndarray:
-        """Which voxels are where the shape is a plate between two tables.
+        """Which voxels (N,) are where the shape is a plate between two tables; parameters as of `at_voxels`."""
+        _, on_shape = self._on_shape(_canonical(to_canonical, index))
+        return (self.grid.sample(self.shape.plate[None], on_shape)[:, 0] > 0.9).numpy()
 
-        Parameters
-        ----------
-        to_canonical : numpy.ndarray, shape (4, 4)
-            Voxel index -> canonical mm.
-        index : numpy.ndarray, shape (N, 3)
-            Voxel indices.
 
-        Returns
-        -------
-        numpy.ndarray, shape (N,)
-            Bool.
-        """
-        matrix = torch.tensor(to_canonical).float()
-        points = torch.tensor(index).float() @ matrix[:3, :3].T + matrix[:3, 3]
-        moved = points + self.grid.sample(self.warp, points)
-        return (self.grid.sample(self.shape.plate[None], moved)[:, 0] > 0.9).numpy()
+def _canonical(to_canonical: np.ndarray, index: np.ndarray) -> torch.Tensor:
+    """Canonical mm (N, 3) of voxel indices (N, 3)."""
+    matrix = torch.tensor(to_canonical).float()
+    return torch.tensor(index).float() @ matrix[:3, :3].T + matrix[:3, 3]

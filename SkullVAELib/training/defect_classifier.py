@@ -19,7 +19,6 @@ from scipy import ndimage
 from SkullVAELib.completion.candidates import FEATURES, MissingBone
 from SkullVAELib.completion.defect_classifier import as_vector
 from SkullVAELib.completion.options import DefectOptions
-from SkullVAELib.completion.prior import Prior
 from SkullVAELib.core.atomic_output import atomic_file
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.data.hole_cases import random_case, with_margin
@@ -27,7 +26,8 @@ from SkullVAELib.geometry.affines import apply_affine
 from SkullVAELib.geometry.distance_field import downsample_mask
 from SkullVAELib.geometry.volume import Volume, to_nearest_ras
 from SkullVAELib.io.images import read_volume
-from SkullVAELib.registration.patient import align_to_mean, fit_warp_to_mean, warped_field
+from SkullVAELib.registration.patient import align_to_mean, fit_warp_to_mean
+from SkullVAELib.registration.reference import MeanSkull
 from SkullVAELib.registration.skull import Skull, prepare_skull
 from SkullVAELib.shape.warped import WarpedShape
 from SkullVAELib.vae.networks import SkullModel
@@ -127,10 +127,7 @@ def registered_case(
     case = random_case(skull, rng, intact=number == 0)
     patient = prepare_skull(individual, case.defective)
     aligned = align_to_mean(patient, model)
-    warp, grid = fit_warp_to_mean(aligned, model), model.architecture.grid
-    field = warped_field(patient, aligned, warp, grid)
-    prior = Prior(model, "auto", "cranial", field, aligned.points + grid.sample(warp, aligned.points))
-    warped = WarpedShape(prior.tables(), warp)
+    warped = WarpedShape(MeanSkull.of(model).tables, fit_warp_to_mean(aligned, model))
     coarse = float(case.defective.spacing.max())
     missing = MissingBone.of(
         warped, model.spread.float().cpu(), aligned.matrix, patient, coarse, DefectOptions(), natural

@@ -277,6 +277,6 @@ class SkullModel(AggregatedModel):
 
     @property
     def mean_shape(self) -> torch.Tensor:
-        """The decoded mean latent (X, Y, Z) in mm: the shape to which patients are registered."""
+        """The decoded mean latent (X, Y, Z) in mm."""
         with torch.no_grad():
             return self.decode(self.latent_mean[None])[0]

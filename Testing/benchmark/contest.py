@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 import SkullVAELib
+from SkullVAELib.completion.defect_classifier import FILE_NAME
 from SkullVAELib.core.atomic_output import atomic_file
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.core.files import file_sha256
@@ -25,6 +26,7 @@ from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.io.images import read_volume
 from SkullVAELib.registration.bone import bone_mask
 from SkullVAELib.vae.checkpoint import read_tensors
+from SkullVAELib.vae.default_model import included_file
 
 from . import rows, slices
 from .cases import PLACES, cut_with_centre
@@ -75,13 +77,27 @@ def fingerprint(row: str, fold: Fold, skull: Path, slices_mm: float | None = Non
     """The key of a row's record for one skull: 16 hexadecimal digits that change with everything the record depends on.
 
     These are the row, the model's file and what else was fitted for the row, the skull's file, every module of the
-    library, and those modules of the benchmark that the record depends on.
+    library, the included classifier of defects, and those modules of the benchmark that the record depends on.
     """
-    parts = [row, *(file_sha256(path) for path in (fold.model_of(row), *rows.fitted(row, fold), skull))]
+    files = (fold.model_of(row), *rows.fitted(row, fold), skull, included_file(FILE_NAME))
+    parts = [row, *map(file_sha256, files)]
     parts += [_library_hash(), code_hash(Path(__file__).parent, rows.sources(row))]
     if slices_mm is not None:
         parts += [f"{slices_mm:g}", code_hash(Path(__file__).parent, slices.sources())]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def kept_record(path: Path, key: str, make: Callable[[], dict]) -> dict:
+    """The record of a file if it has this key as its fingerprint, otherwise the one that is made and kept there."""
+    if path.is_file():
+        record = json.loads(path.read_text())
+        if record.get("fingerprint") == key:
+            return record
+    record = make() | {"fingerprint": key}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(record) + "\n")
+    return record
 
 
 def code_hash(folder: Path, files: Iterable[Path]) -> str:

@@ -18,7 +18,7 @@ from torch import nn
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.core.files import file_sha256
 from SkullVAELib.data.datasets import SkullCase, read_bone
-from SkullVAELib.data.skullfix_like import RegisteredHead, Template, _head
+from SkullVAELib.data.skullfix_like import RegisteredHead, Template, heads_of
 from SkullVAELib.geometry.grid import Grid
 from SkullVAELib.registration.mean_skull import Population as WarpedSkulls
 from SkullVAELib.registration.mean_skull import build_population_with_warps
@@ -130,8 +130,7 @@ def build(population: Population, drawing: bool = False) -> Path:
 def register_population(skulls: list[Skull], grid: Grid) -> tuple[Template, list[RegisteredHead], WarpedSkulls]:
     """Skulls warped to their mean, as the library builds it, and the same as heads that others can be drawn from."""
     found, warps = build_population_with_warps(skulls, grid)
-    parts = zip(skulls, found.detail, found.known, warps, found.alignments, strict=True)
-    return Template.of(found.mean, found.spread(), grid), [_head(*part, grid) for part in parts], found
+    return Template.of(found.mean, found.spread(), grid), heads_of(found, skulls, warps), found
 
 
 def untrained(architecture: Architecture, mean: torch.Tensor, spread: torch.Tensor) -> SkullModel:
