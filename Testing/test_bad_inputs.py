@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,12 @@ def contents(folder: Path) -> dict[str, str]:
 
 ALSO = {"mirrored": "a name that is not ASCII"}
 """Two inputs of which one completion shows both: the file of the first has the name of the second."""
+
+
+def alike(text: str) -> str:
+    """What is the same on every machine: numbers differ in their last digit, and a rating may be at its limit."""
+    text = re.sub(r"Warning: Step at the rim: .*?Inspect the rim in slices\. ?", "", text)
+    return "".join(letter for letter in text if not letter.isdigit()).strip()
 
 
 @pytest.mark.parametrize("kind", [kind for kind in ALL if kind not in ALSO.values()])
@@ -53,9 +60,9 @@ def test_bad_input_gets_its_sentence(kind, skull, tmp_path, monkeypatch):
         assert not written
     else:
         assert written >= set(RESULT_FILES) - (set() if code == DONE else {"implant.stl"})
-    # The page tells the same; numbers may differ from machine to machine in their last digit.
-    words = "".join(letter for letter in sentence(said, tmp_path) if not letter.isdigit())
+    # The page tells the same.
+    words = alike(sentence(said, tmp_path))
     lines = PAGE.read_text(encoding="utf-8").splitlines()
     for name in filter(None, (kind, ALSO.get(kind))):
         row = next(line for line in lines if line.startswith(f"| {name} |"))
-        assert words in "".join(letter for letter in row if not letter.isdigit())
+        assert words in alike(row)

@@ -184,12 +184,14 @@ def test_typed_keys_reach_a_spin_box_one_by_one():
     box = qt.QDoubleSpinBox()
     values = []
     box.connect("valueChanged(double)", values.append)
+    box.show()
     slicer_standin.typeText(box, "12.5")
     assert values == [1, 12, 12.5]
     box.keyboardTracking = False
     slicer_standin.typeText(box, "7.25", "\r")
     assert values[3:] == [7.25]
     slider = ctk.ctkSliderWidget()
+    slider.show()
     slicer_standin.typeText(slider, "1.5")
     assert slider.value == 1.5
     for each in (box, slider):
@@ -393,6 +395,7 @@ def test_a_value_that_is_typed_is_written_back_under_the_cursor(scene):
     box = qt.QDoubleSpinBox()
     box.setProperty("SlicerParameterName", "share")
     tag = parameters.connectParametersToGui({"share": box})
+    box.show()
     slicer_standin.typeText(box, "0.7")
     assert parameters.share == 0
     box.keyboardTracking = False
