@@ -30,7 +30,7 @@ ALSO = {"mirrored": "a name that is not ASCII"}
 
 def alike(text: str) -> str:
     """What is the same on every machine: numbers differ in their last digit, and a rating may be at its limit."""
-    text = re.sub(r"Warning: Step at the rim: .*?Inspect the rim in slices\. ?", "", text)
+    text = re.sub(r"Warning: (The s|S)tep at the rim.*?Inspect the rim in slices\. ?", "", text)
     return "".join(letter for letter in text if not letter.isdigit()).strip()
 
 
