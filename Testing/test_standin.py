@@ -6,6 +6,7 @@ The panel of the module is tested in test_slicer_panel.py.
 from __future__ import annotations
 
 import pathlib
+import sys
 from typing import Annotated, Union
 
 import numpy as np
@@ -196,6 +197,27 @@ def test_typed_keys_reach_a_spin_box_one_by_one():
     assert slider.value == 1.5
     for each in (box, slider):
         each.deleteLater()
+
+
+@pytest.mark.parametrize(("kind", "name", "value"), [("QVBoxLayout", "spacing", 7), ("QProgressBar", "text", "50%")])
+def test_a_property_with_a_virtual_getter_is_read_without_recursion(kind, name, value):
+    thing = getattr(qt, kind)()
+    if name == "spacing":
+        thing.spacing = value
+    else:
+        thing.value = 50
+    depth, frame, limit = 0, sys._getframe(), sys.getrecursionlimit()
+    while frame is not None:
+        depth, frame = depth + 1, frame.f_back
+    raised, hook = [], sys.unraisablehook
+    sys.unraisablehook = raised.append
+    sys.setrecursionlimit(depth + 30)
+    try:
+        assert getattr(thing, name) == value
+    finally:
+        sys.setrecursionlimit(limit)
+        sys.unraisablehook = hook
+    assert not raised
 
 
 def test_clipboard_takes_a_text():

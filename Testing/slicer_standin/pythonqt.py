@@ -13,7 +13,7 @@ import inspect
 import numbers
 import sys
 
-from PySide6 import QtCore, QtGui
+from PySide6 import QtCore, QtGui, QtWidgets
 
 from .uncaught import record
 
@@ -91,13 +91,25 @@ def readProperty(native, name: str):
     declared = _pythonProperty(native, name)
     if declared is not None:
         return declared.fget(native)
-    if name in ("sizeHint", "minimumSizeHint"):
-        # Virtual in C++, so PySide would call the Python object recursively.
-        return object.__getattribute__(native, name)()
     prop = _metaProperty(native, name)
     if prop.isEnumType():
         return _enumAccess(native, prop)[0]()
+    if name in _virtualGetters(type(native)):
+        return wrapped(object.__getattribute__(native, name)())
     return wrapped(QtCore.QObject.property(native, name))
+
+
+# Virtual in C++, so that PySide looks the getter up in the Python object, where it would find the property again.
+_VIRTUAL = {
+    QtWidgets.QWidget: ("sizeHint", "minimumSizeHint"),
+    QtWidgets.QLayout: ("spacing",),
+    QtWidgets.QProgressBar: ("text",),
+}
+
+
+@functools.cache
+def _virtualGetters(cls: type) -> frozenset[str]:
+    return frozenset(name for base, names in _VIRTUAL.items() if issubclass(cls, base) for name in names)
 
 
 def writeProperty(native, name: str, value) -> None:
