@@ -73,15 +73,21 @@ def batch(*arguments: object) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
-def descendants(process: subprocess.Popen, word: str) -> list[psutil.Process]:
-    """The processes below one whose command line has a word in it."""
+def case_processes(process: subprocess.Popen, name: str) -> list[psutil.Process]:
+    """The processes of a case below one: where they are forked they have the name of the case."""
     found = []
     with suppress(psutil.NoSuchProcess):
         for child in psutil.Process(process.pid).children(recursive=True):
             with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-                if any(word in part for part in child.cmdline()):
+                if child.name() == name or any(f"{os.sep}{name}.nrrd" in part for part in child.cmdline()):
                     found.append(child)
     return found
+
+
+def worker_of(case: psutil.Process) -> psutil.Process:
+    """The worker that a case was given to, which is the parent of the process that forks those of cases."""
+    parent = case.parent()
+    return parent.parent() if any("case_server" in part for part in parent.cmdline()) else parent
 
 
 def alive(process: psutil.Process) -> bool:
@@ -102,7 +108,7 @@ def wait_until_gone(processes: list[psutil.Process]) -> None:
 def case_process(process: subprocess.Popen, name: str, other_than: set[int] = frozenset()) -> psutil.Process:
     """The process of a case, as soon as there is one."""
     for _ in range(3000):
-        for child in descendants(process, f"{os.sep}{name}.nrrd"):
+        for child in case_processes(process, name):
             if child.pid not in other_than:
                 return child
         assert process.poll() is None, process.communicate()
@@ -272,7 +278,7 @@ def cohort(tmp_path_factory) -> tuple[Path, Path, tuple[int, str, str], set[str]
     write_head(place / "in" / "d_whole.nrrd")
     listening = set()
     with running(place / "in", "-o", place / "out", "--workers", "2", "--progress", "json") as process:
-        worker = case_process(process, "a_defect").parent()
+        worker = worker_of(case_process(process, "a_defect"))
         for one in (psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)):
             ports = one.net_connections("inet")
             listening |= {(port.laddr.ip, port.laddr.port) for port in ports if port.status == psutil.CONN_LISTEN}
@@ -298,6 +304,19 @@ def test_one_case_s_death_is_its_own(cohort):
     table = rows(output)
     assert "was killed" in table["b_killed"]["sentence"]
     assert "'c_text.nrrd' cannot be read" in table["c_text"]["sentence"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells a process's children")
+def test_what_is_forked_has_loaded_the_libraries_and_has_one_thread():
+    """A fork has no other thread, and a lock that one of them held would stay locked."""
+    code = (
+        "import os, sys; from SkullVAELib.cli import case_server, main; main.prepare_process(); case_server._load();"
+        " print(len(os.listdir('/proc/self/task')), {'torch', 'vtkmodules', 'SimpleITK'} <= set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=tiny.environment(), capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["1", "True"]
 
 
 @posix
@@ -361,7 +380,7 @@ def test_an_interrupt_ends_everything_in_order(tmp_path, number, code):
     write_head(tmp_path / "a.nrrd")
     with running(tmp_path, "-o", tmp_path / "out", "--workers", "1") as process:
         case = case_process(process, "a")
-        ours = [case, case.parent()]
+        ours = [case, case.parent(), worker_of(case)]
         everyone = psutil.Process(process.pid).children(recursive=True)
         # As a terminal does: to the whole group.
         os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
@@ -401,7 +420,7 @@ def test_a_case_that_takes_every_worker_with_it_ends_as_crashed(tmp_path):
         for _ in range(3):
             case = case_process(process, "a", seen)
             seen.add(case.pid)
-            case.parent().kill()
+            worker_of(case).kill()
         process.communicate(timeout=120)
     assert process.returncode == 2
     assert statuses(tmp_path / "out") == {"a": "crashed", "b": "bad input"}

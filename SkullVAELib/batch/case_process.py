@@ -1,7 +1,12 @@
-"""Completes a case in its own process, `python -m SkullVAELib complete`, so that a crash affects that case alone."""
+"""Completes a case in its own process, so that a crash affects that case alone.
+
+On Linux that process is a fork of one that has loaded the libraries, see `SkullVAELib.cli.case_server`; elsewhere it is
+`python -m SkullVAELib complete`.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -12,7 +17,6 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO
 
 from SkullVAELib.batch.summary import STATUS_BAD_INPUT, STATUS_CRASHED, STATUS_DONE, STATUS_NO_DEFECT, CaseRow
 from SkullVAELib.core import exit_codes
@@ -48,24 +52,167 @@ class CaseJob:
     threads: int | None = None
 
 
+class _NewProcess:
+    """The process of a case, started from nothing."""
+
+    def __init__(self, job: CaseJob):
+        self._output = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115, closed by wait
+        command = [sys.executable, "-m", "SkullVAELib", *_arguments(job)]
+        environment = _environment(job) | {ENDS_WITH_PARENT: "1"}
+        self._child = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=self._output, stderr=self._output, env=environment
+        )
+        self.pid = self._child.pid
+        self.code: int | None = None
+
+    def wait(self) -> tuple[int | None, str]:
+        """Wait for the end; return peak memory in MiB (None where the system does not report it) and the output."""
+        peak_mib = None
+        if hasattr(os, "wait4"):
+            _, status, usage = os.wait4(self.pid, 0)
+            self._child.returncode = os.waitstatus_to_exitcode(status)
+            # Linux reports KiB, macOS bytes.
+            peak_mib = round(usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10))
+        else:
+            self._child.wait()
+        self.code = self._child.returncode
+        if self._child.stdin is not None:
+            self._child.stdin.close()
+        with self._output:
+            self._output.seek(0)
+            return peak_mib, self._output.read()
+
+    def terminate(self, name: str) -> None:
+        """Send a signal, or end the process where there are none."""
+        if os.name == "posix":
+            # Not Popen.send_signal, which polls the process and so takes its resource usage away from wait4.
+            os.kill(self.pid, getattr(signal, name))
+        else:
+            self._child.terminate()
+
+
+class _Server:
+    """A process that forks those of cases, one at a time: `SkullVAELib.cli.case_server`."""
+
+    def __init__(self, job: CaseJob):
+        self.threads = job.threads
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "SkullVAELib.cli.case_server"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=_environment(job),
+        )
+        self.usable = bool(self.read().get("ready"))
+
+    def read(self) -> dict:
+        """The next reply; empty where the process has ended."""
+        assert self._process.stdout is not None
+        try:
+            return json.loads(self._process.stdout.readline())
+        except ValueError:
+            return {}
+
+    def fork(self, job: CaseJob) -> _Fork | None:
+        """Start the process of a case; None where this one has ended."""
+        assert self._process.stdin is not None
+        request = json.dumps({"name": job.name, "arguments": _arguments(job)}) + "\n"
+        try:
+            self._process.stdin.write(request.encode())
+            self._process.stdin.flush()
+        except OSError:
+            self.close()
+            return None
+        pid = self.read().get("pid")
+        if pid is None:
+            self.close()
+            return None
+        return _Fork(self, pid)
+
+    def close(self) -> int:
+        """End the process, and with it the case that it has forked; return its exit code."""
+        self.usable = False
+        assert self._process.stdin is not None and self._process.stdout is not None
+        with suppress(OSError):
+            self._process.stdin.close()
+        self._process.stdout.close()
+        return self._process.wait()
+
+
+class _Fork:
+    """The process of a case, forked from a server; as `_NewProcess`."""
+
+    def __init__(self, server: _Server, pid: int):
+        self._server, self.pid = server, pid
+        self.code: int | None = None
+
+    def wait(self) -> tuple[int | None, str]:
+        """See `_NewProcess.wait`."""
+        reply = self._server.read()
+        if not reply:
+            self.code = self._server.close() or -getattr(signal, "SIGKILL", 9)
+            return None, ""
+        self.code = reply["code"]
+        _servers.put(self._server)
+        return reply["peak_mib"], reply["output"]
+
+    def terminate(self, name: str) -> None:
+        """Send a signal."""
+        os.kill(self.pid, getattr(signal, name))
+
+
+class _Servers:
+    """The servers of this process that have no case."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._idle: list[_Server] = []
+
+    def take(self, job: CaseJob) -> _Server | None:
+        """A server for a case, started if none is idle; None where there can be none."""
+        if not sys.platform.startswith("linux"):
+            return None
+        with self._lock:
+            found = next((server for server in self._idle if server.threads == job.threads), None)
+            if found is not None:
+                self._idle.remove(found)
+                return found
+        server = _Server(job)
+        if not server.usable:
+            server.close()
+            return None
+        return server
+
+    def put(self, server: _Server) -> None:
+        """Keep a server for the next case."""
+        with self._lock:
+            self._idle.append(server)
+
+
+_servers = _Servers()
+
+
 class _Running:
     """The case processes that this process has started, by run."""
 
     def __init__(self):
         self._lock = threading.Lock()
-        self._children: dict[subprocess.Popen, str] = {}
+        self._children: dict[_NewProcess | _Fork, str] = {}
         self._ended: set[str] = set()
 
-    def start(self, job: CaseJob, output: IO) -> subprocess.Popen | None:
+    def start(self, job: CaseJob) -> _NewProcess | _Fork | None:
         """Start the process of a case; None where its run has been ended."""
+        server = _servers.take(job)
         with self._lock:
             if job.run in self._ended:
+                if server is not None:
+                    _servers.put(server)
                 return None
-            child = _start(job, output)
+            child: _NewProcess | _Fork = (None if server is None else server.fork(job)) or _NewProcess(job)
             self._children[child] = job.run
             return child
 
-    def remove(self, child: subprocess.Popen) -> None:
+    def remove(self, child: _NewProcess | _Fork) -> None:
         """Forget a process that has ended."""
         with self._lock:
             del self._children[child]
@@ -110,32 +257,29 @@ def complete_case(job: CaseJob) -> CaseRow | None:
         The result, also where the case fails; None where the run has been ended.
     """
     begun = time.monotonic()
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
-        child = _running.start(job, output)
-        if child is None:
-            return None
-        late = threading.Event()
+    child = _running.start(job)
+    if child is None:
+        return None
+    late = threading.Event()
 
-        def end_late() -> None:
-            late.set()
-            _end(child)
+    def end_late() -> None:
+        late.set()
+        _end(child)
 
-        timer = threading.Timer(job.limit_seconds, end_late)
-        timer.daemon = True
-        timer.start()
-        try:
-            peak_mib = _wait(child)
-        finally:
-            timer.cancel()
-            _running.remove(child)
-            if child.stdin is not None:
-                child.stdin.close()
-        output.seek(0)
-        # Only the last line of the output is reported. A folder may name a person; the file's name is known anyway.
-        lines = output.read().replace(str(job.path), job.path.name).split("\n")
+    timer = threading.Timer(job.limit_seconds, end_late)
+    timer.daemon = True
+    timer.start()
+    try:
+        peak_mib, output = child.wait()
+    finally:
+        timer.cancel()
+        _running.remove(child)
+    # Only the last line of the output is reported. A folder may name a person; the file's name is known anyway.
+    lines = output.replace(str(job.path), job.path.name).split("\n")
     last = next((" ".join(line.split()) for line in reversed(lines) if line.strip()), "")
     row = CaseRow(job.name, seconds=round(time.monotonic() - begun, 2), peak_mib=peak_mib)
-    return _with_outcome(row, job, child.returncode, last, late.is_set())
+    assert child.code is not None
+    return _with_outcome(row, job, child.code, last, late.is_set())
 
 
 def _with_outcome(row: CaseRow, job: CaseJob, code: int, last: str, late: bool) -> CaseRow:
@@ -169,43 +313,29 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _start(job: CaseJob, output: IO) -> subprocess.Popen:
+def _arguments(job: CaseJob) -> list[str]:
+    return ["complete", str(job.path), "-o", str(job.output), *job.arguments, "--progress", "none"]
+
+
+def _environment(job: CaseJob) -> dict[str, str]:
     # The library may be on the path of this process only, as in Slicer.
     places = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH")]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, places)), ENDS_WITH_PARENT: "1"}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, places))}
     if job.threads is not None:
         environment["OMP_NUM_THREADS"] = str(job.threads)
-    arguments = (str(job.path), "-o", str(job.output), *job.arguments, "--progress", "none")
-    command = [sys.executable, "-m", "SkullVAELib", "complete", *arguments]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=output, env=environment)
+    return environment
 
 
-def _wait(child: subprocess.Popen) -> int | None:
-    """Wait for a process and return its peak memory in MiB; None where the system does not report it."""
-    if not hasattr(os, "wait4"):
-        child.wait()
-        return None
-    _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    # Linux reports KiB, macOS bytes.
-    return round(usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10))
-
-
-def _end(child: subprocess.Popen) -> None:
+def _end(child: _NewProcess | _Fork) -> None:
     """Send SIGTERM, and SIGKILL after a grace period; another thread waits for the process."""
     _signal(child, "SIGTERM")
     deadline = time.monotonic() + GRACE_SECONDS
-    while child.returncode is None and time.monotonic() < deadline:
+    while child.code is None and time.monotonic() < deadline:
         time.sleep(0.05)
     _signal(child, "SIGKILL")
 
 
-def _signal(child: subprocess.Popen, name: str) -> None:
-    if child.returncode is not None:
-        return
-    with suppress(OSError):
-        if os.name == "posix":
-            # Not Popen.send_signal, which polls the process and so takes its resource usage away from wait4.
-            os.kill(child.pid, getattr(signal, name))
-        else:
-            child.terminate()
+def _signal(child: _NewProcess | _Fork, name: str) -> None:
+    if child.code is None:
+        with suppress(OSError):
+            child.terminate(name)

@@ -178,6 +178,12 @@ def _complete_into(
     return write_files(result, staging, outputs, stages, start.seconds)
 
 
+def load_libraries() -> None:
+    """Import all that a completion and its results need, for a process that runs several."""
+    _load_libraries()
+    _load_output_libraries()
+
+
 def _load_libraries() -> None:
     """Import what a completion needs."""
     # Only for the first import: what a longer program has created by then may still become garbage.

@@ -45,16 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     end_with_parent_if_asked()
     debug = os.environ.get("SKULLVAE_DEBUG", "") not in ("", "0")
-    # Registration and warp are thousands of small parallel steps. Where other work occupies a core, threads that spin
-    # while they wait for each other made one second of work take twenty; threads that sleep do not. torch reads this
-    # variable once, when it is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # The threads of NumPy and SciPy spin regardless of that: the ten regressions of the GP correction took 0.13 s with
-    # two threads on free cores, 5 s on busy cores, and 0.03 s with one thread in either case. NumPy reads this variable
-    # once, when it is imported.
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"
     if arguments is None:  # a program that calls this keeps its own way with memory
-        keep_freed_memory()
+        prepare_process()
+    else:
+        _limit_threads()
     with ExitStack() as stack:
         if not debug:
             # Warnings of other libraries are for developers; warnings for the user are in the report.
@@ -76,6 +70,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 traceback.print_exc()
             print_message(str(explain(error)))
             return BAD_INPUT
+
+
+def prepare_process() -> None:
+    """Set how this process, which runs nothing else, uses threads and memory; before torch and NumPy are imported."""
+    _limit_threads()
+    keep_freed_memory()
+
+
+def _limit_threads() -> None:
+    # Registration and warp are thousands of small parallel steps. Where other work occupies a core, threads that spin
+    # while they wait for each other made one second of work take twenty; threads that sleep do not. torch reads this
+    # variable once, when it is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # The threads of NumPy and SciPy spin regardless of that: the ten regressions of the GP correction took 0.13 s with
+    # two threads on free cores, 5 s on busy cores, and 0.03 s with one thread in either case. NumPy reads this variable
+    # once, when it is imported.
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 
 class _Parser(argparse.ArgumentParser):

@@ -8,10 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from SkullVAELib.core.errors import SkullVAEError
-from SkullVAELib.geometry.roi import ROI
 from SkullVAELib.registration.options import REFUSE_BELOW, WarpOptions, fragment_limit_mm
+
+if TYPE_CHECKING:
+    from SkullVAELib.geometry.roi import ROI
 
 PRIORS = ("auto", "blend", "encode", "map", "dev", "mean")
 """Sources of the complete shape, see `CompletionOptions`."""

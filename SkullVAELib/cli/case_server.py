@@ -1,0 +1,100 @@
+"""Forks the processes of a batch's cases from a process that has loaded the libraries: `python -m` this module.
+
+Loading torch and VTK takes two seconds of a processor, a large part of what a case takes. A fork shares what is loaded
+and is otherwise a process of its own: a crash, a memory limit or a kill costs its own case alone. For Linux only; on
+other systems libraries may not survive a fork. Nothing here may start a thread, and no library may use one before the
+fork: the fork has only one.
+
+Each line of stdin is a JSON object: {"name": "head", "arguments": ["complete", ...]}. Answers are lines on stdout:
+{"ready": true} at the start; {"pid": N} when a case has started; and {"code": 0, "peak_mib": 900, "output": "..."} when
+it has ended, where a negative code is the number of the signal that ended it. It ends when stdin is closed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import sys
+import tempfile
+import traceback
+from typing import IO, NoReturn
+
+from SkullVAELib.core.parent_process import ENDS_WITH_PARENT
+
+_SET_NAME = 15  # PR_SET_NAME in Linux's prctl.h
+_MOST_OUTPUT = 20_000
+
+
+def main() -> int:
+    """Serve until stdin is closed; returns 0."""
+    from SkullVAELib.cli.main import prepare_process
+
+    prepare_process()
+    replies = os.dup(1)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 1)  # what a library prints is no reply
+    _load()
+    _reply(replies, {"ready": True})
+    while line := _read_line():
+        request = json.loads(line)
+        with tempfile.TemporaryFile() as output:
+            pid = os.fork()
+            if pid == 0:
+                os.close(replies)
+                _run(request["name"], request["arguments"], output)
+            _reply(replies, {"pid": pid})
+            _, status, usage = os.wait4(pid, 0)
+            size = output.seek(0, os.SEEK_END)
+            output.seek(max(0, size - _MOST_OUTPUT))
+            said = output.read().decode("utf-8", errors="replace")
+        code, peak_mib = os.waitstatus_to_exitcode(status), round(usage.ru_maxrss / 2**10)
+        _reply(replies, {"code": code, "peak_mib": peak_mib, "output": said})
+    return 0
+
+
+def _load() -> None:
+    from SkullVAELib.cli.complete import load_libraries
+
+    load_libraries()
+
+
+def _reply(descriptor: int, content: dict) -> None:
+    os.write(descriptor, (json.dumps(content) + "\n").encode())
+
+
+def _read_line() -> bytes:
+    """The next line of stdin, without anything beyond it: a case watches the same pipe."""
+    line = b""
+    while not line.endswith(b"\n"):
+        read = os.read(0, 1)
+        if not read:
+            return b""
+        line += read
+    return line
+
+
+def _run(name: str, arguments: list[str], output: IO[bytes]) -> NoReturn:
+    """Be the process of a case."""
+    code = 1
+    try:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+        # What ps and top show.
+        ctypes.CDLL(None).prctl(_SET_NAME, ctypes.create_string_buffer(name.encode()[:15]), 0, 0, 0)
+        os.environ[ENDS_WITH_PARENT] = "1"
+        from SkullVAELib.cli.main import main as run
+
+        code = run(arguments)
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(code)  # not the exit of the process that was forked
+
+
+if __name__ == "__main__":
+    sys.exit(main())
