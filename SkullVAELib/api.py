@@ -28,15 +28,17 @@ from SkullVAELib.vae.device import resolve_device
 from SkullVAELib.vae.networks import SkullModel
 
 
-def read_image(path: str | os.PathLike, segment: str | int | None = None) -> Volume:
+def read_image(path: str | os.PathLike, segment: str | int | None = None, series: str | None = None) -> Volume:
     """Read a head CT in Hounsfield units or a skull segmentation.
 
     Parameters
     ----------
     path : str or path
-        A 3D image: .nrrd, .nhdr, .nii, .nii.gz, .mha or .mhd.
+        A 3D image: .nrrd, .nhdr, .nii, .nii.gz, .mha or .mhd; or DICOM: a folder, a zip archive, a DICOMDIR or a file.
     segment : str or int, optional
         Name of a segment of a .seg.nrrd file, or label value; not needed if there is one segment only.
+    series : str, optional
+        Number or UID of a DICOM series; by default the most suitable CT series is taken.
 
     Returns
     -------
@@ -50,7 +52,7 @@ def read_image(path: str | os.PathLike, segment: str | int | None = None) -> Vol
         The file is missing, damaged, not a 3D image with one value per voxel, its axes are not perpendicular, or it has
         several segments and `segment` chooses none.
     """
-    return read_volume(path, segment)
+    return read_volume(path, segment, series)
 
 
 def load_model(path: str | os.PathLike | None = None, device: str = "auto") -> SkullModel:

@@ -81,6 +81,16 @@ def may_be_dicom(begin: bytes) -> bool:
     return len(begin) == _PREAMBLE and ((little and begin[3] == 0) or (big and begin[2] == 0))
 
 
+def holds_dicom(folder: str | os.PathLike, deep: bool = True) -> bool:
+    """Whether a folder holds a file that may be DICOM; deep: whether its subfolders count, too."""
+    for top, folders, names in os.walk(folder):
+        folders[:] = sorted(folders) if deep else []
+        for path in (Path(top) / name for name in sorted(names)):
+            if _is_regular(path) and may_be_dicom(_begin(path) or b""):
+                return True
+    return False
+
+
 @contextmanager
 def dicom_files(source: str | os.PathLike) -> Iterator[DicomFiles]:
     """The DICOM files of a source.

@@ -343,7 +343,9 @@ def _numbers(dataset: Dataset | None, name: str, count: int) -> tuple[float, ...
         numbers = tuple(float(each) for each in ([value] if count == 1 else value))  # type: ignore[union-attr]
     except (TypeError, ValueError, OverflowError):
         return None
-    return numbers if len(numbers) == count and all(math.isfinite(each) and abs(each) < 1e6 for each in numbers) else None
+    return (
+        numbers if len(numbers) == count and all(math.isfinite(each) and abs(each) < 1e6 for each in numbers) else None
+    )
 
 
 def _number(dataset: Dataset | None, name: str, default: float | None = None):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +34,21 @@ _PROJECTIONS = {"MIP", "MINIP", "MAX_IP", "MIN_IP", "AVERAGE_IP", "VRT", "3D", "
 _NOT_ANATOMY = {"IODINE", "SUBTRACTION", "SUBTRACTED", "VNC", "VIRTUAL_UNENHANCED", "SCREEN SAVE", "DOSE", "MAP"}
 _REFORMATS = {"DERIVED", "MPR", "REFORMATTED", "CPR"}
 _ELSEWHERE = {
-    *("CHEST", "THORAX", "LUNG", "ABDOMEN", "PELVIS", "HEART", "KNEE", "HIP", "SPINE", "LSPINE", "TSPINE", "ARM", "LEG"),
+    *(
+        "CHEST",
+        "THORAX",
+        "LUNG",
+        "ABDOMEN",
+        "PELVIS",
+        "HEART",
+        "KNEE",
+        "HIP",
+        "SPINE",
+        "LSPINE",
+        "TSPINE",
+        "ARM",
+        "LEG",
+    ),
     *("SHOULDER", "FOOT", "HAND", "ANKLE", "WRIST", "ELBOW", "EXTREMITY", "LIVER", "COLON", "AORTA"),
 }
 
@@ -89,7 +103,7 @@ class Candidate:
 
     @property
     def kernel(self) -> str:
-        """"bone", "soft" or, where the header states no kernel, "unknown"."""
+        """ "bone", "soft" or, where the header states no kernel, "unknown"."""
         return _kernel_kind(self.series)
 
     @property
@@ -237,7 +251,9 @@ def _no_images(source: Path, files: DicomFiles, unreadable: int, others: int) ->
             "Check permissions, or copy the files again",
         )
     if files.archives:
-        return SkullVAEError(f"'{name}' holds no DICOM images, but an archive", "Give the archive itself, or extract it")
+        return SkullVAEError(
+            f"'{name}' holds no DICOM images, but an archive", "Give the archive itself, or extract it"
+        )
     if others:
         return SkullVAEError(f"'{name}' holds DICOM files, but no images", "Choose the folder of a CT series")
     return SkullVAEError(
@@ -398,7 +414,11 @@ def _covers(one: Candidate, usable: Sequence[Candidate]) -> bool:
     """Whether a series covers the head as the others do, along its normal: 80 % of the longest of its orientation, and
     120 mm if any series has that."""
     extents = {id(each): float(each.stack.extent_mm[2]) for each in usable if each.stack is not None}
-    alike = [extents[id(each)] for each in usable if each.stack and one.stack and each.stack.orientation == one.stack.orientation]
+    alike = [
+        extents[id(each)]
+        for each in usable
+        if each.stack and one.stack and each.stack.orientation == one.stack.orientation
+    ]
     least = min(_FULL_MM, max(extents.values()))
     return extents[id(one)] >= max(_ALIKE * max(alike), least)
 

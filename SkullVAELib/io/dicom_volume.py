@@ -146,7 +146,9 @@ def _without_damaged(
     if damaged:
         # The usual step is that of all slices: with every second one damaged, it would double.
         relative = left.steps_mm / stack.step_mm
-        covered = [min(a.thickness_mm or 0, b.thickness_mm or 0) for a, b in zip(left.slices, left.slices[1:], strict=False)]
+        covered = [
+            min(a.thickness_mm or 0, b.thickness_mm or 0) for a, b in zip(left.slices, left.slices[1:], strict=False)
+        ]
         gaps = (relative > 2.1) & (np.array(covered) < 0.9 * left.steps_mm)
         if damaged > 0.1 * len(stack.slices) or (gaps.any() and not force):
             raise SkullVAEError(

@@ -39,6 +39,7 @@ from SkullVAELib.report.result_names import RESULT_FILES
 
 if TYPE_CHECKING:
     from SkullVAELib.completion.result import Completion
+    from SkullVAELib.io.dicom_volume import DicomVolume
 
 _T = TypeVar("_T")
 
@@ -309,6 +310,12 @@ class RunResult:
         fraction = downsample_mask(self.completion.bone) if patient is None else patient.registered.skull.fraction
         write_mesh(display_surface(fraction), folder / "skull_display.ply")
 
+    def write_dicom(self, source: DicomVolume, folder: Path) -> list[str]:
+        """Write DICOM files into the folder of implant.stl, see `dicom_output.write_dicom`; returns warnings."""
+        from SkullVAELib.report.dicom_output import write_dicom
+
+        return write_dicom(source, self.completed.array, self.implant.array, folder / "implant.stl", folder)
+
     def with_uncertainty(self) -> RunResult:
         """Return a copy with "uncertainty" in its report: median and maximum of the 90 % band in mm.
 
@@ -532,6 +539,8 @@ class OutputOptions:
         skull_display.ply, the same simplified for display.
     html_report : bool
         report.html, one file with figures and pictures.
+    dicom_source : DicomVolume or None
+        The series for which DICOM files are written, see `dicom_output`; they hold the patient's name and identifiers.
     """
 
     proposals: int = 1
@@ -539,6 +548,7 @@ class OutputOptions:
     skull: bool = False
     display: bool = False
     html_report: bool = False
+    dicom_source: DicomVolume | None = None
 
 
 def write_files(
@@ -595,6 +605,10 @@ def write_files(
     with stages.stage("write"):
         write_volume(completion.completed, folder / "completed.nrrd")
         write_volume(completion.implant, folder / "implant.nrrd")
+        if outputs.dicom_source is not None and completion.found:
+            source = outputs.dicom_source
+            result, said = result.attempt("The DICOM output", lambda made: made.write_dicom(source, folder))
+            result = replace(result, report=result.report | {"warnings": [*result.report["warnings"], *(said or [])]})
     with stages.stage("preview"):
         result = result.attempt("preview.png", lambda made: made.write_preview(folder))[0]
         if outputs.html_report:
