@@ -11,9 +11,7 @@ import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
-CT, ENHANCED_CT, SECONDARY_CAPTURE = (
-    UID(f"1.2.840.10008.5.1.4.1.1.{suffix}") for suffix in ("2", "2.1", "7")
-)
+CT, ENHANCED_CT, SECONDARY_CAPTURE = (UID(f"1.2.840.10008.5.1.4.1.1.{suffix}") for suffix in ("2", "2.1", "7"))
 IDENTIFIERS = {
     "PatientName": "Quitzilla^Xaveria",
     "PatientID": "ID-QX-774411",
@@ -85,7 +83,9 @@ def write_series(
     paths = []
     for index, (pixels, position) in enumerate(zip(volume, positions, strict=True)):
         given = {"PixelSpacing": list(spacing[:2]), "SliceThickness": spacing[2]} | elements
-        made = change(index, ct_slice(pixels, number=index + 1, ImagePositionPatient=list(map(float, position)), **given))
+        made = change(
+            index, ct_slice(pixels, number=index + 1, ImagePositionPatient=list(map(float, position)), **given)
+        )
         if made is not None:
             paths.append(folder / name.format(index + 1))
             made.save_as(paths[-1], enforce_file_format=True)

@@ -16,6 +16,10 @@ SUMMARIES = ("summary.json", "summary.csv")
 """Names of the tables, which are next to the folders of the cases."""
 
 
+# Columns of a CSV list.
+_CELLS = ("path", "name", "threshold", "roi", "box", "segment", "series")
+
+
 @dataclass(frozen=True)
 class CohortCase:
     """One skull of a cohort.
@@ -43,9 +47,10 @@ def list_cases(source: Path) -> list[CohortCase]:
     Parameters
     ----------
     source : Path
-        A folder: all image files and folders with DICOM files directly in it that are not hidden, sorted by name. A text file: one path per line; blank lines and lines that begin with # are skipped. A CSV file: the
-        column `path` and optionally `name`, `threshold` (HU), `roi` (as for --roi; `box` in version 0.1), `segment` (as
-        for --segment) and `series` (as for --series). Paths are relative to the folder of the list.
+        A folder: all image files and folders with DICOM files directly in it that are not hidden, sorted by name. A
+        text file: one path per line; blank lines and lines that begin with # are skipped. A CSV file: the column `path`
+        and optionally `name`, `threshold` (HU), `roi` (as for --roi; `box` in version 0.1), `segment` (as for
+        --segment) and `series` (as for --series). Paths are relative to the folder of the list.
 
     Returns
     -------
@@ -119,10 +124,7 @@ def _from_csv(source: Path) -> Iterator[CohortCase]:
     if "path" not in (reader.fieldnames or ()):
         raise SkullVAEError(f"'{source}' has no column 'path'", "Write the column names in its first line: path,name")
     for row in reader:
-        cells = {
-            key: (row.get(key) or "").strip()
-            for key in ("path", "name", "threshold", "roi", "box", "segment", "series")
-        }
+        cells = {key: (row.get(key) or "").strip() for key in _CELLS}
         with _errors_with_line(source, reader.line_num):
             if not cells["path"]:
                 raise SkullVAEError("The path is missing", "Fill it in or remove the line")

@@ -196,9 +196,9 @@ def add_case_options(parser: argparse.ArgumentParser) -> tuple[argparse.Action, 
     add(
         "--dicom",
         action="store_true",
-        help="also write DICOM files for a picture archive, of a DICOM input: completed_and_implant.seg.dcm (segments of the completed"
-        " skull and of the implant) and implant.stl.dcm (the printable implant). They contain the patient's name and"
-        " identifiers, as the source does; no other result does",
+        help="also write DICOM files for a picture archive, of a DICOM input: completed_and_implant.seg.dcm (segments"
+        " of the completed skull and of the implant) and implant.stl.dcm (the printable implant). They contain the"
+        " patient's name and identifiers, as the source does; no other result does",
     )
     add(
         "--display",

@@ -83,7 +83,7 @@ def may_be_dicom(begin: bytes) -> bool:
 
 def holds_dicom(folder: str | os.PathLike, deep: bool = True) -> bool:
     """Whether a folder holds a file that may be DICOM; deep: whether its subfolders count, too."""
-    for top, folders, names in os.walk(folder):
+    for top, folders, names in os.walk(Path(folder)):
         folders[:] = sorted(folders) if deep else []
         for path in (Path(top) / name for name in sorted(names)):
             if _is_regular(path) and may_be_dicom(_begin(path) or b""):

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,6 +27,9 @@ DEFLATED = "1.2.840.10008.1.2.1.99"
 # Of a deflated file, uncompressed.
 _MOST_INFLATED = 2**31
 _MAX_COMPRESSION = 1100
+
+# Numbers beyond this are no lengths, positions or HU.
+_LARGEST = 1e6
 
 # More frames than any series; a header may claim any number.
 _MOST_FRAMES = 20_000
@@ -204,7 +207,7 @@ def read_header(path: Path) -> tuple[Series, list[Slice]] | None:
     kernel = _text(dataset, "ConvolutionKernel")
     tilt = _number(dataset, "GantryDetectorTilt", 0.0)
     if frames:
-        groups = [shared, frames[0]]
+        groups: list[Dataset | None] = [shared, frames[0]]
         kernel = kernel or _text(_of(groups, "CTReconstructionSequence"), "ConvolutionKernel")
         tilt = tilt or _number(_of(groups, "CTGeometrySequence"), "GantryDetectorTilt", 0.0)
         tilt = tilt or _number(_of(groups, "CTAcquisitionDetailsSequence"), "GantryDetectorTilt", 0.0)
@@ -241,7 +244,7 @@ def _kind(dataset: Dataset, sop_class: str, has_groups: bool) -> str:
     return ""
 
 
-def _slice(path: Path, index: int, kind: str, dataset: Dataset, groups: list[Dataset], number: int) -> Slice:
+def _slice(path: Path, index: int, kind: str, dataset: Dataset, groups: Sequence[Dataset | None], number: int) -> Slice:
     """A slice from the header and, for frames, the functional groups; the first of `groups` that states a thing
     counts."""
     measures, frame = _of(groups, "PixelMeasuresSequence"), _of(groups, "FrameContentSequence")
@@ -338,14 +341,13 @@ def _texts(dataset: Dataset | None, name: str) -> tuple[str, ...]:
 
 def _numbers(dataset: Dataset | None, name: str, count: int) -> tuple[float, ...] | None:
     """An element of so many finite numbers; None if it is missing or has others."""
-    value = None if dataset is None else dataset.get(name)
+    value: Any = None if dataset is None else dataset.get(name)
     try:
-        numbers = tuple(float(each) for each in ([value] if count == 1 else value))  # type: ignore[union-attr]
+        numbers = tuple(float(each) for each in ([value] if count == 1 else value))
     except (TypeError, ValueError, OverflowError):
         return None
-    return (
-        numbers if len(numbers) == count and all(math.isfinite(each) and abs(each) < 1e6 for each in numbers) else None
-    )
+    finite = all(math.isfinite(each) and abs(each) < _LARGEST for each in numbers)
+    return numbers if finite and len(numbers) == count else None
 
 
 def _number(dataset: Dataset | None, name: str, default: float | None = None):
@@ -354,8 +356,8 @@ def _number(dataset: Dataset | None, name: str, default: float | None = None):
 
 
 def _whole(dataset: Dataset | None, name: str) -> int | None:
-    value = None if dataset is None else dataset.get(name)
+    value: Any = None if dataset is None else dataset.get(name)
     try:
-        return int(value)  # type: ignore[arg-type]
+        return int(value)
     except (TypeError, ValueError, OverflowError):
         return None

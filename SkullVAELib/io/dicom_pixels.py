@@ -101,6 +101,7 @@ def _decompressed(dataset: Dataset, of: Slice, syntax: str) -> np.ndarray:
     """A frame of compressed pixels, by GDCM."""
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.encaps import encapsulate, get_frame
+    from pydicom.uid import UID
 
     if int(dataset.get("SamplesPerPixel", 1)) != 1:
         raise ValueError("colour")
@@ -108,13 +109,14 @@ def _decompressed(dataset: Dataset, of: Slice, syntax: str) -> np.ndarray:
     one = Dataset()
     for name in _STORAGE:
         one[name] = dataset[name]
-    one.SOPClassUID, one.SOPInstanceUID = _SECONDARY_CAPTURE, "2.25.1"
+    one.SOPClassUID, one.SOPInstanceUID = UID(_SECONDARY_CAPTURE), UID("2.25.1")
     one.PixelData = encapsulate([get_frame(dataset.PixelData, of.frame, number_of_frames=frames)])
     one["PixelData"].VR = "OB"
     one["PixelData"].is_undefined_length = True
     one.file_meta = FileMetaDataset()
-    one.file_meta.TransferSyntaxUID = syntax
-    one.file_meta.MediaStorageSOPClassUID, one.file_meta.MediaStorageSOPInstanceUID = _SECONDARY_CAPTURE, "2.25.1"
+    one.file_meta.TransferSyntaxUID = UID(syntax)
+    one.file_meta.MediaStorageSOPClassUID = one.SOPClassUID
+    one.file_meta.MediaStorageSOPInstanceUID = one.SOPInstanceUID
     with tempfile.TemporaryDirectory(prefix="skullvae_") as folder:
         path = os.path.join(folder, "frame")
         one.save_as(path, enforce_file_format=True)

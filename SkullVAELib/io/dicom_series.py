@@ -228,7 +228,7 @@ def _study(files: DicomFiles, source: Path) -> Study:
     for series, slices in order:
         candidates += _candidates(series, slices)
     candidates = _with_keys(candidates)
-    notes = ()
+    notes: tuple[str, ...] = ()
     if unreadable:
         notes = (
             f"{unreadable} {'file' if unreadable == 1 else 'files'} could not be read and"
@@ -288,8 +288,8 @@ def _candidates(series: Series, slices: Sequence[Slice]) -> list[Candidate]:
             left_out = sum(len(other) for other, _ in stacks[1:])
             notes = (
                 *notes,
-                f"The series holds {len(stacks)} stacks of slices (orientation, size, acquisition or time point differ):"
-                f" {left_out} of its slices were left out.",
+                f"The series holds {len(stacks)} stacks of slices, of another orientation, size, acquisition or time"
+                f" point: {left_out} of its slices were left out.",
             )
         found.append(_judged(series, part, notes))
     return found

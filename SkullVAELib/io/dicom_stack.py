@@ -13,8 +13,11 @@ from SkullVAELib.io.dicom_headers import Slice
 from SkullVAELib.io.dicom_pixels import AIR_HU
 from SkullVAELib.io.grids import TOLERANCE_MM
 
-# A step between two slices that is longer than this many usual ones lacks at least one slice, or more than one.
-_ONE_MISSING, _MORE_MISSING = 1.5, 2.1
+MORE_MISSING = 2.1
+"""A step between two slices that is longer than this many usual ones lacks more than one slice."""
+
+# One that is longer than this many lacks at least one.
+_ONE_MISSING = 1.5
 
 # Slices at least this thick, relative to the step to the next, leave nothing out.
 _COVERING = 0.9
@@ -97,14 +100,18 @@ class Stack:
             return "oblique"
         return ("sagittal", "coronal", "axial")[int(normal.argmax())]
 
+    @property
+    def covered(self) -> np.ndarray:
+        """(K - 1,) bool, whether neighbouring slices are so thick that they leave nothing out."""
+        thickness = np.array([each.thickness_mm or 0.0 for each in self.slices])
+        return np.minimum(thickness[1:], thickness[:-1]) >= _COVERING * self.steps_mm
+
     @cached_property
     def missing(self) -> np.ndarray:
         """(K - 1,) int, number of slices that are missing between neighbours."""
-        thickness = np.array([each.thickness_mm or 0.0 for each in self.slices])
-        covered = np.minimum(thickness[1:], thickness[:-1]) >= _COVERING * self.steps_mm
         relative = self.steps_mm / self.step_mm
-        count = np.where(relative > _MORE_MISSING, np.maximum(np.rint(relative) - 1, 2), relative > _ONE_MISSING)
-        return np.where(covered, 0, count).astype(int)
+        count = np.where(relative > MORE_MISSING, np.maximum(np.rint(relative) - 1, 2), relative > _ONE_MISSING)
+        return np.where(self.covered, 0, count).astype(int)
 
     def without_outer(self) -> Stack:
         """The stack without up to three slices at each end that a gap of more than one slice separates from it."""
@@ -127,7 +134,7 @@ class Stack:
         shifts = self.offsets_mm[:, :2] / self.pixel_mm if self.is_shifted else np.zeros((len(self.slices), 2))
         low, high = np.floor(shifts.min(0) + 1e-6).astype(int), np.ceil(shifts.max(0) - 1e-6).astype(int)
         size = np.array([self.slices[0].columns, self.slices[0].rows]) + high - low
-        count = int(math.floor(along[-1] / step + 0.01)) + 1
+        count = math.floor(along[-1] / step + 0.01) + 1
         affine = np.eye(4)
         affine[:3, :3] = self.axes.T * [*self.pixel_mm, step]
         affine[:3, 3] = np.array(self.slices[0].position) + affine[:3, :2] @ low

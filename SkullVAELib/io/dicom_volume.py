@@ -17,6 +17,9 @@ from SkullVAELib.io.dicom_stack import Stack, StackGrid
 MAX_VOXELS = 2**31 - 1
 """As for other images, see `SkullVAELib.io.images`."""
 
+# A series of which more is damaged is not completed.
+_MOST_DAMAGED = 0.1
+
 
 @dataclass(frozen=True)
 class DicomVolume:
@@ -144,17 +147,14 @@ def _without_damaged(
         )
     left = Stack(tuple(each for each, _ in kept))
     if damaged:
+        many = damaged > _MOST_DAMAGED * len(stack.slices)
         # The usual step is that of all slices: with every second one damaged, it would double.
-        relative = left.steps_mm / stack.step_mm
-        covered = [
-            min(a.thickness_mm or 0, b.thickness_mm or 0) for a, b in zip(left.slices, left.slices[1:], strict=False)
-        ]
-        gaps = (relative > 2.1) & (np.array(covered) < 0.9 * left.steps_mm)
-        if damaged > 0.1 * len(stack.slices) or (gaps.any() and not force):
+        gaps = (left.steps_mm > MORE_MISSING * stack.step_mm) & ~left.covered
+        if many or (gaps.any() and not force):
             raise SkullVAEError(
                 f"{damaged} of {len(stack.slices)} slices of series {candidate.key} are damaged or truncated",
                 "Copy or export the series again, or choose another with --series"
-                + ("" if damaged > 0.1 * len(stack.slices) else "; --force interpolates the missing slices"),
+                + ("" if many else "; --force interpolates the missing slices"),
             )
         warning = f"{damaged} {'slice is' if damaged == 1 else 'slices are'} damaged and"
         return left, [image for _, image in kept], [f"{warning} {'was' if damaged == 1 else 'were'} left out."]

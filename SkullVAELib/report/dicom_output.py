@@ -96,8 +96,8 @@ def write_dicom(source: DicomVolume, completed: np.ndarray, implant: np.ndarray,
     if not source.resampled:
         return []
     return [
-        f"The image was resampled, but a DICOM segmentation has the slices of its series: the masks in {SEGMENTATION} were"
-        " interpolated back onto these, and differ from completed.nrrd and implant.nrrd by up to half a voxel."
+        f"The image was resampled, but a DICOM segmentation has the slices of its series: the masks in {SEGMENTATION}"
+        " were interpolated back onto these, and differ from completed.nrrd and implant.nrrd by up to half a voxel."
     ]
 
 
