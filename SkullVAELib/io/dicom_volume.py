@@ -12,7 +12,7 @@ from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.io.dicom_headers import Slice
 from SkullVAELib.io.dicom_pixels import hounsfield
 from SkullVAELib.io.dicom_series import Candidate, Study, open_study
-from SkullVAELib.io.dicom_stack import Stack, StackGrid
+from SkullVAELib.io.dicom_stack import MORE_MISSING, Stack, StackGrid
 
 MAX_VOXELS = 2**31 - 1
 """As for other images, see `SkullVAELib.io.images`."""

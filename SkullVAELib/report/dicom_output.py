@@ -196,6 +196,10 @@ def _encapsulated_stl(images: Sequence[Dataset], stl: bytes) -> Dataset:
     made.DocumentTitle = "Cranial implant"
     made.ConceptNameCodeSequence = [_code(codes.cid7061.CT3DCAMModel)]
     made.SourceInstanceSequence = [_reference(image, _code(codes.cid7060.SourceImage)) for image in images]
+    references = [_reference(image) for image in images]
+    related = Dataset()
+    related.SeriesInstanceUID, related.ReferencedInstanceSequence = first.SeriesInstanceUID, references
+    made.ReferencedSeriesSequence = [related]
     made.MIMETypeOfEncapsulatedDocument = "model/stl"
     made.EncapsulatedDocumentLength = len(stl)
     made.EncapsulatedDocument = stl + b"\0" * (len(stl) % 2)
@@ -226,11 +230,12 @@ def _code(concept: Any) -> Dataset:
     return item
 
 
-def _reference(image: Dataset, purpose: Dataset) -> Dataset:
-    """An item that refers to a source image."""
+def _reference(image: Dataset, purpose: Dataset | None = None) -> Dataset:
+    """An item that refers to a source image, with the purpose as a code."""
     from pydicom.dataset import Dataset
 
     item = Dataset()
     item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = image.SOPClassUID, image.SOPInstanceUID
-    item.PurposeOfReferenceCodeSequence = [purpose]
+    if purpose is not None:
+        item.PurposeOfReferenceCodeSequence = [purpose]
     return item
