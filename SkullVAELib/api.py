@@ -19,6 +19,7 @@ from SkullVAELib.evaluation.folders import CaseScore, evaluate_folders
 from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.implant.options import MESH_FORMATS, ImplantOptions
 from SkullVAELib.io.images import read_volume
+from SkullVAELib.mesh.three_mf import check_3mf
 from SkullVAELib.report.result_files import OutputOptions, RunResult, write_files
 from SkullVAELib.report.result_names import PUBLISHED_FILES
 from SkullVAELib.session.cleanup import remove_responses
@@ -168,8 +169,8 @@ def write_result(
         Of `complete` or `make_implant`.
     folder : str or path
         Made where it is missing; an earlier result there is replaced, other files stay.
-    formats : sequence of {"stl", "obj", "ply"}
-        Mesh formats; STL is always written.
+    formats : sequence of {"stl", "obj", "ply", "3mf"}
+        Mesh formats; STL is always written, and 3MF needs the package lib3mf.
     skull : bool
         Write the surface of the defective skull as skull.stl.
     html_report : bool
@@ -189,6 +190,8 @@ def write_result(
     """
     if unknown := sorted(set(formats) - set(MESH_FORMATS)):
         raise SkullVAEError(f"The mesh format '{unknown[0]}' is unknown", f"Use {', '.join(MESH_FORMATS)}")
+    if "3mf" in formats:
+        check_3mf()
     folder = Path(folder)
     result = replace(result, formats=tuple(formats), uncertain=uncertainty)
     if "ply" in formats and not result.options.thickness_map:

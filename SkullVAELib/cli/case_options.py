@@ -183,7 +183,7 @@ def add_case_options(parser: argparse.ArgumentParser) -> tuple[argparse.Action, 
         type=_formats,
         default=("stl",),
         help=f"mesh formats, comma-separated: {', '.join(MESH_FORMATS)}; PLY includes the thickness as values and"
-        " colours; STL is always written",
+        " colours; 3MF has one named object per piece and needs the package lib3mf; STL is always written",
     )
     add(
         "--skull",
@@ -276,6 +276,10 @@ def parse_case_options(options: argparse.Namespace) -> tuple[ImplantOptions, ROI
         options.split,
         thickness_map="ply" in options.format,
     )
+    if "3mf" in options.format:
+        from SkullVAELib.mesh.three_mf import check_3mf
+
+        check_3mf()
     choice = DefectChoice.parse(options.defects, options.at, options.not_at)
     for point in options.through:
         parse_point(point)

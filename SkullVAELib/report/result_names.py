@@ -16,6 +16,7 @@ OPTIONAL_FILES = (
     "report.html",
     "implant.obj",
     "implant.ply",
+    "implant.3mf",
     "implant_uncertainty.ply",
     "completed_and_implant.seg.dcm",
     "implant.stl.dcm",
