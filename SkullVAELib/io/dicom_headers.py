@@ -24,9 +24,11 @@ if TYPE_CHECKING:
 
 DEFLATED = "1.2.840.10008.1.2.1.99"
 
-# Of a deflated file, uncompressed.
+_PIXELS = 0x7FE00010
+
+# Of a deflated file, uncompressed: as much as its pixels may shrink, at least that of a slice.
 _MOST_INFLATED = 2**31
-_MAX_COMPRESSION = 1100
+_MAX_COMPRESSION, _SLICE_BYTES = 64, 2**23
 
 # Numbers beyond this are no lengths, positions or HU.
 _LARGEST = 1e6
@@ -145,13 +147,15 @@ def read_dataset(path: Path, pixels: bool = True, tags: Sequence[str] | None = N
 
     pixels: whether the pixel data are read, too; tags: keywords of the elements to read, by default all.
     """
-    import pydicom
+    from pydicom.filereader import read_partial
+    from pydicom.tag import Tag
 
-    chosen = None if tags is None else list(tags)
+    chosen: list | None = None if tags is None else [Tag(name) for name in tags]
     with quiet_pydicom():
         if _transfer_syntax(path) == DEFLATED:
-            return _inflated(path, chosen)
-        return pydicom.dcmread(path, force=True, stop_before_pixels=not pixels, specific_tags=chosen)
+            return read_partial(_inflated(path), _Stop(pixels), force=True, specific_tags=chosen)
+        with open(path, "rb") as file:
+            return read_partial(file, _Stop(pixels), force=True, specific_tags=chosen)
 
 
 def _transfer_syntax(path: Path) -> str:
@@ -164,17 +168,28 @@ def _transfer_syntax(path: Path) -> str:
     return str(read_file_meta_info(path).get("TransferSyntaxUID", ""))
 
 
-def _inflated(path: Path, tags: list[str] | None) -> Dataset:
+class _Stop:
+    """Tells pydicom where to stop: before or after the pixels, and at an element that is not in order: what pads a file
+    would be read as millions of elements."""
+
+    def __init__(self, pixels: bool):
+        self._pixels, self._last = pixels, -1
+
+    def __call__(self, tag: int, vr: str | None, length: int) -> bool:
+        ordered, self._last = int(tag) > self._last, int(tag)
+        return not ordered or tag > _PIXELS or (tag == _PIXELS and not self._pixels)
+
+
+def _inflated(path: Path) -> BytesIO:
     """The dataset of a deflated file, without meta header. pydicom itself inflates without a limit."""
-    import pydicom
     from pydicom.filereader import read_file_meta_info
 
     raw = path.read_bytes()
     # Preamble and mark, the element with the length of the group, and the group.
     begin = 132 + 12 + int(read_file_meta_info(path)[0x0002, 0x0000].value)
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    content = inflater.decompress(raw[begin:], min(_MOST_INFLATED, _MAX_COMPRESSION * len(raw)))
-    return pydicom.dcmread(BytesIO(content), force=True, specific_tags=tags)
+    most = min(_MOST_INFLATED, max(_SLICE_BYTES, _MAX_COMPRESSION * len(raw)))
+    return BytesIO(inflater.decompress(raw[begin:], most))
 
 
 _SERIES_TAGS = (

@@ -12,7 +12,7 @@ import numpy as np
 
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.io.dicom_files import DicomFiles, dicom_files
-from SkullVAELib.io.dicom_headers import Series, Slice, read_header
+from SkullVAELib.io.dicom_headers import Series, Slice, quiet_pydicom, read_header
 from SkullVAELib.io.dicom_stack import Stack
 
 # A head, or the part of it that a defect needs, is at least this large in every direction.
@@ -205,7 +205,9 @@ def _study(files: DicomFiles, source: Path) -> Study:
     unreadable, wanted, others = files.unreadable, None, 0
     for path in files.paths:
         try:
-            found = read_header(path)
+            # pydicom converts values, and warns about them, only when they are read.
+            with quiet_pydicom():
+                found = read_header(path)
         except OSError:
             unreadable += 1
             continue
