@@ -156,9 +156,13 @@ class Study:
             There is none, or it is not usable.
         """
         if series is None:
-            if self.chosen is None:
-                raise SkullVAEError(f"'{self.name}': {self.why}", _NO_CHOICE_REMEDY)
-            return self.chosen
+            if self.chosen is not None:
+                return self.chosen
+            forced = [each for each in self.candidates if each.may_be_forced]
+            one_patient = len({each.series.patient for each in self.candidates}) == 1
+            if force and forced and one_patient:
+                return min(forced, key=lambda each: each.figure_mm)
+            raise SkullVAEError(f"'{self.name}': {self.why}", self._remedy(forced if one_patient else []))
         text = series.strip()
         found = [each for each in self.candidates if text in (each.key, each.series.uid)]
         found = found or [each for each in self.candidates if text == str(each.series.number)]
@@ -172,8 +176,13 @@ class Study:
             raise SkullVAEError(f"Series {best.key} is not usable: {best.reason}", f"{remedy}; see skullvae series")
         return best
 
-
-_NO_CHOICE_REMEDY = "See skullvae series FOLDER for all series and the reasons; choose one with --series"
+    def _remedy(self, forced: list[Candidate]) -> str:
+        """What to do where no series is chosen; forced: those that can be completed nevertheless."""
+        if any(each.usable for each in self.candidates):
+            return "Choose a series with --series; skullvae series lists them"
+        if forced:
+            return "Export a better series from its archive, or complete it nevertheless with --force"
+        return "Export a CT series of the whole head from its archive; skullvae series lists what is there"
 
 
 @contextmanager
@@ -258,9 +267,7 @@ def _no_images(source: Path, files: DicomFiles, unreadable: int, others: int) ->
         )
     if others:
         return SkullVAEError(f"'{name}' holds DICOM files, but no images", "Choose the folder of a CT series")
-    return SkullVAEError(
-        f"'{name}' is a folder without DICOM files", "Choose the folder of a CT series, or name one image file"
-    )
+    return SkullVAEError(f"'{name}' holds no DICOM files", "Choose the folder of a CT series, or name one image file")
 
 
 def _candidates(series: Series, slices: Sequence[Slice]) -> list[Candidate]:
