@@ -31,8 +31,8 @@ ENCAPSULATED_STL = "implant.stl.dcm"
 
 _MAKER, _MODEL = "SkullVAE contributors", "SkullVAE"
 
-# Short enough for a long string (LO) of DICOM.
-_NOTICE = "Research software, not for clinical use"
+# Short enough for a long string (LO) of DICOM, which has 64 characters.
+_NOTICE = "research only, not for clinical use"
 
 # Series numbers that no scanner reaches.
 _SEGMENTATION_SERIES, _STL_SERIES = 9101, 9102
@@ -165,8 +165,8 @@ def _segmentation(source: DicomVolume, images: Sequence[Dataset], completed: np.
         software_versions=__version__,
         device_serial_number="0",
         content_label="SKULLVAE",
-        content_description=f"Completed skull, implant. {_NOTICE}"[:64],
-        series_description=f"{_MODEL}: skull and implant. {_NOTICE}"[:64],
+        content_description=f"Completed skull and implant: {_NOTICE}",
+        series_description=f"{_MODEL} segmentation: {_NOTICE}",
         omit_empty_frames=True,
     )
 
@@ -184,7 +184,7 @@ def _encapsulated_stl(images: Sequence[Dataset], stl: bytes) -> Dataset:
             made[name] = first[name]
     made.SOPClassUID, made.SOPInstanceUID = EncapsulatedSTLStorage, generate_uid(prefix=None)
     made.Modality, made.SeriesInstanceUID, made.SeriesNumber = "M3D", generate_uid(prefix=None), _STL_SERIES
-    made.SeriesDescription = f"{_MODEL}: implant. {_NOTICE}"[:64]
+    made.SeriesDescription = f"{_MODEL} implant: {_NOTICE}"
     made.FrameOfReferenceUID = first.FrameOfReferenceUID
     made.PositionReferenceIndicator = first.get("PositionReferenceIndicator", "")
     made.Manufacturer, made.ManufacturerModelName = _MAKER, _MODEL
@@ -205,7 +205,7 @@ def _encapsulated_stl(images: Sequence[Dataset], stl: bytes) -> Dataset:
     made.EncapsulatedDocument = stl + b"\0" * (len(stl) % 2)
     made.MeasurementUnitsCodeSequence = [_code(codes.UCUM.Millimeter)]
     made.ModelModification, made.ModelMirroring = "YES", "NO"
-    made.ContentDescription = f"Cranial implant. {_NOTICE}"[:64]
+    made.ContentDescription = f"Cranial implant: {_NOTICE}"
     algorithm = Dataset()
     algorithm.AlgorithmFamilyCodeSequence = [_code(codes.DCM.ArtificialIntelligence)]
     algorithm.AlgorithmName, algorithm.AlgorithmVersion = _MODEL, __version__
