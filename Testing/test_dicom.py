@@ -467,7 +467,7 @@ def series(folder: Path, number: int, step: float = 2.0, count: int = 35, **elem
     write_series(
         folder,
         np.full((count, 64, 64), -1000),
-        along_z(count, step),
+        along_z(count, step) + np.arange(count)[:, None] * [given.pop("shift", 0.0), 0.0, 0.0],
         (1.0, 1.0, given.pop("thickness", step)),
         name=f"{number}_{{:04d}}",
         change=lambda index, made: at(made, number),
@@ -492,6 +492,7 @@ NOT_USABLE = {
     "of the chest": ({"BodyPartExamined": "CHEST"}, "not of the head"),
     "a subtraction": ({"ImageType": ["DERIVED", "PRIMARY", "SUBTRACTION"]}, "subtraction"),
     "no positions": ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "no position"),
+    "displaced slices": ({"shift": 3.0}, "displaced by 102 mm within their plane"),
     "other units": ({"RescaleType": "MGML"}, "not Hounsfield units"),
 }
 

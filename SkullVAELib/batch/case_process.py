@@ -132,7 +132,11 @@ def complete_case(job: CaseJob) -> CaseRow | None:
                 child.stdin.close()
         output.seek(0)
         # Only the last line of the output is reported. A folder may name a person; the file's name is known anyway.
-        lines = output.read().replace(str(job.path), job.path.name).split("\n")
+        said = output.read().replace(str(job.path), job.path.name)
+        if job.path.is_dir():
+            # A folder of DICOM files may be called after the patient, where a list gives the case another name.
+            said = said.replace(f"'{job.path.name}'", f"'{job.name}'")
+        lines = said.split("\n")
     last = next((" ".join(line.split()) for line in reversed(lines) if line.strip()), "")
     row = CaseRow(job.name, seconds=round(time.monotonic() - begun, 2), peak_mib=peak_mib)
     return _with_outcome(row, job, child.returncode, last, late.is_set())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import lzma
 import os
 import shutil
 import stat
+import struct
 import tempfile
 import zipfile
 import zlib
@@ -27,6 +29,9 @@ _MOST_BYTES = 16 * 2**30
 _MAX_COMPRESSION = 200
 _SMALL_BYTES = 2**20
 _BLOCK = 2**20
+
+# Whatever Python's own module raises for damaged archives.
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError, RuntimeError)
 
 _PREAMBLE = 132
 _ZIP = b"PK\3\4"
@@ -199,7 +204,9 @@ def _extract(archive: Path, folder: Path) -> None:
                     while left > 0 and (block := content.read(min(_BLOCK, left))):
                         target.write(block)
                         left -= len(block)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except (*_ZIP_ERRORS, OSError) as error:
+        if getattr(error, "errno", None) is not None:  # of the disk, not of the archive
+            raise
         if "encrypted" in str(error) or "password" in str(error):
             raise SkullVAEError(f"'{archive.name}' is encrypted", "Extract it and give the folder") from error
         raise SkullVAEError(
@@ -215,6 +222,8 @@ def _check_archive(archive: Path, members: list[zipfile.ZipInfo], claimed: int) 
         member.file_size > _SMALL_BYTES and member.file_size > _MAX_COMPRESSION * member.compress_size
         for member in members
     )
+    # All members together, too: those of a malicious archive may share their bytes.
+    excessive = excessive or claimed > _MAX_COMPRESSION * archive.stat().st_size + _SMALL_BYTES
     if claimed > _MOST_BYTES or excessive:
         raise SkullVAEError(
             f"'{archive.name}' claims {claimed / 2**30:.1f} GiB of files, more than a study compresses to its size",

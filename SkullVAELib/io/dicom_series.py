@@ -23,6 +23,9 @@ _FEWEST_SLICES = 10
 _COARSEST_MM = 6.5
 _THICKEST_REFORMAT_MM = 5.0
 
+# A gantry tilts by at most 30 degrees: slices are not displaced by more than this, relative to the height of the stack.
+_MOST_SHIFTED = 0.7
+
 # Positions nearer than this are the same.
 _SAME_MM = 0.01
 
@@ -367,6 +370,9 @@ def _judged(series: Series, slices: list[Slice], notes: tuple[str, ...]) -> Cand
         return replace(made, reason="projection or rendering, not slices")
     if words & _NOT_ANATOMY:
         return replace(made, reason="map, subtraction or screen capture, not Hounsfield units of the head")
+    shift = float(np.linalg.norm(stack.offsets_mm[:, :2], axis=1).max())
+    if shift > _MOST_SHIFTED * extent[2]:
+        return replace(made, reason=f"slices are displaced by {shift:.0f} mm within their plane")
     missing = int(stack.missing.max())
     if missing > 1:
         gap = float(stack.steps_mm[stack.missing > 1].max())

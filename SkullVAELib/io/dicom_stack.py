@@ -19,6 +19,9 @@ MORE_MISSING = 2.1
 # One that is longer than this many lacks at least one.
 _ONE_MISSING = 1.5
 
+# The step of the grid of an uneven stack is that of its finer part, but not less than this fraction of the usual one.
+_LEAST_STEP = 0.5
+
 # Slices at least this thick, relative to the step to the next, leave nothing out.
 _COVERING = 0.9
 
@@ -125,7 +128,8 @@ class Stack:
         """Distance between slices of the rectangular grid: that of the finer part where distances differ."""
         if not self.is_uneven:
             return float(self.offsets_mm[-1, 2]) / (len(self.slices) - 1)
-        return float(np.quantile(self.steps_mm, 0.2, method="lower"))
+        finer = float(np.quantile(self.steps_mm, 0.2, method="lower"))
+        return max(finer, _LEAST_STEP * self.step_mm)
 
     @cached_property
     def grid(self) -> StackGrid:

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2])]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from dicom_files import cut_hole
 
@@ -59,8 +60,10 @@ def rows(study: Path) -> list[tuple]:
             stack = each.stack
             chosen = " (chosen)" if each is listed.chosen else ""
             made.append(
-                (study.name, each.key + chosen, stack.orientation, len(stack.slices))
-                + (f"{stack.step_mm:.1f}", f"{stack.tilt_degrees:.1f}", f"{dsc:.2f}", f"{seconds:.0f}")
+                (
+                    *(study.name, each.key + chosen, stack.orientation, len(stack.slices)),
+                    *(f"{stack.step_mm:.1f}", f"{stack.tilt_degrees:.1f}", f"{dsc:.2f}", f"{seconds:.0f}"),
+                )
             )
             print("| " + " | ".join(map(str, made[-1])) + " |", flush=True)
     return made
