@@ -99,7 +99,7 @@ def _nifti(folder: Path, skull: Skull, name: str = "a.nii.gz", array: np.ndarray
 def _folder(folder: Path, *names: str) -> Path:
     (folder / "series").mkdir()
     for name in names:
-        (folder / "series" / name).write_bytes(bytes(128) + b"DICM" + bytes(64))
+        (folder / "series" / name).write_bytes(bytes(128) + b"DICM\x02\0" + bytes(64))
     return folder / "series"
 
 

@@ -33,7 +33,7 @@ _BLOCK = 2**20
 # Whatever Python's own module raises for damaged archives.
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError, RuntimeError)
 
-_PREAMBLE = 132
+_BEGIN = 136
 _ZIP = b"PK\3\4"
 _EMPTY_ZIP = b"PK\5\6"
 
@@ -77,13 +77,13 @@ def is_dicom_source(path: str | os.PathLike) -> bool:
 
 
 def may_be_dicom(begin: bytes) -> bool:
-    """Whether a file with these first bytes (132) may be DICOM: it has the mark, or begins with an element of the
-    groups 0002 or 0008, as files without the mark do."""
+    """Whether a file with these first bytes (136) may be DICOM: it begins with an element of the groups 0002 or 0008,
+    after the mark or, as in files without it, at once."""
     if begin[128:132] == b"DICM":
-        return True
+        return begin[132:134] in (b"\x02\0", b"\x08\0")
     # Group, element and the length or the two letters of the first element; either byte order.
     little, big = begin[:2] in (b"\x02\0", b"\x08\0"), begin[:2] in (b"\0\x02", b"\0\x08")
-    return len(begin) == _PREAMBLE and ((little and begin[3] == 0) or (big and begin[2] == 0))
+    return len(begin) == _BEGIN and ((little and begin[3] == 0) or (big and begin[2] == 0))
 
 
 def holds_dicom(folder: str | os.PathLike, deep: bool = True) -> bool:
@@ -177,7 +177,7 @@ def _begin(path: Path) -> bytes | None:
     """The first bytes of a file; None if it cannot be read."""
     try:
         with open(path, "rb") as file:
-            return file.read(_PREAMBLE)
+            return file.read(_BEGIN)
     except OSError:
         return None
 

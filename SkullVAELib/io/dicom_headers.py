@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 
 DEFLATED = "1.2.840.10008.1.2.1.99"
 
-_PIXELS = 0x7FE00010
+_PIXELS, _GROUP_LENGTH = 0x7FE00010, 0x00020000
+
+# Bytes of a preamble, the mark, and the element with the length of the meta header's group.
+_BEFORE_GROUP = 132 + 12
+
+# The headers of enhanced files with a thousand frames have a few megabytes.
+_LONGEST_HEADER = 2**25
 
 # Of a deflated file, uncompressed: as much as its pixels may shrink, at least that of a slice.
 _MOST_INFLATED = 2**31
@@ -155,7 +161,10 @@ def read_dataset(path: Path, pixels: bool = True, tags: Sequence[str] | None = N
         if _transfer_syntax(path) == DEFLATED:
             return read_partial(_inflated(path), _Stop(pixels), force=True, specific_tags=chosen)
         with open(path, "rb") as file:
-            return read_partial(file, _Stop(pixels), force=True, specific_tags=chosen)
+            stream: BinaryIO = file
+            if not pixels and path.stat().st_size > _LONGEST_HEADER:
+                stream = BytesIO(file.read(_LONGEST_HEADER))
+            return read_partial(stream, _Stop(pixels), force=True, specific_tags=chosen)
 
 
 def _transfer_syntax(path: Path) -> str:
@@ -165,7 +174,13 @@ def _transfer_syntax(path: Path) -> str:
     with open(path, "rb") as file:
         if file.read(132)[128:] != b"DICM":
             return ""
-    return str(read_file_meta_info(path).get("TransferSyntaxUID", ""))
+        meta = read_file_meta_info(path)
+        if _GROUP_LENGTH in meta:
+            file.seek(_BEFORE_GROUP + int(meta[_GROUP_LENGTH].value))
+            # Elements of group 0000 belong to messages. In a file that zeros pad, pydicom would read millions of them.
+            if file.read(2) == b"\0\0":
+                raise ValueError("no dataset")
+    return str(meta.get("TransferSyntaxUID", ""))
 
 
 class _Stop:
@@ -185,8 +200,7 @@ def _inflated(path: Path) -> BytesIO:
     from pydicom.filereader import read_file_meta_info
 
     raw = path.read_bytes()
-    # Preamble and mark, the element with the length of the group, and the group.
-    begin = 132 + 12 + int(read_file_meta_info(path)[0x0002, 0x0000].value)
+    begin = _BEFORE_GROUP + int(read_file_meta_info(path)[_GROUP_LENGTH].value)
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     most = min(_MOST_INFLATED, max(_SLICE_BYTES, _MAX_COMPRESSION * len(raw)))
     return BytesIO(inflater.decompress(raw[begin:], most))
