@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import pydicom
 from broken import HEAD, NO_HEAD, Scene
-from dicom_files import along_z, uid, with_meta, write_series
+from dicom_files import along_z, ct_slice, uid, with_meta, write_series
 from image_files import cut, nifti, nrrd, several_values, written
 
 from SkullVAELib.cli import main as cli
@@ -99,7 +99,9 @@ def _nifti(folder: Path, skull: Skull, name: str = "a.nii.gz", array: np.ndarray
 def _folder(folder: Path, *names: str) -> Path:
     (folder / "series").mkdir()
     for name in names:
-        (folder / "series" / name).write_bytes(bytes(128) + b"DICM\x02\0" + bytes(64))
+        made = ct_slice(np.zeros((8, 8)))
+        del made.Rows, made.Columns, made.PixelData
+        made.save_as(folder / "series" / name, enforce_file_format=True)
     return folder / "series"
 
 

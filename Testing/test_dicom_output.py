@@ -167,6 +167,24 @@ def test_a_series_without_a_frame_of_reference_costs_a_warning_only(tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["implant.stl"]
 
 
+def test_where_one_file_cannot_be_written_there_is_none(tmp_path, monkeypatch):
+    write_series(tmp_path / "in", np.full((35, 64, 64), -1000.0), positions(), (1.0, 1.0, 2.0))
+    (tmp_path / "out").mkdir()
+    write_stl(tetrahedron(), tmp_path / "out" / "implant.stl")
+
+    class Unwritable:
+        def save_as(self, path, **options):
+            path.write_bytes(b"half")
+            raise ValueError("an element of the source")
+
+    monkeypatch.setattr(dicom_output, "_encapsulated_stl", lambda *given: Unwritable())
+    with open_study(tmp_path / "in") as study:
+        source = read_series(study, study.choose(None))
+        with pytest.raises(ValueError, match="an element"):
+            write_dicom(source, *masks(source), tmp_path / "out" / "implant.stl", tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["implant.stl"]
+
+
 def test_without_highdicom_the_remedy_is_stated_before_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(dicom_output.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SkullVAEError, match=r'pip install "skullvae\[dicom\]"'):

@@ -90,9 +90,18 @@ def write_dicom(source: DicomVolume, completed: np.ndarray, implant: np.ndarray,
                 "DICOM files were left out: the series has no frame of reference, so that they could not be placed in"
                 " it. Export the series again from its archive."
             ]
-        segmentation = _segmentation(source, images, completed | implant, implant)
-        segmentation.save_as(folder / SEGMENTATION)
-        _encapsulated_stl(images, stl.read_bytes()).save_as(folder / ENCAPSULATED_STL, enforce_file_format=True)
+        made = {
+            SEGMENTATION: _segmentation(source, images, completed | implant, implant),
+            ENCAPSULATED_STL: _encapsulated_stl(images, stl.read_bytes()),
+        }
+        try:
+            for name, dataset in made.items():
+                dataset.save_as(folder / name, enforce_file_format=True)
+        except BaseException:
+            # Both or none: a part of a file is written where an element of the source cannot be.
+            for name in made:
+                (folder / name).unlink(missing_ok=True)
+            raise
     if not source.resampled:
         return []
     return [
