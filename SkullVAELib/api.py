@@ -19,6 +19,7 @@ from SkullVAELib.evaluation.folders import CaseScore, evaluate_folders
 from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.implant.options import MESH_FORMATS, ImplantOptions
 from SkullVAELib.io.images import read_volume
+from SkullVAELib.mesh.three_mf import check_3mf
 from SkullVAELib.report.result_files import OutputOptions, RunResult, write_files
 from SkullVAELib.report.result_names import PUBLISHED_FILES
 from SkullVAELib.session.cleanup import remove_responses
@@ -28,15 +29,17 @@ from SkullVAELib.vae.device import resolve_device
 from SkullVAELib.vae.networks import SkullModel
 
 
-def read_image(path: str | os.PathLike, segment: str | int | None = None) -> Volume:
+def read_image(path: str | os.PathLike, segment: str | int | None = None, series: str | None = None) -> Volume:
     """Read a head CT in Hounsfield units or a skull segmentation.
 
     Parameters
     ----------
     path : str or path
-        A 3D image: .nrrd, .nhdr, .nii, .nii.gz, .mha or .mhd.
+        A 3D image: .nrrd, .nhdr, .nii, .nii.gz, .mha or .mhd; or DICOM: a folder, a zip archive, a DICOMDIR or a file.
     segment : str or int, optional
         Name of a segment of a .seg.nrrd file, or label value; not needed if there is one segment only.
+    series : str, optional
+        Number or UID of a DICOM series; by default the most suitable CT series is taken.
 
     Returns
     -------
@@ -50,7 +53,7 @@ def read_image(path: str | os.PathLike, segment: str | int | None = None) -> Vol
         The file is missing, damaged, not a 3D image with one value per voxel, its axes are not perpendicular, or it has
         several segments and `segment` chooses none.
     """
-    return read_volume(path, segment)
+    return read_volume(path, segment, series)
 
 
 def load_model(path: str | os.PathLike | None = None, device: str = "auto") -> SkullModel:
@@ -166,8 +169,8 @@ def write_result(
         Of `complete` or `make_implant`.
     folder : str or path
         Made where it is missing; an earlier result there is replaced, other files stay.
-    formats : sequence of {"stl", "obj", "ply"}
-        Mesh formats; STL is always written.
+    formats : sequence of {"stl", "obj", "ply", "3mf"}
+        Mesh formats; STL is always written, and 3MF needs the package lib3mf.
     skull : bool
         Write the surface of the defective skull as skull.stl.
     html_report : bool
@@ -187,6 +190,8 @@ def write_result(
     """
     if unknown := sorted(set(formats) - set(MESH_FORMATS)):
         raise SkullVAEError(f"The mesh format '{unknown[0]}' is unknown", f"Use {', '.join(MESH_FORMATS)}")
+    if "3mf" in formats:
+        check_3mf()
     folder = Path(folder)
     result = replace(result, formats=tuple(formats), uncertain=uncertainty)
     if "ply" in formats and not result.options.thickness_map:

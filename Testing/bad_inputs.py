@@ -22,7 +22,9 @@ from scipy import ndimage
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import pydicom
 from broken import HEAD, NO_HEAD, Scene
+from dicom_files import along_z, ct_slice, uid, with_meta, write_series
 from image_files import cut, nifti, nrrd, several_values, written
 
 from SkullVAELib.cli import main as cli
@@ -97,7 +99,40 @@ def _nifti(folder: Path, skull: Skull, name: str = "a.nii.gz", array: np.ndarray
 def _folder(folder: Path, *names: str) -> Path:
     (folder / "series").mkdir()
     for name in names:
-        (folder / "series" / name).write_bytes(bytes(128) + b"DICM" + bytes(64))
+        made = ct_slice(np.zeros((8, 8)))
+        del made.Rows, made.Columns, made.PixelData
+        made.save_as(folder / "series" / name, enforce_file_format=True)
+    return folder / "series"
+
+
+def _series(folder: Path, count: int = 35, drop: tuple[int, ...] = (), **elements) -> Path:
+    """A small DICOM series of air; drop: numbers of the slices that are missing."""
+    write_series(
+        folder / "series",
+        np.full((count, 64, 64), -1000.0),
+        along_z(count, 2.0),
+        (1.0, 1.0, 2.0),
+        change=lambda index, made: None if index in drop else made,
+        **elements,
+    )
+    return folder / "series"
+
+
+def _truncated(series: Path) -> Path:
+    for path in sorted(series.iterdir())[10:13]:
+        cut(path, -3000)
+    return series
+
+
+def _two_patients(folder: Path) -> Path:
+    """Two series of two patients, in subfolders."""
+    for number, patient in enumerate(("A", "B")):
+        made = _series(folder, SeriesInstanceUID=uid(patient), StudyInstanceUID=uid(patient, 1), PatientID=patient)
+        for path in made.glob("IM*"):
+            dataset = pydicom.dcmread(path)
+            dataset.SOPInstanceUID = uid(patient, path.name)
+            with_meta(dataset).save_as(made / f"{number}_{path.name}", enforce_file_format=True)
+            path.unlink()
     return folder / "series"
 
 
@@ -128,12 +163,34 @@ def _no_folder_there(folder: Path, skull: Skull) -> list:
 
 FILES: dict[str, BadInput] = {
     "a missing file": BadInput(lambda d, s: d / "a.nrrd", 2, "does not exist"),
-    "a folder": BadInput(lambda d, s: _folder(d), 2, "is a folder"),
-    "a DICOM folder": BadInput(lambda d, s: _folder(d, "IM0001", "IM0002"), 2, "DICOM"),
-    "a DICOM file": BadInput(lambda d, s: _folder(d, "a.dcm") / "a.dcm", 2, "is a DICOM file"),
-    "a DICOM file without suffix": BadInput(lambda d, s: _folder(d, "IM0001") / "IM0001", 2, "is a DICOM file"),
-    "DICOMDIR": BadInput(lambda d, s: _file(d, "DICOMDIR", bytes(200)), 2, "DICOM medium"),
-    "a zip archive": BadInput(lambda d, s: _file(d, "a.zip", b"PK\3\4"), 2, "archive"),
+    "a folder": BadInput(lambda d, s: _folder(d), 2, "holds no DICOM files"),
+    "a DICOM folder without images": BadInput(lambda d, s: _folder(d, "IM0001", "IM0002"), 2, "but no images"),
+    "a DICOM file without an image": BadInput(lambda d, s: _folder(d, "a.dcm") / "a.dcm", 2, "not a DICOM image"),
+    "a DICOM file with another suffix": BadInput(
+        lambda d, s: _folder(d, "a.nrrd") / "a.nrrd", 2, "suffix of another format"
+    ),
+    "DICOMDIR without files": BadInput(lambda d, s: _file(d, "DICOMDIR", bytes(200)), 2, "holds no DICOM files"),
+    "a damaged zip archive": BadInput(lambda d, s: _file(d, "a.zip", b"PK\3\4"), 2, "damaged or incomplete"),
+    "an archive that is no zip": BadInput(lambda d, s: _file(d, "a.7z", b"7z\xbc\xaf"), 2, "archive"),
+    "a DICOM folder with a scout only": BadInput(
+        lambda d, s: _series(d, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), 2, "localizer (scout)"
+    ),
+    "a DICOM series of MR": BadInput(lambda d, s: _series(d, Modality="MR"), 2, "not CT but MR"),
+    "a DICOM series of 30 mm": BadInput(lambda d, s: _series(d, count=15), 2, "covers only 30 mm"),
+    "a DICOM series with three neighbouring slices missing": BadInput(
+        lambda d, s: _series(d, drop=(12, 13, 14)), 2, "3 neighbouring slices are missing"
+    ),
+    "a DICOM series with truncated slices": BadInput(lambda d, s: _truncated(_series(d)), 2, "damaged or truncated"),
+    "a DICOM folder of two patients": BadInput(lambda d, s: _two_patients(d), 2, "several patients"),
+    "a series that is not there": BadInput(
+        lambda d, s: [_series(d), "--series", "9", "-o", d / "out"], 2, "There is no series '9'"
+    ),
+    "a scout chosen with --series": BadInput(
+        lambda d, s: [_series(d, ImageType=["LOCALIZER"]), "--series", "2", "-o", d / "out"], 2, "is not usable"
+    ),
+    "--dicom without a DICOM input": BadInput(
+        lambda d, s: [_volume(d, s, s.defective.array), "--dicom", "-o", d / "out"], 2, "needs a DICOM input"
+    ),
     "a mesh": BadInput(lambda d, s: _file(d, "a.stl", b"solid"), 2, "surface model"),
     "another suffix": BadInput(lambda d, s: _file(d, "a.txt", b"text"), 2, "no known image suffix"),
     "a format other than the suffix": BadInput(

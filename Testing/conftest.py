@@ -54,6 +54,9 @@ ALLOWED_SKIPS = {
     "no Chromium on this machine": AllowedSkip(
         "a browser is required on Linux, where system_libraries.py reports how to install it", ("darwin", "win32")
     ),
+    "no dciodvfy on this machine": AllowedSkip(
+        "the checker is required on Linux, where system_libraries.py reports how to install it", ("darwin", "win32")
+    ),
     "root may write anywhere": AllowedSkip("permissions do not restrict root, or the platform has no such user"),
     "mounting a small disk is not permitted here": AllowedSkip("only root may mount a file system"),
     "SKULLVAE_MODEL names another model than the recorded one": AllowedSkip(

@@ -27,6 +27,7 @@ class Requirement(NamedTuple):
 
 
 CHROMIUM = Requirement("chromium", "chromium", "opens HTML reports and pages")
+DCIODVFY = Requirement("dciodvfy", "dicom3tools", "checks DICOM files of results")
 
 REQUIREMENTS = (
     Requirement("libEGL.so.1", "libegl1", "Qt widgets and VTK rendering"),
@@ -36,6 +37,7 @@ REQUIREMENTS = (
     Requirement("libfontconfig.so.1", "libfontconfig1", "Qt widgets"),
     Requirement("libglib-2.0.so.0", "libglib2.0-0", "Qt"),
     CHROMIUM,
+    DCIODVFY,
 )
 
 
@@ -48,6 +50,8 @@ def is_present(requirement: Requirement) -> bool:
     """Whether the dynamic loader finds the library, or the search path the program."""
     if requirement is CHROMIUM:
         return browser() is not None
+    if requirement is DCIODVFY:
+        return shutil.which(requirement.name) is not None
     try:
         ctypes.CDLL(requirement.name)
     except OSError:

@@ -267,7 +267,7 @@ BAD_CALLS = {
     "mesh of another kind": (["mesh", HEAD, "-o", "DIR/m.step"], ".stl, .obj, .ply"),
     "mesh into a missing folder": (["mesh", HEAD, "-o", "DIR/none/m.stl"], "does not exist"),
     "missing input": (["complete", "DIR/none.nrrd", *OUT], "does not exist"),
-    "folder as input": (["complete", "DIR", *OUT], "is a folder"),
+    "folder as input": (["complete", "DIR", *OUT], "holds no DICOM files"),
     "not an image": (["complete", "DIR/text.nrrd", *OUT], "cannot be read"),
     "missing model": (["complete", HEAD, *OUT, "--model", "DIR/none.safetensors"], "model file"),
     "output is a file": (["complete", HEAD, "-o", "DIR/file"], "not a folder"),

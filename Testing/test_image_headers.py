@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import bz2
 import os
+import tarfile
 import threading
-import zipfile
 
 import nibabel as nib
 import numpy as np
@@ -284,10 +284,9 @@ def test_old_segmentations_with_a_layer_for_each_segment_are_read(tmp_path):
 
 
 def other_files(folder):
-    with zipfile.ZipFile(folder / "study.zip", "w") as archive:
-        archive.writestr("a.dcm", b"x")
-    for name in ("DICOMDIR", "IM0001", "a.dcm", "renamed.nrrd"):
-        (folder / name).write_bytes(bytes(128) + b"DICM" + bytes(64))
+    with tarfile.open(folder / "study.tar.gz", "w:gz") as archive:
+        archive.addfile(tarfile.TarInfo("a.dcm"))
+    (folder / "renamed.nrrd").write_bytes(bytes(128) + b"DICM" + bytes(64))
     for name in ("a.stl", "a.OBJ", "a.ply"):
         (folder / name).write_bytes(b"solid a\n")
     (folder / "a.png").write_bytes(b"\x89PNG")
@@ -297,15 +296,12 @@ def other_files(folder):
 @pytest.mark.parametrize(
     ("name", "cause", "remedy"),
     [
-        ("study.zip", "archive", "Extract it"),
-        ("DICOMDIR", "DICOM", "3D Slicer and save the volume as .nrrd"),
-        ("IM0001", "DICOM", "3D Slicer and save the volume as .nrrd"),
-        ("a.dcm", "DICOM", "3D Slicer and save the volume as .nrrd"),
-        ("renamed.nrrd", "DICOM", "3D Slicer and save the volume as .nrrd"),
+        ("study.tar.gz", "archive", "Extract it and give the folder of the DICOM series"),
+        ("renamed.nrrd", "DICOM", "Rename it without the suffix of an image file"),
         ("a.stl", "surface model", "convert the model to a segmentation"),
         ("a.OBJ", "surface model", "convert the model to a segmentation"),
         ("a.ply", "surface model", "convert the model to a segmentation"),
-        ("a.png", "picture", "save the volume as .nrrd"),
+        ("a.png", "picture", "Give the folder of the DICOM series"),
     ],
 )
 def test_files_of_other_kinds_are_named_with_the_way_to_convert_them(tmp_path, name, cause, remedy):

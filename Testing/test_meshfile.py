@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import zipfile
+from xml.etree import ElementTree
+
 import numpy as np
 import pytest
 import trimesh
 
+from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.implant.options import MESH_FORMATS as FORMATS
+from SkullVAELib.mesh import three_mf
 from SkullVAELib.mesh.colours import THICKNESS_SCALE_MM
-from SkullVAELib.mesh.files import VertexScalar, write_obj, write_ply, write_stl
+from SkullVAELib.mesh.files import VertexScalar, write_mesh, write_obj, write_ply, write_stl
 from SkullVAELib.mesh.mesh import Mesh, concatenate_meshes, largest_mesh_component
+from SkullVAELib.mesh.three_mf import write_3mf
 
 WRITERS = {"stl": write_stl, "obj": write_obj, "ply": write_ply}
 
@@ -20,7 +26,7 @@ def ball(radius: float = 10.0, centre=(30.0, -50.0, 70.0)) -> Mesh:
 
 
 def test_every_format_has_its_writer():
-    assert set(WRITERS) == set(FORMATS)
+    assert set(WRITERS) | {"3mf"} == set(FORMATS)
 
 
 @pytest.mark.parametrize("kind", WRITERS)
@@ -81,3 +87,50 @@ def test_meshes_are_joined_and_the_largest_is_found_again():
     two = concatenate_meshes([ball(), Mesh(ball(4.0).points, ball(4.0).faces[:40])])
     assert largest_mesh_component(two).volume_ml == pytest.approx(ball().volume_ml)
     assert len(concatenate_meshes([]).faces) == 0
+
+
+def objects_of(path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The objects of a 3MF file by their names, points and triangles, read without lib3mf."""
+    with zipfile.ZipFile(path) as archive:
+        model = ElementTree.fromstring(archive.read("3D/3dmodel.model"))
+    core = "{http://schemas.microsoft.com/3dmanufacturing/core/2015/02}"
+    assert model.get("unit") == "millimeter"
+    built = [item.get("objectid") for item in model.iter(f"{core}item")]
+    found = {}
+    for each in model.iter(f"{core}object"):
+        assert each.get("id") in built and each.get("pid")
+        points = [[float(point.get(axis)) for axis in "xyz"] for point in each.iter(f"{core}vertex")]
+        faces = [[int(face.get(name)) for name in ("v1", "v2", "v3")] for face in each.iter(f"{core}triangle")]
+        found[each.get("name")] = np.array(points), np.array(faces)
+    return found
+
+
+def test_a_3mf_holds_named_objects_with_the_same_points_and_triangles(tmp_path):
+    meshes = {"Implant piece 1": ball(), "Implant piece 2": ball(5.0, (-20, 0, 3))}
+    write_3mf(list(meshes.items()), tmp_path / "implant.3mf")
+    found = objects_of(tmp_path / "implant.3mf")
+    assert list(found) == list(meshes)
+    for name, mesh in meshes.items():
+        points, faces = found[name]
+        np.testing.assert_allclose(points, mesh.points * [-1, -1, 1], atol=1e-5)
+        assert np.array_equal(faces, mesh.faces)
+
+
+def test_a_3mf_states_what_it_is_and_not_for_and_is_the_same_again(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        write_mesh(ball(), tmp_path / name / "implant.3mf")
+    assert (tmp_path / "a" / "implant.3mf").read_bytes() == (tmp_path / "b" / "implant.3mf").read_bytes()
+    with zipfile.ZipFile(tmp_path / "a" / "implant.3mf") as archive:
+        model = archive.read("3D/3dmodel.model").decode()
+    assert 'name="Application"' in model and "SkullVAE" in model
+    assert "not for clinical use" in model and "LPS" in model
+    assert "displaycolor=" in model
+    assert list(objects_of(tmp_path / "a" / "implant.3mf")) == ["Implant"]
+
+
+def test_without_lib3mf_the_remedy_is_stated_and_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(three_mf.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SkullVAEError, match=r'pip install "skullvae\[3mf\]"'):
+        write_mesh(ball(), tmp_path / "a.3mf")
+    assert not list(tmp_path.iterdir())

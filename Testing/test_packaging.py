@@ -66,12 +66,13 @@ def test_the_library_knows_neither_slicer_nor_qt_and_loads_no_pickle(path):
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.name)
-def test_whatever_the_library_imports_is_required_or_an_extra_of_training_or_batch(path):
+def test_whatever_the_library_imports_is_required_or_of_an_extra(path):
     distributions = {"PIL": "pillow", "SimpleITK": "simpleitk", "vtkmodules": "vtk", "tensorboardX": "tensorboardx"}
     ours = {"SkullVAELib"}
     third_party = {name for name in imports(path) if name not in sys.stdlib_module_names} - ours
     extras = PROJECT["project"]["optional-dependencies"]
-    known = requirements(PROJECT["project"]["dependencies"], extras["training"], extras["batch"])
+    used = (extras[name] for name in ("training", "batch", "dicom", "3mf"))
+    known = requirements(PROJECT["project"]["dependencies"], *used)
     assert {distributions.get(name, name) for name in third_party} <= known
 
 

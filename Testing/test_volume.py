@@ -105,7 +105,7 @@ def shear():
 
 BAD_FILES = {
     "missing": (lambda d: d / "missing.nrrd", "does not exist"),
-    "a folder": (lambda d: d, "is a folder"),
+    "a folder": (lambda d: d, "holds no DICOM files"),
     "unknown suffix": (lambda d: cut(nrrd(d), None).rename(d / "a.txt"), "no known image suffix"),
     "no bytes": (lambda d: cut(nrrd(d), 0), "is empty"),
     "not an image": (lambda d: cut(nrrd(d), 9), "cannot be read"),

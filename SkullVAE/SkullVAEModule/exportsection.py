@@ -126,7 +126,7 @@ class ExportSection:
     def _formats(self) -> list[str]:
         parameters = self._parameters
         selected = {"stl": parameters.exportSTL, "obj": parameters.exportOBJ, "ply": parameters.exportPLY}
-        return [name for name in MESH_FORMATS if selected[name]]
+        return [name for name in MESH_FORMATS if selected.get(name)]
 
     def _missing(self, present: bool, busy: bool) -> str:
         parameters = self._parameters

@@ -275,7 +275,11 @@ def complete_case(job: CaseJob) -> CaseRow | None:
         timer.cancel()
         _running.remove(child)
     # Only the last line of the output is reported. A folder may name a person; the file's name is known anyway.
-    lines = output.replace(str(job.path), job.path.name).split("\n")
+    said = output.replace(str(job.path), job.path.name)
+    if job.path.is_dir():
+        # A folder of DICOM files may be called after the patient, where a list gives the case another name.
+        said = said.replace(f"'{job.path.name}'", f"'{job.name}'")
+    lines = said.split("\n")
     last = next((" ".join(line.split()) for line in reversed(lines) if line.strip()), "")
     row = CaseRow(job.name, seconds=round(time.monotonic() - begun, 2), peak_mib=peak_mib)
     assert child.code is not None

@@ -16,6 +16,10 @@ SUMMARIES = ("summary.json", "summary.csv")
 """Names of the tables, which are next to the folders of the cases."""
 
 
+# Columns of a CSV list.
+_CELLS = ("path", "name", "threshold", "roi", "box", "segment", "series")
+
+
 @dataclass(frozen=True)
 class CohortCase:
     """One skull of a cohort.
@@ -43,15 +47,15 @@ def list_cases(source: Path) -> list[CohortCase]:
     Parameters
     ----------
     source : Path
-        A folder: all image files directly in it that are not hidden, sorted by name. A text file: one path per line;
-        blank lines and lines that begin with # are skipped. A CSV file: the column `path` and optionally `name`,
-        `threshold` (HU), `roi` (as for --roi; `box` in version 0.1) and `segment` (as for --segment). Paths are
-        relative to the folder of the list.
+        A folder: all image files and folders with DICOM files directly in it that are not hidden, sorted by name. A
+        text file: one path per line; blank lines and lines that begin with # are skipped. A CSV file: the column `path`
+        and optionally `name`, `threshold` (HU), `roi` (as for --roi; `box` in version 0.1), `segment` (as for
+        --segment) and `series` (as for --series). Paths are relative to the folder of the list.
 
     Returns
     -------
     list of CohortCase
-        The cases; by default a case has the name of its file without the suffix.
+        The cases; by default a case has the name of its folder, or of its file without the suffix.
 
     Raises
     ------
@@ -59,12 +63,18 @@ def list_cases(source: Path) -> list[CohortCase]:
         The source cannot be read or has no cases, a name is not possible as a folder name, or two cases have the same
         name.
     """
+    from SkullVAELib.io.dicom_files import holds_dicom
     from SkullVAELib.io.images import SUFFIXES
 
     source = Path(source)
     if source.is_dir():
         cases = [_case(path) for path in sorted(source.iterdir()) if _is_image(path)]
-        remedy = f"Put {', '.join(SUFFIXES)} files directly into the folder, or list them in a file"
+        if not cases and holds_dicom(source, deep=False):
+            raise SkullVAEError(
+                f"'{source}' is a folder of DICOM slices, not a cohort",
+                "Use skullvae complete, or give the folder that holds one folder per patient",
+            )
+        remedy = f"Put {', '.join(SUFFIXES)} files or DICOM folders directly into it, or list them in a file"
     elif not source.is_file():
         raise SkullVAEError(f"'{source}' does not exist", "Give a folder of skulls, or a list of files")
     elif source.name.lower().endswith(SUFFIXES):
@@ -79,16 +89,24 @@ def list_cases(source: Path) -> list[CohortCase]:
 
 
 def _is_image(path: Path) -> bool:
+    from SkullVAELib.io.dicom_files import holds_dicom
     from SkullVAELib.io.images import SUFFIXES
 
-    return path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".") and path.is_file()
+    if path.name.startswith("."):
+        return False
+    if path.is_dir():
+        return holds_dicom(path)
+    return path.name.lower().endswith(SUFFIXES) and path.is_file()
 
 
 def _case(path: Path, name: str | None = None, arguments: tuple[str, ...] = ()) -> CohortCase:
     if not name:
-        from SkullVAELib.io.images import volume_suffix
+        from SkullVAELib.io.images import is_dicom, volume_suffix
 
-        name = path.name[: -len(volume_suffix(path))]
+        if is_dicom(path):
+            name = path.stem if path.is_file() else path.name
+        else:
+            name = path.name[: -len(volume_suffix(path))]
     return CohortCase(name, path.absolute(), arguments)
 
 
@@ -106,18 +124,18 @@ def _from_csv(source: Path) -> Iterator[CohortCase]:
     if "path" not in (reader.fieldnames or ()):
         raise SkullVAEError(f"'{source}' has no column 'path'", "Write the column names in its first line: path,name")
     for row in reader:
-        cells = {key: (row.get(key) or "").strip() for key in ("path", "name", "threshold", "roi", "box", "segment")}
+        cells = {key: (row.get(key) or "").strip() for key in _CELLS}
         with _errors_with_line(source, reader.line_num):
             if not cells["path"]:
                 raise SkullVAEError("The path is missing", "Fill it in or remove the line")
             yield _case(
                 source.parent / cells["path"],
                 cells["name"],
-                _arguments(cells["threshold"], cells["roi"] or cells["box"], cells["segment"]),
+                _arguments(cells["threshold"], cells["roi"] or cells["box"], cells["segment"], cells["series"]),
             )
 
 
-def _arguments(threshold: str, roi: str, segment: str) -> tuple[str, ...]:
+def _arguments(threshold: str, roi: str, segment: str, series: str) -> tuple[str, ...]:
     """The options of a case from the cells of a CSV file; raises SkullVAEError for invalid ones."""
     arguments = []
     if threshold:
@@ -133,6 +151,8 @@ def _arguments(threshold: str, roi: str, segment: str) -> tuple[str, ...]:
         arguments.append(f"--roi={roi}")
     if segment:
         arguments.append(f"--segment={segment}")
+    if series:
+        arguments.append(f"--series={series}")
     return tuple(arguments)
 
 
@@ -201,8 +221,10 @@ def made_from(case: CohortCase, arguments: Sequence[str], model_sha256: str) -> 
 
 
 def _files(path: Path) -> list[Path]:
-    """The files of an image: itself and, for a detached header, the file of voxels; raises SkullVAEError where that
-    header is damaged."""
+    """The files of an image: itself and, for a detached header, the file of voxels; those of a folder; raises
+    SkullVAEError where a header is damaged."""
+    if path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.is_file())
     if path.suffix.lower() not in (".nhdr", ".mhd"):
         return [path]
     from SkullVAELib.io.header_checks import check_meta, check_nrrd

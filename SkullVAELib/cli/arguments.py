@@ -12,6 +12,9 @@ from SkullVAELib.core.errors import SkullVAEError
 INPUT_SUFFIXES = ".nrrd, .nhdr, .nii, .nii.gz, .mha or .mhd"
 """File name suffixes of images, as the help states them."""
 
+DICOM_INPUTS = "a DICOM folder, zip archive, DICOMDIR or file"
+"""What is read as DICOM, as the help states it."""
+
 
 def add_progress_option(parser: argparse.ArgumentParser) -> None:
     """Declare --progress, whose value `SkullVAELib.core.console.progress` takes."""

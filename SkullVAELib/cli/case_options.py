@@ -49,6 +49,11 @@ def add_case_options(parser: argparse.ArgumentParser) -> tuple[argparse.Action, 
         " there are several",
     )
     add(
+        "--series",
+        metavar="NUMBER_OR_UID",
+        help="series of a DICOM input, by its number in skullvae series or its UID; default: the most suitable one",
+    )
+    add(
         "--roi",
         "--box",  # its name in version 0.1
         metavar="CX,CY,CZ,SX,SY,SZ",
@@ -137,7 +142,8 @@ def add_case_options(parser: argparse.ArgumentParser) -> tuple[argparse.Action, 
     add(
         "--force",
         action="store_true",
-        help="also complete images that are not plausible as a skull; check the result carefully",
+        help="also complete images that are not plausible as a skull, and DICOM series with several neighbouring slices"
+        " missing; check the result carefully",
     )
     implant = parser.add_argument_group(
         "printable implant", "options of the meshes, lengths in mm; implant.nrrd does not change"
@@ -177,7 +183,7 @@ def add_case_options(parser: argparse.ArgumentParser) -> tuple[argparse.Action, 
         type=_formats,
         default=("stl",),
         help=f"mesh formats, comma-separated: {', '.join(MESH_FORMATS)}; PLY includes the thickness as values and"
-        " colours; STL is always written",
+        " colours; 3MF has one named object per piece and needs the package lib3mf; STL is always written",
     )
     add(
         "--skull",
@@ -187,6 +193,13 @@ def add_case_options(parser: argparse.ArgumentParser) -> tuple[argparse.Action, 
         help="also write the surface of the defective skull, skull.stl",
     )
     add("--report", action="store_true", help="also write report.html, one file with figures and pictures")
+    add(
+        "--dicom",
+        action="store_true",
+        help="also write DICOM files for a picture archive, of a DICOM input: completed_and_implant.seg.dcm (segments"
+        " of the completed skull and of the implant) and implant.stl.dcm (the printable implant). They contain the"
+        " patient's name and identifiers, as the source does; no other result does",
+    )
     add(
         "--display",
         action="store_true",
@@ -263,6 +276,10 @@ def parse_case_options(options: argparse.Namespace) -> tuple[ImplantOptions, ROI
         options.split,
         thickness_map="ply" in options.format,
     )
+    if "3mf" in options.format:
+        from SkullVAELib.mesh.three_mf import check_3mf
+
+        check_3mf()
     choice = DefectChoice.parse(options.defects, options.at, options.not_at)
     for point in options.through:
         parse_point(point)

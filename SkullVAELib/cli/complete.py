@@ -9,7 +9,7 @@ from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from SkullVAELib.cli.arguments import INPUT_SUFFIXES, add_progress_option, existing_model
+from SkullVAELib.cli.arguments import DICOM_INPUTS, INPUT_SUFFIXES, add_progress_option, existing_model
 from SkullVAELib.cli.case_options import add_case_options, parse_case_options
 from SkullVAELib.completion.options import parse_point
 from SkullVAELib.core.background import Background
@@ -23,7 +23,9 @@ from SkullVAELib.report.result_names import PUBLISHED_FILES
 if TYPE_CHECKING:
     from SkullVAELib.completion.options import DefectChoice
     from SkullVAELib.geometry.roi import ROI
+    from SkullVAELib.geometry.volume import Volume
     from SkullVAELib.implant.options import ImplantOptions
+    from SkullVAELib.io.dicom_volume import DicomVolume
     from SkullVAELib.report.result_files import RunResult
 
 
@@ -48,7 +50,8 @@ def add_parser(commands) -> None:
         "input",
         metavar="INPUT",
         type=Path,
-        help=f"{INPUT_SUFFIXES}: a skull segmentation with one label, or a CT in HU",
+        help=f"{INPUT_SUFFIXES}: a skull segmentation with one label, or a CT in HU; or {DICOM_INPUTS}: the most"
+        " suitable CT series, see --series",
     )
     complete.add_argument("-o", "--output", metavar="DIR", type=Path, required=True, help="folder for the results")
     add_case_options(complete)
@@ -74,11 +77,15 @@ def add_parser(commands) -> None:
 def run_complete(options: argparse.Namespace) -> int:
     """Run `complete` and return the exit code, see `SkullVAELib.cli.main`."""
     from SkullVAELib.core.atomic_output import publish_files
-    from SkullVAELib.io.images import check_readable
+    from SkullVAELib.io.images import check_readable, is_dicom
     from SkullVAELib.session.cleanup import remove_responses
 
     implant_options, roi, choice = parse_case_options(options)
     path = check_readable(options.input)
+    if options.dicom:
+        from SkullVAELib.report.dicom_output import check_dicom_output
+
+        check_dicom_output(path)
     inputs = [path]
     if options.model is not None:
         inputs.append(existing_model(options.model))
@@ -91,17 +98,17 @@ def run_complete(options: argparse.Namespace) -> int:
 
             requests = stack.enter_context(Requests.from_stdin())
         report = stack.enter_context(progress_on(stream, options.progress))
-        with publish_files(options.output, PUBLISHED_FILES, inputs) as staging:
-            result = _complete_into(staging, path, options, implant_options, roi, choice, report)
+        with publish_files(options.output, PUBLISHED_FILES, inputs) as staging, ExitStack() as opened:
+            result = _complete_into(staging, path, options, implant_options, roi, choice, report, opened)
             remove_responses(options.output)  # before the new results appear: responses belong to the earlier ones
         # The files are in place only now.
         report("done", 1.0)
         for warning in result.report["warnings"]:
             print_message(f"Warning: {warning}")
         if not result.report["found"]:
-            print_message(
-                f"No defect was found in '{path.name}': the results in '{options.output}' contain no implant."
-            )
+            # The name of a folder of DICOM files may be that of a patient.
+            what = result.report["input"] if is_dicom(path) else f"'{path.name}'"
+            print_message(f"No defect was found in {what}: the results in '{options.output}' contain no implant.")
         else:
             print_message(f"The results are in '{options.output}'. {NOTICE}")
         if requests is not None and stream is not None and result.completion.patient is not None:
@@ -119,15 +126,17 @@ def _complete_into(
     roi: ROI | None,
     choice: DefectChoice,
     report: Report,
+    opened: ExitStack,
 ) -> RunResult:
-    """Complete the skull in the file `path`, write all files into `staging` and return the result."""
-    from SkullVAELib.io.images import read_volume
+    """Complete the skull in the file `path`, write all files into `staging` and return the result.
 
+    opened: keeps DICOM files of an archive until the results are written.
+    """
     # torch takes a second to import, beside which the file is read; until then the bar stays at its start.
     start = Stages({"read": 1, "load libraries": 1}, lambda stage, fraction: report(stage, 0.0))
     with Background(_load_libraries, _HEADER_SECONDS) as libraries:
         with start.stage("read"):
-            volume = read_volume(path, options.segment)
+            volume, source = _read(path, options, opened)
         with start.stage("load libraries"):
             libraries.finish()
             from SkullVAELib.completion.options import CompletionOptions
@@ -170,10 +179,15 @@ def _complete_into(
         output_libraries.finish()
     from SkullVAELib.report.result_files import OutputOptions, RunResult, write_files
 
-    result = RunResult.of(completion, volume, implant_options, options.format, path.name, model_path.name)
+    result = RunResult.of(completion, volume, implant_options, options.format, volume.name, model_path.name)
     result = dataclasses.replace(result, uncertain=options.uncertainty)
     outputs = OutputOptions(
-        options.proposals, options.uncertainty, options.skull, options.display, html_report=options.report
+        options.proposals,
+        options.uncertainty,
+        options.skull,
+        options.display,
+        html_report=options.report,
+        dicom_source=source if options.dicom else None,
     )
     return write_files(result, staging, outputs, stages, start.seconds)
 
@@ -182,6 +196,22 @@ def load_libraries() -> None:
     """Import all that a completion and its results need, for a process that runs several."""
     _load_libraries()
     _load_output_libraries()
+
+
+def _read(path: Path, options: argparse.Namespace, opened: ExitStack) -> tuple[Volume, DicomVolume | None]:
+    """The volume of a file, or of a DICOM series with its slices; files of an archive are kept in `opened`."""
+    from SkullVAELib.io.images import check_dicom_options, is_dicom, read_volume
+
+    if not is_dicom(path):
+        return read_volume(path, options.segment, options.series), None
+    from SkullVAELib.io.dicom_series import open_study
+    from SkullVAELib.io.dicom_volume import read_series
+
+    check_dicom_options(options.segment)
+    study = opened.enter_context(open_study(path))
+    chosen = study.choose(options.series, options.force)
+    source = read_series(study, chosen, options.series is not None, options.force)
+    return source.volume, source
 
 
 def _load_libraries() -> None:

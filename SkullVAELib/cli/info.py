@@ -27,6 +27,7 @@ PACKAGES = {
     "vtkmodules": "vtk",
     "safetensors": "safetensors",
     "PIL": "pillow",
+    "pydicom": "pydicom",
 }
 
 

@@ -8,8 +8,8 @@ from typing import ClassVar
 
 from SkullVAELib.core.errors import SkullVAEError
 
-MESH_FORMATS = ("stl", "obj", "ply")
-"""Mesh file formats; STL is always written."""
+MESH_FORMATS = ("stl", "obj", "ply", "3mf")
+"""Mesh file formats; STL is always written, and 3MF needs the package lib3mf."""
 
 THICKNESS_MODES = ("patient", "constant", "minimum")
 """How the thickness is determined: by the completed skull, or with a length in mm, see `ImplantOptions.thickness`."""

@@ -81,8 +81,8 @@ def sheared(name: str, moved_mm: float | None = None) -> SkullVAEError:
     return SkullVAEError(
         f"'{name}' has a sheared or degenerate grid{extent}: its axes are not perpendicular, as in a CT with a tilted"
         " gantry",
-        "Resample it to a rectangular grid, for example: load the DICOM series in 3D Slicer with acquisition geometry"
-        " regularization, harden the transform and save the volume as .nrrd",
+        "Resample it to a rectangular grid: give the folder of the original DICOM series instead, or load the series in"
+        " 3D Slicer with acquisition geometry regularization, harden the transform and save the volume as .nrrd",
     )
 
 

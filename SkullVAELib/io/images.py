@@ -18,6 +18,7 @@ import SimpleITK as sitk
 from SkullVAELib.core.atomic_output import atomic_file
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.io.dicom_files import is_dicom_source
 from SkullVAELib.io.grids import (
     forms_warning,
     nifti_forms,
@@ -76,14 +77,19 @@ def volume_suffix(path: str | os.PathLike) -> str:
     raise SkullVAEError(f"'{name}' has no known image suffix", f"Use one of {', '.join(SUFFIXES)}")
 
 
-def check_readable(path: str | os.PathLike) -> Path:
-    """The path of an image file that exists, has a known suffix and may be read; otherwise raises SkullVAEError."""
+def is_dicom(path: str | os.PathLike) -> bool:
+    """Whether a path is read as DICOM: a folder, a zip archive, a DICOMDIR or a DICOM file. A file with the suffix of
+    an image file is read as such."""
     path = Path(path)
-    if path.is_dir():
-        raise SkullVAEError(
-            f"'{path}' is a folder",
-            "Name one image file; convert a DICOM folder first: load it in 3D Slicer and save the volume as .nrrd",
-        )
+    return path.is_dir() or (not path.name.lower().endswith(SUFFIXES) and is_dicom_source(path))
+
+
+def check_readable(path: str | os.PathLike) -> Path:
+    """The path of an image file that exists, has a known suffix and may be read, or of DICOM; otherwise raises
+    SkullVAEError."""
+    path = Path(path)
+    if is_dicom(path):
+        return path
     if not path.is_file():
         raise SkullVAEError(f"The file '{path}' does not exist", "Check the path")
     if not path.name.lower().endswith(SUFFIXES) and (error := error_for_other_format(path)):
@@ -96,8 +102,8 @@ def check_readable(path: str | os.PathLike) -> Path:
     return path
 
 
-def read_volume(path: str | os.PathLike, segment: str | int | None = None) -> Volume:
-    """Read a 3D image (.nrrd, .nhdr, .nii, .nii.gz, .mha, .mhd), or one segment of a segmentation.
+def read_volume(path: str | os.PathLike, segment: str | int | None = None, series: str | None = None) -> Volume:
+    """Read a 3D image (.nrrd, .nhdr, .nii, .nii.gz, .mha, .mhd), one segment of a segmentation, or a DICOM series.
 
     The orientation is the one that ITK, and thus Slicer, reads from the file. Axes that are perpendicular but for
     rounding, at most 0.1 mm over the volume, are made perpendicular.
@@ -107,11 +113,14 @@ def read_volume(path: str | os.PathLike, segment: str | int | None = None) -> Vo
     path : str or path
     segment : str or int, optional
         Name of a segment that a .seg.nrrd file lists, or label value. Not needed if there is one segment only.
+    series : str, optional
+        Number or UID of a DICOM series; by default the most suitable one is taken, see `io.dicom_series`.
 
     Returns
     -------
     Volume
-        With the name of the file, and warnings about its header. A chosen segment is uint8, 0 and 1.
+        With the name of the file, and warnings about its header. A chosen segment is uint8, 0 and 1. The name of a
+        DICOM series states nothing of the patient.
 
     Raises
     ------
@@ -120,6 +129,13 @@ def read_volume(path: str | os.PathLike, segment: str | int | None = None) -> Vo
         perpendicular, or it has several segments and `segment` chooses none. Nothing is corrected without notice.
     """
     path = check_readable(path)
+    if is_dicom(path):
+        from SkullVAELib.io.dicom_volume import read_dicom  # imported here since most images are not DICOM
+
+        check_dicom_options(segment)
+        return read_dicom(path, series)
+    if series is not None:
+        raise SkullVAEError(f"'{path.name}' is not DICOM and has no series", "Omit --series")
     suffix = volume_suffix(path)
     nifti, checked = None, CheckedHeader(path)
     if suffix.startswith(".nii"):
@@ -153,6 +169,12 @@ def read_volume(path: str | os.PathLike, segment: str | int | None = None) -> Vo
     chosen = choose_segment(path.name, layers, listed_segments(checked.keys), segment)
     warnings = _header_warnings(path.name, nifti, checked, affine, layers.shape[1:])
     return Volume(layers[0] if chosen is None else chosen, affine, path.name, warnings)
+
+
+def check_dicom_options(segment: str | int | None) -> None:
+    """Raise SkullVAEError if a segment of a DICOM CT is asked for."""
+    if segment is not None:
+        raise SkullVAEError("A DICOM CT has no segments", "Omit --segment")
 
 
 def _reader(path: Path, suffix: str) -> sitk.ImageFileReader:

@@ -8,21 +8,19 @@ from SkullVAELib.core.errors import SkullVAEError
 
 _MESHES = (".stl", ".obj", ".ply", ".vtp", ".3mf", ".off", ".gltf", ".glb")
 _ARCHIVES = (".zip", ".7z", ".rar", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".iso")
-_DICOM = (".dcm", ".dicom", ".ima")
 _PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".pdf")
 _PROJECTS = (".mrb", ".mrml", ".inv3", ".mcs", ".nsf", ".bvol")
 
-_SERIES = "Load the whole DICOM series in 3D Slicer and save the volume as .nrrd"
+_OWN_NAME = "Rename it without the suffix of an image file, or give the folder of its series"
+_SERIES = "Give the folder of the DICOM series, or an image file"
 
 
 def error_for_other_format(path: Path) -> SkullVAEError | None:
     """The error for a file of another kind, by its name or its first bytes; None if the kind is not known."""
     name = path.name.lower()
     begin = _first_bytes(path)
-    if name == "dicomdir":
-        return SkullVAEError(f"'{path.name}' is the directory of a DICOM medium, not an image", _SERIES)
-    if begin[128:132] == b"DICM" or name.endswith(_DICOM):
-        return SkullVAEError(f"'{path.name}' is a DICOM file, which holds one slice or one series", _SERIES)
+    if begin[128:132] == b"DICM":
+        return SkullVAEError(f"'{path.name}' is a DICOM file with the suffix of another format", _OWN_NAME)
     if begin.startswith((b"PK\3\4", b"Rar!", b"7z\xbc\xaf")) and not name.endswith((".mrb", ".3mf")):
         return _archive(path)
     if name.endswith(_ARCHIVES):
@@ -45,7 +43,7 @@ def error_for_other_format(path: Path) -> SkullVAEError | None:
 def _archive(path: Path) -> SkullVAEError:
     return SkullVAEError(
         f"'{path.name}' is an archive of files, not an image",
-        "Extract it; if it holds DICOM files, load them in 3D Slicer and save the volume as .nrrd",
+        "Extract it and give the folder of the DICOM series, or an image file",
     )
 
 

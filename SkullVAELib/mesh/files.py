@@ -11,6 +11,7 @@ import numpy as np
 from SkullVAELib.core.atomic_output import atomic_file
 from SkullVAELib.mesh.colours import DIFFERENCE_SCALE_MM, THICKNESS_SCALE_MM, UNCERTAINTY_SCALE_MM, length_colours
 from SkullVAELib.mesh.mesh import Mesh
+from SkullVAELib.mesh.three_mf import object_name, write_3mf
 
 # Slicer reads the coordinate system from "SPACE=LPS". A header that began with "solid" would read as an ASCII STL.
 _STL_HEADER = b"SPACE=LPS UNIT=mm SkullVAE research software, not for clinical use"
@@ -134,6 +135,8 @@ def write_mesh(mesh: Mesh, path: str | os.PathLike, *scalars: VertexScalar) -> N
     suffix = path.suffix.lower()
     if suffix == ".ply":
         write_ply(mesh, path, *scalars)
+    elif suffix == ".3mf":
+        write_3mf([(object_name(path), mesh)], path)
     else:
         {".stl": write_stl, ".obj": write_obj}[suffix](mesh, path)
 

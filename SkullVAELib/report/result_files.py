@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -34,11 +34,13 @@ from SkullVAELib.mesh.distance import SurfaceDistance
 from SkullVAELib.mesh.files import VertexScalar, vertex_scalars, write_mesh, write_ply
 from SkullVAELib.mesh.isosurface import GreyLevels
 from SkullVAELib.mesh.mesh import Mesh
+from SkullVAELib.mesh.three_mf import write_3mf
 from SkullVAELib.report.preview import render_preview
 from SkullVAELib.report.result_names import RESULT_FILES
 
 if TYPE_CHECKING:
     from SkullVAELib.completion.result import Completion
+    from SkullVAELib.io.dicom_volume import DicomVolume
 
 _T = TypeVar("_T")
 
@@ -285,7 +287,9 @@ class RunResult:
             printable.thickness_mm, self.band_mm if more else None, self.difference_mm if more else None
         )
         if printable.pieces:
-            self._write(printable.mesh, scalars, folder / name)
+            # In 3MF each piece is an object, which a slicing program shows and arranges by itself.
+            objects = [(f"Implant piece {number}", piece.mesh) for number, piece in enumerate(printable.pieces, 1)]
+            self._write(printable.mesh, scalars, folder / name, objects if len(objects) > 1 else ())
         if pieces and len(printable.pieces) > 1:
             start = 0
             for number, piece in enumerate(printable.pieces, 1):
@@ -308,6 +312,12 @@ class RunResult:
         patient = self.completion.patient
         fraction = downsample_mask(self.completion.bone) if patient is None else patient.registered.skull.fraction
         write_mesh(display_surface(fraction), folder / "skull_display.ply")
+
+    def write_dicom(self, source: DicomVolume, folder: Path) -> list[str]:
+        """Write DICOM files into the folder of implant.stl, see `dicom_output.write_dicom`; returns warnings."""
+        from SkullVAELib.report.dicom_output import write_dicom
+
+        return write_dicom(source, self.completed.array, self.implant.array, folder / "implant.stl", folder)
 
     def with_uncertainty(self) -> RunResult:
         """Return a copy with "uncertainty" in its report: median and maximum of the 90 % band in mm.
@@ -438,9 +448,14 @@ class RunResult:
         pictures = thickness_pictures(printable.mesh, band, centre, UNCERTAINTY_SCALE_MM)
         return {"uncertainty": self.with_uncertainty().report["uncertainty"]}, pictures
 
-    def _write(self, mesh: Mesh, scalars: list[VertexScalar], path: Path) -> None:
+    def _write(
+        self, mesh: Mesh, scalars: list[VertexScalar], path: Path, objects: Sequence[tuple[str, Mesh]] = ()
+    ) -> None:
+        """Write a mesh in all formats; objects: names and meshes of its pieces, for 3MF."""
         for kind in MESH_FORMATS:
-            if kind == "stl" or kind in self.formats:
+            if kind == "3mf" and kind in self.formats and objects:
+                write_3mf(objects, path.with_suffix(".3mf"))
+            elif kind == "stl" or kind in self.formats:
                 write_mesh(mesh, path.with_suffix(f".{kind}"), *scalars)
 
 
@@ -505,7 +520,7 @@ def write_proposals(result: RunResult, count: int, folder: Path) -> list[dict]:
 
 def _proposal_entry(number: int, result: RunResult, difference: float, name: str) -> dict:
     implant = result.report["implant"]
-    suffixes = ("nrrd", "stl", *(kind for kind in ("obj", "ply") if kind in result.formats))
+    suffixes = ("nrrd", "stl", *(kind for kind in MESH_FORMATS[1:] if kind in result.formats))
     return {
         "number": number,
         "volume_ml": implant["volume_ml"],
@@ -532,6 +547,8 @@ class OutputOptions:
         skull_display.ply, the same simplified for display.
     html_report : bool
         report.html, one file with figures and pictures.
+    dicom_source : DicomVolume or None
+        The series for which DICOM files are written, see `dicom_output`; they hold the patient's name and identifiers.
     """
 
     proposals: int = 1
@@ -539,6 +556,7 @@ class OutputOptions:
     skull: bool = False
     display: bool = False
     html_report: bool = False
+    dicom_source: DicomVolume | None = None
 
 
 def write_files(
@@ -595,6 +613,10 @@ def write_files(
     with stages.stage("write"):
         write_volume(completion.completed, folder / "completed.nrrd")
         write_volume(completion.implant, folder / "implant.nrrd")
+        if outputs.dicom_source is not None and completion.found:
+            source = outputs.dicom_source
+            result, said = result.attempt("The DICOM output", lambda made: made.write_dicom(source, folder))
+            result = replace(result, report=result.report | {"warnings": [*result.report["warnings"], *(said or [])]})
     with stages.stage("preview"):
         result = result.attempt("preview.png", lambda made: made.write_preview(folder))[0]
         if outputs.html_report:

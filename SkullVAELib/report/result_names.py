@@ -16,7 +16,10 @@ OPTIONAL_FILES = (
     "report.html",
     "implant.obj",
     "implant.ply",
+    "implant.3mf",
     "implant_uncertainty.ply",
+    "completed_and_implant.seg.dcm",
+    "implant.stl.dcm",
     *(f"implant_{number}.{kind}" for kind in MESH_FORMATS for number in ("[1-9]", "[1-9][0-9]")),
     *(f"proposal_[2-5].{kind}" for kind in ("nrrd", *MESH_FORMATS)),
 )
