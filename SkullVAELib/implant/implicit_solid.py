@@ -34,6 +34,9 @@ The roof of the orbit is not an outer surface: an implant of constant thickness 
 SMALL_COMPONENT = 0.1
 """Components of the outer surface smaller than this fraction of the largest are ignored."""
 
+_CHUNK = 4000
+"""Points whose distances are computed at a time: their arrays fit into the cache of a processor."""
+
 _BLOCK = 4
 """Nodes along the edge of the blocks in which the neighbourhood of a defect is selected."""
 
@@ -246,7 +249,8 @@ def sampled_distance(distance: SurfaceDistance, grid: FineGrid, reach_mm: float)
         (*shape) float32 in mm, negative inside.
     """
     mesh = distance.mesh
-    triangle_mm = float(np.linalg.norm(mesh.points[mesh.faces[:, 0]] - mesh.points[mesh.faces[:, 1]], axis=1).max())
+    corners = mesh.points[mesh.faces]
+    triangle_mm = float(np.linalg.norm(corners - corners.mean(axis=1)[:, None], axis=2).max())
     near = np.flatnonzero(grid.near(mesh.points, reach_mm).ravel())
     near = near[distance.nearby(grid.points(near), reach_mm + triangle_mm) < np.inf]
     far = np.ones(grid.shape, bool)
@@ -257,7 +261,7 @@ def sampled_distance(distance: SurfaceDistance, grid: FineGrid, reach_mm: float)
     one_of[labels.ravel()] = np.arange(labels.size)
     side = np.where(distance.signed(grid.points(one_of)) < 0, -reach_mm, reach_mm).astype(np.float32)
     out = side[labels]
-    out.ravel()[near] = np.clip(distance.signed(grid.points(near)), -reach_mm, reach_mm)
+    out.ravel()[near] = np.clip(distance.signed(grid.points(near), _CHUNK), -reach_mm, reach_mm)
     return out
 
 

@@ -13,21 +13,26 @@ Both are functions on one grid, negative inside, so that every mesh is closed an
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from scipy import ndimage
 
 from SkullVAELib.core.threads import one_thread
+from SkullVAELib.implant.directions import cone_directions, plate_normal
 from SkullVAELib.implant.implicit_solid import FineGrid, contour, largest_solid, sampled_distance
 from SkullVAELib.implant.tooling import Tooling, ToolingInputs, ToolingOptions
 from SkullVAELib.mesh.distance import SurfaceDistance
 from SkullVAELib.mesh.mesh import Mesh, concatenate_meshes
 
-STEP_MM = 0.5
-"""Distance between the nodes of the grid."""
+STEP_MM = (0.35, 0.5)
+"""Smallest and largest distance between the nodes of the grid."""
 
-REACH_MM = 1.2
-"""Distances to the implant are exact up to this."""
+NODES = 4e6
+"""Number of nodes above which the grid is made coarser."""
+
+REACH = 1.5
+"""Distances to the implant are exact up to this number of steps."""
 
 # The groove takes the excess: a half circle in the parting surface of half A, around the cavity.
 LAND_MM, GROOVE_MM = 2.0, 1.5
@@ -39,10 +44,10 @@ PIN_MM, LARGE_PIN_MM = 3.0, 4.0
 PIN_HEIGHT_MM, PIN_END_MM = 5.0, 0.6
 """Height of the pins above the parting surface, and clearance at their ends."""
 
-PIN_EDGE_MM = 2.5
+PIN_EDGE_MM = 2.0
 """Least distance of a pin from the groove and from the sides of the block."""
 
-POUR_MM, POUR_TOP_MM, VENT_MM = 2.5, 6.0, 1.0
+POUR_MM, POUR_TOP_MM, VENT_MM = 2.5, 6.0, 1.25
 """Radii of the pouring channel at the cavity and at the top, and of the vents."""
 
 PROMINENCE_MM = 0.5
@@ -53,6 +58,10 @@ LABEL_MM, LABEL_STROKE_MM, LABEL_DEPTH_MM = 10.0, 1.6, 0.8
 
 BLOCK_EDGE_MM = 3.0
 """Radius of the vertical edges of the block."""
+
+EDGE_MM, THIN_MM = 0.3, 1.5
+"""The parting surface may leave the implant by this where the implant is thinner along the parting direction than
+`THIN_MM`, so that it is smooth."""
 
 UNDERCUT_MM = 0.1
 """Undercuts less deep than this are ignored: they are within the error of the grid."""
@@ -134,61 +143,6 @@ def _outwards(mesh: Mesh, inputs: ToolingInputs) -> np.ndarray:
     else:
         centre = bone.affine[:3, :3] @ (np.array(bone.array.shape) / 2) + bone.affine[:3, 3]
     return plate_normal(mesh, mesh.points.mean(0) - centre)
-
-
-def plate_normal(mesh: Mesh, outwards: np.ndarray) -> np.ndarray:
-    """Return the unit normal of a plate: the mean normal of the points that face outwards.
-
-    Parameters
-    ----------
-    mesh : Mesh
-        A plate.
-    outwards : numpy.ndarray
-        (3,) a direction that is roughly outwards.
-
-    Returns
-    -------
-    numpy.ndarray
-        (3,) unit vector.
-    """
-    normals = mesh.face_normals()
-    corners = mesh.points[mesh.faces]
-    area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
-    normal = outwards / np.linalg.norm(outwards)
-    for _ in range(5):
-        facing = normals @ normal > 0.5
-        mean = (normals[facing] * area[facing, None]).sum(0)
-        if not mean.any():
-            break
-        normal = mean / np.linalg.norm(mean)
-    return normal
-
-
-def cone_directions(axis: np.ndarray, ring_degrees: dict[float, int]) -> np.ndarray:
-    """Return unit vectors on cones around an axis.
-
-    Parameters
-    ----------
-    axis : numpy.ndarray
-        (3,) unit vector.
-    ring_degrees : dict
-        Half-angle of each cone in degrees: number of directions on it.
-
-    Returns
-    -------
-    numpy.ndarray
-        (N, 3), the axis first.
-    """
-    helper = np.eye(3)[np.argmin(np.abs(axis))]
-    first = np.cross(axis, helper)
-    first /= np.linalg.norm(first)
-    second = np.cross(axis, first)
-    out = [axis]
-    for degrees, count in ring_degrees.items():
-        turn = np.arange(count) * 2 * np.pi / count
-        around = np.cos(turn)[:, None] * first + np.sin(turn)[:, None] * second
-        out += list(np.cos(np.radians(degrees)) * axis + np.sin(np.radians(degrees)) * around)
-    return np.array(out)
 
 
 def parting_direction(mesh: Mesh, normal: np.ndarray) -> np.ndarray:
@@ -338,27 +292,30 @@ def mould_of(mesh: Mesh, normal: np.ndarray, options: ToolingOptions, tag: str =
 
 
 def _pins(flat: np.ndarray, wall_mm: float) -> tuple[float, list[_Pin]]:
-    """Width of the block around the silhouette of points (N, 2), and the pins: one in each corner with room, the first
-    one larger; at least three."""
+    """Width of the block around the silhouette of points (N, 2), and three or four pins that are far from each other,
+    the first one larger."""
     low, high = flat.min(0), flat.max(0)
     groove = LAND_MM + 2 * GROOVE_MM
     for margin in np.arange(max(wall_mm, groove + 2.0), 100.0, 1.0):
-        shape = tuple(np.ceil(high - low + 2 * margin).astype(int) + 1)
+        size = high - low + 2 * margin
+        shape = tuple(np.ceil(size).astype(int) + 1)
         used = np.zeros(shape, bool)
         used[tuple(np.round(flat - low + margin).astype(int).T)] = True
         away = ndimage.distance_transform_edt(~used) - 0.7
         u, v = np.indices(shape)
-        size = high - low + 2 * margin
         edge = np.minimum(np.minimum(u, size[0] - u), np.minimum(v, size[1] - v))
+        far = np.hypot(u - size[0] / 2, v - size[1] / 2)
         pins: list[_Pin] = []
-        for corner in ((0, 0), (1, 1), (0, 1), (1, 0)):
+        # The second pin is across the block from the first, the others are away from both.
+        for least in (0.0, 0.7 * size.max(), 0.6 * size.min(), 0.6 * size.min()):
             radius = PIN_MM if pins else LARGE_PIN_MM
-            room = (away >= groove + radius + PIN_EDGE_MM) & (edge >= radius + PIN_EDGE_MM)
-            room &= ((u > size[0] / 2) == corner[0]) & ((v > size[1] / 2) == corner[1])
-            if room.any():
-                spread = np.where(room, np.hypot(u - size[0] / 2, v - size[1] / 2), -1.0)
-                at = np.array(np.unravel_index(spread.argmax(), shape), float)
-                pins.append(_Pin(at + low - margin, radius))
+            room = (away >= groove + radius + PIN_EDGE_MM) & (edge >= radius + PIN_EDGE_MM) & (far >= least)
+            if not room.any():
+                break
+            at = np.array(np.unravel_index(np.where(room, far, -1.0).argmax(), shape), float)
+            pins.append(_Pin(at + low - margin, radius))
+            apart = np.hypot(u - at[0], v - at[1])
+            far = apart if len(pins) == 1 else np.minimum(far, apart)
         if len(pins) >= 3:
             return float(margin), pins
     raise AssertionError("there is room for pins in a block that is wide enough")
@@ -375,14 +332,19 @@ class _Block:
         self.high = np.append(high[:2] + margin, high[2] + wall)
         # Pins may have to be higher than the wall above the implant; faces are not on nodes.
         room = max(0.0, PIN_HEIGHT_MM + PIN_END_MM + 2.0 - wall)
-        start = self.low - 2.4 * STEP_MM
-        shape = np.ceil((self.high + [0, 0, room] - start) / STEP_MM).astype(int) + 3
+        self.step = float(
+            np.clip((np.prod(self.high - self.low + np.array([0, 0, room])) / NODES) ** (1 / 3), *STEP_MM)
+        )
+        start = self.low - 2.4 * self.step
+        shape = np.ceil((self.high - start + np.array([0, 0, room])) / self.step).astype(int) + 3
         affine = np.eye(4)
-        affine[:3, :3], affine[:3, 3] = frame.axes * STEP_MM, frame.axes @ start
+        affine[:3, :3], affine[:3, 3] = frame.axes * self.step, frame.axes @ start
         self.grid = FineGrid(affine, (int(shape[0]), int(shape[1]), int(shape[2])), np.zeros(0, np.int64))
-        self.u, self.v, self.w = (start[axis] + STEP_MM * np.arange(shape[axis], dtype=np.float32) for axis in range(3))
+        self.u, self.v, self.w = (
+            start[axis] + self.step * np.arange(shape[axis], dtype=np.float32) for axis in range(3)
+        )
         self.distance = SurfaceDistance(mesh)
-        self.implant = sampled_distance(self.distance, self.grid, REACH_MM)
+        self.implant = sampled_distance(self.distance, self.grid, REACH * self.step)
         self._columns()
         self.height = self._parting()
 
@@ -403,21 +365,23 @@ class _Block:
     def _parting(self) -> np.ndarray:
         """Height of the parting surface in each column: within the implant's wall, elsewhere smooth."""
         thick = self.top - self.bottom
-        low, high = self.bottom + 0.2 * thick, self.top - 0.2 * thick
+        # At its edge the height is known to a fraction of the grid's step only, and followed no more closely than that.
+        give = EDGE_MM * np.maximum(0, 1 - thick / THIN_MM)
+        low, high = self.bottom + 0.2 * thick - give, self.top - 0.2 * thick + give
         middle = np.where(self.silhouette, (low + high) / 2, 0)
         nearest = ndimage.distance_transform_edt(~self.silhouette, return_distances=False, return_indices=True)
         height = middle[tuple(nearest)]
         for sigma_mm in (10.0, 7.0, 5.0, 3.5, 2.5, 1.8, 1.2, 0.8, 0.5):
             for _ in range(3):
-                height = ndimage.gaussian_filter(height, sigma_mm / STEP_MM, mode="nearest")
+                height = ndimage.gaussian_filter(height, sigma_mm / self.step, mode="nearest")
                 height = np.where(self.silhouette, np.clip(height, low, high), height)
         return height
 
     def at(self, place: np.ndarray) -> tuple[int, int]:
         """Index of the column nearest to a place (u, v) in mm."""
         return (
-            int(np.clip(round(float(place[0] - self.u[0]) / STEP_MM), 0, len(self.u) - 1)),
-            int(np.clip(round(float(place[1] - self.v[0]) / STEP_MM), 0, len(self.v) - 1)),
+            int(np.clip(round(float(place[0] - self.u[0]) / self.step), 0, len(self.u) - 1)),
+            int(np.clip(round(float(place[1] - self.v[0]) / self.step), 0, len(self.v) - 1)),
         )
 
     def radius(self, place: np.ndarray) -> np.ndarray:
@@ -426,8 +390,8 @@ class _Block:
 
     def channels(self) -> tuple[_Channel, list[_Channel]]:
         """The pouring channel, at the highest place of the implant, and the vents."""
-        from_edge = ndimage.distance_transform_edt(np.pad(self.silhouette, 1))[1:-1, 1:-1] * STEP_MM
-        top = ndimage.gaussian_filter(np.where(self.silhouette, self.top, self.height), 1.0 / STEP_MM)
+        from_edge = ndimage.distance_transform_edt(np.pad(self.silhouette, 1))[1:-1, 1:-1] * self.step
+        top = ndimage.gaussian_filter(np.where(self.silhouette, self.top, self.height), 1.0 / self.step)
 
         def channel(at: tuple[int, int], radius: float, top_radius: float) -> _Channel:
             place = np.array([self.u[at[0]], self.v[at[1]]])
@@ -455,17 +419,17 @@ class _Block:
 
     def mould(self, pins: list[_Pin], options: ToolingOptions, tag: str) -> Mould:
         """The two halves with their figures."""
-        slope = np.gradient(self.height, STEP_MM)
+        slope = np.gradient(self.height, self.step)
         stretch = np.sqrt(1 + slope[0] ** 2 + slope[1] ** 2)[:, :, None]
         above = ((self.w[None, None, :] - self.height[:, :, None]) / stretch).astype(np.float32)
         pour, vents = self.channels()
         channels = [pour, *vents]
         tops = [self._over(pin) + PIN_HEIGHT_MM for pin in pins]
         self.high[2] = max(self.high[2], max(tops) + PIN_END_MM + 2.0)
-        away = ndimage.distance_transform_edt(~self.silhouette) * STEP_MM
+        away = ndimage.distance_transform_edt(~self.silhouette) * self.step
         away = ndimage.gaussian_filter(away, 1.0)[:, :, None].astype(np.float32)
         groove = np.hypot(away - (LAND_MM + GROOVE_MM), above) - GROOVE_MM
-        groove_ml = np.count_nonzero((groove < 0) & (above < 0)) * STEP_MM**3 / 1000
+        groove_ml = np.count_nonzero((groove < 0) & (above < 0)) * self.step**3 / 1000
         a, b = np.maximum(above, -groove), -above
         del groove, above
         for pin, top in zip(pins, tops, strict=True):
@@ -479,7 +443,7 @@ class _Block:
             hole = self._channel(here, channel)
             b[here] = np.maximum(b[here], -hole)
             outside = (hole < 0) & (self.implant[here] > 0) & (self.w < self.high[2])
-            channels_ml += np.count_nonzero(outside) * STEP_MM**3 / 1000
+            channels_ml += np.count_nonzero(outside) * self.step**3 / 1000
         shared = np.maximum(self._box(), -self.implant)
         a, b = np.maximum(a, shared, out=a), np.maximum(b, shared, out=b)
         del shared
@@ -508,7 +472,7 @@ class _Block:
         """The columns within a distance in mm of a place (u, v), as slices."""
         out = []
         for start, count, middle in zip((self.u[0], self.v[0]), self.silhouette.shape, at, strict=True):
-            first, last = ((middle - start + sign * reach) / STEP_MM for sign in (-1, 1))
+            first, last = ((middle - start + sign * reach) / self.step for sign in (-1, 1))
             out.append(slice(max(0, int(first)), min(count, int(last) + 2)))
         return out[0], out[1]
 
@@ -587,11 +551,11 @@ class _Block:
                 box = ndimage.find_objects(layer.astype(np.uint8))[0]
                 box = tuple(slice(max(0, side.start - 40), side.stop + 40) for side in box)
                 # Material slides out towards what is neither held nor implant.
-                reach = ndimage.distance_transform_edt(layer[box] | other[box]) * STEP_MM - STEP_MM / 2
+                reach = ndimage.distance_transform_edt(layer[box] | other[box]) * self.step - self.step / 2
                 reach[~layer[box]] = 0
                 depth = max(depth, float(reach.max()))
                 blocking[box] |= reach > BLOCKING_MM
-        cell = STEP_MM**2
+        cell = self.step**2
         return {
             "undercut_mm2": round(float(area.sum() * cell), 1),
             "undercut_mm": round(depth, 2),
@@ -607,7 +571,7 @@ class _Block:
             size = np.linalg.norm(areas, axis=1)
             hanging = areas @ self.frame.axes[:, 2] * up < -OVERHANG * size
             middle = corners[hanging].mean(axis=1)
-            cavity = np.abs(self.grid.sample(self.implant, middle)) < 0.3 * STEP_MM
+            cavity = np.abs(self.grid.sample(self.implant, middle)) < 0.3 * self.step
             total += float(size[hanging][cavity].sum())
         return total
 
@@ -623,7 +587,7 @@ class _Block:
         if len(points) > SAMPLE:
             points = np.random.default_rng(0).choice(points, SAMPLE, replace=False)
         walls = concatenate_meshes(meshes)
-        near = np.abs(self.grid.sample(self.implant, walls.points)) < 0.9 * REACH_MM
+        near = np.abs(self.grid.sample(self.implant, walls.points)) < 0.9 * REACH * self.step
         walls = walls.of_triangles(walls.faces[near[walls.faces].any(axis=1)])
         error = np.abs(SurfaceDistance(walls).signed(points))
         return {"p95": round(float(np.percentile(error, 95)), 3), "max": round(float(error.max()), 3)}
@@ -634,8 +598,8 @@ def _warnings(figures: dict) -> list[str]:
     warnings = []
     if figures["blocking_mm2"] > BLOCKING_MM2:
         warnings.append(
-            f"undercuts of {figures['undercut_mm2']:.0f} mm2, up to {figures['undercut_mm']:.1f} mm deep, hold the cast."
-            " Cast silicone, which bends, or split the implant into pieces."
+            f"undercuts of {figures['undercut_mm2']:.0f} mm2, up to {figures['undercut_mm']:.1f} mm deep, hold the"
+            " cast. Cast silicone, which bends, or split the implant into pieces."
         )
     if figures["cavity_error_mm"]["p95"] > CAVITY_MM:
         warnings.append(
@@ -684,7 +648,7 @@ def _peaks(values: np.ndarray, least: float) -> list[tuple[int, int]]:
 
 
 # Strokes of the label's characters in a box 0.6 wide and 1 high: polylines of (x, y).
-_STROKES = {
+_STROKES: dict[str, list[list[tuple[float, float]]]] = {
     "A": [[(0, 0), (0.3, 1), (0.6, 0)], [(0.12, 0.38), (0.48, 0.38)]],
     "B": [
         [(0, 0), (0, 1), (0.38, 1), (0.54, 0.88), (0.54, 0.66), (0.38, 0.54), (0, 0.54)],
@@ -711,8 +675,8 @@ def _text_distance(points: np.ndarray, text: str) -> np.ndarray:
     best = np.full(points.shape[:-1], np.inf)
     for number, character in enumerate(text):
         for line in _STROKES[character]:
-            corners = np.array(line) + [0.9 * number, 0]
-            for start, end in zip(corners[:-1], corners[1:], strict=True):
+            corners = np.array(line) + np.array([0.9 * number, 0])
+            for start, end in pairwise(corners):
                 along = end - start
                 share = np.clip(((points - start) @ along) / (along @ along), 0, 1)
                 best = np.minimum(best, np.linalg.norm(points - start - share[..., None] * along, axis=-1))

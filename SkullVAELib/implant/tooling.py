@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from SkullVAELib.core.errors import SkullVAEError
 
@@ -103,7 +103,7 @@ class ToolingOptions:
 
     def each(self) -> Iterator[tuple[str, ToolingOptions]]:
         """Yield the name of each requested kind of part, and options that request it alone."""
-        none = {other.name: other.default for other in fields(self) if other.name in _KINDS.values()}
+        none: dict[str, Any] = {other.name: other.default for other in fields(self) if other.name in _KINDS.values()}
         for name, attribute in _KINDS.items():
             if getattr(self, attribute) not in (None, False):
                 yield name, replace(self, **none | {attribute: getattr(self, attribute)})

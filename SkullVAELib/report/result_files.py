@@ -151,13 +151,15 @@ class RunResult:
             raise ValueError("the printable implant has not been made yet")
         return self.printable_implant
 
-    def with_implant(self, options: ImplantOptions | None = None) -> RunResult:
+    def with_implant(self, options: ImplantOptions | None = None, insertion: bool = False) -> RunResult:
         """Return a copy with the printable implant made and its figures in the copy's report.
 
         Parameters
         ----------
         options : ImplantOptions, optional
             Options of the implant, by default `self.options`; the copy keeps them.
+        insertion : bool
+            Whether the report includes the figures of the insertion, see `make_implant`.
 
         Returns
         -------
@@ -165,7 +167,7 @@ class RunResult:
             The copy.
         """
         options = options or self.options
-        printable = make_implant(self.completion, options, self.grey)
+        printable = make_implant(self.completion, options, self.grey, insertion)
         report = self.report | self._figures(printable, options)
         for of_the_earlier in ("checks", "tooling"):
             report.pop(of_the_earlier, None)
@@ -611,7 +613,7 @@ def write_files(
             if result.printable_implant is None:
                 # The HTML report shows the thickness: without its map here, the implant would be made twice.
                 thickness_map = result.options.thickness_map or outputs.html_report
-                result = result.with_implant(replace(result.options, thickness_map=thickness_map))
+                result = result.with_implant(replace(result.options, thickness_map=thickness_map), insertion=True)
             result.write_implant(folder)
             if outputs.uncertainty:
                 result = result.attempt("implant_uncertainty.ply", lambda made: made.write_uncertainty(folder))[0]
