@@ -12,7 +12,7 @@ Both are functions on one grid, negative inside, so that every mesh is closed an
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -71,6 +71,9 @@ BLOCKING_MM, BLOCKING_MM2 = 0.5, 10.0
 
 OVERHANG = np.cos(np.radians(45.0))
 """Surfaces that face downwards by more than 45 degrees need support in printing."""
+
+PARTING_MM = 1.0
+"""Points nearer to the parting surface than this are at the edge of the halves, which the grid makes blunt."""
 
 CAVITY_MM = 0.1
 """Largest accepted distance between cavity and implant, 95th percentile."""
@@ -234,6 +237,10 @@ class Mould:
     ----------
     a, b : Mesh
         The halves, RAS mm, closed; B is on the outside of the skull.
+    axes : numpy.ndarray
+        (3, 3) columns are the axes of the frame in RAS, the third one from half A to half B.
+    pins : list of Pin
+        The pins of half A.
     figures : dict
         Figures for the report.
     warnings : list of str
@@ -242,13 +249,15 @@ class Mould:
 
     a: Mesh
     b: Mesh
+    axes: np.ndarray
+    pins: list[Pin]
     figures: dict
     warnings: list[str]
 
 
 @dataclass(frozen=True)
-class _Pin:
-    """A pin at (u, v) in mm of the frame."""
+class Pin:
+    """A pin at (u, v) in mm of the frame, with its radius in mm."""
 
     at: np.ndarray
     radius: float
@@ -288,10 +297,12 @@ def mould_of(mesh: Mesh, normal: np.ndarray, options: ToolingOptions, tag: str =
     wall = options.mould_wall_mm
     margin, pins = _pins(frame.local(mesh.points)[:, :2], wall)
     block = _Block(mesh, frame, margin, wall)
-    return block.mould(pins, options, tag)
+    mould = block.mould(pins, options, tag)
+    angle = float(np.degrees(np.arccos(np.clip(direction @ normal, -1, 1))))
+    return replace(mould, figures={"angle_degrees": round(angle, 1), **mould.figures})
 
 
-def _pins(flat: np.ndarray, wall_mm: float) -> tuple[float, list[_Pin]]:
+def _pins(flat: np.ndarray, wall_mm: float) -> tuple[float, list[Pin]]:
     """Width of the block around the silhouette of points (N, 2), and three or four pins that are far from each other,
     the first one larger."""
     low, high = flat.min(0), flat.max(0)
@@ -305,7 +316,7 @@ def _pins(flat: np.ndarray, wall_mm: float) -> tuple[float, list[_Pin]]:
         u, v = np.indices(shape)
         edge = np.minimum(np.minimum(u, size[0] - u), np.minimum(v, size[1] - v))
         far = np.hypot(u - size[0] / 2, v - size[1] / 2)
-        pins: list[_Pin] = []
+        pins: list[Pin] = []
         # The second pin is across the block from the first, the others are away from both.
         for least in (0.0, 0.7 * size.max(), 0.6 * size.min(), 0.6 * size.min()):
             radius = PIN_MM if pins else LARGE_PIN_MM
@@ -313,7 +324,7 @@ def _pins(flat: np.ndarray, wall_mm: float) -> tuple[float, list[_Pin]]:
             if not room.any():
                 break
             at = np.array(np.unravel_index(np.where(room, far, -1.0).argmax(), shape), float)
-            pins.append(_Pin(at + low - margin, radius))
+            pins.append(Pin(at + low - margin, radius))
             apart = np.hypot(u - at[0], v - at[1])
             far = apart if len(pins) == 1 else np.minimum(far, apart)
         if len(pins) >= 3:
@@ -417,7 +428,7 @@ class _Block:
             used.append(vents[-1].at)
         return pour, vents
 
-    def mould(self, pins: list[_Pin], options: ToolingOptions, tag: str) -> Mould:
+    def mould(self, pins: list[Pin], options: ToolingOptions, tag: str) -> Mould:
         """The two halves with their figures."""
         slope = np.gradient(self.height, self.step)
         stretch = np.sqrt(1 + slope[0] ** 2 + slope[1] ** 2)[:, :, None]
@@ -466,7 +477,7 @@ class _Block:
             "overhang_mm2": round(self._overhang_mm2(meshes), 1),
             "cavity_error_mm": self._cavity_error(meshes, channels),
         }
-        return Mould(meshes[0], meshes[1], figures, _warnings(figures))
+        return Mould(meshes[0], meshes[1], self.frame.axes, pins, figures, _warnings(figures))
 
     def _around(self, at: np.ndarray, reach: float) -> tuple[slice, slice]:
         """The columns within a distance in mm of a place (u, v), as slices."""
@@ -480,7 +491,7 @@ class _Block:
         """Distance in mm, (m, n, 1), of some columns from a place (u, v)."""
         return np.hypot(self.u[here[0], None] - at[0], self.v[None, here[1]] - at[1])[:, :, None].astype(np.float32)
 
-    def _over(self, pin: _Pin) -> float:
+    def _over(self, pin: Pin) -> float:
         """Highest point of the parting surface under a pin."""
         here = self._around(pin.at, pin.radius)
         return float(self.height[here].max())
@@ -577,7 +588,7 @@ class _Block:
 
     def _cavity_error(self, meshes: list[Mesh], channels: list[_Channel]) -> dict:
         """95th percentile and maximum in mm of the distance from the implant's surface to that of the cavity, away from
-        the channels."""
+        the channels; and the maximum away from the parting surface, too, where the edges of the halves are blunt."""
         points = self.mesh.points
         local = self.frame.local(points)
         clear = np.ones(len(points), bool)
@@ -590,7 +601,15 @@ class _Block:
         near = np.abs(self.grid.sample(self.implant, walls.points)) < 0.9 * REACH * self.step
         walls = walls.of_triangles(walls.faces[near[walls.faces].any(axis=1)])
         error = np.abs(SurfaceDistance(walls).signed(points))
-        return {"p95": round(float(np.percentile(error, 95)), 3), "max": round(float(error.max()), 3)}
+        local = self.frame.local(points)
+        index = ((local[:, :2] - [self.u[0], self.v[0]]) / self.step).round().astype(int)
+        apart = np.abs(local[:, 2] - self.height[tuple(index.T)]) > PARTING_MM
+        figures = {
+            "p95": np.percentile(error, 95),
+            "max": error.max(),
+            "max_off_parting": error.max(where=apart, initial=0),
+        }
+        return {name: round(float(value), 3) for name, value in figures.items()}
 
 
 def _warnings(figures: dict) -> list[str]:
