@@ -239,7 +239,7 @@ def _defect_pieces(
         way = _WayIn.find(whole, grid, bone, middle - centre)
         if options.insertable_mm is not None:
             whole, way = way.cut_back(whole, grid, options)
-            if way.removed is not None and way.removed["max_mm"] > options.insertable_mm + grid.step_mm:
+            if way.removed is not None and way.removed["max_mm"] > options.insertable_mm + 2 * grid.step_mm:
                 warnings.append(
                     f"Up to {way.removed['max_mm']:.1f} mm of the implant was removed for its insertion, more than the"
                     f" {options.insertable_mm:g} mm allowed, because what would remain is too thin. Check its rim."

@@ -13,11 +13,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from SkullVAELib.implant.directions import cone_directions
-from SkullVAELib.implant.implicit_solid import FineGrid, sampled_distance
-from SkullVAELib.mesh.distance import BoneDistance
+from SkullVAELib.implant.implicit_solid import FineGrid, contour, sampled_distance
+from SkullVAELib.mesh.distance import BoneDistance, SurfaceDistance
 from SkullVAELib.mesh.mesh import Mesh
 
 STEP_MM = 0.7
@@ -110,6 +111,9 @@ class InsertionPath:
         affine[:3, :3], affine[:3, 3] = axes * STEP_MM, axes @ low
         self._grid = FineGrid(affine, (int(shape[0]), int(shape[1]), int(shape[2])), np.zeros(0, np.int64))
         self._distance = sampled_distance(bone, self._grid, REACH_MM)
+        # Deep in bone an approximate distance is enough: it only makes deep overlaps worse than shallow ones.
+        deep = self._distance <= -REACH_MM
+        self._distance[deep] -= ndimage.distance_transform_edt(deep, sampling=STEP_MM)[deep]
         self._tree = cKDTree(bone.mesh.points)
         self._bone = bone.mesh.points
 
@@ -166,14 +170,16 @@ class InsertionPath:
             key = tuple(np.round(direction, 4))
             if key not in tried:
                 overlap = np.maximum(0, -TOLERANCE_MM - self.swept(points, direction, TRAVEL_MM))
-                blocked = np.count_nonzero(overlap) / len(points) + float(overlap.mean())
-                # Among directions that are equally free, the one nearest to the normal is taken.
-                tried[key] = blocked + 1e-3 * float(np.arccos(np.clip(direction @ self.normal, -1, 1)))
+                # The square counts, too: a wedge all around is better than a deep one on one side.
+                blocked = float((overlap + overlap**2).mean())
+                # Among directions that are about equally free, the one nearest to the normal is taken.
+                angle = float(np.arccos(np.clip(direction @ self.normal, -1, 1)))
+                tried[key] = blocked * (1 + angle) + 1e-5 * angle
             return tried[key]
 
         best = self.normal
         for rings in ({12.0: 6, 25.0: 8, 40.0: 10, 57.0: 10}, {9.0: 6}, {4.5: 6}, {2.0: 6}):
-            if cost(best) < 2e-3:
+            if not cost(best):
                 break
             around = cone_directions(best, rings)
             around = around[around @ self.normal >= np.cos(np.radians(STEEPEST_DEGREES))]
@@ -250,7 +256,10 @@ class InsertionPath:
         out = solid.copy()
         values = solid.ravel()[ask]
         blocked = margin_mm - self.swept(points, direction)
-        out.ravel()[ask] = np.maximum(values, np.minimum(blocked, values + limit_mm))
+        # The function of the solid is a distance near its surface only.
+        depth = ndimage.distance_transform_edt(solid < 0, sampling=grid.step_mm).ravel()[ask] - grid.step_mm / 2
+        depth = np.maximum(depth, -values)
+        out.ravel()[ask] = np.maximum(values, np.minimum(blocked, limit_mm - depth))
         return out
 
 
@@ -278,12 +287,13 @@ def removed_figures(mesh: Mesh, solid: np.ndarray, grid: FineGrid) -> dict:
     dict
         "area_mm2" of the surface that was moved by more than 0.1 mm, and "mean_mm" and "max_mm" of the gap there.
     """
-    gap = grid.sample(solid, mesh.points)
-    moved = gap > 0.1
-    area = point_areas(mesh)[moved]
-    mean = float((gap[moved] * area).sum() / area.sum()) if moved.any() else 0.0
+    moved = grid.sample(solid, mesh.points) > 0.1
+    remains = contour(solid, grid)
+    if not moved.any() or not len(remains.faces):
+        return {"area_mm2": 0.0, "mean_mm": 0.0, "max_mm": 0.0}
+    gap, area = SurfaceDistance(remains).signed(mesh.points[moved]), point_areas(mesh)[moved]
     return {
         "area_mm2": round(float(area.sum()), 1),
-        "mean_mm": round(mean, 2),
-        "max_mm": round(float(gap.max(initial=0.0, where=moved)), 2),
+        "mean_mm": round(float((gap * area).sum() / area.sum()), 2),
+        "max_mm": round(float(gap.max()), 2),
     }
