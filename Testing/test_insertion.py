@@ -164,5 +164,5 @@ def test_the_option_is_read_with_and_without_a_length():
         options = parser.parse_args(given)
         assert parse_case_options(options)[0].insertable_mm == expected
         assert parser.parse_args(as_arguments(options, actions)) == options
-    with pytest.raises(SkullVAEError, match="insertable of 50 mm"):
+    with pytest.raises(SkullVAEError, match="cut for the insertion of 50 mm"):
         ImplantOptions.parse(insertable=50)

@@ -251,7 +251,7 @@ def sampled_distance(distance: SurfaceDistance, grid: FineGrid, reach_mm: float)
     mesh = distance.mesh
     corners = mesh.points[mesh.faces]
     triangle_mm = float(np.linalg.norm(corners - corners.mean(axis=1)[:, None], axis=2).max())
-    near = np.flatnonzero(grid.near(mesh.points, reach_mm).ravel())
+    near = np.flatnonzero(grid.near(mesh.points, reach_mm + triangle_mm).ravel())
     near = near[distance.nearby(grid.points(near), reach_mm + triangle_mm) < np.inf]
     far = np.ones(grid.shape, bool)
     far.ravel()[near] = False

@@ -33,6 +33,9 @@ _LIMITS = {
     "insertable_mm": (0.1, 20.0),
 }
 
+# Names in messages, where they are not those of the options.
+_NAMES = {"insertable_mm": "depth of the cut for the insertion"}
+
 
 @dataclass(frozen=True)
 class ImplantOptions:
@@ -95,7 +98,7 @@ class ImplantOptions:
         for name, (low, high) in _LIMITS.items():
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and low <= value <= high):
-                what = name.removesuffix("_mm").replace("_", " ")
+                what = _NAMES.get(name, name.removesuffix("_mm").replace("_", " "))
                 raise SkullVAEError(f"The {what} of {value:g} mm is out of range", f"Use {low:g} to {high:g} mm")
         if self.hole_diameter_mm is not None and self.hole_pitch_mm < self.hole_diameter_mm + 1:
             raise SkullVAEError(
