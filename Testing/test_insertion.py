@@ -25,6 +25,7 @@ from SkullVAELib.implant.options import INSERTABLE_MM, ImplantOptions
 from SkullVAELib.mesh.isosurface import bone_surface
 from SkullVAELib.mesh.mesh import Mesh
 from SkullVAELib.mesh.vtk_conversion import polydata_from_mesh
+from SkullVAELib.report.case_report import _insertion
 
 RADIUS = 16.0
 """Radius of the hole half-way through the shell, mm."""
@@ -130,6 +131,8 @@ def test_after_the_cut_it_goes_in_without_collision(clearance):
     assert removed["max_mm"] == pytest.approx(0.3 * height - clearance / 2, abs=0.6)
     assert 0.1 < removed["mean_mm"] < removed["max_mm"]
     assert removed["area_mm2"] > 100
+    assert _insertion(figures).startswith("free at 0&deg; to the normal; gap of up to")
+    assert _insertion(before.figures["insertion"]).startswith("blocked on ")
 
 
 def test_what_does_not_block_stays_as_it_is():

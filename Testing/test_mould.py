@@ -28,6 +28,7 @@ from SkullVAELib.implant.options import ImplantOptions
 from SkullVAELib.implant.tooling import ToolingOptions
 from SkullVAELib.mesh.mesh import Mesh
 from SkullVAELib.mesh.vtk_conversion import polydata_from_mesh
+from SkullVAELib.report.case_report import _moulds
 from SkullVAELib.report.result_files import OutputOptions, RunResult, write_files
 
 OUTER, INNER = 24.0, 20.0
@@ -182,6 +183,8 @@ def test_each_piece_has_a_mould_of_its_own(tmp_path):
         assert entry["implant_ml"] == pytest.approx(piece.mesh.volume_ml, abs=0.01)
         assert entry["cavity_error_mm"]["p95"] < 0.1
     json.dumps(made.report["tooling"], allow_nan=False)
+    page = _moulds(pieces)
+    assert all(name in page for name in names) and f"{pieces[0]['cement_ml']:.1f}" in page
 
 
 def test_a_mould_that_cannot_be_made_never_costs_the_implant(tmp_path, monkeypatch):
