@@ -123,7 +123,7 @@ def complete(
     result = RunResult.of(completion, image, implant_options or ImplantOptions(), ("stl",), name, model.file_name)
     if result.found:
         with stages.stage("mesh"):
-            result = result.with_implant()
+            result = result.with_implant(insertion=True)
     stages.finish()
     return replace(result, report=result.report | {"seconds": stages.seconds})
 

@@ -124,6 +124,16 @@ def test_another_printable_implant_is_made_of_the_current_shape(client):
     assert plain["report"]["mesh"]["volume_ml"] != response["report"]["mesh"]["volume_ml"]
 
 
+def test_a_mould_is_made_of_the_current_implant(client, monkeypatch):
+    monkeypatch.setattr("SkullVAELib.implant.mould.STEP_MM", (0.6, 0.6))  # to be fast
+    (response,) = client.request(request=11, tooling={"mould": True, "mould_clearance": 0.25, "mould_wall": None})
+    assert response["files"] == ["mould_a.stl", "mould_b.stl"]
+    assert files(client.folder / "responses" / "11") == {"mould_a.stl", "mould_b.stl"}
+    (piece,) = response["report"]["tooling"]["mould"]["pieces"]
+    assert piece["cement_ml"] > piece["implant_ml"] > 1
+    assert all("Mould" in text for text in response["report"]["warnings"])
+
+
 def filled(report: dict) -> list[int]:
     return [entry["number"] for entry in report["candidates"] if entry["filled"]]
 
@@ -424,6 +434,10 @@ BAD_REQUESTS = {
     "a point that is not finite": ('{"request": 7, "defects": {"at": [[1, 2, NaN]]}}', 7),
     "points that are one point": ('{"request": 7, "points": [1, 2, 3]}', 7),
     "an edited implant that is not a path": ('{"request": 7, "edited": true}', 7),
+    "no additional part": ('{"request": 7, "tooling": {}}', 7),
+    "an unknown additional part": ('{"request": 7, "tooling": {"hammer": true}}', 7),
+    "a mould that is a number": ('{"request": 7, "tooling": {"mould": 1}}', 7),
+    "a thin wall": ('{"request": 7, "tooling": {"mould": true, "mould_wall": 0.1}}', 7),
     "holes that are a number": ('{"request": 7, "implant": {"holes": 2}}', 7),
 }
 

@@ -109,6 +109,7 @@ def stageText(stage: str) -> str:
         "mesh": _("Making the printable implant"),
         "measure": _("Measuring the implant"),
         "proposals": _("Making further proposals"),
+        "tooling": _("Making additional printed parts"),
         "preview": _("Drawing the preview"),
         "write": _("Writing the result"),
     }

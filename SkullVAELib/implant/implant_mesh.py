@@ -10,7 +10,7 @@ shelled to the requested thickness, perforated and split. Distances are measured
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +20,7 @@ from SkullVAELib.core.threads import one_thread
 from SkullVAELib.geometry.affines import apply_affine, scale_of
 from SkullVAELib.geometry.masks import bounding_box
 from SkullVAELib.geometry.volume import Volume, crop, sample_volume
+from SkullVAELib.implant.directions import plate_normal
 from SkullVAELib.implant.implicit_solid import (
     FAR_MM,
     FineGrid,
@@ -30,6 +31,7 @@ from SkullVAELib.implant.implicit_solid import (
     remove_thin_features,
     rounded_intersection,
 )
+from SkullVAELib.implant.insertion import REACH_MM, InsertionPath, removed_figures
 from SkullVAELib.implant.measures import classify_points, measure_piece, size_figures, thickness_map
 from SkullVAELib.implant.options import ImplantOptions
 from SkullVAELib.implant.perforation import HolePattern, perforate
@@ -51,6 +53,10 @@ _MARGIN_MM = 3.0
 # mask counts as distance, mm.
 _SOFT_MM = 0.7
 _STEEP_MM = 8.0
+
+
+# Distance to bone that an implant without clearance keeps on its way in: the error of the grids.
+_LEAST_MARGIN_MM = 0.1
 
 
 @dataclass(frozen=True)
@@ -95,7 +101,9 @@ class PrintableImplant:
 
 
 @one_thread()
-def make_implant(completion: Completion, options: ImplantOptions, grey: GreyLevels | None = None) -> PrintableImplant:
+def make_implant(
+    completion: Completion, options: ImplantOptions, grey: GreyLevels | None = None, insertion: bool = False
+) -> PrintableImplant:
     """Make the printable implant for every defect of a completion.
 
     Where the options cannot be met in part of a defect, small components or a whole piece are omitted, with a warning.
@@ -110,6 +118,9 @@ def make_implant(completion: Completion, options: ImplantOptions, grey: GreyLeve
         Clearance, thickness, holes and so on.
     grey : GreyLevels, optional
         The CT that was completed: it locates the bone surface between voxels.
+    insertion : bool
+        Whether the figures of each piece include those of its insertion; they always do with
+        `ImplantOptions.insertable_mm`.
 
     Returns
     -------
@@ -139,7 +150,7 @@ def make_implant(completion: Completion, options: ImplantOptions, grey: GreyLeve
         made: list[ImplantPiece] = []
         texts: list[str] = []
         if proposal is not None:
-            made, texts = _defect_pieces(mask, proposal, bone, options, number)
+            made, texts = _defect_pieces(mask, proposal, bone, options, number, insertion)
         if not made and options.plain:
             made, texts = [_voxel_piece(mask, number)], []
         pieces += made
@@ -198,7 +209,12 @@ def _neighbourhood(index: np.ndarray, shape: np.ndarray, spacing: np.ndarray, re
 
 
 def _defect_pieces(
-    mask: Volume, proposal: ImplantShape, bone: BoneDistance | None, options: ImplantOptions, number: int
+    mask: Volume,
+    proposal: ImplantShape,
+    bone: BoneDistance | None,
+    options: ImplantOptions,
+    number: int,
+    insertion: bool,
 ) -> tuple[list[ImplantPiece], list[str]]:
     """The pieces for one defect and the warnings about it; mask: its implant voxels."""
     centre = np.linalg.inv(proposal.alignment)[:3, 3]
@@ -218,6 +234,16 @@ def _defect_pieces(
             f"The implant has {count} separate components with these options: only the largest, {share:.0%} of its"
             " volume, is kept. Check its shape."
         )
+    way: _WayIn | None = None
+    if bone is not None and (insertion or options.insertable_mm is not None):
+        way = _WayIn.find(whole, grid, bone, middle - centre)
+        if options.insertable_mm is not None:
+            whole, way = way.cut_back(whole, grid, options)
+            if way.removed is not None and way.removed["max_mm"] > options.insertable_mm + 2 * grid.step_mm:
+                warnings.append(
+                    f"Up to {way.removed['max_mm']:.1f} mm of the implant was removed for its insertion, more than the"
+                    f" {options.insertable_mm:g} mm allowed, because what would remain is too thin. Check its rim."
+                )
     solids = [whole]
     if options.split_mm is not None:
         solids = split_plate(whole, grid, options.split_mm, options.clearance_mm, options.edge_mm)
@@ -251,9 +277,45 @@ def _defect_pieces(
             openings = "an unintended opening" if tunnels == 1 else f"{tunnels} unintended openings"
             warnings.append(f"The implant has {openings} where it is too thin. Request a minimum thickness.")
         figures = {"defect": number, "holes": holes, **measure_piece(mesh, faces, solid, grid, bone, outer, options)}
+        if way is not None:
+            figures["insertion"] = way.figures(mesh)
+            if options.insertable_mm is not None and not figures["insertion"]["insertable"]:
+                warnings.append(
+                    "Bone still blocks the insertion on {blocked_mm2:.0f} mm2, up to {undercut_mm:.1f} mm deep. Allow a"
+                    " deeper cut, or split the implant.".format(**figures["insertion"])
+                )
         thickness = thickness_map(mesh, faces, solid, grid) if options.thickness_map else None
         made.append(ImplantPiece(mesh, thickness, number, figures))
     return made, warnings
+
+
+@dataclass(frozen=True)
+class _WayIn:
+    """The direction in which the implant of a defect is inserted, and what was removed for it."""
+
+    path: InsertionPath
+    direction: np.ndarray
+    mesh: Mesh
+    removed: dict | None = None
+
+    @classmethod
+    def find(cls, solid: np.ndarray, grid: FineGrid, bone: BoneDistance, outwards: np.ndarray) -> _WayIn:
+        mesh = contour(solid, grid)
+        path = InsertionPath(bone, mesh, plate_normal(mesh, outwards))
+        return cls(path, path.search(mesh), mesh)
+
+    def cut_back(self, solid: np.ndarray, grid: FineGrid, options: ImplantOptions) -> tuple[np.ndarray, _WayIn]:
+        """The solid without what bone blocks, and this with the figures of what was removed."""
+        assert options.insertable_mm is not None
+        margin = max(_LEAST_MARGIN_MM, min(options.clearance_mm, REACH_MM) / 2)
+        less = self.path.cut_back(solid, grid, self.direction, margin, options.insertable_mm)
+        less = largest_solid(remove_thin_features(less, grid, options.thinnest_mm))[0]
+        return less, replace(self, removed=removed_figures(self.mesh, less, grid))
+
+    def figures(self, mesh: Mesh) -> dict:
+        """Figures of a piece for the report."""
+        figures = self.path.insertion(mesh, self.direction).figures()
+        return figures if self.removed is None else figures | {"removed": self.removed}
 
 
 def _voxel_piece(mask: Volume, number: int) -> ImplantPiece:

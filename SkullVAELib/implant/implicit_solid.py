@@ -15,6 +15,7 @@ from scipy.spatial import cKDTree
 
 from SkullVAELib.geometry.affines import apply_affine
 from SkullVAELib.geometry.volume import Volume, sample_volume
+from SkullVAELib.mesh.distance import SurfaceDistance
 from SkullVAELib.mesh.isosurface import level_surface
 from SkullVAELib.mesh.mesh import Mesh, component_labels, largest_mesh_component
 
@@ -32,6 +33,9 @@ The roof of the orbit is not an outer surface: an implant of constant thickness 
 
 SMALL_COMPONENT = 0.1
 """Components of the outer surface smaller than this fraction of the largest are ignored."""
+
+_CHUNK = 4000
+"""Points whose distances are computed at a time: their arrays fit into the cache of a processor."""
 
 _BLOCK = 4
 """Nodes along the edge of the blocks in which the neighbourhood of a defect is selected."""
@@ -224,6 +228,40 @@ def remove_thin_features(solid: np.ndarray, grid: FineGrid, thinnest_mm: float) 
     away = ndimage.distance_transform_edt(~core, sampling=grid.step_mm)
     # The margin of one step ensures that thick parts do not change: the core is only known to the nearest node.
     out[slices] = np.maximum(local, away - radius - grid.step_mm)
+    return out
+
+
+def sampled_distance(distance: SurfaceDistance, grid: FineGrid, reach_mm: float) -> np.ndarray:
+    """Sample the signed distance to a closed mesh at all nodes of a grid.
+
+    Parameters
+    ----------
+    distance : SurfaceDistance
+        Distances to the mesh.
+    grid : FineGrid
+        The grid; all of its nodes are used, not only the active ones.
+    reach_mm : float
+        Distances are exact up to this; nodes farther away have it, with the sign of their side.
+
+    Returns
+    -------
+    numpy.ndarray
+        (*shape) float32 in mm, negative inside.
+    """
+    mesh = distance.mesh
+    corners = mesh.points[mesh.faces]
+    triangle_mm = float(np.linalg.norm(corners - corners.mean(axis=1)[:, None], axis=2).max())
+    near = np.flatnonzero(grid.near(mesh.points, reach_mm + triangle_mm).ravel())
+    near = near[distance.nearby(grid.points(near), reach_mm + triangle_mm) < np.inf]
+    far = np.ones(grid.shape, bool)
+    far.ravel()[near] = False
+    # Nodes far from the surface are on the same side of it where they are connected.
+    labels, count = ndimage.label(far)
+    one_of = np.zeros(count + 1, int)
+    one_of[labels.ravel()] = np.arange(labels.size)
+    side = np.where(distance.signed(grid.points(one_of)) < 0, -reach_mm, reach_mm).astype(np.float32)
+    out = side[labels]
+    out.ravel()[near] = np.clip(distance.signed(grid.points(near), _CHUNK), -reach_mm, reach_mm)
     return out
 
 

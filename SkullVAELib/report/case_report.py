@@ -168,6 +168,8 @@ def _page(
         body.append(_section("Uncertainty", pictures + _uncertainty_note(report)))
     if printable := report.get("printable_implant"):
         body.append(_section("Printable implant", _pieces(printable["pieces"]) + _implant_options(printable)))
+    if mould := report.get("tooling", {}).get("mould"):
+        body.append(_section("Mould", _moulds(mould["pieces"])))
     if len(report.get("proposals", ())) > 1 and (proposals := _proposals(report["proposals"])):
         body.append(_section("Proposals", proposals))
     if candidates := _candidates(report):
@@ -276,23 +278,57 @@ def _uncertainty_note(report: dict) -> str:
 
 
 def _pieces(pieces: list[dict]) -> str:
-    head = ("Piece", "Volume, ml", "Area, cm&sup2;", "Thickness, mm", "Clearance, mm", "Step at the rim, mm", "Holes")
+    head = ["Piece", "Volume, ml", "Area, cm&sup2;", "Thickness, mm", "Clearance, mm", "Step at the rim, mm", "Holes"]
     rows = []
+    inserted = any("insertion" in piece for piece in pieces)
+    if inserted:
+        head.append("Insertion along a straight line")
     for number, piece in enumerate(pieces, 1):
         thickness, clearance = "-", "-"
         if limits := piece.get("thickness_mm"):
             thickness = f"{format_number(limits['min'], 1)} to {format_number(limits['max'], 1)}"
         if found := piece.get("clearance_mm"):
             clearance = f"{format_number(found['min'], 2)} minimum, {format_number(found['median'], 2)} median"
+        row = [
+            str(number),
+            format_number(piece["volume_ml"], 2),
+            format_number(piece["area_cm2"], 1),
+            thickness,
+            clearance,
+            format_number(piece.get("rim_step_mm"), 2),
+            str(piece["holes"]),
+        ]
+        rows.append([*row, _insertion(piece.get("insertion"))] if inserted else row)
+    return html_table(head, rows)
+
+
+def _insertion(figures: dict | None) -> str:
+    if figures is None:
+        return "-"
+    if figures["insertable"]:
+        text = f"free at {figures['angle_degrees']:.0f}&deg; to the normal"
+    else:
+        area, depth = format_number(figures["blocked_mm2"], 0), format_number(figures["undercut_mm"], 1)
+        text = f"blocked on {area} mm&sup2;, up to {depth} mm deep"
+    if removed := figures.get("removed"):
+        text += f"; gap of up to {format_number(removed['max_mm'], 1)} mm on {removed['area_mm2']:.0f} mm&sup2;"
+    return text
+
+
+def _moulds(pieces: list[dict]) -> str:
+    head = ("Files", "Size, mm", "Cement, ml", "Cavity error (95th percentile), mm", "Undercut")
+    rows = []
+    for piece in pieces:
+        undercut = (
+            f"{format_number(piece['undercut_mm2'], 0)} mm&sup2;, {format_number(piece['undercut_mm'], 1)} mm deep"
+        )
         rows.append(
             (
-                str(number),
-                format_number(piece["volume_ml"], 2),
-                format_number(piece["area_cm2"], 1),
-                thickness,
-                clearance,
-                format_number(piece.get("rim_step_mm"), 2),
-                str(piece["holes"]),
+                ", ".join(html.escape(name) for name in piece["files"]),
+                _millimetres(piece["size_mm"]),
+                format_number(piece["cement_ml"], 1),
+                format_number(piece["cavity_error_mm"]["p95"], 2),
+                undercut,
             )
         )
     return html_table(head, rows)

@@ -28,6 +28,7 @@ from SkullVAELib.geometry.affines import apply_affine
 from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.implant.implant_mesh import PrintableImplant, make_implant
 from SkullVAELib.implant.options import MESH_FORMATS, ImplantOptions
+from SkullVAELib.implant.tooling import NO_TOOLING, Tooling, ToolingInputs, ToolingOptions, make_tooling
 from SkullVAELib.io.images import write_volume
 from SkullVAELib.mesh.colours import UNCERTAINTY_SCALE_MM
 from SkullVAELib.mesh.distance import SurfaceDistance
@@ -152,13 +153,15 @@ class RunResult:
             raise ValueError("the printable implant has not been made yet")
         return self.printable_implant
 
-    def with_implant(self, options: ImplantOptions | None = None) -> RunResult:
+    def with_implant(self, options: ImplantOptions | None = None, insertion: bool = False) -> RunResult:
         """Return a copy with the printable implant made and its figures in the copy's report.
 
         Parameters
         ----------
         options : ImplantOptions, optional
             Options of the implant, by default `self.options`; the copy keeps them.
+        insertion : bool
+            Whether the report includes the figures of the insertion, see `make_implant`.
 
         Returns
         -------
@@ -166,9 +169,10 @@ class RunResult:
             The copy.
         """
         options = options or self.options
-        printable = make_implant(self.completion, options, self.grey)
+        printable = make_implant(self.completion, options, self.grey, insertion)
         report = self.report | self._figures(printable, options)
-        report.pop("checks", None)
+        for of_the_earlier in ("checks", "tooling"):
+            report.pop(of_the_earlier, None)
         result = replace(self, options=options, printable_implant=printable, report=report, difference_mm=None)
         result, check = result.attempt("The self-check of the implant", lambda made: made.self_check(printable))
         if check is None:
@@ -303,6 +307,41 @@ class RunResult:
         completion = self.completion
         implant = completion.implant if completion.implant_whole is None else completion.implant_whole
         write_mesh(skull_surface(completion.bone, implant, self.grey), folder / "skull.stl")
+
+    def write_tooling(self, folder: Path, options: ToolingOptions) -> RunResult:
+        """Make additional printed parts and write them as STL files into an existing folder.
+
+        Parameters
+        ----------
+        folder : Path
+            Existing folder.
+        options : ToolingOptions
+            Which parts.
+
+        Returns
+        -------
+        RunResult
+            With the figures of the parts in the field "tooling" of its report. A part that cannot be made is left out,
+            with a warning.
+        """
+        inputs = ToolingInputs(self.completion, self.printable, self.options, self.grey)
+        figures: dict[str, dict] = {}
+        warnings: list[str] = []
+
+        def make(own: ToolingOptions) -> Tooling:
+            made = make_tooling(inputs, own)
+            for stem, mesh in made.parts.items():
+                write_mesh(mesh, folder / f"{stem}.stl")
+            return made
+
+        result = self
+        for name, own in options.each():
+            result, made = result.attempt(f"The {name}", lambda _, options=own: make(options))  # type: ignore[misc]
+            if made is not None:
+                figures |= made.figures
+                warnings += made.warnings
+        report = result.report | {"tooling": figures, "warnings": [*result.report["warnings"], *warnings]}
+        return replace(result, report=report)
 
     def write_display(self, folder: Path) -> None:
         """Write a simplified surface of the defective skull as skull_display.ply into an existing folder."""
@@ -549,6 +588,8 @@ class OutputOptions:
         report.html, one file with figures and pictures.
     dicom_source : DicomVolume or None
         The series for which DICOM files are written, see `dicom_output`; they hold the patient's name and identifiers.
+    tooling : ToolingOptions
+        Additional printed parts.
     """
 
     proposals: int = 1
@@ -557,6 +598,7 @@ class OutputOptions:
     display: bool = False
     html_report: bool = False
     dicom_source: DicomVolume | None = None
+    tooling: ToolingOptions = NO_TOOLING
 
 
 def write_files(
@@ -589,7 +631,7 @@ def write_files(
             if result.printable_implant is None:
                 # The HTML report shows the thickness: without its map here, the implant would be made twice.
                 thickness_map = result.options.thickness_map or outputs.html_report
-                result = result.with_implant(replace(result.options, thickness_map=thickness_map))
+                result = result.with_implant(replace(result.options, thickness_map=thickness_map), insertion=True)
             result.write_implant(folder)
             if outputs.uncertainty:
                 result = result.attempt("implant_uncertainty.ply", lambda made: made.write_uncertainty(folder))[0]
@@ -610,6 +652,9 @@ def write_files(
         with stages.stage("proposals"):
             proposals = write_proposals(result, outputs.proposals, folder)
             result = replace(result, report=result.report | {"proposals": proposals})
+    if completion.found and outputs.tooling.any:
+        with stages.stage("tooling"):
+            result = result.write_tooling(folder, outputs.tooling)
     with stages.stage("write"):
         write_volume(completion.completed, folder / "completed.nrrd")
         write_volume(completion.implant, folder / "implant.nrrd")
