@@ -15,7 +15,7 @@ from statistics import median
 from SkullVAELib.batch.cohort import SUMMARIES, CohortCase, list_cases, made_from
 from SkullVAELib.batch.summary import STATUSES, CaseRow, CohortTable
 from SkullVAELib.cli.arguments import add_progress_option, existing_model
-from SkullVAELib.cli.case_options import add_case_options, as_arguments, parse_case_options
+from SkullVAELib.cli.case_options import add_case_options, as_arguments, parse_case_options, parse_tooling_options
 from SkullVAELib.core.atomic_output import check_not_input, locked_folder
 from SkullVAELib.core.console import print_message, progress
 from SkullVAELib.core.errors import SkullVAEError
@@ -101,6 +101,7 @@ def run_batch(shared: Sequence[argparse.Action], options: argparse.Namespace) ->
     from SkullVAELib.batch.cluster import require_dask
 
     parse_case_options(options)
+    parse_tooling_options(options)
     if options.workers is not None and options.scheduler is not None:
         raise SkullVAEError("--workers and --scheduler cannot be combined: a scheduler has its own workers", "Omit one")
     if options.model is not None:

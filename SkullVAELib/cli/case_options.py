@@ -11,7 +11,8 @@ from SkullVAELib.completion.options import MOST_PROPOSALS, PRIORS, DefectChoice,
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.core.parsing import number
 from SkullVAELib.data.defect_kinds import CLASSES
-from SkullVAELib.implant.options import MESH_FORMATS, THICKNESS_FORMS, THICKNESS_MODES, ImplantOptions
+from SkullVAELib.implant.options import INSERTABLE_MM, MESH_FORMATS, THICKNESS_FORMS, THICKNESS_MODES, ImplantOptions
+from SkullVAELib.implant.tooling import ToolingOptions
 from SkullVAELib.registration.options import fragment_limit_mm
 
 if TYPE_CHECKING:
@@ -171,6 +172,16 @@ def add_case_options(parser: argparse.ArgumentParser) -> tuple[argparse.Action, 
     )
     add("--split", to=implant, metavar="MM", type=number, help="split into pieces of at most this length")
     add(
+        "--insertable",
+        to=implant,
+        metavar="MM",
+        type=number,
+        nargs="?",
+        const=INSERTABLE_MM,
+        help="remove what keeps the implant from being inserted along one straight direction, at most MM deep (default"
+        f" {INSERTABLE_MM:g} where MM is omitted)",
+    )
+    add(
         "--format",
         to=implant,
         metavar="LIST",
@@ -185,6 +196,28 @@ def add_case_options(parser: argparse.ArgumentParser) -> tuple[argparse.Action, 
         to=implant,
         action="store_true",
         help="also write the surface of the defective skull, skull.stl",
+    )
+    tooling = parser.add_argument_group("additional printed parts", "lengths in mm")
+    add(
+        "--mould",
+        to=tooling,
+        action="store_true",
+        help="also write mould_a.stl and mould_b.stl, the halves of a mould for casting the implant; further pieces:"
+        " mould_2_a.stl and so on",
+    )
+    add(
+        "--mould-clearance",
+        to=tooling,
+        metavar="MM",
+        type=number,
+        help="clearance between the pins and sockets of the mould (default 0.2)",
+    )
+    add(
+        "--mould-wall",
+        to=tooling,
+        metavar="MM",
+        type=number,
+        help="thickness of the mould around its cavity (default 5)",
     )
     add("--report", action="store_true", help="also write report.html, one file with figures and pictures")
     add(
@@ -262,6 +295,7 @@ def parse_case_options(options: argparse.Namespace) -> tuple[ImplantOptions, ROI
         options.holes,
         options.split,
         thickness_map="ply" in options.format,
+        insertable=options.insertable,
     )
     choice = DefectChoice.parse(options.defects, options.at, options.not_at)
     for point in options.through:
@@ -271,6 +305,27 @@ def parse_case_options(options: argparse.Namespace) -> tuple[ImplantOptions, ROI
     from SkullVAELib.geometry.roi import ROI
 
     return implant_options, ROI.parse(options.roi), choice
+
+
+def parse_tooling_options(options: argparse.Namespace) -> ToolingOptions:
+    """Return the options of the additional printed parts.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+        Parsed options that `add_case_options` declared.
+
+    Returns
+    -------
+    ToolingOptions
+        Which parts are made, and how.
+
+    Raises
+    ------
+    SkullVAEError
+        A value is out of range.
+    """
+    return ToolingOptions.parse(options.mould, options.mould_clearance, options.mould_wall)
 
 
 def _formats(text: str) -> tuple[str, ...]:

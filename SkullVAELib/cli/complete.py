@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from SkullVAELib.cli.arguments import INPUT_SUFFIXES, add_progress_option, existing_model
-from SkullVAELib.cli.case_options import add_case_options, parse_case_options
+from SkullVAELib.cli.case_options import add_case_options, parse_case_options, parse_tooling_options
 from SkullVAELib.completion.options import parse_point
 from SkullVAELib.core.background import Background
 from SkullVAELib.core.console import print_message, progress_on, reserved_stdout
@@ -24,12 +24,14 @@ if TYPE_CHECKING:
     from SkullVAELib.completion.options import DefectChoice
     from SkullVAELib.geometry.roi import ROI
     from SkullVAELib.implant.options import ImplantOptions
+    from SkullVAELib.implant.tooling import ToolingOptions
     from SkullVAELib.report.result_files import RunResult
 
 
 # Expected seconds of the stages after the completion, for the progress bar.
 _LAST_WEIGHTS = {"mesh": 1.0, "write": 2.0, "preview": 2.0}
 _SECONDS_PER_PROPOSAL = 1.5
+_SECONDS_OF_TOOLING = 5.0
 
 # An unusable header is found sooner than this after the reader has been imported; then the libraries are not loaded.
 _HEADER_SECONDS = 0.03
@@ -62,8 +64,9 @@ def add_parser(commands) -> None:
         ' these numbers and the holes nearest to the points; {"request": 7, "edited": "FILE.nrrd"} for the implant of'
         ' voxels edited by hand; {"request": 7, "points": [[R, A, S]]} to move the outer surface through points;'
         ' {"request": 7, "implant": {"clearance": 0.5, "thickness":'
-        ' "constant:4", "under_contour": 0, "smooth": 0.5, "holes": "2,10,3", "split": null}} for another printable'
-        " implant of the shape;"
+        ' "constant:4", "under_contour": 0, "smooth": 0.5, "holes": "2,10,3", "split": null, "insertable": null}} for'
+        " another printable implant of the shape;"
+        ' {"request": 7, "tooling": {"mould": true}} for additional printed parts of the implant;'
         ' {"request": 7, "skull": true} for skull.stl; {"request": 7, "report": true} for report.html. Files are'
         ' written to DIR/responses/7, followed by a line {"response": 7, ...} on stdout; after a line with "more": true'
         " another line follows, with the mesh. If no defect is found, the process waits for a request for defects",
@@ -78,6 +81,7 @@ def run_complete(options: argparse.Namespace) -> int:
     from SkullVAELib.session.cleanup import remove_responses
 
     implant_options, roi, choice = parse_case_options(options)
+    tooling = parse_tooling_options(options)
     path = check_readable(options.input)
     inputs = [path]
     if options.model is not None:
@@ -92,7 +96,7 @@ def run_complete(options: argparse.Namespace) -> int:
             requests = stack.enter_context(Requests.from_stdin())
         report = stack.enter_context(progress_on(stream, options.progress))
         with publish_files(options.output, PUBLISHED_FILES, inputs) as staging:
-            result = _complete_into(staging, path, options, implant_options, roi, choice, report)
+            result = _complete_into(staging, path, options, implant_options, tooling, roi, choice, report)
             remove_responses(options.output)  # before the new results appear: responses belong to the earlier ones
         # The files are in place only now.
         report("done", 1.0)
@@ -116,6 +120,7 @@ def _complete_into(
     path: Path,
     options: argparse.Namespace,
     implant_options: ImplantOptions,
+    tooling: ToolingOptions,
     roi: ROI | None,
     choice: DefectChoice,
     report: Report,
@@ -146,6 +151,8 @@ def _complete_into(
         weights.pop("face", None)
     if options.proposals > 1:
         weights["proposals"] = _SECONDS_PER_PROPOSAL * (options.proposals - 1)
+    if tooling.any:
+        weights["tooling"] = _SECONDS_OF_TOOLING
     stages = Stages(weights, report)
     with stages.stage("load model"):
         device = resolve_device(options.device)
@@ -173,7 +180,12 @@ def _complete_into(
     result = RunResult.of(completion, volume, implant_options, options.format, path.name, model_path.name)
     result = dataclasses.replace(result, uncertain=options.uncertainty)
     outputs = OutputOptions(
-        options.proposals, options.uncertainty, options.skull, options.display, html_report=options.report
+        options.proposals,
+        options.uncertainty,
+        options.skull,
+        options.display,
+        html_report=options.report,
+        tooling=tooling,
     )
     return write_files(result, staging, outputs, stages, start.seconds)
 

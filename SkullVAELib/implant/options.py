@@ -17,6 +17,9 @@ THICKNESS_MODES = ("patient", "constant", "minimum")
 THICKNESS_FORMS = " or ".join((THICKNESS_MODES[0], *(f"{mode}:MM" for mode in THICKNESS_MODES[1:])))
 """The forms of a thickness in the text of an option."""
 
+INSERTABLE_MM = 3.0
+"""Depth in mm up to which an implant is cut back so that it can be inserted, where none is given."""
+
 _LIMITS = {
     "clearance_mm": (0.0, 5.0),
     "thickness_mm": (1.0, 12.0),
@@ -27,6 +30,7 @@ _LIMITS = {
     "hole_margin_mm": (0.5, 50.0),
     "split_mm": (20.0, 500.0),
     "resolution_mm": (0.25, 1.0),
+    "insertable_mm": (0.1, 20.0),
 }
 
 
@@ -57,6 +61,9 @@ class ImplantOptions:
         Step of the grid that the implant is made on, 0.25 to 1.
     thickness_map : bool
         Whether the thickness is computed at every point of the mesh.
+    insertable_mm : float or None
+        Maximum depth, 0.1 to 20, of what is removed so that the implant can be inserted along one straight direction;
+        None removes nothing.
 
     Raises
     ------
@@ -75,6 +82,7 @@ class ImplantOptions:
     split_mm: float | None = None
     resolution_mm: float = 0.5
     thickness_map: bool = False
+    insertable_mm: float | None = None
 
     def __post_init__(self):
         if self.thickness not in THICKNESS_MODES:
@@ -138,12 +146,13 @@ class ImplantOptions:
         holes: str | None = None,
         split: float | None = None,
         thickness_map: bool = False,
+        insertable: float | None = None,
     ) -> ImplantOptions:
         """Return options from the values of a command line; None selects the default.
 
         Parameters
         ----------
-        clearance, under_contour, smooth, split : float, optional
+        clearance, under_contour, smooth, split, insertable : float, optional
             Lengths in mm.
         thickness : str, optional
             "patient", "constant:MM" or "minimum:MM".
@@ -173,6 +182,7 @@ class ImplantOptions:
             ("under_contour_mm", under_contour),
             ("smoothing_mm", smooth),
             ("split_mm", split),
+            ("insertable_mm", insertable),
         ):
             if value is not None:
                 given[name] = value

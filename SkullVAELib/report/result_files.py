@@ -28,6 +28,7 @@ from SkullVAELib.geometry.affines import apply_affine
 from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.implant.implant_mesh import PrintableImplant, make_implant
 from SkullVAELib.implant.options import MESH_FORMATS, ImplantOptions
+from SkullVAELib.implant.tooling import NO_TOOLING, Tooling, ToolingInputs, ToolingOptions, make_tooling
 from SkullVAELib.io.images import write_volume
 from SkullVAELib.mesh.colours import UNCERTAINTY_SCALE_MM
 from SkullVAELib.mesh.distance import SurfaceDistance
@@ -166,7 +167,8 @@ class RunResult:
         options = options or self.options
         printable = make_implant(self.completion, options, self.grey)
         report = self.report | self._figures(printable, options)
-        report.pop("checks", None)
+        for of_the_earlier in ("checks", "tooling"):
+            report.pop(of_the_earlier, None)
         result = replace(self, options=options, printable_implant=printable, report=report, difference_mm=None)
         result, check = result.attempt("The self-check of the implant", lambda made: made.self_check(printable))
         if check is None:
@@ -299,6 +301,41 @@ class RunResult:
         completion = self.completion
         implant = completion.implant if completion.implant_whole is None else completion.implant_whole
         write_mesh(skull_surface(completion.bone, implant, self.grey), folder / "skull.stl")
+
+    def write_tooling(self, folder: Path, options: ToolingOptions) -> RunResult:
+        """Make additional printed parts and write them as STL files into an existing folder.
+
+        Parameters
+        ----------
+        folder : Path
+            Existing folder.
+        options : ToolingOptions
+            Which parts.
+
+        Returns
+        -------
+        RunResult
+            With the figures of the parts in the field "tooling" of its report. A part that cannot be made is left out,
+            with a warning.
+        """
+        inputs = ToolingInputs(self.completion, self.printable, self.options, self.grey)
+        figures: dict[str, dict] = {}
+        warnings: list[str] = []
+
+        def make(own: ToolingOptions) -> Tooling:
+            made = make_tooling(inputs, own)
+            for stem, mesh in made.parts.items():
+                write_mesh(mesh, folder / f"{stem}.stl")
+            return made
+
+        result = self
+        for name, own in options.each():
+            result, made = result.attempt(f"The {name}", lambda _, options=own: make(options))  # type: ignore[misc]
+            if made is not None:
+                figures |= made.figures
+                warnings += made.warnings
+        report = result.report | {"tooling": figures, "warnings": [*result.report["warnings"], *warnings]}
+        return replace(result, report=report)
 
     def write_display(self, folder: Path) -> None:
         """Write a simplified surface of the defective skull as skull_display.ply into an existing folder."""
@@ -532,6 +569,8 @@ class OutputOptions:
         skull_display.ply, the same simplified for display.
     html_report : bool
         report.html, one file with figures and pictures.
+    tooling : ToolingOptions
+        Additional printed parts.
     """
 
     proposals: int = 1
@@ -539,6 +578,7 @@ class OutputOptions:
     skull: bool = False
     display: bool = False
     html_report: bool = False
+    tooling: ToolingOptions = NO_TOOLING
 
 
 def write_files(
@@ -592,6 +632,9 @@ def write_files(
         with stages.stage("proposals"):
             proposals = write_proposals(result, outputs.proposals, folder)
             result = replace(result, report=result.report | {"proposals": proposals})
+    if completion.found and outputs.tooling.any:
+        with stages.stage("tooling"):
+            result = result.write_tooling(folder, outputs.tooling)
     with stages.stage("write"):
         write_volume(completion.completed, folder / "completed.nrrd")
         write_volume(completion.implant, folder / "implant.nrrd")

@@ -10,6 +10,9 @@ RESULT_FILES = ("completed.nrrd", "implant.nrrd", "implant.stl", "preview.png", 
 The report is last: where it is present, the set is complete.
 """
 
+TOOLING_FILES = (*(f"mould{number}_{half}.stl" for number in ("", "_[2-9]", "_[1-9][0-9]") for half in "ab"),)
+"""Patterns of the additional printed parts, see `SkullVAELib.implant.tooling`."""
+
 OPTIONAL_FILES = (
     "skull.stl",
     "skull_display.ply",
@@ -18,6 +21,7 @@ OPTIONAL_FILES = (
     "implant.ply",
     "implant_uncertainty.ply",
     *(f"implant_{number}.{kind}" for kind in MESH_FORMATS for number in ("[1-9]", "[1-9][0-9]")),
+    *TOOLING_FILES,
     *(f"proposal_[2-5].{kind}" for kind in ("nrrd", *MESH_FORMATS)),
 )
 """Patterns (as in `fnmatch`) of the files that a completion writes where they are requested."""

@@ -16,9 +16,9 @@ from typing import Any
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.core.parent_process import end_when_orphaned
 
-REQUEST_KINDS = ("gamma", "proposal", "defects", "edited", "points", "implant", "skull", "report")
+REQUEST_KINDS = ("gamma", "proposal", "defects", "edited", "points", "implant", "tooling", "skull", "report")
 """Kinds of requests: another gamma, proposal, selection of defects, edited implant, points on the outer surface or
-printable implant; the file skull.stl or report.html."""
+printable implant; additional printed parts; the file skull.stl or report.html."""
 
 SHAPE_KINDS = ("gamma", "proposal", "defects", "edited", "points")
 """Kinds of requests that change the implant's voxels."""
@@ -84,7 +84,7 @@ class Request:
         One of `REQUEST_KINDS`; empty for an invalid request.
     value : object
         Value of the request: number for "gamma" and "proposal", `DefectSelection` for "defects", path for "edited",
-        tuple of points (RAS mm) for "points", dict for "implant", True for "skull" and "report".
+        tuple of points (RAS mm) for "points", dict for "implant" and "tooling", True for "skull" and "report".
     error : SkullVAEError or None
         Why the request is invalid.
     superseded : bool
@@ -142,6 +142,7 @@ class Request:
             "edited": isinstance(value, str) and bool(value),
             "points": value is not None,
             "implant": isinstance(value, dict),
+            "tooling": isinstance(value, dict),
             "skull": value is True,
             "report": value is True,
         }

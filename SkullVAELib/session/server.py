@@ -20,8 +20,10 @@ from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.core.files import as_json_text
 from SkullVAELib.core.memory import return_freed_memory
 from SkullVAELib.implant.options import MESH_FORMATS, ImplantOptions
+from SkullVAELib.implant.tooling import ToolingOptions
 from SkullVAELib.io.images import read_volume, write_volume
 from SkullVAELib.report.result_files import RunResult
+from SkullVAELib.report.result_names import TOOLING_FILES
 from SkullVAELib.session.cleanup import RESPONSES
 from SkullVAELib.session.protocol import SHAPE_KINDS, DefectSelection, Request, Requests
 
@@ -41,7 +43,10 @@ NOTHING_FILLED = "No defect is filled: there is no implant. Select a candidate d
 _OF_IMPLANT = ("implant", "printable_implant", "checks", "uncertainty", "edited")
 
 # Options of an "implant" request that are numbers, and those that are text.
-_NUMBERS, _TEXTS = ("clearance", "under_contour", "smooth", "split"), ("thickness", "holes")
+_NUMBERS, _TEXTS = ("clearance", "under_contour", "smooth", "split", "insertable"), ("thickness", "holes")
+
+# Options of a "tooling" request that are true or false, and those that are numbers.
+_FLAGS, _LENGTHS = ("mould",), ("mould_clearance", "mould_wall", "ring", "template")
 
 
 def serve(result: RunResult, requests: Requests, folder: Path, stream: TextIO) -> None:
@@ -115,6 +120,7 @@ class InteractiveSession:
             "edited": self._respond_to_edited,
             "points": self._respond_to_points,
             "implant": self._respond_to_implant,
+            "tooling": self._respond_to_tooling,
             "skull": self._respond_to_skull,
             "report": self._respond_to_report,
         }
@@ -330,6 +336,41 @@ class InteractiveSession:
             yield {"files": [], "report": {}}
             return
         yield self._with_implant(request, options)
+
+    def _respond_to_tooling(self, request: Request, shape_waits: Callable[[], bool]) -> Iterator[dict]:
+        """Make additional printed parts of the current implant."""
+        options = self._tooling_options(request.value)
+        self._require_implant()
+        if self._result.printable_implant is None:
+            self._result = self._result.with_implant()
+        result = self._result
+
+        def write(staging: Path) -> None:
+            nonlocal result
+            result = result.write_tooling(staging, options)
+
+        response = self._published(request, TOOLING_FILES, write)
+        # Warnings of the parts alone: those of the implant are known.
+        report = {"tooling": result.report["tooling"]}
+        yield response | {
+            "report": report | {"warnings": result.report["warnings"][len(self._result.report["warnings"]) :]}
+        }
+
+    @staticmethod
+    def _tooling_options(value: dict) -> ToolingOptions:
+        """The options in a "tooling" request; at least one part has to be requested."""
+        for name, option in value.items():
+            number = isinstance(option, int | float) and not isinstance(option, bool)
+            if name not in (*_FLAGS, *_LENGTHS):
+                known = ", ".join((*_FLAGS, *_LENGTHS))
+                raise SkullVAEError(f"The tooling option '{name}' is unknown", f"Use {known}")
+            if option is not None and not (number if name in _LENGTHS else isinstance(option, bool)):
+                kind = "a number" if name in _LENGTHS else "true or false"
+                raise SkullVAEError(f"The tooling option '{name}' must be {kind}", "Correct the value, or send null")
+        options = ToolingOptions.parse(**value)
+        if not options.any:
+            raise SkullVAEError("No additional part is requested", 'Send for example {"mould": true}')
+        return options
 
     def _respond_to_skull(self, request: Request, shape_waits: Callable[[], bool]) -> Iterator[dict]:
         yield self._published(request, ["skull.stl"], self._result.write_skull) | {"report": {}}
