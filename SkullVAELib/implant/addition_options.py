@@ -214,7 +214,13 @@ class AdditionOptions:
         given: dict[str, Any] = {}
         for text, names, least, what, remedy in (
             (tabs, ("tabs", "tab_thickness_mm"), 1, "tabs", "Use NUMBER or NUMBER,THICKNESS, for example 4,1.5"),
-            (screws, ("screw_diameter_mm", "screw_bone_mm"), 1, "screws", "Use DIAMETER or DIAMETER,BONE, such as 1.6,3"),
+            (
+                screws,
+                ("screw_diameter_mm", "screw_bone_mm"),
+                1,
+                "screws",
+                "Use DIAMETER or DIAMETER,BONE, such as 1.6,3",
+            ),
             (
                 flange,
                 ("flange_mm", "flange_thickness_mm", "flange_screws"),
@@ -258,9 +264,6 @@ class AdditionOptions:
         return tuple(field.name for field in fields(cls))
 
 
-NO_ADDITIONS = AdditionOptions()
-"""Nothing is added or cut."""
-
 ADDITION_TEXTS = ("tabs", "screws", "flange", "engrave", "engrave_size")
 """Arguments of `AdditionOptions.parse` that are texts."""
 
@@ -278,9 +281,7 @@ def _text(value: str | Sequence[float]) -> str:
     return value if isinstance(value, str) else ",".join(map(str, value))
 
 
-def _numbers(
-    value: str | Sequence[float], count: tuple[int, int], what: str, remedy: str
-) -> tuple[float, ...]:
+def _numbers(value: str | Sequence[float], count: tuple[int, int], what: str, remedy: str) -> tuple[float, ...]:
     """The numbers of a text or a list; count: how few and how many there may be."""
     try:
         numbers = tuple(float(part) for part in (value.split(",") if isinstance(value, str) else value))
@@ -292,3 +293,7 @@ def _numbers(
     if not all(map(math.isfinite, numbers)):
         raise SkullVAEError(f"{what} has a number that is not finite", remedy)
     return numbers
+
+
+NO_ADDITIONS = AdditionOptions()
+"""Nothing is added or cut."""

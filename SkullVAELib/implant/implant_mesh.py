@@ -15,11 +15,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import ndimage
+from scipy.spatial import cKDTree
 
 from SkullVAELib.core.threads import one_thread
 from SkullVAELib.geometry.affines import apply_affine, scale_of
 from SkullVAELib.geometry.masks import bounding_box
 from SkullVAELib.geometry.volume import Volume, crop, sample_volume
+from SkullVAELib.implant.additions import Additions, OwnPoints, raise_surface
+from SkullVAELib.implant.fixation import Ground
 from SkullVAELib.implant.implicit_solid import (
     FAR_MM,
     FineGrid,
@@ -29,6 +32,7 @@ from SkullVAELib.implant.implicit_solid import (
     largest_solid,
     remove_thin_features,
     rounded_intersection,
+    surface_grid,
 )
 from SkullVAELib.implant.measures import classify_points, measure_piece, size_figures, thickness_map
 from SkullVAELib.implant.options import ImplantOptions
@@ -133,13 +137,14 @@ def make_implant(completion: Completion, options: ImplantOptions, grey: GreyLeve
             f"Small components of the implant, {sizes[small].sum() * implant.voxel_ml:.3f} ml in total, are omitted:"
             " they are too small to be manufactured."
         )
+    given = _given_points(local, labels, options)
     for number, label in enumerate(np.argsort(-sizes, kind="stable")[: count - int(small.sum())] + 1, 1):
         mask = local.with_array(labels == label)
         mask = crop(mask, bounding_box(mask.array, margin))
         made: list[ImplantPiece] = []
         texts: list[str] = []
         if proposal is not None:
-            made, texts = _defect_pieces(mask, proposal, bone, options, number)
+            made, texts = _defect_pieces(mask, proposal, bone, options, number, completion, given.get(label))
         if not made and options.plain:
             made, texts = [_voxel_piece(mask, number)], []
         pieces += made
@@ -161,7 +166,7 @@ def local_bone(completion: Completion, options: ImplantOptions, grey: GreyLevels
     BoneDistance or None
         None where there is no bone around the implant.
     """
-    reach = max(6.0, options.clearance_mm + 3.0) + options.depth_mm
+    reach = max(6.0, options.clearance_mm + 3.0) + options.depth_mm + options.additions.beyond_mm
     bone, implant = completion.bone, _implant_voxels(completion)
     index = apply_affine(np.linalg.inv(bone.affine) @ implant.affine, np.argwhere(implant.array))
     index = np.round(index).astype(int)  # of the image's voxels; beyond its end where the implant is
@@ -197,14 +202,54 @@ def _neighbourhood(index: np.ndarray, shape: np.ndarray, spacing: np.ndarray, re
     return near[tuple(slice(n) for n in shape)]
 
 
+def _given_points(implant: Volume, labels: np.ndarray, options: ImplantOptions) -> dict[int, OwnPoints]:
+    """The points of the options that belong to each defect: that with the nearest implant voxel."""
+    given = options.additions
+    index = np.argwhere(labels)
+    tree = cKDTree(apply_affine(implant.affine, index))
+    own: dict[int, list[list]] = {int(label): [[], [], []] for label in np.unique(labels[labels > 0])}
+    for kind, places in enumerate((given.tab_at, given.holes_at, given.build_up)):
+        for values in places:
+            nearest = index[tree.query(values[:3])[1]]
+            own[int(labels[tuple(nearest)])][kind].append(values)
+    return {
+        label: OwnPoints(*(np.array(rows).reshape(-1, n) for rows, n in zip(kinds, (3, 4, 5), strict=True)))
+        for label, kinds in own.items()
+    }
+
+
+def _grid(
+    mask: Volume, proposal: ImplantShape, outwards: np.ndarray, reach: float, options: ImplantOptions
+) -> FineGrid:
+    """The grid for one defect, which reaches over the bone around it where something is added there."""
+    added = options.additions
+    if not added.any:
+        return fine_grid(mask, outwards, reach, options.step_mm)
+    raised = max([0.0, *(region[4] for region in added.build_up)])
+    highest = options.clearance_mm + max(added.tab_thickness_mm, added.flange_thickness_mm)
+
+    def shape(points: np.ndarray) -> np.ndarray:
+        return proposal.shape.at_voxels(proposal.alignment, points) / scale_of(proposal.alignment)
+
+    near = max(reach, raised + 3.0 if raised else 0.0)
+    # Beyond the rim as far as the farthest screw, and the distance at which the rim may be from the voxels.
+    return surface_grid(mask, outwards, (near, max(near, added.beyond_mm + 4.0)), options.step_mm, shape, highest)
+
+
 def _defect_pieces(
-    mask: Volume, proposal: ImplantShape, bone: BoneDistance | None, options: ImplantOptions, number: int
+    mask: Volume,
+    proposal: ImplantShape,
+    bone: BoneDistance | None,
+    options: ImplantOptions,
+    number: int,
+    completion: Completion,
+    own: OwnPoints | None,
 ) -> tuple[list[ImplantPiece], list[str]]:
-    """The pieces for one defect and the warnings about it; mask: its implant voxels."""
+    """The pieces for one defect and the warnings about it; mask: its implant voxels; own: points given for it."""
     centre = np.linalg.inv(proposal.alignment)[:3, 3]
     middle = mask.affine[:3, :3] @ np.argwhere(mask.array).mean(0) + mask.affine[:3, 3]
     reach = max(2.5, options.depth_mm + 1.5) + options.smoothing_mm
-    grid = fine_grid(mask, middle - centre, reach, options.step_mm)
+    grid = _grid(mask, proposal, middle - centre, reach, options)
     field = _shape(grid, proposal, options.smoothing_mm)
     outer = OuterSurface(field, grid, centre)
     solid = _plate(grid, field, _extent(grid, mask, proposal.score), outer, bone, options)
@@ -218,11 +263,19 @@ def _defect_pieces(
             f"The implant has {count} separate components with these options: only the largest, {share:.0%} of its"
             " volume, is kept. Check its shape."
         )
+    additions = None
+    if options.additions.any and own is not None:
+        if len(own.build_up):
+            whole, texts = raise_surface(whole, grid, outer, options.under_contour_mm, own.build_up)
+            warnings += texts
+        additions = _additions(whole, grid, outer, bone, options, completion, mask, own)
+        warnings += additions.warnings
     solids = [whole]
     if options.split_mm is not None:
         solids = split_plate(whole, grid, options.split_mm, options.clearance_mm, options.edge_mm)
     made = []
-    for solid in solids:
+    pieces = solids
+    for place, solid in enumerate(pieces):
         solid, count, share = largest_solid(solid)
         mesh = contour(solid, grid)
         if mesh.volume_ml < SMALLEST_ML:
@@ -236,10 +289,16 @@ def _defect_pieces(
                 " its shape."
             )
         faces = classify_points(mesh, outer)
-        holes = 0
+        holes, obstacles, text = 0, None, None
+        if additions is not None:
+            obstacles = additions.obstacles(solid)
+            text, texts = additions.text_place(mesh, faces, solid, obstacles)
+            warnings += texts
+            if text is not None:
+                obstacles = np.concatenate([obstacles, text.surface_below()])
         if options.hole_diameter_mm is not None:
             pattern = HolePattern(options.hole_diameter_mm, options.hole_pitch_mm, options.hole_margin_mm)
-            solid, holes = perforate(solid, grid, mesh, faces, outer, pattern, options.edge_mm)
+            solid, holes = perforate(solid, grid, mesh, faces, outer, pattern, options.edge_mm, obstacles)
             mesh = contour(largest_solid(solid)[0], grid)
             faces = classify_points(mesh, outer)
             if not holes:
@@ -251,9 +310,62 @@ def _defect_pieces(
             openings = "an unintended opening" if tunnels == 1 else f"{tunnels} unintended openings"
             warnings.append(f"The implant has {openings} where it is too thin. Request a minimum thickness.")
         figures = {"defect": number, "holes": holes, **measure_piece(mesh, faces, solid, grid, bone, outer, options)}
+        if additions is not None:
+            # The figures above are those of the plate; its size is that of what is printed.
+            others = [each for other, each in enumerate(pieces) if other != place]
+            solid, added, texts = additions.apply(solid, others, options.clearance_mm, text)
+            before = len(mesh.points) - len(mesh.faces) // 2
+            mesh = contour(largest_solid(solid)[0], grid)
+            faces = classify_points(mesh, outer)
+            expected = len(added["screws"]) + len(added["holes_at"])
+            tunnels = (before - (len(mesh.points) - len(mesh.faces) // 2)) // 2 - expected
+            if tunnels:
+                warnings.append(
+                    f"The implant has {abs(tunnels)} {'more' if tunnels > 0 else 'fewer'} openings than its screw holes"
+                    " and further holes. Check them in 3D."
+                )
+            warnings += texts
+            figures |= size_figures(mesh) | added
         thickness = thickness_map(mesh, faces, solid, grid) if options.thickness_map else None
         made.append(ImplantPiece(mesh, thickness, number, figures))
     return made, warnings
+
+
+def _additions(
+    plate: np.ndarray,
+    grid: FineGrid,
+    outer: OuterSurface,
+    bone: BoneDistance | None,
+    options: ImplantOptions,
+    completion: Completion,
+    mask: Volume,
+    own: OwnPoints,
+) -> Additions:
+    """The additions to the plate of one defect; mask: its implant voxels; own: points given for it."""
+    implant = _implant_voxels(completion)
+    index = np.argwhere(implant.array)
+    if options.additions.fixed and len(index):
+        at = np.round(apply_affine(np.linalg.inv(mask.affine) @ implant.affine, index)).astype(int)
+        inside = ((at >= 0) & (at < mask.array.shape)).all(1)
+        inside[inside] = mask.array[tuple(at[inside].T)]
+        index = index[~inside]
+    ground = Ground(completion.bone, apply_affine(implant.affine, index))
+
+    def deficit(wanted: np.ndarray) -> np.ndarray:
+        return _clearance_deficit(grid, bone, options, wanted)
+
+    return Additions.of(
+        plate,
+        grid,
+        outer,
+        ground,
+        bone,
+        deficit,
+        options.clearance_mm,
+        options.under_contour_mm,
+        options.additions,
+        own,
+    )
 
 
 def _voxel_piece(mask: Volume, number: int) -> ImplantPiece:
