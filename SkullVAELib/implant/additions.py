@@ -14,6 +14,7 @@ from SkullVAELib.implant.fixation import (
     Fixation,
     Ground,
     Site,
+    cut_rounded,
     drill_screw,
     grid_box,
     make_fixation,
@@ -193,7 +194,7 @@ class Additions:
             drilled = _drill(solid, self.grid, at, axis, diameter)
             if drilled is not None:
                 solid = drilled
-                holes.append({"at_mm": _rounded(at, 2), "direction": _rounded(-axis, 4), "diameter_mm": diameter})
+                holes.append({"at_mm": _rounded(at, 2), "direction": _rounded(-axis, 4), "diameter_mm": float(diameter)})
         if text is not None:
             solid = engrave(solid, self.grid, text, options.engraving_mm, options.engraving_depth_mm)
         figures = {"screws": screws, "holes_at": holes, "engraved": options.engraving if text is not None else ""}
@@ -275,7 +276,7 @@ def _drill(
     across = np.linalg.norm(offset - along[..., None] * axis, axis=-1)
     drill = np.maximum(across - diameter_mm / 2, np.maximum(along - top - 2.0, top - length - 2.0 - along))
     out = solid.copy()
-    out[box] = np.maximum(solid[box], -drill)
+    out[box] = cut_rounded(solid[box], drill, grid.step_mm)
     return out
 
 

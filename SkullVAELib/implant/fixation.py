@@ -47,6 +47,9 @@ _EDGE_MM = 0.4
 _EVEN_MM = 0.8
 """Standard deviation of the smoothing of the upper face."""
 
+_DEEP_MM = 1.5
+"""Depth in bone below which distances are not computed."""
+
 _LEFT_MM = 0.5
 """Minimum height of the cylindrical part of a screw hole below the countersink."""
 
@@ -295,7 +298,7 @@ def make_fixation(
     wanted = grid.active[near.ravel()[grid.active]]
     nodes = SurfaceNodes.of(grid, outer, rim, wanted, (-_SEARCH_MM - 2.0, highest + 3.0))
     blocked = _outward(grid, nodes, deficit)
-    distance = _to_bone(bone, nodes, highest + 3.0)
+    distance = _to_bone(bone, nodes, highest + 2.0)
     base = _even_base(grid, nodes, distance)
     allowed = np.where(ground.in_image(nodes.points), -FAR_MM, FAR_MM)
     limit = clearance_mm + 1.5
@@ -337,9 +340,12 @@ def _outward(grid: FineGrid, nodes: SurfaceNodes, deficit: Callable[[np.ndarray]
 
 def _to_bone(bone: BoneDistance, nodes: SurfaceNodes, reach_mm: float) -> np.ndarray:
     """Distances (M,) of nodes to bone, mm, at most reach_mm; exact near the surface, negative in bone."""
-    distance = np.where(bone.in_bone(nodes.points), -reach_mm, reach_mm)
+    inside = bone.in_bone(nodes.points)
+    distance = np.where(inside, -_DEEP_MM, reach_mm)
     near = np.flatnonzero(bone.nearby(nodes.points, reach_mm + bone.triangle_mm) < np.inf)
-    distance[near] = np.clip(bone.signed(nodes.points[near]), -reach_mm, reach_mm)
+    # Deep in bone the value does not matter: nothing is there.
+    near = near[~inside[near] | (bone.nearby(nodes.points[near], _DEEP_MM) < np.inf)]
+    distance[near] = np.clip(bone.signed(nodes.points[near]), -_DEEP_MM, reach_mm)
     return distance
 
 
@@ -594,8 +600,14 @@ def drill_screw(
     # Within the plate, should the hole be so near to it, the drill ends above the completed outer surface.
     drill = np.maximum(np.minimum(across - radius, cone), np.maximum(along - top - 2.0, -along - deepest_mm))
     out = solid.copy()
-    out[box] = np.maximum(solid[box], -drill)
+    out[box] = cut_rounded(solid[box], drill, grid.step_mm)
     return out, top - bottom
+
+
+def cut_rounded(solid: np.ndarray, tool: np.ndarray, edge_mm: float) -> np.ndarray:
+    """Cut a tool, a function that is negative inside, out of a solid, with rounded edges."""
+    cut = rounded_intersection([solid, -tool], edge_mm)
+    return np.where(tool < 2 * edge_mm, cut, solid).astype(np.float32)
 
 
 def grid_box(grid: FineGrid, points: np.ndarray, room_mm: float) -> tuple[tuple[slice, slice, slice], np.ndarray]:
