@@ -194,7 +194,9 @@ class Additions:
             drilled = _drill(solid, self.grid, at, axis, diameter)
             if drilled is not None:
                 solid = drilled
-                holes.append({"at_mm": _rounded(at, 2), "direction": _rounded(-axis, 4), "diameter_mm": float(diameter)})
+                holes.append(
+                    {"at_mm": _rounded(at, 2), "direction": _rounded(-axis, 4), "diameter_mm": float(diameter)}
+                )
         if text is not None:
             solid = engrave(solid, self.grid, text, options.engraving_mm, options.engraving_depth_mm)
         figures = {"screws": screws, "holes_at": holes, "engraved": options.engraving if text is not None else ""}

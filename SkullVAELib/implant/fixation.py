@@ -13,7 +13,7 @@ from SkullVAELib.geometry.affines import apply_affine
 from SkullVAELib.geometry.volume import Volume, sample_volume
 from SkullVAELib.implant.addition_options import FARTHEST_TAB_MM, TAB_MM, AdditionOptions
 from SkullVAELib.implant.implicit_solid import FAR_MM, FineGrid, OuterSurface, rounded_intersection
-from SkullVAELib.implant.rim_line import RimLine, SurfaceNodes
+from SkullVAELib.implant.rim_line import RimLine, SurfaceNodes, interpolated
 from SkullVAELib.mesh.distance import BoneDistance
 
 GAP_MM = 2.0
@@ -47,8 +47,11 @@ _EDGE_MM = 0.4
 _EVEN_MM = 0.8
 """Standard deviation of the smoothing of the upper face."""
 
-_DEEP_MM = 1.5
+_DEEP_MM = 2.0
 """Depth in bone below which distances are not computed."""
+
+_CLOSE_MM = 1.0
+"""Difference of an interpolated distance from the clearance below which the exact distance is computed."""
 
 _LEFT_MM = 0.5
 """Minimum height of the cylindrical part of a screw hole below the countersink."""
@@ -296,9 +299,9 @@ def make_fixation(
         steps = np.linspace(0, 1, 12)[:, None]
         near |= grid.near(start + steps * (end - start), options.pad_mm + highest + 2.5)
     wanted = grid.active[near.ravel()[grid.active]]
-    nodes = SurfaceNodes.of(grid, outer, rim, wanted, (-_SEARCH_MM - 2.0, highest + 3.0))
-    blocked = _outward(grid, nodes, deficit)
-    distance = _to_bone(bone, nodes, highest + 2.0)
+    nodes = SurfaceNodes.of(grid, outer, rim, wanted, (-under_mm - _FILLED_MM - 2.5, highest + 3.0))
+    distance = _to_bone(bone, grid, nodes, highest + 2.0)
+    blocked = _outward(grid, nodes, distance, deficit, clearance_mm)
     base = _even_base(grid, nodes, distance)
     allowed = np.where(ground.in_image(nodes.points), -FAR_MM, FAR_MM)
     limit = clearance_mm + 1.5
@@ -328,25 +331,39 @@ def make_fixation(
     return made
 
 
-def _outward(grid: FineGrid, nodes: SurfaceNodes, deficit: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+def _outward(
+    grid: FineGrid,
+    nodes: SurfaceNodes,
+    distance: np.ndarray,
+    deficit: Callable[[np.ndarray], np.ndarray],
+    clearance_mm: float,
+) -> np.ndarray:
     """Clearance minus distance to bone, (M,), the largest of a node and those outwards of it along the third axis.
 
     Material below an overhang of bone, or in an open cell of the diploe, would keep the implant from being inserted.
+    distance: as from `_to_bone`; it is replaced by the exact one where that decides.
     """
-    needed = np.isin(grid.active, nodes.flat, assume_unique=True)
-    array = grid.spread(np.where(needed, deficit(needed), -FAR_MM), -FAR_MM)
+    close = np.abs(distance - clearance_mm) < _CLOSE_MM
+    needed = np.isin(grid.active, nodes.flat[close], assume_unique=True)
+    array = np.full(grid.shape, -FAR_MM, np.float32)
+    flat = array.ravel()
+    flat[nodes.flat] = clearance_mm - distance
+    flat[grid.active[needed]] = deficit(needed)[needed]
     return np.maximum.accumulate(array[:, :, ::-1], axis=2)[:, :, ::-1].ravel()[nodes.flat]
 
 
-def _to_bone(bone: BoneDistance, nodes: SurfaceNodes, reach_mm: float) -> np.ndarray:
-    """Distances (M,) of nodes to bone, mm, at most reach_mm; exact near the surface, negative in bone."""
-    inside = bone.in_bone(nodes.points)
-    distance = np.where(inside, -_DEEP_MM, reach_mm)
-    near = np.flatnonzero(bone.nearby(nodes.points, reach_mm + bone.triangle_mm) < np.inf)
-    # Deep in bone the value does not matter: nothing is there.
-    near = near[~inside[near] | (bone.nearby(nodes.points[near], _DEEP_MM) < np.inf)]
-    distance[near] = np.clip(bone.signed(nodes.points[near]), -_DEEP_MM, reach_mm)
-    return distance
+def _to_bone(bone: BoneDistance, grid: FineGrid, nodes: SurfaceNodes, reach_mm: float) -> np.ndarray:
+    """Distances (M,) of nodes to bone, mm, interpolated; negative in bone, limited where they do not matter."""
+
+    def distances(points: np.ndarray) -> list[np.ndarray]:
+        inside = bone.in_bone(points)
+        distance = np.where(inside, -_DEEP_MM, reach_mm)
+        near = np.flatnonzero(bone.nearby(points, reach_mm + bone.triangle_mm) < np.inf)
+        near = near[~inside[near] | (bone.nearby(points[near], _DEEP_MM) < np.inf)]
+        distance[near] = np.clip(bone.signed(points[near]), -_DEEP_MM, reach_mm)
+        return [distance]
+
+    return interpolated(grid, nodes.flat, distances)[0]
 
 
 def _even_base(grid: FineGrid, nodes: SurfaceNodes, distance: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,6 +63,38 @@ class RimLine:
         return np.where(inside, -away, away)
 
 
+def interpolated(
+    grid: FineGrid, flat: np.ndarray, functions: Callable[[np.ndarray], list[np.ndarray]]
+) -> list[np.ndarray]:
+    """Return smooth functions at nodes, computed at every second node along each axis and interpolated.
+
+    Parameters
+    ----------
+    grid : FineGrid
+        The grid.
+    flat : numpy.ndarray
+        (M,) flat indices of the nodes.
+    functions : callable
+        Gives a list of arrays (N,) for points (N, 3), RAS mm.
+
+    Returns
+    -------
+    list of numpy.ndarray
+        (M,) values of each function.
+    """
+    index = grid.index(flat)
+    shape = tuple(-(-n // 2) + 1 for n in grid.shape)
+    needed = np.zeros(shape, bool)
+    for corner in np.ndindex(2, 2, 2):
+        needed[tuple((index // 2 + corner).T)] = True
+    values = []
+    for coarse in functions(apply_affine(grid.affine, 2 * np.argwhere(needed))):
+        array = np.zeros(shape, np.float32)
+        array[needed] = coarse
+        values.append(ndimage.map_coordinates(array, index.T / 2, np.float32, order=1))
+    return values
+
+
 @dataclass(frozen=True)
 class SurfaceNodes:
     """Nodes of a grid near the outer surface and the rim, M of them.
@@ -99,20 +132,13 @@ class SurfaceNodes:
 
         The coordinates are computed at every second node along each axis and interpolated.
         """
-        index = grid.index(wanted)
-        coarse_shape = tuple(-(-n // 2) + 1 for n in grid.shape)
-        needed = np.zeros(coarse_shape, bool)
-        for corner in np.ndindex(2, 2, 2):
-            needed[tuple((index // 2 + corner).T)] = True
-        at = apply_affine(grid.affine, 2 * np.argwhere(needed))
-        depth, beyond = outer.depth(at)
-        feet = at + depth[:, None] * outer.normals[outer.nearest(at)]
-        values = []
-        for coarse in (-depth, beyond, rim.signed(feet)):
-            array = np.zeros(coarse_shape, np.float32)
-            array[needed] = coarse
-            values.append(ndimage.map_coordinates(array, index.T / 2, np.float32, order=1))
-        height, lateral, away = values
+
+        def coordinates(at: np.ndarray) -> list[np.ndarray]:
+            depth, beyond = outer.depth(at)
+            feet = at + depth[:, None] * outer.normals[outer.nearest(at)]
+            return [-depth, beyond, rim.signed(feet)]
+
+        height, lateral, away = interpolated(grid, wanted, coordinates)
         keep = (height > heights[0]) & (height < heights[1]) & (lateral < 1.5)
         flat = wanted[keep]
         return cls(flat, grid.points(flat), height[keep], lateral[keep], away[keep])
