@@ -120,46 +120,72 @@ def make_implant(completion: Completion, options: ImplantOptions, grey: GreyLeve
     PrintableImplant
         Without pieces where the completion has no implant.
     """
-    implant, proposal = _implant_voxels(completion), completion.proposal
-    if not implant.array.any():
+    masks, small_ml = defect_masks(completion)
+    if not masks:
         return PrintableImplant([], [])
-    margin = np.ceil(_MARGIN_MM / implant.spacing).astype(int)
-    local = crop(implant, bounding_box(implant.array, margin))
-    labels, count = ndimage.label(local.array)
-    sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    proposal = completion.proposal
     bone = local_bone(completion, options, grey)
     pieces: list[ImplantPiece] = []
     warnings: list[str] = []
-    # Small components come from editing by hand.
-    small = (sizes * implant.voxel_ml < SMALLEST_ML) & (sizes < sizes.max())
-    if small.any():
+    if small_ml:
         warnings.append(
-            f"Small components of the implant, {sizes[small].sum() * implant.voxel_ml:.3f} ml in total, are omitted:"
+            f"Small components of the implant, {small_ml:.3f} ml in total, are omitted:"
             " they are too small to be manufactured."
         )
-    given = _given_points(local, labels, options)
-    for number, label in enumerate(np.argsort(-sizes, kind="stable")[: count - int(small.sum())] + 1, 1):
-        mask = local.with_array(labels == label)
-        mask = crop(mask, bounding_box(mask.array, margin))
+    for number, (mask, own) in enumerate(zip(masks, _given_points(masks, options), strict=True), 1):
         made: list[ImplantPiece] = []
         texts: list[str] = []
         if proposal is not None:
-            made, texts = _defect_pieces(mask, proposal, bone, options, number, completion, given.get(label))
+            made, texts = _defect_pieces(mask, proposal, bone, options, number, completion, own)
         if not made and options.plain:
             made, texts = [_voxel_piece(mask, number)], []
         pieces += made
-        name = f"Defect {number}: " if count > 1 else ""
+        name = f"Defect {number}: " if len(masks) > 1 or small_ml else ""
         warnings += [name + text for text in texts]
     return PrintableImplant(pieces, warnings)
 
 
-def local_bone(completion: Completion, options: ImplantOptions, grey: GreyLevels | None) -> BoneDistance | None:
+def defect_masks(completion: Completion) -> tuple[list[Volume], float]:
+    """Return the implant voxels of each defect.
+
+    Parameters
+    ----------
+    completion : Completion
+        The completed skull.
+
+    Returns
+    -------
+    masks : list of Volume
+        Bool, cropped with a margin, the largest first; small components are omitted.
+    small_ml : float
+        Volume of the omitted components in ml. They come from editing by hand.
+    """
+    implant = _implant_voxels(completion)
+    if not implant.array.any():
+        return [], 0.0
+    margin = np.ceil(_MARGIN_MM / implant.spacing).astype(int)
+    local = crop(implant, bounding_box(implant.array, margin))
+    labels, count = ndimage.label(local.array)
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    small = (sizes * implant.voxel_ml < SMALLEST_ML) & (sizes < sizes.max())
+    masks = []
+    for label in np.argsort(-sizes, kind="stable")[: count - int(small.sum())] + 1:
+        mask = local.with_array(labels == label)
+        masks.append(crop(mask, bounding_box(mask.array, margin)))
+    return masks, float(sizes[small].sum() * implant.voxel_ml)
+
+
+def local_bone(
+    completion: Completion, options: ImplantOptions, grey: GreyLevels | None, beyond_mm: float = 0.0
+) -> BoneDistance | None:
     """Return distances to the surface of the bone around the implant.
 
     Parameters
     ----------
     completion, options, grey
-        As in `make_implant`; clearance and depth determine how far around.
+        As in `make_implant`; clearance, depth and what is added determine how far around.
+    beyond_mm : float
+        Least distance from the implant within which the bone is included.
 
     Returns
     -------
@@ -167,6 +193,7 @@ def local_bone(completion: Completion, options: ImplantOptions, grey: GreyLevels
         None where there is no bone around the implant.
     """
     reach = max(6.0, options.clearance_mm + 3.0) + options.depth_mm + options.additions.beyond_mm
+    reach = max(reach, beyond_mm)
     bone, implant = completion.bone, _implant_voxels(completion)
     index = apply_affine(np.linalg.inv(bone.affine) @ implant.affine, np.argwhere(implant.array))
     index = np.round(index).astype(int)  # of the image's voxels; beyond its end where the implant is
@@ -202,20 +229,19 @@ def _neighbourhood(index: np.ndarray, shape: np.ndarray, spacing: np.ndarray, re
     return near[tuple(slice(n) for n in shape)]
 
 
-def _given_points(implant: Volume, labels: np.ndarray, options: ImplantOptions) -> dict[int, OwnPoints]:
+def _given_points(masks: list[Volume], options: ImplantOptions) -> list[OwnPoints]:
     """The points of the options that belong to each defect: that with the nearest implant voxel."""
-    given = options.additions
-    index = np.argwhere(labels)
-    tree = cKDTree(apply_affine(implant.affine, index))
-    own: dict[int, list[list]] = {int(label): [[], [], []] for label in np.unique(labels[labels > 0])}
-    for kind, places in enumerate((given.tab_at, given.holes_at, given.build_up)):
-        for values in places:
-            nearest = index[tree.query(values[:3])[1]]
-            own[int(labels[tuple(nearest)])][kind].append(values)
-    return {
-        label: OwnPoints(*(np.array(rows).reshape(-1, n) for rows, n in zip(kinds, (3, 4, 5), strict=True)))
-        for label, kinds in own.items()
-    }
+    given = (options.additions.tab_at, options.additions.holes_at, options.additions.build_up)
+    own: list[list[list]] = [[[], [], []] for _ in masks]
+    if any(given):
+        trees = [cKDTree(apply_affine(mask.affine, np.argwhere(mask.array))) for mask in masks]
+        for kind, places in enumerate(given):
+            for values in places:
+                own[int(np.argmin([tree.query(values[:3])[0] for tree in trees]))][kind].append(values)
+    return [
+        OwnPoints(*(np.array(rows, float).reshape(-1, n) for rows, n in zip(kinds, (3, 4, 5), strict=True)))
+        for kinds in own
+    ]
 
 
 def _grid(
@@ -250,9 +276,9 @@ def _defect_pieces(
     middle = mask.affine[:3, :3] @ np.argwhere(mask.array).mean(0) + mask.affine[:3, 3]
     reach = max(2.5, options.depth_mm + 1.5) + options.smoothing_mm
     grid = _grid(mask, proposal, middle - centre, reach, options)
-    field = _shape(grid, proposal, options.smoothing_mm)
+    field = completed_shape(grid, proposal, options.smoothing_mm)
     outer = OuterSurface(field, grid, centre)
-    solid = _plate(grid, field, _extent(grid, mask, proposal.score), outer, bone, options)
+    solid = _plate(grid, field, lateral_extent(grid, mask, proposal.score), outer, bone, options)
     solid = remove_thin_features(solid, grid, options.thinnest_mm)
     whole, count, share = largest_solid(solid)
     warnings = []
@@ -321,8 +347,8 @@ def _defect_pieces(
             tunnels = (before - (len(mesh.points) - len(mesh.faces) // 2)) // 2 - expected
             if tunnels:
                 warnings.append(
-                    f"The implant has {abs(tunnels)} {'more' if tunnels > 0 else 'fewer'} openings than its screw holes"
-                    " and further holes. Check them in 3D."
+                    f"The number of openings differs by {abs(tunnels)} from that of the screw holes and further holes."
+                    " Check the tabs and the flange in 3D."
                 )
             warnings += texts
             figures |= size_figures(mesh) | added
@@ -374,7 +400,7 @@ def _voxel_piece(mask: Volume, number: int) -> ImplantPiece:
     return ImplantPiece(mesh, None, number, {"defect": number, "holes": 0, **size_figures(mesh)})
 
 
-def _shape(grid: FineGrid, proposal: ImplantShape, smoothing_mm: float) -> np.ndarray:
+def completed_shape(grid: FineGrid, proposal: ImplantShape, smoothing_mm: float) -> np.ndarray:
     """The completed shape on the grid, (*shape): approximate signed distance in mm, negative inside."""
     matrix = proposal.alignment @ grid.affine
     values = proposal.shape.at_voxels(matrix, grid.index(grid.active)) / scale_of(proposal.alignment)
@@ -384,7 +410,7 @@ def _shape(grid: FineGrid, proposal: ImplantShape, smoothing_mm: float) -> np.nd
     return ndimage.gaussian_filter(field, smoothing_mm / grid.step_mm, truncate=3) if smoothing_mm > 0 else field
 
 
-def _extent(grid: FineGrid, mask: Volume, score: Volume) -> np.ndarray:
+def lateral_extent(grid: FineGrid, mask: Volume, score: Volume) -> np.ndarray:
     """Lateral extent of the implant, (M,) on the grid's active nodes: approximate mm, negative inside.
 
     It combines the score of missing bone and the distance to the implant's voxels, which exclude removed thin features

@@ -196,5 +196,21 @@ def _mould(inputs: ToolingInputs, options: ToolingOptions) -> Tooling:
     return make_mould(inputs, options)
 
 
+def _ring(inputs: ToolingInputs, options: ToolingOptions) -> Tooling:
+    from SkullVAELib.implant.bench_parts import make_fit_ring
+
+    return make_fit_ring(inputs, options)
+
+
+def _template(inputs: ToolingInputs, options: ToolingOptions) -> Tooling:
+    from SkullVAELib.implant.bench_parts import make_template
+
+    return make_template(inputs, options)
+
+
 # The function that makes each kind of part; each imports its module because it needs VTK.
-_MAKERS: dict[str, Callable[[ToolingInputs, ToolingOptions], Tooling]] = {"mould": _mould}
+_MAKERS: dict[str, Callable[[ToolingInputs, ToolingOptions], Tooling]] = {
+    "mould": _mould,
+    "ring": _ring,
+    "template": _template,
+}
