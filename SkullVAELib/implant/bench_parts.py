@@ -148,16 +148,29 @@ def make_template(inputs: ToolingInputs, options: ToolingOptions) -> Tooling:
         outer = OuterSurface(shape, near, np.linalg.inv(proposal.alignment)[:3, 3])
         rim = RimLine(plate, place.grid, outer, 0.0)
         if len(rim.points):
-            flat = np.flatnonzero(place.grid.near(rim.points, GROOVE_MM + step).ravel())
-            groove = cKDTree(rim.points).query(place.grid.points(flat))[0] - GROOVE_MM
-            values = solid.ravel()
-            values[flat] = np.maximum(values[flat], -groove)
+            _cut_groove(solid, whole, place.grid, rim.points, outer.normal(rim.points))
         mesh = contour(largest_solid(solid)[0], place.grid)
         made.parts[_stem("template", number)] = mesh
         height = float(np.ptp(mesh.points @ (place.grid.affine[:3, 2] / step)))
         figures.append({"defect": number, "width_mm": width, **_size(mesh), "height_mm": round(height, 1)})
     made.figures["template"] = {"parts": figures}
     return made
+
+
+def _cut_groove(
+    solid: np.ndarray, surface: np.ndarray, grid: FineGrid, line: np.ndarray, normals: np.ndarray
+) -> None:
+    """Cut a groove along points (N, 3) with outward normals into a solid below a surface, functions (*shape)."""
+    flat = np.flatnonzero(grid.near(line, _NEAR_MM + 1.0).ravel())
+    points = grid.points(flat)
+    # Seen along the normal, because the line may lie above or below the bone's surface.
+    at = cKDTree(line).query(points)[1]
+    offset = points - line[at]
+    height = np.einsum("nx,nx->n", offset, normals[at])
+    across = np.linalg.norm(offset - height[:, None] * normals[at], axis=1)
+    values = solid.ravel()
+    groove = np.maximum(across - GROOVE_MM, -surface.ravel()[flat] - GROOVE_MM)
+    values[flat] = np.maximum(values[flat], -groove)
 
 
 def _masks(inputs: ToolingInputs) -> list[tuple[int, Volume]]:
