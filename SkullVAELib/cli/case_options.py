@@ -13,7 +13,7 @@ from SkullVAELib.core.parsing import number
 from SkullVAELib.data.defect_kinds import CLASSES
 from SkullVAELib.implant.addition_options import FARTHEST_TAB_MM, HOLE_DIAMETER_MM
 from SkullVAELib.implant.options import INSERTABLE_MM, MESH_FORMATS, THICKNESS_FORMS, THICKNESS_MODES, ImplantOptions
-from SkullVAELib.implant.tooling import ToolingOptions
+from SkullVAELib.implant.tooling import BENCH_MM, ToolingOptions
 from SkullVAELib.registration.options import fragment_limit_mm
 
 if TYPE_CHECKING:
@@ -281,6 +281,26 @@ def add_case_options(parser: argparse.ArgumentParser) -> tuple[argparse.Action, 
         type=number,
         help="thickness of the mould around its cavity (default 5)",
     )
+    add(
+        "--fit-ring",
+        to=tooling,
+        metavar="MM",
+        type=number,
+        nargs="?",
+        const=BENCH_MM,
+        help="also write fit_ring.stl, the bone within MM of each defect, to try the printed implant in (default"
+        f" {BENCH_MM:g} where MM is omitted); further defects: fit_ring_2.stl and so on",
+    )
+    add(
+        "--template",
+        to=tooling,
+        metavar="MM",
+        type=number,
+        nargs="?",
+        const=BENCH_MM,
+        help="also write template.stl, a form of the completed outer surface to bend a mesh over, which reaches MM"
+        f" beyond the rim (default {BENCH_MM:g} where MM is omitted); further defects: template_2.stl and so on",
+    )
     add("--report", action="store_true", help="also write report.html, one file with figures and pictures")
     add(
         "--display",
@@ -395,7 +415,9 @@ def parse_tooling_options(options: argparse.Namespace) -> ToolingOptions:
     SkullVAEError
         A value is out of range.
     """
-    return ToolingOptions.parse(options.mould, options.mould_clearance, options.mould_wall)
+    return ToolingOptions.parse(
+        options.mould, options.mould_clearance, options.mould_wall, options.fit_ring, options.template
+    )
 
 
 def _formats(text: str) -> tuple[str, ...]:

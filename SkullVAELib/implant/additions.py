@@ -171,7 +171,8 @@ class Additions:
         warnings : list of str
             What could not be made.
         """
-        options, warnings = self.options, []
+        options = self.options
+        warnings: list[str] = []
         added = self.fixation.solid
         if others and (added < 0).any():
             own = ndimage.distance_transform_edt(solid >= 0) * self.grid.step_mm

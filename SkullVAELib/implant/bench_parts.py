@@ -157,9 +157,7 @@ def make_template(inputs: ToolingInputs, options: ToolingOptions) -> Tooling:
     return made
 
 
-def _cut_groove(
-    solid: np.ndarray, surface: np.ndarray, grid: FineGrid, line: np.ndarray, normals: np.ndarray
-) -> None:
+def _cut_groove(solid: np.ndarray, surface: np.ndarray, grid: FineGrid, line: np.ndarray, normals: np.ndarray) -> None:
     """Cut a groove along points (N, 3) with outward normals into a solid below a surface, functions (*shape)."""
     flat = np.flatnonzero(grid.near(line, _NEAR_MM + 1.0).ravel())
     points = grid.points(flat)

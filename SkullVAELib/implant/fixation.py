@@ -166,7 +166,7 @@ class Ground:
     def in_image(self, points: np.ndarray) -> np.ndarray:
         """Whether points (N, 3) are within the image, (N,) bool."""
         index = apply_affine(self._inverse, points)
-        return ((index >= 0) & (index <= np.array(self.bone.array.shape) - 1)).all(1)
+        return np.all((index >= 0) & (index <= np.array(self.bone.array.shape) - 1), axis=1)
 
     def other_defect(self, points: np.ndarray, limit_mm: float) -> np.ndarray:
         """Distances (N,) of points (N, 3) to the implants of other defects, infinite beyond a limit."""
@@ -446,7 +446,6 @@ def _choose(
     added to the shift of each candidate.
     """
     valid = np.flatnonzero(candidates.valid(least_mm))
-    # The share of the ring that belongs to one screw, from its area: the ring's points are about 1 mm apart.
     best: tuple[tuple[int, float], list[int], list[np.ndarray]] | None = None
     middle = ring.mean(0)
     starts = np.unique(np.linspace(0, len(ring) - 1, 6).astype(int))
@@ -492,11 +491,11 @@ def _tab_sites(
     nearest_mm = max(TAB_MM, pad + 1.0)
     for point in tab_at:
         base = outer.points[outer.nearest(point[None])]
-        away = float(rim.signed(base)[0])
+        from_rim = float(rim.signed(base)[0])
         at = Candidates.of(base, outer, ground, pad)
         off = float(np.linalg.norm(base[0] - point))
-        if not pad < away <= FARTHEST_TAB_MM or off > 10.0:
-            figure = f"{off:.1f} mm from the outer surface" if off > 10.0 else f"{away:.1f} mm from the rim"
+        if not pad < from_rim <= FARTHEST_TAB_MM or off > 10.0:
+            figure = f"{off:.1f} mm from the outer surface" if off > 10.0 else f"{from_rim:.1f} mm from the rim"
             warnings.append(
                 f"The tab at {place(point)} is left out: it is {figure}. Give a point on the bone, {pad:.1f} to"
                 f" {FARTHEST_TAB_MM:g} mm from the rim."
@@ -515,6 +514,8 @@ def _tab_sites(
         warnings.append("There is no room for tabs around the implant. Use an image that shows more of the skull.")
         return sites
     candidates = Candidates.of(points, outer, ground, pad)
+    for site in sites:
+        candidates.supported[np.linalg.norm(points - site.base, axis=1) < 2 * pad + 2.0] = False
     ring = points[away < nearest_mm + 1.2]
     taken, missed = _choose(candidates, 0.7 * (away - nearest_mm), ring, options.tabs, 2 * pad + 2.0, least)
     sites += [candidates.site(number) for number in taken]

@@ -351,7 +351,7 @@ def _defect_pieces(
                     " Check the tabs and the flange in 3D."
                 )
             warnings += texts
-            figures |= size_figures(mesh) | added
+            figures |= {"plate_ml": figures["volume_ml"]} | size_figures(mesh) | added
         thickness = thickness_map(mesh, faces, solid, grid) if options.thickness_map else None
         made.append(ImplantPiece(mesh, thickness, number, figures))
     return made, warnings
@@ -372,7 +372,7 @@ def _additions(
     index = np.argwhere(implant.array)
     if options.additions.fixed and len(index):
         at = np.round(apply_affine(np.linalg.inv(mask.affine) @ implant.affine, index)).astype(int)
-        inside = ((at >= 0) & (at < mask.array.shape)).all(1)
+        inside = np.all((at >= 0) & (at < mask.array.shape), axis=1)
         inside[inside] = mask.array[tuple(at[inside].T)]
         index = index[~inside]
     ground = Ground(completion.bone, apply_affine(implant.affine, index))
