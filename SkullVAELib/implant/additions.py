@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from scipy import ndimage
+from scipy.spatial import cKDTree
 
 from SkullVAELib.implant.addition_options import AdditionOptions
 from SkullVAELib.implant.engraving import STROKE, TextPlace, engrave, place_text
@@ -175,10 +176,7 @@ class Additions:
         warnings: list[str] = []
         added = self.fixation.solid
         if others and (added < 0).any():
-            own = ndimage.distance_transform_edt(solid >= 0) * self.grid.step_mm
-            other = np.min([ndimage.distance_transform_edt(each >= 0) for each in others], axis=0) * self.grid.step_mm
-            half = max(gap_mm, 0.2) / 2
-            added = np.maximum(added, ((own - other) / 2 + half).astype(np.float32))
+            added = self._share(solid, others, gap_mm)
         solid = np.minimum(solid, added)
         solid = largest_solid(solid)[0]
         screws = []
@@ -202,6 +200,20 @@ class Additions:
             solid = engrave(solid, self.grid, text, options.engraving_mm, options.engraving_depth_mm)
         figures = {"screws": screws, "holes_at": holes, "engraved": options.engraving if text is not None else ""}
         return solid, figures, warnings
+
+    def _share(self, solid: np.ndarray, others: list[np.ndarray], gap_mm: float) -> np.ndarray:
+        """The part (*shape) of tabs and flange that is nearer to a piece than to the others, with half the gap."""
+        added = self.fixation.solid.copy()
+        flat = np.flatnonzero(added.ravel() < 2 * self.grid.step_mm)
+        points = self.grid.points(flat)
+        away = []
+        for inside in (solid < 0, np.any([each < 0 for each in others], axis=0)):
+            nodes = np.flatnonzero((inside & ~ndimage.binary_erosion(inside)).ravel())
+            away.append(cKDTree(self.grid.points(nodes)).query(points)[0])
+        apart = (away[0] - away[1] + max(gap_mm, 0.2)) / 2
+        values = added.ravel()
+        values[flat] = np.maximum(values[flat], apart)
+        return added
 
 
 def raise_surface(
