@@ -21,7 +21,7 @@ from SkullVAELib.implant.fixation import (
     make_fixation,
     place,
 )
-from SkullVAELib.implant.implicit_solid import FAR_MM, FineGrid, OuterSurface, largest_solid, path_through
+from SkullVAELib.implant.implicit_solid import FAR_MM, FineGrid, OuterSurface, path_through
 from SkullVAELib.implant.rim_line import RimLine, SurfaceNodes
 from SkullVAELib.mesh.distance import BoneDistance
 from SkullVAELib.mesh.mesh import Mesh
@@ -178,7 +178,6 @@ class Additions:
         if others and (added < 0).any():
             added = self._share(solid, others, gap_mm)
         solid = np.minimum(solid, added)
-        solid = largest_solid(solid)[0]
         screws = []
         for site in self.fixation.screws:
             height = np.arange(-1.0, 6.0, 0.1)[:, None]

@@ -231,12 +231,13 @@ def engrave(solid: np.ndarray, grid: FineGrid, where: TextPlace, height_mm: floa
     """
     box, nodes = grid_box(grid, where.surface, depth_mm + 2.0)
     points = nodes.reshape(-1, 3)
-    away, at = cKDTree(where.surface).query(points, distance_upper_bound=depth_mm + 1.5)
-    near = np.flatnonzero(np.isfinite(away))
-    points, at = points[near], at[near]
+    flat = np.stack([(points - where.centre) @ where.right, (points - where.centre) @ where.up], 1)
+    half = np.abs(where.lines).max((0, 1)) + height_mm * STROKE
+    near = np.flatnonzero((np.abs(flat) < half).all(1))
+    away, at = cKDTree(where.surface).query(points[near], distance_upper_bound=depth_mm + 1.5)
+    near, at = near[np.isfinite(away)], at[np.isfinite(away)]
+    points, flat = points[near], flat[near]
     height = np.einsum("nx,nx->n", points - where.surface[at], where.normals[at])
-    offset = points - where.centre
-    flat = np.stack([offset @ where.right, offset @ where.up], 1)
     across = np.full(len(points), np.inf)
     for first, last in where.lines:
         along = last - first

@@ -278,7 +278,7 @@ def _defect_pieces(
     grid = _grid(mask, proposal, middle - centre, reach, options)
     field = completed_shape(grid, proposal, options.smoothing_mm)
     outer = OuterSurface(field, grid, centre)
-    solid = _plate(grid, field, lateral_extent(grid, mask, proposal.score), outer, bone, options)
+    solid = _plate(grid, field, _extent(grid, mask, proposal.score, options), outer, bone, options)
     solid = remove_thin_features(solid, grid, options.thinnest_mm)
     whole, count, share = largest_solid(solid)
     warnings = []
@@ -423,6 +423,17 @@ def lateral_extent(grid: FineGrid, mask: Volume, score: Volume) -> np.ndarray:
     # Steep, because this is a limit and not a wall whose edges are rounded: on the plate's faces it must be far from 0.
     outside = (0.15 - sample_volume(soft, points, 0.0)) * _STEEP_MM
     return np.maximum(missing, outside)
+
+
+def _extent(grid: FineGrid, mask: Volume, score: Volume, options: ImplantOptions) -> np.ndarray:
+    """`lateral_extent`; on a grid that reaches over the bone, of the nodes near the mask alone."""
+    if not options.additions.any:
+        return lateral_extent(grid, mask, score)
+    voxels = apply_affine(mask.affine, np.argwhere(mask.array))
+    near = grid.near(voxels, 3.0 + float(mask.spacing.max())).ravel()[grid.active]
+    extent = np.full(len(grid.active), FAR_MM)
+    extent[near] = lateral_extent(FineGrid(grid.affine, grid.shape, grid.active[near]), mask, score)
+    return extent
 
 
 def _plate(
