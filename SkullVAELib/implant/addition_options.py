@@ -157,7 +157,7 @@ class AdditionOptions:
         """Step of the grid in mm that resolves the details."""
         steps = [1.0]
         if self.tabs or self.tab_at or self.flange_screws:
-            steps.append(self.screw_diameter_mm / 4)
+            steps.append(min(self.screw_diameter_mm / 4, 0.45))  # what is left below a countersink is 0.6 mm thick
         if self.engraving:
             steps.append(self.engraving_mm / 15)
         steps += [diameter / 4 for *_, diameter in self.holes_at]

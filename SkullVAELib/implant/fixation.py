@@ -53,7 +53,7 @@ _DEEP_MM = 2.0
 _CLOSE_MM = 1.0
 """Difference of an interpolated distance from the clearance below which the exact distance is computed."""
 
-_LEFT_MM = 0.5
+_LEFT_MM = 0.6
 """Minimum height of the cylindrical part of a screw hole below the countersink."""
 
 _SUPPORTED_MM = 2.5
