@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from SkullVAELib.core.errors import SkullVAEError
     from SkullVAELib.geometry.roi import ROI
     from SkullVAELib.geometry.volume import Volume
+    from SkullVAELib.implant.addition_options import AdditionOptions
     from SkullVAELib.implant.options import ImplantOptions
     from SkullVAELib.report.result_files import RunResult
 
 _PUBLIC = {
+    "AdditionOptions": "implant.addition_options",
     "CompletionOptions": "completion.options",
     "DefectChoice": "completion.options",
     "ImplantOptions": "implant.options",
@@ -46,6 +48,7 @@ _PUBLIC = {
 __all__ = [
     "NOTICE",
     "ROI",
+    "AdditionOptions",
     "CompletionOptions",
     "DefectChoice",
     "ImplantOptions",

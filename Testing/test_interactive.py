@@ -395,6 +395,19 @@ def test_doubtful_is_what_a_run_warns_of():
     assert (DOUBTFUL_FROM, DOUBTFUL_TO) == (DOUBTFUL, CERTAIN)
 
 
+def test_the_kind_of_an_implant_option_is_checked(client):
+    for number, (options, words) in enumerate(
+        (
+            ({"tabs": 4}, "'tabs' must be text"),
+            ({"tab_at": "1,2,3"}, "'tab_at' must be a list"),
+            ({"tab": "4"}, "unknown"),
+        ),
+        1,
+    ):
+        (refused,) = client.request(request=number, implant=options)
+        assert words in refused["error"]
+
+
 def test_an_unknown_candidate_is_an_error_and_changes_nothing(client, completion):
     (refused,) = client.request(request=1, defects={"filled": [99]})
     assert "no candidate defect 99" in refused["error"]

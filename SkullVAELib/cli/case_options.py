@@ -11,8 +11,9 @@ from SkullVAELib.completion.options import MOST_PROPOSALS, PRIORS, DefectChoice,
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.core.parsing import number
 from SkullVAELib.data.defect_kinds import CLASSES
+from SkullVAELib.implant.addition_options import FARTHEST_TAB_MM, HOLE_DIAMETER_MM
 from SkullVAELib.implant.options import INSERTABLE_MM, MESH_FORMATS, THICKNESS_FORMS, THICKNESS_MODES, ImplantOptions
-from SkullVAELib.implant.tooling import ToolingOptions
+from SkullVAELib.implant.tooling import BENCH_MM, ToolingOptions
 from SkullVAELib.registration.options import fragment_limit_mm
 
 if TYPE_CHECKING:
@@ -187,6 +188,67 @@ def add_case_options(parser: argparse.ArgumentParser) -> tuple[argparse.Action, 
         help="remove what keeps the implant from being inserted along one straight direction, at most MM deep (default"
         f" {INSERTABLE_MM:g} where MM is omitted)",
     )
+    added = parser.add_argument_group(
+        "fixation and markings", "what is added to the plate of the printable implant or cut into it, lengths in mm"
+    )
+    add(
+        "--tabs",
+        to=added,
+        metavar="NUMBER[,THICKNESS]",
+        help="screw tabs on the outer surface of the bone, evenly around each defect where the bone is thick enough"
+        " (default none; thickness 1.5)",
+    )
+    add(
+        "--tab-at",
+        to=added,
+        metavar="R,A,S",
+        action="append",
+        default=[],
+        help=f"also a tab whose screw is at this point of the bone, at most {FARTHEST_TAB_MM:g} mm from the rim; may be"
+        " repeated",
+    )
+    add(
+        "--flange",
+        to=added,
+        metavar="WIDTH,THICKNESS[,SCREWS]",
+        help="flange all round on the outer surface of the bone, with this number of countersunk holes (default none)",
+    )
+    add(
+        "--screws",
+        to=added,
+        metavar="DIAMETER[,BONE]",
+        help="diameter of the screw holes of tabs and flange, and minimum thickness of the bone below them (default"
+        " 1.6,3)",
+    )
+    add(
+        "--hole-at",
+        to=added,
+        metavar="R,A,S[,DIAMETER]",
+        action="append",
+        default=[],
+        help="hole through the implant at this point, for drainage, tenting or suture (default diameter"
+        f" {HOLE_DIAMETER_MM:g}); may be repeated",
+    )
+    add(
+        "--engrave",
+        to=added,
+        metavar="TEXT",
+        help="engrave this text on the inner surface: letters, digits, '-', '.', '/' and spaces (default none)",
+    )
+    add(
+        "--engrave-size",
+        to=added,
+        metavar="HEIGHT[,DEPTH]",
+        help="height and depth of the engraving (default 6,0.5)",
+    )
+    add(
+        "--build-up",
+        to=added,
+        metavar="R,A,S,RADIUS,THICKNESS",
+        action="append",
+        default=[],
+        help="raise the outer surface by this thickness around a point, with a tapered edge; may be repeated",
+    )
     add(
         "--format",
         to=implant,
@@ -224,6 +286,26 @@ def add_case_options(parser: argparse.ArgumentParser) -> tuple[argparse.Action, 
         metavar="MM",
         type=number,
         help="thickness of the mould around its cavity (default 5)",
+    )
+    add(
+        "--fit-ring",
+        to=tooling,
+        metavar="MM",
+        type=number,
+        nargs="?",
+        const=BENCH_MM,
+        help="also write fit_ring.stl, the bone within MM of each defect, to try the printed implant in (default"
+        f" {BENCH_MM:g} where MM is omitted); further defects: fit_ring_2.stl and so on",
+    )
+    add(
+        "--template",
+        to=tooling,
+        metavar="MM",
+        type=number,
+        nargs="?",
+        const=BENCH_MM,
+        help="also write template.stl, a form of the completed outer surface to bend a mesh over, which reaches MM"
+        f" beyond the rim (default {BENCH_MM:g} where MM is omitted); further defects: template_2.stl and so on",
     )
     add("--report", action="store_true", help="also write report.html, one file with figures and pictures")
     add(
@@ -309,6 +391,14 @@ def parse_case_options(options: argparse.Namespace) -> tuple[ImplantOptions, ROI
         options.split,
         thickness_map="ply" in options.format,
         insertable=options.insertable,
+        tabs=options.tabs,
+        tab_at=options.tab_at,
+        screws=options.screws,
+        flange=options.flange,
+        hole_at=options.hole_at,
+        engrave=options.engrave,
+        engrave_size=options.engrave_size,
+        build_up=options.build_up,
     )
     if "3mf" in options.format:
         from SkullVAELib.mesh.three_mf import check_3mf
@@ -342,7 +432,9 @@ def parse_tooling_options(options: argparse.Namespace) -> ToolingOptions:
     SkullVAEError
         A value is out of range.
     """
-    return ToolingOptions.parse(options.mould, options.mould_clearance, options.mould_wall)
+    return ToolingOptions.parse(
+        options.mould, options.mould_clearance, options.mould_wall, options.fit_ring, options.template
+    )
 
 
 def _formats(text: str) -> tuple[str, ...]:

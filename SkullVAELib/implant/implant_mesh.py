@@ -15,12 +15,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import ndimage
+from scipy.spatial import cKDTree
 
 from SkullVAELib.core.threads import one_thread
 from SkullVAELib.geometry.affines import apply_affine, scale_of
 from SkullVAELib.geometry.masks import bounding_box
 from SkullVAELib.geometry.volume import Volume, crop, sample_volume
+from SkullVAELib.implant.additions import Additions, OwnPoints, raise_surface
 from SkullVAELib.implant.directions import plate_normal
+from SkullVAELib.implant.fixation import Ground
 from SkullVAELib.implant.implicit_solid import (
     FAR_MM,
     FineGrid,
@@ -30,6 +33,7 @@ from SkullVAELib.implant.implicit_solid import (
     largest_solid,
     remove_thin_features,
     rounded_intersection,
+    surface_grid,
 )
 from SkullVAELib.implant.insertion import REACH_MM, InsertionPath, removed_figures
 from SkullVAELib.implant.measures import classify_points, measure_piece, size_figures, thickness_map
@@ -127,52 +131,80 @@ def make_implant(
     PrintableImplant
         Without pieces where the completion has no implant.
     """
-    implant, proposal = _implant_voxels(completion), completion.proposal
-    if not implant.array.any():
+    masks, small_ml = defect_masks(completion)
+    if not masks:
         return PrintableImplant([], [])
-    margin = np.ceil(_MARGIN_MM / implant.spacing).astype(int)
-    local = crop(implant, bounding_box(implant.array, margin))
-    labels, count = ndimage.label(local.array)
-    sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    proposal = completion.proposal
     bone = local_bone(completion, options, grey)
     pieces: list[ImplantPiece] = []
     warnings: list[str] = []
-    # Small components come from editing by hand.
-    small = (sizes * implant.voxel_ml < SMALLEST_ML) & (sizes < sizes.max())
-    if small.any():
+    if small_ml:
         warnings.append(
-            f"Small components of the implant, {sizes[small].sum() * implant.voxel_ml:.3f} ml in total, are omitted:"
+            f"Small components of the implant, {small_ml:.3f} ml in total, are omitted:"
             " they are too small to be manufactured."
         )
-    for number, label in enumerate(np.argsort(-sizes, kind="stable")[: count - int(small.sum())] + 1, 1):
-        mask = local.with_array(labels == label)
-        mask = crop(mask, bounding_box(mask.array, margin))
+    for number, (mask, own) in enumerate(zip(masks, _given_points(masks, options), strict=True), 1):
         made: list[ImplantPiece] = []
         texts: list[str] = []
         if proposal is not None:
-            made, texts = _defect_pieces(mask, proposal, bone, options, number, insertion)
+            made, texts = _defect_pieces(mask, proposal, bone, options, number, insertion, completion, own)
         if not made and options.plain:
             made, texts = [_voxel_piece(mask, number)], []
         pieces += made
-        name = f"Defect {number}: " if count > 1 else ""
+        name = f"Defect {number}: " if len(masks) > 1 or small_ml else ""
         warnings += [name + text for text in texts]
     return PrintableImplant(pieces, warnings)
 
 
-def local_bone(completion: Completion, options: ImplantOptions, grey: GreyLevels | None) -> BoneDistance | None:
+def defect_masks(completion: Completion) -> tuple[list[Volume], float]:
+    """Return the implant voxels of each defect.
+
+    Parameters
+    ----------
+    completion : Completion
+        The completed skull.
+
+    Returns
+    -------
+    masks : list of Volume
+        Bool, cropped with a margin, the largest first; small components are omitted.
+    small_ml : float
+        Volume of the omitted components in ml. They come from editing by hand.
+    """
+    implant = _implant_voxels(completion)
+    if not implant.array.any():
+        return [], 0.0
+    margin = np.ceil(_MARGIN_MM / implant.spacing).astype(int)
+    local = crop(implant, bounding_box(implant.array, margin))
+    labels, count = ndimage.label(local.array)
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    small = (sizes * implant.voxel_ml < SMALLEST_ML) & (sizes < sizes.max())
+    masks = []
+    for label in np.argsort(-sizes, kind="stable")[: count - int(small.sum())] + 1:
+        mask = local.with_array(labels == label)
+        masks.append(crop(mask, bounding_box(mask.array, margin)))
+    return masks, float(sizes[small].sum() * implant.voxel_ml)
+
+
+def local_bone(
+    completion: Completion, options: ImplantOptions, grey: GreyLevels | None, beyond_mm: float = 0.0
+) -> BoneDistance | None:
     """Return distances to the surface of the bone around the implant.
 
     Parameters
     ----------
     completion, options, grey
-        As in `make_implant`; clearance and depth determine how far around.
+        As in `make_implant`; clearance, depth and what is added determine how far around.
+    beyond_mm : float
+        Least distance from the implant within which the bone is included.
 
     Returns
     -------
     BoneDistance or None
         None where there is no bone around the implant.
     """
-    reach = max(6.0, options.clearance_mm + 3.0) + options.depth_mm
+    reach = max(6.0, options.clearance_mm + 3.0) + options.depth_mm + options.additions.beyond_mm
+    reach = max(reach, beyond_mm)
     bone, implant = completion.bone, _implant_voxels(completion)
     index = apply_affine(np.linalg.inv(bone.affine) @ implant.affine, np.argwhere(implant.array))
     index = np.round(index).astype(int)  # of the image's voxels; beyond its end where the implant is
@@ -208,6 +240,39 @@ def _neighbourhood(index: np.ndarray, shape: np.ndarray, spacing: np.ndarray, re
     return near[tuple(slice(n) for n in shape)]
 
 
+def _given_points(masks: list[Volume], options: ImplantOptions) -> list[OwnPoints]:
+    """The points of the options that belong to each defect: that with the nearest implant voxel."""
+    given = (options.additions.tab_at, options.additions.holes_at, options.additions.build_up)
+    own: list[list[list]] = [[[], [], []] for _ in masks]
+    if any(given):
+        trees = [cKDTree(apply_affine(mask.affine, np.argwhere(mask.array))) for mask in masks]
+        for kind, places in enumerate(given):
+            for values in places:
+                own[int(np.argmin([tree.query(values[:3])[0] for tree in trees]))][kind].append(values)
+    return [
+        OwnPoints(*(np.array(rows, float).reshape(-1, n) for rows, n in zip(kinds, (3, 4, 5), strict=True)))
+        for kinds in own
+    ]
+
+
+def _grid(
+    mask: Volume, proposal: ImplantShape, outwards: np.ndarray, reach: float, options: ImplantOptions
+) -> FineGrid:
+    """The grid for one defect, which reaches over the bone around it where something is added there."""
+    added = options.additions
+    if not added.any:
+        return fine_grid(mask, outwards, reach, options.step_mm)
+    raised = max([0.0, *(region[4] for region in added.build_up)])
+    highest = options.clearance_mm + max(added.tab_thickness_mm, added.flange_thickness_mm)
+
+    def shape(points: np.ndarray) -> np.ndarray:
+        return proposal.shape.at_voxels(proposal.alignment, points) / scale_of(proposal.alignment)
+
+    near = max(reach, raised + 3.0 if raised else 0.0)
+    # Beyond the rim as far as the farthest screw, and the distance at which the rim may be from the voxels.
+    return surface_grid(mask, outwards, (near, max(near, added.beyond_mm + 4.0)), options.step_mm, shape, highest)
+
+
 def _defect_pieces(
     mask: Volume,
     proposal: ImplantShape,
@@ -215,15 +280,17 @@ def _defect_pieces(
     options: ImplantOptions,
     number: int,
     insertion: bool,
+    completion: Completion,
+    own: OwnPoints | None,
 ) -> tuple[list[ImplantPiece], list[str]]:
-    """The pieces for one defect and the warnings about it; mask: its implant voxels."""
+    """The pieces for one defect and the warnings about it; mask: its implant voxels; own: points given for it."""
     centre = np.linalg.inv(proposal.alignment)[:3, 3]
     middle = mask.affine[:3, :3] @ np.argwhere(mask.array).mean(0) + mask.affine[:3, 3]
     reach = max(2.5, options.depth_mm + 1.5) + options.smoothing_mm
-    grid = fine_grid(mask, middle - centre, reach, options.step_mm)
-    field = _shape(grid, proposal, options.smoothing_mm)
+    grid = _grid(mask, proposal, middle - centre, reach, options)
+    field = completed_shape(grid, proposal, options.smoothing_mm)
     outer = OuterSurface(field, grid, centre)
-    solid = _plate(grid, field, _extent(grid, mask, proposal.score), outer, bone, options)
+    solid = _plate(grid, field, _extent(grid, mask, proposal.score, options), outer, bone, options)
     solid = remove_thin_features(solid, grid, options.thinnest_mm)
     whole, count, share = largest_solid(solid)
     warnings = []
@@ -244,11 +311,19 @@ def _defect_pieces(
                     f"Up to {way.removed['max_mm']:.1f} mm of the implant was removed for its insertion, more than the"
                     f" {options.insertable_mm:g} mm allowed, because what would remain is too thin. Check its rim."
                 )
+    additions = None
+    if options.additions.any and own is not None:
+        if len(own.build_up):
+            whole, texts = raise_surface(whole, grid, outer, options.under_contour_mm, own.build_up)
+            warnings += texts
+        additions = _additions(whole, grid, outer, bone, options, completion, mask, own)
+        warnings += additions.warnings
     solids = [whole]
     if options.split_mm is not None:
         solids = split_plate(whole, grid, options.split_mm, options.clearance_mm, options.edge_mm)
     made = []
-    for solid in solids:
+    pieces = solids
+    for place, solid in enumerate(pieces):
         solid, count, share = largest_solid(solid)
         mesh = contour(solid, grid)
         if mesh.volume_ml < SMALLEST_ML:
@@ -262,10 +337,16 @@ def _defect_pieces(
                 " its shape."
             )
         faces = classify_points(mesh, outer)
-        holes = 0
+        holes, obstacles, text = 0, None, None
+        if additions is not None:
+            obstacles = additions.obstacles(solid)
+            text, texts = additions.text_place(mesh, faces, solid, obstacles)
+            warnings += texts
+            if text is not None:
+                obstacles = np.concatenate([obstacles, text.surface_below()])
         if options.hole_diameter_mm is not None:
             pattern = HolePattern(options.hole_diameter_mm, options.hole_pitch_mm, options.hole_margin_mm)
-            solid, holes = perforate(solid, grid, mesh, faces, outer, pattern, options.edge_mm)
+            solid, holes = perforate(solid, grid, mesh, faces, outer, pattern, options.edge_mm, obstacles)
             mesh = contour(largest_solid(solid)[0], grid)
             faces = classify_points(mesh, outer)
             if not holes:
@@ -284,6 +365,22 @@ def _defect_pieces(
                     "Bone still blocks the insertion on {blocked_mm2:.0f} mm2, up to {undercut_mm:.1f} mm deep. Allow a"
                     " deeper cut, or split the implant.".format(**figures["insertion"])
                 )
+        if additions is not None:
+            # The figures above are those of the plate; its size is that of what is printed.
+            others = [each for other, each in enumerate(pieces) if other != place]
+            solid, added, texts = additions.apply(solid, others, options.clearance_mm, text)
+            before = len(mesh.points) - len(mesh.faces) // 2
+            mesh = contour(largest_solid(solid)[0], grid)
+            faces = classify_points(mesh, outer)
+            expected = len(added["screws"]) + len(added["holes_at"])
+            tunnels = (before - (len(mesh.points) - len(mesh.faces) // 2)) // 2 - expected
+            if tunnels:
+                warnings.append(
+                    f"The number of openings differs by {abs(tunnels)} from that of the screw holes and further holes."
+                    " Check the tabs and the flange in 3D."
+                )
+            warnings += texts
+            figures |= {"plate_ml": figures["volume_ml"]} | size_figures(mesh) | added
         thickness = thickness_map(mesh, faces, solid, grid) if options.thickness_map else None
         made.append(ImplantPiece(mesh, thickness, number, figures))
     return made, warnings
@@ -318,13 +415,50 @@ class _WayIn:
         return figures if self.removed is None else figures | {"removed": self.removed}
 
 
+def _additions(
+    plate: np.ndarray,
+    grid: FineGrid,
+    outer: OuterSurface,
+    bone: BoneDistance | None,
+    options: ImplantOptions,
+    completion: Completion,
+    mask: Volume,
+    own: OwnPoints,
+) -> Additions:
+    """The additions to the plate of one defect; mask: its implant voxels; own: points given for it."""
+    implant = _implant_voxels(completion)
+    index = np.argwhere(implant.array)
+    if options.additions.fixed and len(index):
+        at = np.round(apply_affine(np.linalg.inv(mask.affine) @ implant.affine, index)).astype(int)
+        inside = np.all((at >= 0) & (at < mask.array.shape), axis=1)
+        inside[inside] = mask.array[tuple(at[inside].T)]
+        index = index[~inside]
+    ground = Ground(completion.bone, apply_affine(implant.affine, index))
+
+    def deficit(wanted: np.ndarray) -> np.ndarray:
+        return _clearance_deficit(grid, bone, options, wanted)
+
+    return Additions.of(
+        plate,
+        grid,
+        outer,
+        ground,
+        bone,
+        deficit,
+        options.clearance_mm,
+        options.under_contour_mm,
+        options.additions,
+        own,
+    )
+
+
 def _voxel_piece(mask: Volume, number: int) -> ImplantPiece:
     """The surface of a defect's implant voxels."""
     mesh = largest_mesh_component(mask_surface(mask))
     return ImplantPiece(mesh, None, number, {"defect": number, "holes": 0, **size_figures(mesh)})
 
 
-def _shape(grid: FineGrid, proposal: ImplantShape, smoothing_mm: float) -> np.ndarray:
+def completed_shape(grid: FineGrid, proposal: ImplantShape, smoothing_mm: float) -> np.ndarray:
     """The completed shape on the grid, (*shape): approximate signed distance in mm, negative inside."""
     matrix = proposal.alignment @ grid.affine
     values = proposal.shape.at_voxels(matrix, grid.index(grid.active)) / scale_of(proposal.alignment)
@@ -334,7 +468,7 @@ def _shape(grid: FineGrid, proposal: ImplantShape, smoothing_mm: float) -> np.nd
     return ndimage.gaussian_filter(field, smoothing_mm / grid.step_mm, truncate=3) if smoothing_mm > 0 else field
 
 
-def _extent(grid: FineGrid, mask: Volume, score: Volume) -> np.ndarray:
+def lateral_extent(grid: FineGrid, mask: Volume, score: Volume) -> np.ndarray:
     """Lateral extent of the implant, (M,) on the grid's active nodes: approximate mm, negative inside.
 
     It combines the score of missing bone and the distance to the implant's voxels, which exclude removed thin features
@@ -347,6 +481,17 @@ def _extent(grid: FineGrid, mask: Volume, score: Volume) -> np.ndarray:
     # Steep, because this is a limit and not a wall whose edges are rounded: on the plate's faces it must be far from 0.
     outside = (0.15 - sample_volume(soft, points, 0.0)) * _STEEP_MM
     return np.maximum(missing, outside)
+
+
+def _extent(grid: FineGrid, mask: Volume, score: Volume, options: ImplantOptions) -> np.ndarray:
+    """`lateral_extent`; on a grid that reaches over the bone, of the nodes near the mask alone."""
+    if not options.additions.any:
+        return lateral_extent(grid, mask, score)
+    voxels = apply_affine(mask.affine, np.argwhere(mask.array))
+    near = grid.near(voxels, 3.0 + float(mask.spacing.max())).ravel()[grid.active]
+    extent = np.full(len(grid.active), FAR_MM)
+    extent[near] = lateral_extent(FineGrid(grid.affine, grid.shape, grid.active[near]), mask, score)
+    return extent
 
 
 def _plate(

@@ -7,6 +7,7 @@ exact, and a hole 2 mm wide is accurate to a few hundredths of a millimetre.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -139,6 +140,49 @@ def fine_grid(mask: Volume, outwards: np.ndarray, reach_mm: float, step_mm: floa
     affine = np.eye(4)
     affine[:3, :3], affine[:3, 3] = frame, frame @ low
     return FineGrid(affine, near.shape, np.flatnonzero(near.ravel()))
+
+
+def surface_grid(
+    mask: Volume,
+    outwards: np.ndarray,
+    reach_mm: tuple[float, float],
+    step_mm: float,
+    shape: Callable[[np.ndarray], np.ndarray],
+    highest_mm: float,
+) -> FineGrid:
+    """Return a grid as `fine_grid` does, with nodes along the surface of a shape far beyond the mask.
+
+    Parameters
+    ----------
+    mask, outwards, step_mm
+        As in `fine_grid`.
+    reach_mm : (float, float)
+        Nodes within the first distance of the mask's voxels are active, and those within the second that are near the
+        surface.
+    shape : callable
+        Gives the signed distance (N,) in mm of points (N, 3), RAS mm.
+    highest_mm : float
+        Distance above the surface of the nodes that are active.
+
+    Returns
+    -------
+    FineGrid
+        The grid.
+    """
+    wide = fine_grid(mask, outwards, max(reach_mm), step_mm)
+    voxels = apply_affine(mask.affine, np.argwhere(mask.array))
+    near = wide.near(voxels, reach_mm[0] + 0.5 * float(np.linalg.norm(mask.spacing)))
+    blocks = tuple(-(-n // _BLOCK) for n in wide.shape)
+    used = np.zeros(blocks, bool)
+    used[tuple((wide.index(wide.active) // _BLOCK).T)] = True
+    at = np.argwhere(used)
+    values = shape(apply_affine(wide.affine, at * _BLOCK + (_BLOCK - 1) / 2))
+    half = _BLOCK * step_mm
+    used[tuple(at.T)] = (values > -5.0 - half) & (values < highest_mm + 3.0 + half)
+    for axis in range(3):
+        used = used.repeat(_BLOCK, axis)
+    keep = near | used[tuple(slice(n) for n in wide.shape)]
+    return FineGrid(wide.affine, wide.shape, wide.active[keep.ravel()[wide.active]])
 
 
 def rounded_intersection(functions: list[np.ndarray], radius_mm: float) -> np.ndarray:

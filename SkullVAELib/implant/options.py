@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.implant.addition_options import NO_ADDITIONS, AdditionOptions
 
 MESH_FORMATS = ("stl", "obj", "ply", "3mf")
 """Mesh file formats; STL is always written, and 3MF needs the package lib3mf."""
@@ -67,6 +68,8 @@ class ImplantOptions:
     insertable_mm : float or None
         Maximum depth, 0.1 to 20, of what is removed so that the implant can be inserted along one straight direction;
         None removes nothing.
+    additions : AdditionOptions
+        Tabs, flange, further holes, engraving and build-up.
 
     Raises
     ------
@@ -86,6 +89,7 @@ class ImplantOptions:
     resolution_mm: float = 0.5
     thickness_map: bool = False
     insertable_mm: float | None = None
+    additions: AdditionOptions = NO_ADDITIONS
 
     def __post_init__(self):
         if self.thickness not in THICKNESS_MODES:
@@ -100,6 +104,11 @@ class ImplantOptions:
             if value is not None and not (math.isfinite(value) and low <= value <= high):
                 what = _NAMES.get(name, name.removesuffix("_mm").replace("_", " "))
                 raise SkullVAEError(f"The {what} of {value:g} mm is out of range", f"Use {low:g} to {high:g} mm")
+        if self.additions.fixed and self.clearance_mm > 2:
+            raise SkullVAEError(
+                f"Tabs and flanges are not possible with a clearance of {self.clearance_mm:g} mm",
+                "Use a clearance of at most 2 mm",
+            )
         if self.hole_diameter_mm is not None and self.hole_pitch_mm < self.hole_diameter_mm + 1:
             raise SkullVAEError(
                 f"Holes of {self.hole_diameter_mm:g} mm at a pitch of {self.hole_pitch_mm:g} mm are too close together",
@@ -119,9 +128,10 @@ class ImplantOptions:
     @property
     def step_mm(self) -> float:
         """Step of the grid in mm: finer than `resolution_mm` where holes would not be round otherwise."""
+        step = min(self.resolution_mm, self.additions.finest_mm)
         if self.hole_diameter_mm is None:
-            return self.resolution_mm
-        return min(self.resolution_mm, max(0.25, self.hole_diameter_mm / 5))
+            return step
+        return min(step, max(0.25, self.hole_diameter_mm / 5))
 
     @property
     def edge_mm(self) -> float:
@@ -150,6 +160,7 @@ class ImplantOptions:
         split: float | None = None,
         thickness_map: bool = False,
         insertable: float | None = None,
+        **additions: Any,
     ) -> ImplantOptions:
         """Return options from the values of a command line; None selects the default.
 
@@ -163,6 +174,8 @@ class ImplantOptions:
             "DIAMETER,PITCH,MARGIN" in mm.
         thickness_map : bool
             As the attribute.
+        **additions
+            Arguments of `AdditionOptions.parse`.
 
         Returns
         -------
@@ -179,7 +192,7 @@ class ImplantOptions:
         >>> ImplantOptions.parse(thickness="constant:4", holes="2,10,3").thickness_mm
         4.0
         """
-        given: dict = {"thickness_map": thickness_map}
+        given: dict = {"thickness_map": thickness_map, "additions": AdditionOptions.parse(**additions)}
         for name, value in (
             ("clearance_mm", clearance),
             ("under_contour_mm", under_contour),

@@ -45,6 +45,7 @@ def perforate(
     outer: OuterSurface,
     pattern: HolePattern,
     edge_mm: float,
+    obstacles: np.ndarray | None = None,
 ) -> tuple[np.ndarray, int]:
     """Cut holes into an implant, along its normals.
 
@@ -64,6 +65,8 @@ def perforate(
         The holes.
     edge_mm : float
         Radius of the holes' edges.
+    obstacles : numpy.ndarray, optional
+        (K, 3) points that holes keep their margin from, too, RAS mm.
 
     Returns
     -------
@@ -73,7 +76,7 @@ def perforate(
         Number of holes.
     """
     radius = pattern.diameter_mm / 2
-    middles, axes, lengths = _places(mesh, faces, outer, pattern)
+    middles, axes, lengths = _places(mesh, faces, outer, pattern, obstacles)
     solid = solid.copy()
     inverse = np.linalg.inv(grid.affine[:3, :3])
     for middle, axis, length in zip(middles, axes, lengths, strict=True):
@@ -96,13 +99,15 @@ def perforate(
 
 
 def _places(
-    mesh: Mesh, faces: np.ndarray, outer: OuterSurface, pattern: HolePattern
+    mesh: Mesh, faces: np.ndarray, outer: OuterSurface, pattern: HolePattern, obstacles: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Centres (N, 3) of the holes on the outer face, RAS mm, outward axes (N, 3), and the thickness (N,) there, mm."""
     nothing = np.zeros((0, 3)), np.zeros((0, 3)), np.zeros(0)
     top, wall, bottom = (mesh.points[faces == side] for side in (1, 0, -1))
     if not len(top) or not len(bottom):
         return nothing
+    if obstacles is not None:
+        wall = np.concatenate([wall, obstacles])
     flat = _unrolled(top, mesh.vertex_normals()[faces == 1])
     lattice = _hexagons(flat.min(0), flat.max(0), pattern.pitch_mm)
     away, at = cKDTree(flat).query(lattice)

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 _LIMITS = {
     "mould_clearance_mm": (0.05, 1.0),
     "mould_wall_mm": (3.0, 30.0),
-    "ring_mm": (1.0, 100.0),
-    "template_mm": (1.0, 100.0),
+    "ring_mm": (5.0, 40.0),
+    "template_mm": (5.0, 40.0),
 }
 
 
@@ -37,9 +37,9 @@ class ToolingOptions:
     mould_wall_mm : float
         Thickness of the mould's walls around and behind its cavity, 3 to 30.
     ring_mm : float or None
-        Width of a ring of bone around the defect; None for none.
+        Width of a ring of bone around each defect, to try the implant in, 5 to 40; None for none.
     template_mm : float or None
-        Width of a template; None for none.
+        How far a form of the completed outer surface reaches beyond each defect's rim, 5 to 40; None for none.
 
     Raises
     ------
@@ -113,6 +113,9 @@ class ToolingOptions:
         """Whether a part is requested."""
         return any(True for _ in self.each())
 
+
+BENCH_MM = 15.0
+"""Width of a ring or template where none is given."""
 
 NO_TOOLING = ToolingOptions()
 """No additional part is requested."""
@@ -196,5 +199,21 @@ def _mould(inputs: ToolingInputs, options: ToolingOptions) -> Tooling:
     return make_mould(inputs, options)
 
 
+def _ring(inputs: ToolingInputs, options: ToolingOptions) -> Tooling:
+    from SkullVAELib.implant.bench_parts import make_fit_ring
+
+    return make_fit_ring(inputs, options)
+
+
+def _template(inputs: ToolingInputs, options: ToolingOptions) -> Tooling:
+    from SkullVAELib.implant.bench_parts import make_template
+
+    return make_template(inputs, options)
+
+
 # The function that makes each kind of part; each imports its module because it needs VTK.
-_MAKERS: dict[str, Callable[[ToolingInputs, ToolingOptions], Tooling]] = {"mould": _mould}
+_MAKERS: dict[str, Callable[[ToolingInputs, ToolingOptions], Tooling]] = {
+    "mould": _mould,
+    "ring": _ring,
+    "template": _template,
+}

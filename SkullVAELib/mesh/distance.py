@@ -88,6 +88,11 @@ class BoneDistance(SurfaceDistance):
         self._bone = bone
 
     @property
+    def voxels(self) -> Volume:
+        """The voxels of the region and its surroundings, bool."""
+        return self._bone
+
+    @property
     def triangle_mm(self) -> float:
         """Largest distance in mm between a triangle's centre and a point of it."""
         return float(self._bone.spacing.max()) * 0.6

@@ -352,7 +352,27 @@ def _implant_options(printable: dict) -> str:
         ("Under-contour", f"{printable['under_contour_mm']:g} mm"),
     ]
     right = [("Smoothing", f"{printable['smoothing_mm']:g} mm"), ("Perfusion holes", holes), ("Split", split)]
-    return f'<div class="columns">{_pairs(left)}{_pairs(right)}</div>'
+    return f'<div class="columns">{_pairs(left)}{_pairs(right)}</div>{_screws(printable)}'
+
+
+def _screws(printable: dict) -> str:
+    """The table of the screw holes, and the engraving; nothing without them."""
+    rows = [
+        (
+            str(number),
+            "R {:.1f}, A {:.1f}, S {:.1f}".format(*screw["at_mm"]),
+            format_number(screw["diameter_mm"], 1),
+            format_number(screw["thickness_mm"], 1),
+            format_number(screw["bone_mm"], 1),
+        )
+        for number, screw in enumerate((s for piece in printable["pieces"] for s in piece.get("screws", [])), 1)
+    ]
+    engraved = sorted({piece["engraved"] for piece in printable["pieces"] if piece.get("engraved")})
+    text = f'<p class="note">Engraved: {html.escape(", ".join(engraved))}</p>' if engraved else ""
+    if not rows:
+        return text
+    head = ("Screw", "Place, mm", "Diameter, mm", "Tab or flange, mm", "Bone below, mm")
+    return html_table(head, rows) + text
 
 
 def _proposals(proposals: list[dict]) -> str:

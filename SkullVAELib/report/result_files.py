@@ -509,7 +509,9 @@ def _thickness(printable: PrintableImplant) -> dict:
         return {}
     thickness = [figures["thickness_mm"] for figures in measured]
     low, high = min(values["min"] for values in thickness), max(values["max"] for values in thickness)
-    volume, area = (sum(figures[name] for figures in measured) for name in ("volume_ml", "outer_area_cm2"))
+    # Of the plate alone: tabs and a flange are not part of its thickness.
+    volume = sum(figures.get("plate_ml", figures["volume_ml"]) for figures in measured)
+    area = sum(figures["outer_area_cm2"] for figures in measured)
     mean = float(np.clip(10 * volume / max(area, 0.01), low, high))
     return {"thickness_mm": {"mean": round(mean, 2), "min": low, "max": high}}
 

@@ -10,7 +10,10 @@ RESULT_FILES = ("completed.nrrd", "implant.nrrd", "implant.stl", "preview.png", 
 The report is last: where it is present, the set is complete.
 """
 
-TOOLING_FILES = (*(f"mould{number}_{half}.stl" for number in ("", "_[2-9]", "_[1-9][0-9]") for half in "ab"),)
+TOOLING_FILES = (
+    *(f"mould{number}_{half}.stl" for number in ("", "_[2-9]", "_[1-9][0-9]") for half in "ab"),
+    *(f"{part}{number}.stl" for part in ("fit_ring", "template") for number in ("", "_[2-9]", "_[1-9][0-9]")),
+)
 """Patterns of the additional printed parts, see `SkullVAELib.implant.tooling`."""
 
 OPTIONAL_FILES = (

@@ -19,6 +19,7 @@ from SkullVAELib.core.atomic_output import publish_files
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.core.files import as_json_text
 from SkullVAELib.core.memory import return_freed_memory
+from SkullVAELib.implant.addition_options import ADDITION_LISTS, ADDITION_TEXTS
 from SkullVAELib.implant.options import MESH_FORMATS, ImplantOptions
 from SkullVAELib.implant.tooling import ToolingOptions
 from SkullVAELib.io.images import read_volume, write_volume
@@ -43,7 +44,11 @@ NOTHING_FILLED = "No defect is filled: there is no implant. Select a candidate d
 _OF_IMPLANT = ("implant", "printable_implant", "checks", "uncertainty", "edited")
 
 # Options of an "implant" request that are numbers, and those that are text.
-_NUMBERS, _TEXTS = ("clearance", "under_contour", "smooth", "split", "insertable"), ("thickness", "holes")
+_NUMBERS = ("clearance", "under_contour", "smooth", "split", "insertable")
+_TEXTS = ("thickness", "holes", *ADDITION_TEXTS)
+_KIND_OF_OPTION = (
+    dict.fromkeys(_NUMBERS, "a number") | dict.fromkeys(_TEXTS, "text") | dict.fromkeys(ADDITION_LISTS, "a list")
+)
 
 # Options of a "tooling" request that are true or false, and those that are numbers.
 _FLAGS, _LENGTHS = ("mould",), ("mould_clearance", "mould_wall", "ring", "template")
@@ -401,11 +406,12 @@ class InteractiveSession:
     def _implant_options(self, value: dict) -> ImplantOptions:
         """The options in an "implant" request; options that it does not contain have their default."""
         for name, option in value.items():
+            kind = _KIND_OF_OPTION.get(name)
+            if kind is None:
+                raise SkullVAEError(f"The implant option '{name}' is unknown", f"Use {', '.join(_KIND_OF_OPTION)}")
             number = isinstance(option, int | float) and not isinstance(option, bool)
-            if name not in (*_NUMBERS, *_TEXTS):
-                raise SkullVAEError(f"The implant option '{name}' is unknown", f"Use {', '.join((*_NUMBERS, *_TEXTS))}")
-            if option is not None and not (number if name in _NUMBERS else isinstance(option, str)):
-                kind = "a number" if name in _NUMBERS else "text"
+            right = {"a number": number, "text": isinstance(option, str), "a list": isinstance(option, list)}[kind]
+            if option is not None and not right:
                 raise SkullVAEError(f"The implant option '{name}' must be {kind}", "Correct the value, or send null")
         return ImplantOptions.parse(**value, thickness_map="ply" in self._result.formats)
 

@@ -1,0 +1,309 @@
+"""What is added to a plate or cut into it after it was made: build-up, fixation, further holes and an engraving."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy import ndimage
+from scipy.spatial import cKDTree
+
+from SkullVAELib.implant.addition_options import AdditionOptions
+from SkullVAELib.implant.engraving import STROKE, TextPlace, engrave, place_text
+from SkullVAELib.implant.fixation import (
+    Fixation,
+    Ground,
+    Site,
+    cut_rounded,
+    drill_screw,
+    grid_box,
+    make_fixation,
+    place,
+)
+from SkullVAELib.implant.implicit_solid import FAR_MM, FineGrid, OuterSurface, path_through
+from SkullVAELib.implant.rim_line import RimLine, SurfaceNodes
+from SkullVAELib.mesh.distance import BoneDistance
+from SkullVAELib.mesh.mesh import Mesh
+
+THICKEST_MM = 30.0
+"""Maximum length of a hole through the plate."""
+
+_EDGE_ROOM_MM = 1.0
+"""Minimum distance between a hole at a given point and the rim."""
+
+_TAPER = 2.5
+"""Length of the tapered edge of a build-up, as a multiple of its thickness."""
+
+
+@dataclass(frozen=True)
+class OwnPoints:
+    """The points that were given for one defect, RAS mm; attributes as those of `AdditionOptions`."""
+
+    tab_at: np.ndarray
+    holes_at: np.ndarray
+    build_up: np.ndarray
+
+
+@dataclass
+class Additions:
+    """Additions to the plate of one defect.
+
+    Attributes
+    ----------
+    options : AdditionOptions
+        What is added.
+    grid, outer, rim
+        The grid of the plate, the completed outer surface and the rim on it.
+    fixation : Fixation
+        Tabs and flange.
+    holes : list of tuple
+        For each further hole the point (3,) on the completed outer surface, the outward axis (3,) and the diameter.
+    warnings : list of str
+        What could not be made.
+    """
+
+    options: AdditionOptions
+    grid: FineGrid
+    outer: OuterSurface
+    rim: RimLine
+    fixation: Fixation
+    holes: list[tuple[np.ndarray, np.ndarray, float]]
+    warnings: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(
+        cls,
+        plate: np.ndarray,
+        grid: FineGrid,
+        outer: OuterSurface,
+        ground: Ground,
+        bone: BoneDistance | None,
+        deficit: Callable[[np.ndarray], np.ndarray],
+        clearance_mm: float,
+        under_mm: float,
+        options: AdditionOptions,
+        own: OwnPoints,
+    ) -> Additions:
+        """Plan the additions to a plate; arguments as in `make_fixation`, own: the points given for this defect."""
+        rim = RimLine(plate, grid, outer, under_mm)
+        fixation = Fixation(np.full(grid.shape, FAR_MM, np.float32))
+        if options.tabs or options.flange_mm or len(own.tab_at):
+            fixation = make_fixation(
+                plate, grid, outer, rim, ground, bone, deficit, clearance_mm, under_mm, options, own.tab_at
+            )
+        made = cls(options, grid, outer, rim, fixation, [], list(fixation.warnings))
+        for *point, diameter in own.holes_at:
+            at = outer.points[outer.nearest(np.array([point]))]
+            inset, off = -float(rim.signed(at)[0]), float(np.linalg.norm(at[0] - point))
+            least = diameter / 2 + _EDGE_ROOM_MM
+            if inset < least or off > THICKEST_MM:
+                figure = f"{inset:.1f} mm inside the rim" if inset > 0 else f"{-inset:.1f} mm outside the implant"
+                if off > THICKEST_MM:
+                    figure = f"{off:.0f} mm from the outer surface"
+                made.warnings.append(
+                    f"The hole at {place(np.array(point))} is left out: it is {figure}. Give a point at least"
+                    f" {least:.1f} mm inside the rim."
+                )
+                continue
+            made.holes.append((at[0], outer.normal(at)[0], diameter))
+        return made
+
+    def obstacles(self, piece: np.ndarray) -> np.ndarray:
+        """Points (N, 3), RAS mm, that perfusion holes and a text stay away from: tabs, flange and further holes."""
+        covered = np.argwhere((self.fixation.solid < 0) & (piece < 0))[::3]
+        points = [covered @ self.grid.affine[:3, :3].T + self.grid.affine[:3, 3]]
+        for at, axis, diameter in self.holes:
+            first = np.cross(axis, np.eye(3)[np.abs(axis).argmin()])
+            first /= np.linalg.norm(first)
+            second = np.cross(axis, first)
+            for angle in np.arange(12) * np.pi / 6:
+                around = at + diameter / 2 * (np.cos(angle) * first + np.sin(angle) * second)
+                points.append(around - np.arange(0, 12, 1.0)[:, None] * axis)
+        return np.concatenate(points)
+
+    def text_place(
+        self, mesh: Mesh, faces: np.ndarray, solid: np.ndarray, obstacles: np.ndarray
+    ) -> tuple[TextPlace | None, list[str]]:
+        """The place for the engraving on a piece, and a warning where it does not fit."""
+        options = self.options
+        if not options.engraving:
+            return None, []
+        found = place_text(
+            options.engraving,
+            options.engraving_mm,
+            options.engraving_depth_mm,
+            mesh,
+            faces,
+            solid,
+            self.grid,
+            obstacles,
+        )
+        if found is not None:
+            return found, []
+        wide = options.engraving_mm * (len(options.engraving) - 1 / 3) * (1 - STROKE)
+        return None, [
+            f"The engraving is left out: there is no room for {wide:.0f} x {options.engraving_mm:g} mm on the inner"
+            " surface where the plate is thick enough. Use a shorter text or a smaller --engrave-size."
+        ]
+
+    def apply(
+        self, solid: np.ndarray, others: list[np.ndarray], gap_mm: float, text: TextPlace | None
+    ) -> tuple[np.ndarray, dict, list[str]]:
+        """Add to a piece and cut into it.
+
+        Parameters
+        ----------
+        solid : numpy.ndarray
+            Function (*shape) of the piece.
+        others : list of numpy.ndarray
+            Functions of the other pieces of the plate.
+        gap_mm : float
+            Distance to them.
+        text : TextPlace or None
+            The place of the engraving.
+
+        Returns
+        -------
+        solid : numpy.ndarray
+            Function of the piece with its additions.
+        figures : dict
+            "screws", "holes_at" and "engraved" of what was made.
+        warnings : list of str
+            What could not be made.
+        """
+        options = self.options
+        warnings: list[str] = []
+        added = self.fixation.solid
+        if others and (added < 0).any():
+            added = self._share(solid, others, gap_mm)
+        solid = np.minimum(solid, added)
+        screws = []
+        for site in self.fixation.screws:
+            height = np.arange(-1.0, 6.0, 0.1)[:, None]
+            if not (self.grid.sample(added, site.at + height * site.axis) < 0).any():
+                continue
+            cut = drill_screw(solid, self.grid, site, options.screw_diameter_mm, 4.0)
+            if cut is not None:
+                solid, thickness = cut
+                screws.append(_screw_figures(site, options.screw_diameter_mm, thickness))
+        holes = []
+        for at, axis, diameter in self.holes:
+            drilled = _drill(solid, self.grid, at, axis, diameter)
+            if drilled is not None:
+                solid = drilled
+                holes.append(
+                    {"at_mm": _rounded(at, 2), "direction": _rounded(-axis, 4), "diameter_mm": float(diameter)}
+                )
+        if text is not None:
+            solid = engrave(solid, self.grid, text, options.engraving_mm, options.engraving_depth_mm)
+        figures = {"screws": screws, "holes_at": holes, "engraved": options.engraving if text is not None else ""}
+        return solid, figures, warnings
+
+    def _share(self, solid: np.ndarray, others: list[np.ndarray], gap_mm: float) -> np.ndarray:
+        """The part (*shape) of tabs and flange that is nearer to a piece than to the others, with half the gap."""
+        added = self.fixation.solid.copy()
+        flat = np.flatnonzero(added.ravel() < 2 * self.grid.step_mm)
+        points = self.grid.points(flat)
+        away = []
+        for inside in (solid < 0, np.any([each < 0 for each in others], axis=0)):
+            nodes = np.flatnonzero((inside & ~ndimage.binary_erosion(inside)).ravel())
+            away.append(cKDTree(self.grid.points(nodes)).query(points)[0])
+        apart = (away[0] - away[1] + max(gap_mm, 0.2)) / 2
+        values = added.ravel()
+        values[flat] = np.maximum(values[flat], apart)
+        return added
+
+
+def raise_surface(
+    plate: np.ndarray, grid: FineGrid, outer: OuterSurface, under_mm: float, regions: np.ndarray
+) -> tuple[np.ndarray, list[str]]:
+    """Build up the outer surface of a plate.
+
+    Parameters
+    ----------
+    plate : numpy.ndarray
+        Function (*shape), negative inside.
+    grid : FineGrid
+        The grid; its active nodes reach above the regions.
+    outer : OuterSurface
+        The completed outer surface.
+    under_mm : float
+        Recess of the plate's outer face.
+    regions : numpy.ndarray
+        (N, 5) centre in RAS mm, radius and thickness. The thickness is reached inside the tapered edge, which is 2.5
+        times as long as the region is thick, and at most as long as the radius; at the rim it is 0.
+
+    Returns
+    -------
+    solid : numpy.ndarray
+        Function of the raised plate.
+    warnings : list of str
+        Regions that do not reach the implant or their thickness.
+    """
+    rim = RimLine(plate, grid, outer, under_mm)
+    warnings = []
+    for *centre, radius, thickness in regions:
+        at = outer.points[outer.nearest(np.array([centre]))][0]
+        wanted = grid.active[grid.near(at[None], radius + thickness + 3.0).ravel()[grid.active]]
+        nodes = SurfaceNodes.of(grid, outer, rim, wanted, (-under_mm - 2.5, thickness + 2.0))
+        height = nodes.height + under_mm
+        feet = nodes.points - nodes.height[:, None] * outer.normals[outer.nearest(nodes.points)]
+        taper = min(radius, _TAPER * thickness)
+        share = np.clip((radius - np.linalg.norm(feet - at, axis=1)) / taper, 0, 1)
+        at_rim = np.clip(-nodes.rim / taper, 0, 1)
+        raised = thickness * _smooth(share) * _smooth(at_rim)
+        most = float(raised.max()) if len(raised) else 0.0
+        if most < 0.9 * thickness:
+            what = "does not reach the implant" if most < 0.1 else f"is only {most:.1f} mm thick"
+            warnings.append(
+                f"The build-up at {place(np.array(centre))} {what}, because its edge tapers over {taper:.1f} mm to the"
+                " rim. Move it inwards, or make it thinner."
+            )
+        # Below the face the layer ends 0.8 mm deep, within the plate; it does not exist where nothing is raised.
+        layer = np.maximum(np.maximum(height - raised, -height - 0.8), np.where(raised > 0.02, -FAR_MM, FAR_MM))
+        plate = plate.copy()
+        local = plate.ravel()
+        local[nodes.flat] = np.minimum(local[nodes.flat], np.clip(layer, -FAR_MM, FAR_MM))
+    return plate, warnings
+
+
+def _smooth(share: np.ndarray) -> np.ndarray:
+    """A step from 0 to 1 without kinks."""
+    return share * share * (3 - 2 * share)
+
+
+def _drill(
+    solid: np.ndarray, grid: FineGrid, at: np.ndarray, axis: np.ndarray, diameter_mm: float
+) -> np.ndarray | None:
+    """Cut a hole through the plate; None where the piece is not there."""
+    heights = np.arange(16.0, -THICKEST_MM, -0.1)
+    inside = grid.sample(solid, at + heights[:, None] * axis) < 0
+    near = inside & (heights < 16.0) & (heights > -10.0)
+    if not near.any():
+        return None
+    top = float(heights[near.argmax()])
+    length = float(path_through(solid, grid, (at + top * axis)[None], axis[None], THICKEST_MM)[0])
+    box, points = grid_box(grid, at + np.array([[top + 2.0], [top - length - 2.0]]) * axis, diameter_mm)
+    offset = points - at
+    along = offset @ axis
+    across = np.linalg.norm(offset - along[..., None] * axis, axis=-1)
+    drill = np.maximum(across - diameter_mm / 2, np.maximum(along - top - 2.0, top - length - 2.0 - along))
+    out = solid.copy()
+    out[box] = cut_rounded(solid[box], drill, grid.step_mm)
+    return out
+
+
+def _screw_figures(site: Site, diameter_mm: float, thickness_mm: float) -> dict:
+    """Entry of a screw in the report."""
+    return {
+        "at_mm": _rounded(site.at, 2),
+        "direction": _rounded(-site.axis, 4),
+        "diameter_mm": diameter_mm,
+        "thickness_mm": round(thickness_mm, 2),
+        "bone_mm": round(site.bone_mm, 2),
+    }
+
+
+def _rounded(values: np.ndarray, digits: int) -> list[float]:
+    return [round(float(value), digits) + 0.0 for value in values]
