@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -32,6 +33,20 @@ IMPLANT_FILE, SKULL_FILE = "implant.ply", "skull_display.ply"
 
 FRAGMENTS = ("keep", "ignore")
 """What becomes of loose pieces of bone; the first is the default."""
+
+
+class ImplantPoints(NamedTuple):
+    """Points of the printable implant, RAS mm in the input's own coordinates.
+
+    tabs: screws of tabs; drains: holes; buildUps: places where the outer surface is raised.
+    """
+
+    tabs: tuple = ()
+    drains: tuple = ()
+    buildUps: tuple = ()
+
+
+NO_POINTS = ImplantPoints()
 
 
 @dataclass(frozen=True)
@@ -61,6 +76,13 @@ class RunSettings:
         "patient", "constant:MM" or "minimum:MM".
     holes : str or None
         "DIAMETER,PITCH,MARGIN" of the perfusion holes in mm.
+    tabs, screws, flange, engrave, engraveSize : str or None
+        Tabs, screws, flange and engraving of the printable implant, as on the command line.
+    tabAt, holeAt, buildUp : tuple of tuple of float
+        Points of tabs, of holes with their diameter, and of build-ups with radius and thickness, RAS mm in the input's
+        own coordinates.
+    insertable : float or None
+        Depth in mm that may be removed so that the implant can be inserted along a straight line.
     device : {"auto", "cpu", "cuda"}
         Device that the network runs on.
     model : path or None
@@ -86,6 +108,15 @@ class RunSettings:
     smooth: float | None = None
     holes: str | None = None
     split: float | None = None
+    tabs: str | None = None
+    tabAt: tuple[tuple[float, ...], ...] = ()
+    screws: str | None = None
+    flange: str | None = None
+    holeAt: tuple[tuple[float, ...], ...] = ()
+    engrave: str | None = None
+    engraveSize: str | None = None
+    buildUp: tuple[tuple[float, ...], ...] = ()
+    insertable: float | None = None
     device: str = "auto"
     model: str | os.PathLike | None = None
     at: tuple[tuple[float, float, float], ...] = ()
@@ -103,16 +134,33 @@ class RunSettings:
             ("--under-contour", self.underContour),
             ("--smooth", self.smooth),
             ("--split", self.split),
+            ("--insertable", self.insertable),
         ):
             if value is not None:
                 arguments += [option, f"{value:g}"]
-        for option, text in (("--thickness", self.thickness), ("--holes", self.holes)):
+        for option, text in (
+            ("--thickness", self.thickness),
+            ("--holes", self.holes),
+            ("--tabs", self.tabs),
+            ("--screws", self.screws),
+            ("--flange", self.flange),
+            ("--engrave-size", self.engraveSize),
+        ):
             if text:
                 arguments += [option, text]
+        if self.engrave:
+            # As one argument, because the text may start with a minus sign.
+            arguments.append(f"--engrave={self.engrave}")
         if self.roi is not None:
             # As one argument, because the first number may start with a minus sign.
             arguments.append("--roi=" + ",".join(f"{value:.9g}" for value in self.roi))
-        for option, points in (("--at", self.at), ("--not-at", self.notAt)):
+        for option, points in (
+            ("--at", self.at),
+            ("--not-at", self.notAt),
+            ("--tab-at", self.tabAt),
+            ("--hole-at", self.holeAt),
+            ("--build-up", self.buildUp),
+        ):
             arguments += [f"{option}=" + ",".join(f"{value:.6g}" for value in point) for point in points]
         if self.fragments != FRAGMENTS[0]:
             arguments += ["--fragments", self.fragments]
@@ -129,6 +177,17 @@ class RunSettings:
 
     def implantRequest(self) -> dict:
         """Return the settings of the printable implant as the value of an "implant" request."""
+        added = {
+            "tabs": self.tabs,
+            "tab_at": [list(point) for point in self.tabAt],
+            "screws": self.screws,
+            "flange": self.flange,
+            "hole_at": [list(hole) for hole in self.holeAt],
+            "engrave": self.engrave,
+            "engrave_size": self.engraveSize,
+            "build_up": [list(raised) for raised in self.buildUp],
+            "insertable": self.insertable,
+        }
         return {
             "clearance": self.clearance,
             "thickness": self.thickness,
@@ -136,6 +195,7 @@ class RunSettings:
             "smooth": self.smooth,
             "holes": self.holes,
             "split": self.split,
+            **{name: value for name, value in added.items() if value},
         }
 
 

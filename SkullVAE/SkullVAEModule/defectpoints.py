@@ -1,5 +1,5 @@
-"""Points at holes and on the implant's surface: Markups nodes of each input, positions in the input's coordinates, and
-the mouse mode."""
+"""Points at holes, on the implant's surface and of what is added to it: Markups nodes of each input, positions in the
+input's coordinates, and the mouse mode."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from .segments import madeNodes, markAsMade
 Point = tuple[float, float, float]
 
 _CLASS = "vtkMRMLMarkupsFiducialNode"
-# Kinds of points: at holes, and on the outer surface of the implant.
+# Kinds of points: at holes, on the outer surface of the implant; at screws of tabs, at holes to make in the implant,
+# and where its outer surface is raised.
 HOLES, SURFACE = "", "surface"
+TABS, DRAINS, BUILD_UPS = "tabs", "drains", "buildUps"
 _KIND_ATTRIBUTE = "SkullVAE.points"
 
 # Events of a Markups node after which the positions may differ.
@@ -34,6 +36,9 @@ def newPointsNode(inputNode, segmentID: str = "", kind: str = HOLES):
         name, label = {
             HOLES: ("SkullVAE holes", _("Hole")),
             SURFACE: ("SkullVAE surface points", _("Surface")),
+            TABS: ("SkullVAE tabs", _("Tab")),
+            DRAINS: ("SkullVAE implant holes", _("Implant hole")),
+            BUILD_UPS: ("SkullVAE build-ups", _("Build-up")),
         }[kind]
         node = slicer.mrmlScene.AddNewNodeByClass(_CLASS, slicer.mrmlScene.GenerateUniqueName(name))
         markAsMade(node, inputNode, segmentID)

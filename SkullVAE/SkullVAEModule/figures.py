@@ -71,6 +71,10 @@ def _measures(report: dict) -> list[str]:
     if thickness:
         rows.append(_row(_("Mean thickness"), _quantity(thickness["mean"], "mm")))
         rows.append(_row(_("Thickness, 2nd percentile"), _quantity(thickness["min"], "mm")))
+    screws = [screw for piece in pieces for screw in piece.get("screws") or ()]
+    if screws:
+        rows.append(_row(_("Screws"), str(len(screws))))
+        rows.append(_row(_("Bone at the screws, least"), _quantity(min(screw["bone_mm"] for screw in screws), "mm")))
     gap = implant.get("rim_gap_mm")
     rating, advice = rate_rim_gap(gap)
     rows.append(_row(_("Rim gap"), _quantity(gap, "mm"), rating))

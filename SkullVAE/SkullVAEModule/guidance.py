@@ -21,6 +21,8 @@ class Situation:
         Whether the input is a CT, and whether its threshold is previewed.
     running, exporting, updating, placing : bool
         Whether a run, an export or an update of the implant is in progress, or a point is being placed.
+    marking : str
+        Where to click to place a point of the implant; empty if none is being placed.
     nothingFilled : bool
         Whether the last run of this input has no defect that is filled.
     present : bool
@@ -39,6 +41,7 @@ class Situation:
     exporting: bool = False
     updating: bool = False
     placing: bool = False
+    marking: str = ""
     nothingFilled: bool = False
     present: bool = False
     rating: str = ""
@@ -58,6 +61,8 @@ def nextStep(now: Situation) -> str:
         return _("Wait for the export, or click Cancel.")
     if now.placing:
         return _("Click on the hole in a slice view or in the 3D view.")
+    if now.marking:
+        return now.marking
     if not now.loaded:
         return _("Load a head CT or a segmentation of the skull. Sample Data offers examples under SkullVAE.")
     if now.missing:

@@ -10,7 +10,9 @@ from .parameters import SkullVAEParameterNode
 NAMES = (
     "boneThreshold", "defectKind", "gamma", "proposals", "face", "defectChoices", "fragments", "label", "prior",
     "clearance", "thickness", "thicknessMillimetres", "underContour", "smoothing", "holes", "holeDiameter",
-    "holePitch", "holeMargin", "split",
+    "holePitch", "holeMargin", "split", "tabs", "tabThickness", "screwDiameter", "screwBone", "flange", "flangeWidth",
+    "flangeThickness", "flangeScrews", "drainDiameter", "engraving", "engravingHeight", "engravingDepth",
+    "buildUpRadius", "buildUpThickness", "insertable", "insertionDepth",
 )  # fmt: skip
 
 

@@ -8,9 +8,10 @@ from slicer.parameterNodeWrapper import Choice, WithinRange, parameterNodeWrappe
 
 from SkullVAELib.completion.options import MOST_PROPOSALS, PRIORS
 from SkullVAELib.data.defect_kinds import CLASSES
-from SkullVAELib.implant.options import THICKNESS_MODES
+from SkullVAELib.implant.addition_options import HOLE_DIAMETER_MM
+from SkullVAELib.implant.options import INSERTABLE_MM, THICKNESS_MODES
 
-from .completion import FRAGMENTS, RunSettings
+from .completion import FRAGMENTS, NO_POINTS, ImplantPoints, RunSettings
 
 # Values of the parameters, which the panel shows and scenes contain, and those of the command line.
 THICKNESSES = dict(zip(("Patient's own", "Constant", "At least"), THICKNESS_MODES, strict=True))
@@ -42,6 +43,10 @@ class SkullVAEParameterNode:
     label - Label to use of a volume with several labels.
     clearance, thickness, thicknessMillimetres, underContour, smoothing, split - Options of the printable implant.
     holes, holeDiameter, holePitch, holeMargin - Perfusion holes.
+    tabs, tabThickness, screwDiameter, screwBone, flange, flangeWidth, flangeThickness, flangeScrews - Fixation.
+    drainDiameter, engraving, engravingHeight, engravingDepth - Holes at points, and engraved text.
+    buildUpRadius, buildUpThickness - Where the outer surface is raised at points.
+    insertable, insertionDepth - Whether the implant can be inserted along a straight line, and what is removed for it.
     exportFolder, exportSTL, exportOBJ, exportPLY, exportHost, exportLabelmaps, exportReport - Files to export;
         exportHost is the skull surface.
     prior - Source of the complete shape; see the command line's --prior.
@@ -79,6 +84,24 @@ class SkullVAEParameterNode:
     holeMargin: Annotated[float, WithinRange(0.5, 50)] = 3.0
     split: Annotated[float, WithinRange(0, 500)] = 0.0
 
+    # Nothing is added to the implant until the user asks for it; points are nodes of their own, see defectpoints.py.
+    tabs: Annotated[int, WithinRange(0, 12)] = 0
+    tabThickness: Annotated[float, WithinRange(0.8, 3)] = 1.5
+    screwDiameter: Annotated[float, WithinRange(1, 3)] = 1.6
+    screwBone: Annotated[float, WithinRange(0, 15)] = 3.0
+    flange: bool = False
+    flangeWidth: Annotated[float, WithinRange(2, 25)] = 8.0
+    flangeThickness: Annotated[float, WithinRange(0.8, 3)] = 1.0
+    flangeScrews: Annotated[int, WithinRange(0, 24)] = 6
+    drainDiameter: Annotated[float, WithinRange(0.8, 10)] = HOLE_DIAMETER_MM
+    engraving: str = ""
+    engravingHeight: Annotated[float, WithinRange(3, 15)] = 6.0
+    engravingDepth: Annotated[float, WithinRange(0.2, 1)] = 0.5
+    buildUpRadius: Annotated[float, WithinRange(5, 80)] = 25.0
+    buildUpThickness: Annotated[float, WithinRange(0.5, 15)] = 3.0
+    insertable: bool = False
+    insertionDepth: Annotated[float, WithinRange(0.1, 20)] = INSERTABLE_MM
+
     exportFolder: str = ""
     exportSTL: bool = True
     exportOBJ: bool = False
@@ -113,11 +136,14 @@ def inputKey(inputNode, segmentID: str) -> tuple[str, str]:
     return ("" if inputNode is None else inputNode.GetID()), segmentID
 
 
-def runSettings(parameters: SkullVAEParameterNode, roi=None, modelPath=None, at=(), notAt=()) -> RunSettings:
+def runSettings(
+    parameters: SkullVAEParameterNode, roi=None, modelPath=None, at=(), notAt=(), points=NO_POINTS
+) -> RunSettings:
     """The settings of a run with these parameters.
 
     roi: numbers in the input's own coordinates, see roi.roiArgument, or None; modelPath: model file, None for the
-    shipped one; at, notAt: points in the input's own coordinates at holes that are defects, and that are not.
+    shipped one; at, notAt: points in the input's own coordinates at holes that are defects, and that are not; points:
+    those of the printable implant.
     """
     volume = isVolume(parameters.inputNode)
     chosen = volume and parameters.boneThreshold != USUAL_THRESHOLD_HU
@@ -135,20 +161,44 @@ def runSettings(parameters: SkullVAEParameterNode, roi=None, modelPath=None, at=
         notAt=tuple(notAt),
         fragments=FRAGMENT_TREATMENTS[parameters.fragments],
         label=parameters.label.strip() if volume else "",
-        **implantSettings(parameters),
+        **implantSettings(parameters, points),
     )
 
 
-def implantSettings(parameters: SkullVAEParameterNode) -> dict:
+def implantSettings(parameters: SkullVAEParameterNode, points: ImplantPoints = NO_POINTS) -> dict:
     """The settings of the printable implant, as arguments of RunSettings."""
     thickness = THICKNESSES[parameters.thickness]
     hole = (parameters.holeDiameter, parameters.holePitch, parameters.holeMargin)
-    return {
+    settings = {
         "clearance": parameters.clearance,
         "thickness": thickness if thickness == "patient" else f"{thickness}:{parameters.thicknessMillimetres:g}",
         "underContour": parameters.underContour,
         "smooth": parameters.smoothing,
-        "holes": ",".join(f"{number:g}" for number in hole) if parameters.holes else None,
+        "holes": _listed(*hole) if parameters.holes else None,
         # Values below 20 mm mean one piece; the library does not accept them.
         "split": parameters.split if parameters.split >= 20 else None,
     }
+    # Of what is not added, the settings are left out, so that changing them does not make the implant anew.
+    tabs = parameters.tabs > 0 or bool(points.tabs)
+    if tabs:
+        settings["tabs"] = _listed(parameters.tabs, parameters.tabThickness)
+        settings["tabAt"] = points.tabs
+    if parameters.flange:
+        settings["flange"] = _listed(parameters.flangeWidth, parameters.flangeThickness, parameters.flangeScrews)
+    if tabs or (parameters.flange and parameters.flangeScrews):
+        settings["screws"] = _listed(parameters.screwDiameter, parameters.screwBone)
+    if points.drains:
+        settings["holeAt"] = tuple((*point, parameters.drainDiameter) for point in points.drains)
+    if parameters.engraving.strip():
+        settings["engrave"] = parameters.engraving.strip()
+        settings["engraveSize"] = _listed(parameters.engravingHeight, parameters.engravingDepth)
+    if points.buildUps:
+        raised = (parameters.buildUpRadius, parameters.buildUpThickness)
+        settings["buildUp"] = tuple((*point, *raised) for point in points.buildUps)
+    if parameters.insertable:
+        settings["insertable"] = parameters.insertionDepth
+    return settings
+
+
+def _listed(*numbers: float) -> str:
+    return ",".join(f"{number:g}" for number in numbers)

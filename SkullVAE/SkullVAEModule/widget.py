@@ -15,6 +15,7 @@ from slicer.util import VTKObservationMixin
 
 from SkullVAELib.core.errors import SkullVAEError
 
+from .additionssection import AdditionsSection
 from .advancedsection import AdvancedSection
 from .completion import RunSettings
 from .defectsection import DefectSection
@@ -78,6 +79,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.inputSection = InputSection(self.ui, self._showStatus)
         self.resultSection = ResultSection(self.ui, self.logic, self._onProposal, self._onParametersModified)
         self.defectSection = DefectSection(self.ui, self.logic, self._onDefectsChanged, self._showStatus)
+        self.additionsSection = AdditionsSection(self.ui, self._onAdditionsChanged)
         self.editSection = EditSection(self.ui, self.logic, self._follow, self._showStatus)
         self.inputSettings = InputSettings()
         self.exportSection = ExportSection(self.ui, self.logic, self._follow, self._showStatus, self._appendLog)
@@ -165,7 +167,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onNodeRemoved(self, caller, event) -> None:
         """Fill other defects if the points at holes were removed, and show that a result was removed."""
-        if self.defectSection.pointsAreGone():
+        if self.defectSection.pointsAreGone() or self.additionsSection.pointsAreGone():
             self._onParametersModified()
         self.onSceneChanging(caller, event)
 
@@ -209,7 +211,8 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if parameterNode is None:
             self.inputSettings.leave((self._shown, self._runGamma))
         for section in (
-            self.inputSection, self.defectSection, self.editSection, self.exportSection, self.advancedSection
+            self.inputSection, self.defectSection, self.additionsSection, self.editSection, self.exportSection,
+            self.advancedSection,
         ):  # fmt: skip
             section.setParameterNode(parameterNode)
         self._observeSegmentations()
@@ -226,7 +229,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onCompleteButton(self, checked: bool = False) -> None:
         """Start a run."""
         parameters = self._parameterNode
-        self._takeTypedNumbers()
+        self._takeTyped()
         self.ui.logTextEdit.clear()
         # Events are processed during an installation, so the button must be disabled.
         self.ui.completeButton.enabled = False
@@ -243,7 +246,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 roi, model = self.inputSection.roi(), self.advancedSection.modelPath()
                 self.logic.start(
                     *sourceOf(parameters),
-                    runSettings(parameters, roi, model, *self.defectSection.forRun()),
+                    runSettings(parameters, roi, model, *self.defectSection.forRun(), self.additionsSection.points),
                     parameters.newSegmentation,
                 )
                 self.defectSection.onRunStarted()
@@ -279,7 +282,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         with self._errorsShown(_("The result could not be exported.")):
             try:
                 self._exported = False
-                self._takeTypedNumbers()
+                self._takeTyped()
                 # Requests what has changed just before, for which the export then waits.
                 self.onRest()
                 self.exportSection.start(defects)
@@ -411,6 +414,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.defectSection.update(busy)
         if not busy:
             self.resultSection.update(*sourceOf(parameters))
+        self.additionsSection.update(busy)
         self.editSection.update(busy)
         self.exportSection.update(self.resultSection.present, busy, self.resultSection.implantTable.checked)
         self._observeSegmentations()
@@ -441,6 +445,15 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.logic.waiting and not self.logic.running:
             self._restTimer.start()
 
+    def _onAdditionsChanged(self) -> None:
+        # Only what depends on them, since this is called while a point is dragged.
+        if self._parameterNode is None:
+            return
+        self.additionsSection.update(self._busy)
+        self._showNextStep()
+        if self.logic.waiting and not self.logic.running:
+            self._restTimer.start()
+
     def _onSectionToggled(self, collapsed: bool) -> None:
         """Update the panel, since a section that opens shows all its widgets, also those hidden while it was closed."""
         if self._parameterNode is not None and not collapsed:
@@ -458,6 +471,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 exporting=self.exportSection.running,
                 updating=self.logic.responsePending and self.resultSection.present,
                 placing=self.defectSection.placing,
+                marking=self.additionsSection.step,
                 nothingFilled=self.defectSection.nothingFilled,
                 present=self.resultSection.present,
                 rating=self.resultSection.rating,
@@ -498,10 +512,12 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         return self.logic.running or self.exportSection.running
 
     def _settings(self) -> tuple:
-        return self._parameterNode.gamma, RunSettings(**implantSettings(self._parameterNode))
+        implant = implantSettings(self._parameterNode, self.additionsSection.points)
+        return self._parameterNode.gamma, RunSettings(**implant)
 
-    def _takeTypedNumbers(self) -> None:
-        """Use numbers that were typed but not left yet: a click on a button need not take the focus."""
+    def _takeTyped(self) -> None:
+        """Use numbers and text that were typed but not left yet: a click on a button need not take the focus."""
+        self.additionsSection.takeText()
         for box in self._spinBoxes:
             box.interpretText()
 

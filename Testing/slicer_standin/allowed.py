@@ -61,7 +61,8 @@ WIDGETS: dict[str, set[str]] = {
     "QPlainTextEdit": _FRAME
     | {"lineWrapMode", "maximumBlockCount", "placeholderText", "plainText", "readOnly", "verticalScrollBarPolicy"},
     "QTableWidget": _ITEM_VIEW | {"columnCount", "rowCount"},
-    "QLineEdit": _WIDGET | {"alignment", "clearButtonEnabled", "frame", "placeholderText", "readOnly", "text"},
+    "QLineEdit": _WIDGET
+    | {"alignment", "clearButtonEnabled", "frame", "maxLength", "placeholderText", "readOnly", "text"},
     "QFrame": _FRAME,
     "ctkCollapsibleButton": _BUTTON | {"collapsed", "collapsedHeight", "contentsFrameShape"},
     "ctkCollapsibleGroupBox": _WIDGET | {"checked", "collapsed", "collapsedHeight", "flat", "title"},
