@@ -303,6 +303,10 @@ CHILD = """
         points = np.array([[0, 0, 0], [10, 0, 0], [0, 20, 0], [0, 0, size]], float)
         faces = np.array([[0, 2, 1], [0, 1, 3], [1, 2, 3], [2, 0, 3]])
         write_ply(Mesh(points, faces), pathlib.Path(folder, name), VertexScalar.thickness(np.full(4, size)))
+    def solid(size, path):
+        from SkullVAELib.mesh.files import write_stl
+        points = np.array([[0, 0, 0], [10, 0, 0], [0, 20, 0], [0, 0, size]], float)
+        write_stl(Mesh(points, np.array([[0, 2, 1], [0, 1, 3], [1, 2, 3], [2, 0, 3]])), path)
     if mode == "bad":
         print("a warning", file=sys.stderr)
         print("The bone is a single voxel. Segment the skull. Then run again.", file=sys.stderr)
@@ -407,13 +411,24 @@ CHILD = """
         elif kind == "implant":
             mesh(value["clearance"], responses)
             send(**fields, files=["implant.ply"], report={"printable_implant": value}, seconds=0.1)
+        elif kind == "tooling" and value.get("mould_wall") == 30:
+            send(response=number, error="The mould is too large. Use a thinner wall.")
+        elif kind == "tooling":
+            names = ["mould_a", "mould_b"] * bool(value.get("mould"))
+            names += ["fit_ring"] * ("ring" in value) + ["template"] * ("template" in value)
+            for size, name in enumerate(names, 50):
+                solid(size, responses / f"{name}.stl")
+            piece = {"piece": 1, "size_mm": [60.2, 50, 40], "halves_ml": [20.2, 30.1], "cement_ml": 12.34}
+            bench = {"parts": [{"defect": 1, "volume_ml": 7.77}]}
+            figures = {"mould": {"pieces": [piece]}} if value.get("mould") else {}
+            figures |= {name: bench for name in ("ring", "template") if name in value}
+            files = [f"{name}.stl" for name in names]
+            send(**fields, files=files, report={"tooling": figures, "warnings": ["Undercuts <hold> the cast."]})
         elif kind == "report":
             (responses / "report.html").write_text("<p>newer report</p>")
             send(**fields, files=["report.html"])
         elif kind == "skull":
-            from SkullVAELib.mesh.files import write_stl
-            points = np.array([[0, 0, 0], [10, 0, 0], [0, 20, 0], [0, 0, 77]], float)
-            write_stl(Mesh(points, np.array([[0, 2, 1], [0, 1, 3], [1, 2, 3], [2, 0, 3]])), responses / "skull.stl")
+            solid(77, responses / "skull.stl")
             send(**fields, files=["skull.stl"])
 """
 

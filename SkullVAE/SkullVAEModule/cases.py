@@ -9,6 +9,7 @@ import numpy as np
 
 from SkullVAELib.core.errors import SkullVAEError
 
+from .additionalparts import AdditionalParts
 from .completion import CompletionRun
 from .masks import Mask
 from .meshfiles import MeshData
@@ -87,7 +88,8 @@ class Case:
     skull from the run, for a result that is added to the scene later; askedNumbers: numbers in the request that the
     result responds to, None for that of a run; files: files requested from the session, by kind, None until they
     arrive; known: the implant's voxels that the process knows; sent: edited voxels that were requested, None if the
-    response has arrived; points: the points on the outer surface that the process knows.
+    response has arrived; points: the points on the outer surface that the process knows; parts: additional
+    printed parts of the present implant, None if they were not made.
     """
 
     source: SkullInput | None = None
@@ -101,6 +103,7 @@ class Case:
     known: Mask | None = None
     sent: Mask | None = None
     points: Points = ()
+    parts: AdditionalParts | None = None
     history: EditHistory = field(default_factory=EditHistory)
 
     @property

@@ -27,7 +27,7 @@ from .background import BackgroundStep
 from .childprocess import ChildProcess
 from .librarypath import libraryFolder, shippedModel
 from .masks import Mask
-from .meshfiles import MeshData, readPly
+from .meshfiles import MeshData, readPly, readStl
 
 IMPLANT_FILE, SKULL_FILE = "implant.ply", "skull_display.ply"
 
@@ -223,9 +223,9 @@ class Response:
     """Response to a request. kind: see `SkullVAELib.session.protocol.REQUEST_KINDS`; value: the value requested, for
     "edited" the voxels.
 
-    completed, implant: the new masks if they changed; printableImplant: the new mesh if it changed; files: all files
-    written; report: the report fields that changed; error: why the request failed; more: whether another response to
-    this request follows.
+    completed, implant: the new masks if they changed; printableImplant: the new mesh if it changed; parts: additional
+    printed parts by the stems of their files; files: all files written; report: the report fields that changed; error:
+    why the request failed; more: whether another response to this request follows.
     """
 
     number: int
@@ -240,6 +240,7 @@ class Response:
     completed: Mask | None = None
     implant: Mask | None = None
     printableImplant: MeshData | None = None
+    parts: dict[str, MeshData] = field(default_factory=dict)
 
 
 def pythonExecutable() -> str:
@@ -358,6 +359,10 @@ class CompletionRun:
     def responsePending(self) -> bool:
         """Whether a response to a request is still missing."""
         return bool(self._requests or self._unread or self._readingResponse or self._edits)
+
+    def isPending(self, kind: str) -> bool:
+        """Whether a response to a request of this kind is still missing."""
+        return any(pending == kind for pending, _value in self._requests.values())
 
     def request(self, kind: str, value: object) -> bool:
         """Send the request {kind: value}, see the command line's --interactive; False if the child takes none."""
@@ -503,7 +508,9 @@ class CompletionRun:
 
     def _readFiles(self, response: Response) -> Response:
         changes = {}
-        if response.kind not in ("skull", "report") and not response.error:
+        if response.kind == "tooling":
+            changes["parts"] = {path.stem: readStl(path) for path in response.files if path.suffix == ".stl"}
+        elif response.kind not in ("skull", "report") and not response.error:
             for path in response.files:
                 if path.name == "implant.nrrd":
                     changes["implant"] = self._readMask(path)

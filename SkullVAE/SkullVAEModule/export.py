@@ -55,9 +55,13 @@ class ExportResult:
 class SessionFiles:
     """Files that a live session writes on request; this base class has no session."""
 
-    def request(self, kind: str) -> bool:
-        """Request the file "skull" or "report"; False without a live session."""
+    def request(self, kind: str, value: object = True) -> bool:
+        """Request the file "skull" or "report", or the parts "tooling"; False without a live session."""
         return False
+
+    def parts(self) -> dict[str, MeshData]:
+        """The additional parts, by the stems of their files, after they were taken."""
+        return {}
 
     def take(self, kind: str) -> Path | None:
         """The file; None while it is being written. Raises SkullVAEError if it cannot be written."""
@@ -69,15 +73,16 @@ class ExportRun:
 
     added, inputNode, segmentID: the result and its input; formats: mesh formats, of `MESH_FORMATS`; skull, labelmaps,
     report: whether these are written as well; sessionFiles: source of skull surface and report; command: the library's
-    command line; defects: numbers of the defects, as in the report, whose implants are written; None for all.
+    command line; parts: value of a request for additional printed parts, None for none; defects: numbers of the
+    defects, as in the report, whose implants are written; None for all.
 
     Files are named after the input: NAME_implant.stl, of several defects or pieces also each by itself as
-    NAME_implant_1.stl and so on, NAME_skull.stl, NAME_completed.nrrd, NAME_implant.nrrd, NAME_report.html. Of chosen
-    defects, such as 2 and 3, NAME_implant_2.stl, NAME_implant_3.stl, NAME_completed_2_3.nrrd and NAME_implant_2_3.nrrd
-    are written in their place. Existing files are not overwritten: if one of the names is in use, all names get a
-    number, NAME-2_... The meshes are in world coordinates under any transform. The labelmaps are on the input's whole
-    grid, moved with the transform; if the transform is not rigid, they are in the input's own coordinates and a note
-    reports it.
+    NAME_implant_1.stl and so on, NAME_skull.stl, NAME_mould_a.stl and so on, NAME_completed.nrrd, NAME_implant.nrrd,
+    NAME_report.html. Of chosen defects, such as 2 and 3, NAME_implant_2.stl, NAME_implant_3.stl,
+    NAME_completed_2_3.nrrd and NAME_implant_2_3.nrrd are written in their place. Existing files are not overwritten: if
+    one of the names is in use, all names get a number, NAME-2_... The meshes are in world coordinates under any
+    transform. The labelmaps are on the input's whole grid, moved with the transform; if the transform is not rigid,
+    they are in the input's own coordinates and a note reports it.
     """
 
     def __init__(
@@ -93,8 +98,9 @@ class ExportRun:
         sessionFiles: SessionFiles | None = None,
         command: Sequence[str] | None = None,
         defects: Sequence[int] | None = None,
+        parts: dict | None = None,
     ):
-        if not formats and not (labelmaps or report):
+        if not formats and not (labelmaps or report or parts):
             raise SkullVAEError("Nothing is selected for export", "Select a mesh format, the labelmaps or the report")
         unknown = set(formats) - set(MESH_FORMATS)
         if unknown:
@@ -102,6 +108,7 @@ class ExportRun:
         self._added, self._inputNode, self._segmentID = added, inputNode, segmentID
         self._target = Path(folder)
         self._formats = tuple(formats)
+        self._parts = parts
         self._defects = None if defects is None else sorted(set(defects))
         self._selected = {"skull": skull and bool(formats), "labelmaps": labelmaps, "report": report}
         self._sessionFiles = sessionFiles or SessionFiles()
@@ -237,6 +244,8 @@ class ExportRun:
             if mesh is None:
                 mesh = yield from self._surface(completed.without(implant))
             yield from self._write(mesh, "skull", names)
+        if self._parts:
+            yield from self._writeParts(names)
         chosen = ""
         if self._selected["labelmaps"] and self._defects is not None:
             step = BackgroundStep(lambda: self._voxelsOfDefects(implant))
@@ -310,8 +319,22 @@ class ExportRun:
         yield step
         return step.result()
 
-    def _sessionFile(self, kind: str) -> Iterator:
-        if not self._sessionFiles.request(kind):
+    def _writeParts(self, names: list[str]) -> Iterator:
+        """Write the additional parts, which the session makes for the present implant unless it has done so."""
+        self.stage, self.fraction = "additional parts", 0.5
+        done = yield from self._sessionFile("tooling", self._parts)
+        if done is None:
+            cause = self._sessionError or "The session has ended. Run again to get them"
+            self._notes.append(f"The additional parts were not exported. {cause.rstrip('.')}.")
+            return
+        for name, mesh in self._sessionFiles.parts().items():
+            yield from self._write(mesh, name, names, self._formats or (MESH_FORMATS[0],))
+        if self._defects is not None:
+            self._notes.append(_("The additional parts are those of all defects."))
+
+    def _sessionFile(self, kind: str, value: object = True) -> Iterator:
+        self._sessionError = ""
+        if not self._sessionFiles.request(kind, value):
             return None
         while True:
             try:
@@ -323,11 +346,11 @@ class ExportRun:
                 return path
             yield None
 
-    def _write(self, mesh: MeshData, role: str, names: list[str]) -> Iterator:
+    def _write(self, mesh: MeshData, role: str, names: list[str], formats: Sequence[str] | None = None) -> Iterator:
         if not self._linear:
             # A nonlinear transform belongs to the scene, which a thread must not use.
             mesh = replace(mesh, points=self._toWorld(mesh.points))
-        for kind in self._formats:
+        for kind in self._formats if formats is None else formats:
             path = self._staging / f"{role}.{kind}"
             step = BackgroundStep(lambda path=path: self._moveAndWrite(mesh, path))
             yield step

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 from slicer.i18n import tr as _
@@ -9,7 +10,12 @@ from slicer.i18n import tr as _
 from SkullVAELib.implant.options import MESH_FORMATS
 
 from .logic import SkullVAELogic
-from .parameters import SkullVAEParameterNode, sourceOf
+from .parameters import SkullVAEParameterNode, partSettings, sourceOf
+
+
+def has3MF() -> bool:
+    """Whether 3MF files can be written: lib3mf is not installed with the other packages."""
+    return importlib.util.find_spec("lib3mf") is not None
 
 
 class ExportSection:
@@ -74,6 +80,7 @@ class ExportSection:
         self.ui.exportButton.toolTip = missing or _(
             "Write the selected files to the folder; existing files are not overwritten"
         )
+        self._update3MF()
         self.ui.exportSelectedButton.visible = checked is not None
         if not missing and not checked:
             missing = _("Check a defect in the table of the result")
@@ -95,6 +102,7 @@ class ExportSection:
             inputNode=node,
             segmentID=segmentID,
             defects=defects,
+            parts=partSettings(parameters) or None,
         )
         self._showStatus(_("Exporting..."))
         self._onStart()
@@ -123,9 +131,22 @@ class ExportSection:
             self._run.cancel()
             self._run = None
 
+    def _update3MF(self) -> None:
+        box, available = self.ui.export3MFCheckBox, has3MF()
+        box.enabled = available
+        box.toolTip = (
+            _("Millimetres, LPS; each piece is an object with name and colour. For programs of 3D printers.")
+            if available
+            else _(
+                "The Python package lib3mf is not installed. Enter slicer.util.pip_install('lib3mf') in the Python"
+                " console of Slicer, then open this module again."
+            )
+        )
+
     def _formats(self) -> list[str]:
         parameters = self._parameters
         selected = {"stl": parameters.exportSTL, "obj": parameters.exportOBJ, "ply": parameters.exportPLY}
+        selected["3mf"] = parameters.export3MF and has3MF()
         return [name for name in MESH_FORMATS if selected.get(name)]
 
     def _missing(self, present: bool, busy: bool) -> str:
@@ -140,6 +161,6 @@ class ExportSection:
             return _("Choose a folder")
         if not self.hasFolder:
             return _("The folder does not exist: choose another one")
-        if not (self._formats() or parameters.exportLabelmaps or parameters.exportReport):
+        if not (self._formats() or parameters.exportLabelmaps or parameters.exportReport or partSettings(parameters)):
             return _("Select at least one kind of file")
         return ""

@@ -21,6 +21,8 @@ class Situation:
         Whether the input is a CT, and whether its threshold is previewed.
     running, exporting, updating, placing : bool
         Whether a run, an export or an update of the implant is in progress, or a point is being placed.
+    makingParts : bool
+        Whether additional parts are being made.
     marking : str
         Where to click to place a point of the implant; empty if none is being placed.
     nothingFilled : bool
@@ -42,6 +44,7 @@ class Situation:
     updating: bool = False
     placing: bool = False
     marking: str = ""
+    makingParts: bool = False
     nothingFilled: bool = False
     present: bool = False
     rating: str = ""
@@ -67,6 +70,8 @@ def nextStep(now: Situation) -> str:
         return _("Load a head CT or a segmentation of the skull. Sample Data offers examples under SkullVAE.")
     if now.missing:
         return now.missing + "."
+    if now.makingParts:
+        return _("Wait until the additional parts are made.")
     if now.updating:
         return _("Wait until the implant is updated.")
     if now.present:

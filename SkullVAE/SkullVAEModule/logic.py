@@ -26,11 +26,13 @@ from slicer.ScriptedLoadableModule import ScriptedLoadableModuleLogic
 from SkullVAELib.core.errors import SkullVAEError
 
 from . import meshnodes, results
+from .additionalparts import AdditionalParts, removeParts
 from .cases import MOST_SESSIONS, Case, Points
 from .completion import CompletionResult, CompletionRun, Response, RunSettings
 from .export import ExportResult, ExportRun, SessionFiles
 from .installation import InstallationCheck
 from .masks import Mask
+from .meshfiles import MeshData
 from .parameters import SkullVAEParameterNode, inputKey
 from .remaining import RemainingTime
 from .results import AddedResult
@@ -44,9 +46,9 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
     """Reads the input from the scene, completes it in a child process and adds the result to the scene.
 
     After a run the child keeps running: requestGamma(), requestProposal(), requestDefects() and requestImplant()
-    request another shape, other defects or another printable implant, requestEdited() and requestPoints() the implant
-    that was edited by hand, and pollResponses() updates the scene, until closeSession() or the scene is closed. After a
-    run that found no defect, requestDefects() can name one.
+    request another shape, other defects or another printable implant, requestParts() additional printed parts,
+    requestEdited() and requestPoints() the implant that was edited by hand, and pollResponses() updates the scene,
+    until closeSession() or the scene is closed. After a run that found no defect, requestDefects() can name one.
 
     Each input that was completed has its own result and child; at most `cases.MOST_SESSIONS` children are kept.
     Requests and the attributes below are those of the last run, or of the input that was chosen with select().
@@ -90,6 +92,16 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
     def askedNumbers(self) -> set[int] | None:
         """Numbers in the request that the current result responds to; None for the result of a run."""
         return self._case.askedNumbers
+
+    @property
+    def parts(self) -> AdditionalParts | None:
+        """Additional printed parts of the present implant; None if they were not made."""
+        return self._case.parts
+
+    @property
+    def partsPending(self) -> bool:
+        """Whether additional parts of the current input were requested and are not made yet."""
+        return self._session is not None and self._session.isPending("tooling")
 
     @property
     def _session(self) -> CompletionRun | None:
@@ -281,6 +293,10 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
         """Request the printable implant of the current shape with these settings; False without a live session."""
         return self._request("implant", settings.implantRequest())
 
+    def requestParts(self, value: dict) -> bool:
+        """Request additional printed parts of the present implant, see parameters.partSettings(); False if not live."""
+        return bool(value) and self._request("tooling", value)
+
     def editedImplant(self) -> Mask | None:
         """The implant's voxels if they were edited since the last request or response; None if they were not."""
         return self._editedImplant(self._case) if self.live else None
@@ -421,6 +437,7 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
         inputNode=None,
         segmentID: str = "",
         defects: Sequence[int] | None = None,
+        parts: dict | None = None,
     ) -> ExportRun:
         """Start exporting the result of an input (default: of the last run) to a folder; see export.ExportRun.
 
@@ -438,7 +455,7 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
             raise SkullVAEError("The printable implant is still being updated", "Export when it is done")
         files = _SessionFiles(self, case) if case.waiting and case.added is not None else None
         run = ExportRun(
-            added, inputNode, segmentID, folder, formats, skull, labelmaps, report, files, self._command, defects
+            added, inputNode, segmentID, folder, formats, skull, labelmaps, report, files, self._command, defects, parts
         )
         run.start()
         return run
@@ -454,10 +471,11 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
         inputNode=None,
         segmentID: str = "",
         defects: Sequence[int] | None = None,
+        parts: dict | None = None,
     ) -> ExportResult:
         """As startExport(), but waits for the end and returns the result. Blocks, so the panel must not call it."""
         self.waitForResponses()
-        run = self.startExport(folder, formats, skull, labelmaps, report, inputNode, segmentID, defects)
+        run = self.startExport(folder, formats, skull, labelmaps, report, inputNode, segmentID, defects, parts)
         return run.wait(onProgress)
 
     def checkInstallation(self) -> InstallationCheck:
@@ -504,12 +522,18 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
     def _apply(self, case: Case, response: Response) -> bool:
         """Update result and files of an input from a response; whether result or report have changed."""
         mesh = response.printableImplant
+        if response.kind == "tooling":
+            return self._keepParts(case, response)
         if response.kind in case.files:
             missing = SkullVAEError(f"The session has not written the file '{response.kind}'", "Run again")
             case.files[response.kind] = response.error or (response.files[0] if response.files else missing)
             return False
         if response.error is not None or response.superseded:
             return False
+        if case.parts is not None:
+            # They do not fit another implant.
+            case.parts = None
+            removeParts(slicer.mrmlScene.GetNodeByID(case.source.nodeID), case.source.segmentID)
         if "implant" in response.report:
             # That of the shape before, if this one was not edited.
             case.report.pop("edited", None)
@@ -526,6 +550,17 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
             if response.implant is not None:
                 results.markKnown(case.added, case.source, case.known)
         return bool(response.report) or response.implant is not None or mesh is not None
+
+    def _keepParts(self, case: Case, response: Response) -> bool:
+        """Keep additional parts, for the panel and for an export that waits for them; whether they have changed."""
+        if response.superseded:
+            return False
+        if response.error is None:
+            figures, warnings = response.report.get("tooling") or {}, response.report.get("warnings") or ()
+            case.parts = AdditionalParts(response.value, response.number, response.parts, figures, tuple(warnings))
+        if "tooling" in case.files:
+            case.files["tooling"] = response.error or _MADE
+        return response.error is None
 
     def _followed(self, case: Case, response: Response) -> Mask | None:
         """What the implant's segment is to be replaced by after a response with voxels; None to leave it as it is.
@@ -603,17 +638,27 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
         self._sceneObserver = scene
 
 
+# Stands for the files of additional parts, whose meshes are kept.
+_MADE = Path()
+
+
 class _SessionFiles(SessionFiles):
-    """Skull surface and report from the session of an input, while it is live."""
+    """Skull surface, report and additional parts from the session of an input, while it is live."""
 
     def __init__(self, logic: SkullVAELogic, case: Case):
         self._logic, self._case = logic, case
 
-    def request(self, kind: str) -> bool:
-        if not self._case.waiting or not self._case.session.request(kind, True):
+    def request(self, kind: str, value: object = True) -> bool:
+        if kind == "tooling" and self._case.parts is not None and self._case.parts.value == value:
+            self._case.files[kind] = _MADE
+            return True
+        if not self._case.waiting or not self._case.session.request(kind, value):
             return False
         self._case.files[kind] = None
         return True
+
+    def parts(self) -> dict[str, MeshData]:
+        return {} if self._case.parts is None else self._case.parts.meshes
 
     def take(self, kind: str) -> Path | None:
         # The panel polls as well: either of the two calls stores the files of a response.

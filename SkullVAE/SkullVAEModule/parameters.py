@@ -10,6 +10,7 @@ from SkullVAELib.completion.options import MOST_PROPOSALS, PRIORS
 from SkullVAELib.data.defect_kinds import CLASSES
 from SkullVAELib.implant.addition_options import HOLE_DIAMETER_MM
 from SkullVAELib.implant.options import INSERTABLE_MM, THICKNESS_MODES
+from SkullVAELib.implant.tooling import BENCH_MM
 
 from .completion import FRAGMENTS, NO_POINTS, ImplantPoints, RunSettings
 
@@ -47,8 +48,10 @@ class SkullVAEParameterNode:
     drainDiameter, engraving, engravingHeight, engravingDepth - Holes at points, and engraved text.
     buildUpRadius, buildUpThickness - Where the outer surface is raised at points.
     insertable, insertionDepth - Whether the implant can be inserted along a straight line, and what is removed for it.
-    exportFolder, exportSTL, exportOBJ, exportPLY, exportHost, exportLabelmaps, exportReport - Files to export;
-        exportHost is the skull surface.
+    exportFolder, exportSTL, exportOBJ, exportPLY, export3MF, exportHost, exportLabelmaps, exportReport - Files to
+        export; exportHost is the skull surface.
+    mould, mouldClearance, mouldWall, fitRing, ringWidth, template, templateWidth - Additional printed parts.
+    showParts - Whether these are shown in 3D.
     prior - Source of the complete shape; see the command line's --prior.
     device - Device that the network runs on.
     newSegmentation - Whether the result is added to a new segmentation.
@@ -109,6 +112,16 @@ class SkullVAEParameterNode:
     exportHost: bool = True
     exportLabelmaps: bool = True
     exportReport: bool = True
+    export3MF: bool = False
+
+    mould: bool = False
+    mouldClearance: Annotated[float, WithinRange(0.05, 1)] = 0.2
+    mouldWall: Annotated[float, WithinRange(3, 30)] = 5.0
+    fitRing: bool = False
+    ringWidth: Annotated[float, WithinRange(5, 40)] = BENCH_MM
+    template: bool = False
+    templateWidth: Annotated[float, WithinRange(5, 40)] = BENCH_MM
+    showParts: bool = False
 
     prior: Annotated[str, Choice(list(PRIORS))] = PRIORS[0]
     device: Annotated[str, Choice(["auto", "cpu", "cuda"])] = "auto"
@@ -197,6 +210,18 @@ def implantSettings(parameters: SkullVAEParameterNode, points: ImplantPoints = N
         settings["buildUp"] = tuple((*point, *raised) for point in points.buildUps)
     if parameters.insertable:
         settings["insertable"] = parameters.insertionDepth
+    return settings
+
+
+def partSettings(parameters: SkullVAEParameterNode) -> dict:
+    """The additional parts that are selected, as the value of a "tooling" request; empty for none."""
+    settings: dict = {}
+    if parameters.mould:
+        settings |= {"mould": True, "mould_clearance": parameters.mouldClearance, "mould_wall": parameters.mouldWall}
+    if parameters.fitRing:
+        settings["ring"] = parameters.ringWidth
+    if parameters.template:
+        settings["template"] = parameters.templateWidth
     return settings
 
 

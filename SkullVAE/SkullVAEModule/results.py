@@ -13,6 +13,7 @@ from slicer.i18n import tr as _
 
 from SkullVAELib.core.errors import SkullVAEError
 
+from .additionalparts import removeParts
 from .completion import CompletionResult
 from .defectimplants import followModel, removeShownModel
 from .masks import Mask
@@ -88,6 +89,7 @@ def addResult(source: SkullInput, result: CompletionResult, newSegmentation: boo
         # The setting of the segmentation that results are added to has changed.
         _removeSegments(earlier, node, source.segmentID)
     ids = addSegments(target, source, {"completed": result.completed, "implant": result.implant}, result.report)
+    removeParts(node, source.segmentID)
     # Also of a result whose segment of the implant the user has removed.
     former = _models(node, source.segmentID)
     formerFolder = _folderOf([*former.values(), *filter(None, [madeSegmentation(node, source.segmentID)])])

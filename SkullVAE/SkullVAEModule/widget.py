@@ -27,6 +27,7 @@ from .inputsettings import InputSettings
 from .installation import ensurePackages
 from .logic import SkullVAELogic
 from .parameters import SkullVAEParameterNode, implantSettings, inputKey, isVolume, runSettings, sourceOf
+from .partssection import PartsSection
 from .resultsection import ResultSection
 from .sections import Sections, sectionsToShow
 
@@ -83,6 +84,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.editSection = EditSection(self.ui, self.logic, self._follow, self._showStatus)
         self.inputSettings = InputSettings()
         self.exportSection = ExportSection(self.ui, self.logic, self._follow, self._showStatus, self._appendLog)
+        self.partsSection = PartsSection(self.ui, self.logic, self._follow, self._showStatus)
         self.advancedSection = AdvancedSection(self.ui, self.logic, self._follow, self._appendLog)
         self._timer = self._newTimer(_POLL_MS, self.onPoll)
         self._restTimer = self._newTimer(_REST_MS, self.onRest)
@@ -212,7 +214,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.inputSettings.leave((self._shown, self._runGamma))
         for section in (
             self.inputSection, self.defectSection, self.additionsSection, self.editSection, self.exportSection,
-            self.advancedSection,
+            self.partsSection, self.advancedSection,
         ):  # fmt: skip
             section.setParameterNode(parameterNode)
         self._observeSegmentations()
@@ -361,6 +363,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         finally:
             self.defectSection.onResponses()
             self.editSection.onResponses()
+            self.partsSection.onResponses()
 
     def _showProgress(self) -> None:
         self.ui.progressBar.value = round(100 * self.logic.fraction)
@@ -417,6 +420,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.additionsSection.update(busy)
         self.editSection.update(busy)
         self.exportSection.update(self.resultSection.present, busy, self.resultSection.implantTable.checked)
+        self.partsSection.update(self.resultSection.present, busy)
         self._observeSegmentations()
         if not busy:
             if self._statusAbout != self._about():
@@ -469,6 +473,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 preview=isVolume(parameters.inputNode) and parameters.showThreshold,
                 running=self.logic.running,
                 exporting=self.exportSection.running,
+                makingParts=self.logic.partsPending,
                 updating=self.logic.responsePending and self.resultSection.present,
                 placing=self.defectSection.placing,
                 marking=self.additionsSection.step,
