@@ -1,0 +1,192 @@
+"""Rigid registration of surfaces: robust, from any number of starts.
+
+Iterated closest points with point-to-plane residuals (Chen and Medioni 1992, doi:10.1016/0262-8856(92)90066-C), which
+are weighted by Tukey's function of a width that is annealed, so that what only one surface has is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy.spatial import cKDTree
+from scipy.spatial.transform import Rotation
+
+from SkullVAELib.geometry.affines import apply_affine
+
+_FACING = 0.5
+"""Cosine of the angle between the normals of two points below which they do not correspond."""
+
+
+@dataclass(frozen=True)
+class PointSurface:
+    """Points of a surface.
+
+    Attributes
+    ----------
+    points, normals : numpy.ndarray, shape (N, 3)
+        RAS mm, and unit normals that face away from the solid.
+    """
+
+    points: np.ndarray
+    normals: np.ndarray
+
+    @cached_property
+    def tree(self) -> cKDTree:
+        """The points, to be searched."""
+        return cKDTree(self.points)
+
+    def some(self, count: int) -> PointSurface:
+        """At most `count` of the points, the same in every run."""
+        if len(self.points) <= count:
+            return self
+        chosen = np.random.default_rng(0).permutation(len(self.points))[:count]
+        return PointSurface(self.points[chosen], self.normals[chosen])
+
+    def where(self, keep: np.ndarray) -> PointSurface:
+        """The points of a bool array (N,)."""
+        return PointSurface(self.points[keep], self.normals[keep])
+
+    def moved(self, matrix: np.ndarray) -> PointSurface:
+        """The surface after a rigid motion or a reflection (4, 4)."""
+        return PointSurface(apply_affine(matrix, self.points), self.normals @ matrix[:3, :3].T)
+
+
+def register_rigid(
+    moving: PointSurface, fixed: PointSurface, start: np.ndarray, widths_mm: Sequence[float], steps: int = 12
+) -> np.ndarray:
+    """Register a surface to another one from one start.
+
+    Parameters
+    ----------
+    moving, fixed : PointSurface
+        The surfaces; normals of corresponding points face the same way.
+    start : numpy.ndarray, shape (4, 4)
+        Moving mm -> fixed mm.
+    widths_mm : sequence of float
+        Widths of Tukey's function, largest first: points farther apart have no weight.
+    steps : int
+        Steps for each width.
+
+    Returns
+    -------
+    numpy.ndarray, shape (4, 4)
+        Rigid motion, moving mm -> fixed mm.
+    """
+    matrix = start.copy()
+    for width in widths_mm:
+        for _ in range(steps):
+            here = moving.moved(matrix)
+            distance, at = fixed.tree.query(here.points, distance_upper_bound=2 * width)
+            near = np.isfinite(distance)
+            at = at[near]
+            points, towards = here.points[near], fixed.normals[at]
+            facing = (here.normals[near] * towards).sum(1)
+            residual = ((points - fixed.points[at]) * towards).sum(1)
+            # The distance itself limits what corresponds, the residual what is fitted.
+            weight = np.clip(1 - (residual / width) ** 2, 0, None) ** 2 * (facing > _FACING)
+            if (weight > 0).sum() < 12:
+                break
+            centre = points.mean(0)
+            jacobian = np.hstack([np.cross(points - centre, towards), towards])
+            normal = jacobian.T @ (jacobian * weight[:, None])
+            # What the surfaces do not determine, such as the rotation of a sphere, stays as it is.
+            normal += np.eye(6) * np.repeat([1e-3, 1e-5], 3) * weight.sum()
+            step = np.linalg.solve(normal, -jacobian.T @ (weight * residual))
+            motion = np.eye(4)
+            motion[:3, :3] = Rotation.from_rotvec(step[:3]).as_matrix()
+            motion[:3, 3] = centre + step[3:] - motion[:3, :3] @ centre
+            matrix = motion @ matrix
+            if np.abs(step[3:]).max() < 1e-4 and np.abs(step[:3]).max() < 1e-6:
+                break
+    return matrix
+
+
+def mismatch_mm(moving: PointSurface, fixed: PointSurface, matrix: np.ndarray, limit_mm: float = 5.0) -> float:
+    """Mean distance of two surfaces in both directions, each limited, mm.
+
+    Parameters
+    ----------
+    moving, fixed : PointSurface
+        The surfaces.
+    matrix : numpy.ndarray, shape (4, 4)
+        Moving mm -> fixed mm.
+    limit_mm : float
+        Larger distances count as this.
+
+    Returns
+    -------
+    float
+    """
+    there = fixed.tree.query(apply_affine(matrix, moving.points), distance_upper_bound=limit_mm)[0]
+    back = moving.tree.query(apply_affine(np.linalg.inv(matrix), fixed.points), distance_upper_bound=limit_mm)[0]
+    return float(np.minimum(there, limit_mm).mean() + np.minimum(back, limit_mm).mean()) / 2
+
+
+def principal_frame(points: np.ndarray) -> np.ndarray:
+    """Frame of the principal axes of points, longest first, right-handed: (4, 4) frame mm -> mm."""
+    centre = points.mean(0)
+    _, axes = np.linalg.eigh(np.cov((points - centre).T))
+    axes = axes[:, ::-1]
+    frame = np.eye(4)
+    frame[:3, :3] = axes * [1, 1, np.sign(np.linalg.det(axes))]
+    frame[:3, 3] = centre
+    return frame
+
+
+def register_part(
+    moving: PointSurface, fixed: PointSurface, starts: Sequence[np.ndarray] = (), turns: int = 24, best: int = 4
+) -> np.ndarray:
+    """Register a part of the skull, such as a bone flap, to another one in any pose.
+
+    The plates are laid on each other by their principal axes, with either side up and turned in steps about the
+    thinnest axis; short runs choose the best of these starts.
+
+    Parameters
+    ----------
+    moving, fixed : PointSurface
+        The parts.
+    starts : sequence of numpy.ndarray, shape (4, 4)
+        Further starts, moving mm -> fixed mm.
+    turns : int
+        Number of steps of a full turn.
+    best : int
+        Number of starts that are followed to the end.
+
+    Returns
+    -------
+    numpy.ndarray, shape (4, 4)
+        Rigid motion, moving mm -> fixed mm.
+    """
+    own, other = principal_frame(moving.points), principal_frame(fixed.points)
+    tried = list(starts)
+    for flip in (0.0, np.pi):
+        for angle in np.arange(turns) * 2 * np.pi / turns:
+            turn = np.eye(4)
+            turn[:3, :3] = (Rotation.from_euler("x", flip) * Rotation.from_euler("z", angle)).as_matrix()
+            tried.append(other @ turn @ np.linalg.inv(own))
+    few, coarse = moving.some(400), fixed.some(4000)
+    tried = [register_rigid(few, coarse, start, (12.0, 6.0), 6) for start in tried]
+    order = np.argsort([mismatch_mm(few, fixed.some(400), matrix, 8.0) for matrix in tried], kind="stable")
+    some, dense = moving.some(6000), fixed.some(60000)
+    finals = [register_rigid(some, dense, tried[n], (6.0, 3.0, 1.5), 20) for n in order[:best]]
+    return min(finals, key=lambda matrix: mismatch_mm(moving.some(3000), fixed.some(3000), matrix))
+
+
+def rotation_of(matrix: np.ndarray) -> tuple[float, np.ndarray]:
+    """Angle in degrees and axis (3,) of the rotation of a rigid motion (4, 4)."""
+    vector = Rotation.from_matrix(matrix[:3, :3]).as_rotvec()
+    angle = float(np.linalg.norm(vector))
+    return float(np.degrees(angle)), vector / angle if angle > 1e-9 else np.array([0.0, 0.0, 1.0])
+
+
+def nearest_rigid(matrix: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    """The rigid motion (4, 4) nearest to an affine (4, 4), which maps `centre` (3,) to the same point."""
+    left, _, right = np.linalg.svd(matrix[:3, :3])
+    rotation = left @ np.diag([1, 1, np.sign(np.linalg.det(left @ right))]) @ right
+    rigid = np.eye(4)
+    rigid[:3, :3] = rotation
+    rigid[:3, 3] = apply_affine(matrix, centre) - rotation @ centre
+    return rigid
