@@ -41,9 +41,14 @@ if TYPE_CHECKING:
 BLEND_MM = 4.0
 """Distance from the patient's bone over which the shape changes into the reference, mm."""
 
-GOOD_MM, ACCEPTABLE_MM, POOR_MM = (0.5, 1.5), (1.0, 3.0), 1.5
-"""Median and 95th percentile of the residual up to which a match is good and acceptable; a larger median than the last
-is another bone."""
+GOOD_MM, ACCEPTABLE_MM = (0.5, 1.5), (0.8, 3.0)
+"""Median and 95th percentile of the residual up to which a match is good and acceptable, mm."""
+
+REFUSED_MM = 1.2
+"""Median of the residual above which a reference is another bone, mm; nine other heads had 1.4 mm and more."""
+
+REFUSED_P95_MM = 4.0
+"""95th percentile above which it is so even if the median is only above that of an acceptable match, mm."""
 
 LEAST_COVERED = 0.9
 """Fraction of the defect below which the user is told that the reference has no bone there."""
@@ -61,7 +66,11 @@ _RIM_MM = 10.0
 _REACH_MM = 9
 
 # A mirrored reference that fits this much better is the right one.
-_MIRRORED = 0.6
+_MIRRORED, _MIRRORED_PART = 0.6, 0.75
+
+# Distances of bone are limited to this, mm; where at least the second share of the bone is nearer, the rest is not in the
+# image of the reference.
+_FAR_MM, _LEAST_COMPARED = 10.0, 0.3
 
 # Scales of two registrations of one head to the mean skull differ by less than this.
 _SCALE = 0.1
@@ -221,7 +230,10 @@ def _require(quality: MatchQuality, source: KnownBone) -> None:
             cause + "its mirror image matches better, so that left and right are swapped in one of the files",
             f"Correct the orientation in its header, or export it again without mirroring{force}",
         )
-    if quality.median_mm <= POOR_MM:
+    another = quality.median_mm > REFUSED_MM or (
+        quality.median_mm > ACCEPTABLE_MM[0] and quality.p95_mm > REFUSED_P95_MM
+    )
+    if not another:
         if quality.covered < 0.05:
             raise SkullVAEError(
                 f"The reference '{source.name}' has no bone in the defect", "Choose an image from before the operation"
@@ -266,12 +278,9 @@ def _on_intact_bone(patient: PreparedPatient, source: KnownBone) -> tuple[np.nda
     flip[:3, 3] = centre - flip[:3, :3] @ centre
     mirrored = mismatch > GOOD_MM[0] and _best(moving.moved(flip), fixed, [matrix])[1] < _MIRRORED * mismatch
     distance = _distances(bone.some(20000), fixed, matrix)
-    inside = sample_volume(
-        source.skull.fraction.with_array(np.ones(source.skull.fraction.array.shape, np.float32)),
-        apply_affine(matrix, bone.some(20000).points),
-        0.0,
-    )
-    distance = distance[inside > 0.5] if (inside > 0.5).sum() > 500 else distance
+    # Where the reference has no bone at all, as beyond the end of its image, there is nothing to compare.
+    compared = distance < _FAR_MM
+    distance = distance[compared] if compared.mean() > _LEAST_COMPARED else distance
     return matrix, float(np.median(distance)), float(np.quantile(distance, 0.95)), bool(mirrored), float(1 / scale)
 
 
@@ -285,7 +294,7 @@ def _best(moving: PointSurface, fixed: PointSurface, starts: Sequence[np.ndarray
     return matrix, mismatch
 
 
-def _distances(moving: PointSurface, fixed: PointSurface, matrix: np.ndarray, limit_mm: float = 10.0) -> np.ndarray:
+def _distances(moving: PointSurface, fixed: PointSurface, matrix: np.ndarray, limit_mm: float = _FAR_MM) -> np.ndarray:
     """Distance (N,) in mm of each moving point to the plane through the nearest fixed point, limited."""
     here = moving.moved(matrix)
     distance, at = fixed.tree.query(here.points, distance_upper_bound=limit_mm)
@@ -305,7 +314,7 @@ def _in_hole(
     labels, count = ndimage.label(implant.whole.array)
     sizes = np.bincount(labels.ravel())[1:] * implant.whole.voxel_ml
     order = [n for n in np.argsort(-sizes)[:3] if n == sizes.argmax() or sizes[n] > 0.4 * source.volume_ml]
-    moving = source.surface
+    moving = source.surface.some(80000)
     mirror = PointSurface(moving.points * [-1, 1, 1], moving.normals * [-1, 1, 1])
     found = []
     for label in order:
@@ -314,33 +323,38 @@ def _in_hole(
         mesh = mask_surface(crop(mask, bounding_box(mask.array, margin)))
         fixed = PointSurface(mesh.points, mesh.vertex_normals())
         matrix = register_part(moving, fixed, [np.eye(4)])
-        few = moving.some(3000), fixed.some(3000)
-        found.append((mismatch_mm(*few, matrix), matrix, fixed))
+        found.append((mismatch_mm(moving, fixed, matrix), matrix, fixed))
     mismatch, matrix, fixed = min(found, key=lambda each: each[0])
-    mirrored = False
-    if mismatch > GOOD_MM[0]:
-        other = register_part(mirror, fixed)
-        mirrored = mismatch_mm(mirror.some(3000), fixed.some(3000), other) < _MIRRORED * mismatch
+    other = mismatch_mm(mirror, fixed, register_part(mirror, fixed))
+    mirrored = other < _MIRRORED_PART * mismatch
     distance = _rim_residual(patient, moving.moved(matrix), fixed)
-    if len(distance) < 30:
+    if len(distance) < 100:
         distance = _distances(moving.some(6000), fixed, matrix)
     return np.linalg.inv(matrix), float(np.median(distance)), float(np.quantile(distance, 0.95)), mirrored
 
 
 def _rim_residual(patient: PreparedPatient, part: PointSurface, fixed: PointSurface) -> np.ndarray:
-    """Distance (N,) of the outer points of a part near the rim to the outer surface of the implant, mm."""
+    """Distance (N,) of the implant's outer surface near bone to the outer surface of a part in its place, mm.
+
+    Where the part ends before the rim, as a bone flap does at the cut of the saw, there is nothing to compare.
+    """
     skull, alignment = patient.registered.skull, patient.registered.alignment
-    bone = sample_volume(skull.fraction.with_array(skull.distance.astype(np.float32)), part.points, 99.0)
+    bone = sample_volume(skull.fraction.with_array(skull.distance.astype(np.float32)), fixed.points, 99.0)
     centre = np.linalg.inv(alignment)[:3, 3]
 
     def outwards(surface: PointSurface) -> np.ndarray:
         away = surface.points - centre
         return (surface.normals * away).sum(1) / np.linalg.norm(away, axis=1) > 0.7
 
-    own = part.where(outwards(part) & (bone < _RIM_MM))
-    if not len(own.points):
+    own, other = fixed.where(outwards(fixed) & (bone < _RIM_MM)), part.where(outwards(part))
+    if len(own.points) < 30 or len(other.points) < 30:
         return np.zeros(0)
-    return _distances(own, fixed.where(outwards(fixed)), np.eye(4))
+    distance, at = other.tree.query(own.points, distance_upper_bound=_RIM_MM)
+    own, at = own.where(np.isfinite(distance)), at[np.isfinite(distance)]
+    apart = own.points - other.points[at]
+    plane = np.abs((apart * other.normals[at]).sum(1))
+    aside = np.sqrt(np.maximum((apart**2).sum(1) - plane**2, 0))
+    return plane[aside < 1.5]
 
 
 def _smooth_step(values: np.ndarray) -> np.ndarray:

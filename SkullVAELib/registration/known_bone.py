@@ -31,6 +31,9 @@ SMALLEST_MM, LARGEST_MM = 16.0, 700.0
 _PLATE_MM = 75.0
 _PART_ML = 200.0
 
+# What is smaller than the first, mm, and thicker than the second times its length, is a skull in another unit.
+_SMALL_MM, _THICK = 40.0, 0.55
+
 # Voxels of a mesh, and finest voxels of an image, on which distances are computed, mm.
 _PART_MM, _SKULL_MM = 0.5, 1.0
 _FINEST_MM = 0.45
@@ -232,8 +235,9 @@ def _kind(name: str, points: np.ndarray, volume_ml: float) -> str:
     _, axes = np.linalg.eigh(np.cov((points - points.mean(0))[:: max(1, len(points) // 50000)].T))
     low, high = np.percentile((points - points.mean(0)) @ axes, [0.5, 99.5], axis=0)
     extent = high - low
-    if extent.max() < SMALLEST_MM or extent.max() > LARGEST_MM:
-        unit = "centimetres or metres" if extent.max() < SMALLEST_MM else "micrometres"
+    small = extent.max() < SMALLEST_MM or (extent.max() < _SMALL_MM and extent.min() > _THICK * extent.max())
+    if small or extent.max() > LARGEST_MM:
+        unit = "centimetres or metres" if small else "micrometres"
         raise SkullVAEError(
             f"'{name}' is {extent.max():.3g} mm long, so that its unit is probably {unit}",
             "Scale it to millimetres and export it again",

@@ -99,13 +99,15 @@ def register_rigid(
             motion[:3, :3] = Rotation.from_rotvec(step[:3]).as_matrix()
             motion[:3, 3] = centre + step[3:] - motion[:3, :3] @ centre
             matrix = motion @ matrix
-            if np.abs(step[3:]).max() < 1e-4 and np.abs(step[:3]).max() < 1e-6:
+            if np.abs(step[3:]).max() < 1e-3 and np.abs(step[:3]).max() < 1e-5:
                 break
     return matrix
 
 
-def mismatch_mm(moving: PointSurface, fixed: PointSurface, matrix: np.ndarray, limit_mm: float = 5.0) -> float:
-    """Mean distance of two surfaces in both directions, each limited, mm.
+def mismatch_mm(
+    moving: PointSurface, fixed: PointSurface, matrix: np.ndarray, limit_mm: float = 5.0, count: int = 2000
+) -> float:
+    """Mean distance of two surfaces in both directions, each limited, mm; of points, so that it is never 0.
 
     Parameters
     ----------
@@ -115,13 +117,16 @@ def mismatch_mm(moving: PointSurface, fixed: PointSurface, matrix: np.ndarray, l
         Moving mm -> fixed mm.
     limit_mm : float
         Larger distances count as this.
+    count : int
+        Number of points of each surface whose distance to the other one is measured.
 
     Returns
     -------
     float
     """
-    there = fixed.tree.query(apply_affine(matrix, moving.points), distance_upper_bound=limit_mm)[0]
-    back = moving.tree.query(apply_affine(np.linalg.inv(matrix), fixed.points), distance_upper_bound=limit_mm)[0]
+    own, other = apply_affine(matrix, moving.some(count).points), fixed.some(count).points
+    there = fixed.tree.query(own, distance_upper_bound=limit_mm)[0]
+    back = moving.tree.query(apply_affine(np.linalg.inv(matrix), other), distance_upper_bound=limit_mm)[0]
     return float(np.minimum(there, limit_mm).mean() + np.minimum(back, limit_mm).mean()) / 2
 
 
@@ -137,7 +142,7 @@ def principal_frame(points: np.ndarray) -> np.ndarray:
 
 
 def register_part(
-    moving: PointSurface, fixed: PointSurface, starts: Sequence[np.ndarray] = (), turns: int = 24, best: int = 4
+    moving: PointSurface, fixed: PointSurface, starts: Sequence[np.ndarray] = (), turns: int = 16, best: int = 3
 ) -> np.ndarray:
     """Register a part of the skull, such as a bone flap, to another one in any pose.
 
@@ -167,12 +172,13 @@ def register_part(
             turn = np.eye(4)
             turn[:3, :3] = (Rotation.from_euler("x", flip) * Rotation.from_euler("z", angle)).as_matrix()
             tried.append(other @ turn @ np.linalg.inv(own))
-    few, coarse = moving.some(400), fixed.some(4000)
-    tried = [register_rigid(few, coarse, start, (12.0, 6.0), 6) for start in tried]
-    order = np.argsort([mismatch_mm(few, fixed.some(400), matrix, 8.0) for matrix in tried], kind="stable")
-    some, dense = moving.some(6000), fixed.some(60000)
-    finals = [register_rigid(some, dense, tried[n], (6.0, 3.0, 1.5), 20) for n in order[:best]]
-    return min(finals, key=lambda matrix: mismatch_mm(moving.some(3000), fixed.some(3000), matrix))
+    few, coarse = moving.some(4000), fixed.some(4000)
+    tried = [register_rigid(few.some(400), coarse, start, (12.0, 6.0), 6) for start in tried]
+    order = np.argsort([mismatch_mm(few, coarse, matrix, 8.0, 400) for matrix in tried], kind="stable")
+    some, dense = moving.some(30000), fixed.some(30000)
+    finals = [register_rigid(some.some(2000), dense, tried[n], (6.0, 3.0), 10) for n in order[:best]]
+    chosen = min(finals, key=lambda matrix: mismatch_mm(some, dense, matrix))
+    return register_rigid(moving.some(6000), fixed.some(80000), chosen, (3.0, 1.5), 15)
 
 
 def rotation_of(matrix: np.ndarray) -> tuple[float, np.ndarray]:
