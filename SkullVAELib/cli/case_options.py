@@ -88,7 +88,7 @@ def add_case_options(parser: argparse.ArgumentParser) -> tuple[argparse.Action, 
         "--reference",
         metavar="FILE",
         help="the patient's own bone from before the operation, whose surface fills the hole: a CT or segmentation, or"
-        " a scan of the stored bone flap (image, STL, PLY or OBJ); {name} in it is replaced by the name of INPUT without"
+        " a scan of the stored bone flap (image, STL, PLY or OBJ); {name} in it stands for the name of INPUT without"
         " suffix",
     )
     add(

@@ -116,7 +116,7 @@ def run_complete(options: argparse.Namespace) -> int:
 
 
 def _existing_reference(options: argparse.Namespace, path: Path) -> Path:
-    """The path of --reference, which is completed by the name of the input; raises SkullVAEError where it is missing."""
+    """The path of --reference with the name of the input put in; raises SkullVAEError where it is missing."""
     from SkullVAELib.io.images import check_readable, volume_suffix
 
     options.reference = options.reference.replace("{name}", path.name[: -len(volume_suffix(path))])

@@ -7,7 +7,6 @@ bone, the shape remains.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,21 +15,14 @@ import torch
 from scipy import ndimage
 
 from SkullVAELib.core.errors import SkullVAEError
-from SkullVAELib.geometry.affines import apply_affine, scale_of
+from SkullVAELib.geometry.affines import apply_affine
 from SkullVAELib.geometry.masks import bounding_box
 from SkullVAELib.geometry.volume import Volume, crop, sample_volume
 from SkullVAELib.mesh.isosurface import mask_surface
-from SkullVAELib.registration.affine import register_affine
 from SkullVAELib.registration.known_bone import KnownBone
 from SkullVAELib.registration.reference import MeanSkull
-from SkullVAELib.registration.rigid import (
-    PointSurface,
-    mismatch_mm,
-    nearest_rigid,
-    register_part,
-    register_rigid,
-    rotation_of,
-)
+from SkullVAELib.registration.rigid import PointSurface, mismatch_mm, register_part, rotation_of, surface_distances
+from SkullVAELib.registration.skull_match import match_skulls
 from SkullVAELib.shape.known import KnownSurface
 from SkullVAELib.shape.two_table import outward_directions
 
@@ -53,9 +45,6 @@ REFUSED_P95_MM = 4.0
 LEAST_COVERED = 0.9
 """Fraction of the defect below which the user is told that the reference has no bone there."""
 
-# Beyond this distance from its patient's vault centre downwards, bone moves (jaw, neck), canonical mm.
-_LOWEST_MM = -35.0
-
 # Bone nearer to the defect than this is not compared: the cut is not there in the reference, mm.
 _CUT_MM = 3.0
 
@@ -65,12 +54,8 @@ _RIM_MM = 10.0
 # The reference covers a place if it has bone within this distance outwards or inwards of the shape, canonical mm.
 _REACH_MM = 9
 
-# A mirrored reference that fits this much better is the right one.
-_MIRRORED, _MIRRORED_PART = 0.6, 0.75
-
-# Distances of bone are limited to this, mm; where at least the second share of the bone is nearer, the rest is not in the
-# image of the reference.
-_FAR_MM, _LEAST_COMPARED = 10.0, 0.3
+# A mirrored part that fits this much better is the right one.
+_MIRRORED_PART = 0.75
 
 # Scales of two registrations of one head to the mean skull differ by less than this.
 _SCALE = 0.1
@@ -107,7 +92,7 @@ class MatchQuality:
 
     @property
     def rating(self) -> str:
-        """"good", "acceptable" or "poor"."""
+        """ "good", "acceptable" or "poor"."""
         for name, (median, p95) in (("good", GOOD_MM), ("acceptable", ACCEPTABLE_MM)):
             if self.median_mm <= median and self.p95_mm <= p95:
                 return name
@@ -254,64 +239,20 @@ def _require(quality: MatchQuality, source: KnownBone) -> None:
 def _on_intact_bone(patient: PreparedPatient, source: KnownBone) -> tuple[np.ndarray, float, float, bool, float]:
     """Register a skull: patient mm -> reference mm, median and p95 of the residual, mirrored, scale."""
     registered = patient.registered
-    skull, alignment = registered.skull, registered.alignment
-    target = MeanSkull.of(patient.prior.model).target
-    canonical = apply_affine(alignment, skull.points)
-    fraction = skull.fraction
-    defect = np.zeros(fraction.array.shape, bool)
-    for mask in patient.defects.masks:
-        defect |= mask
-    away = Volume(
-        ndimage.distance_transform_edt(~defect, sampling=fraction.spacing).astype(np.float32), fraction.affine
-    )
-    intact = (canonical[:, 2] > _LOWEST_MM) & (sample_volume(away, skull.points, 99.0) > _CUT_MM)
+    skull, fraction = registered.skull, registered.skull.fraction
+    defect = np.logical_or.reduce(patient.defects.masks)
+    away = ndimage.distance_transform_edt(~defect, sampling=fraction.spacing).astype(np.float32)
+    intact = sample_volume(fraction.with_array(away), skull.points, 99.0) > _CUT_MM
     bone = PointSurface(skull.points[intact], skull.normals[intact])
-    own = register_affine(source.surface.points, target)
-    centre = np.linalg.inv(alignment)[:3, 3]
-    affine = np.linalg.inv(own) @ alignment
-    scale = scale_of(alignment) / scale_of(own)
-    moving, fixed = bone.some(6000), source.surface
-    matrix, mismatch = _best(moving, fixed, [nearest_rigid(affine, centre), np.eye(4)])
-    flip = np.linalg.inv(alignment) @ np.diag([-1.0, 1, 1, 1]) @ alignment
-    left, _, right = np.linalg.svd(flip[:3, :3])
-    flip[:3, :3] = left @ right
-    flip[:3, 3] = centre - flip[:3, :3] @ centre
-    mirrored = mismatch > GOOD_MM[0] and _best(moving.moved(flip), fixed, [matrix])[1] < _MIRRORED * mismatch
-    distance = _distances(bone.some(20000), fixed, matrix)
-    # Where the reference has no bone at all, as beyond the end of its image, there is nothing to compare.
-    compared = distance < _FAR_MM
-    distance = distance[compared] if compared.mean() > _LEAST_COMPARED else distance
-    return matrix, float(np.median(distance)), float(np.quantile(distance, 0.95)), bool(mirrored), float(1 / scale)
-
-
-def _best(moving: PointSurface, fixed: PointSurface, starts: Sequence[np.ndarray]) -> tuple[np.ndarray, float]:
-    """The best registration of skulls from some starts, and the median distance, mm."""
-    found = []
-    for start in starts:
-        matrix = register_rigid(moving, fixed, start, (10.0, 5.0, 2.5, 1.2), 15)
-        found.append((float(np.median(_distances(moving, fixed, matrix))), matrix))
-    mismatch, matrix = min(found, key=lambda each: each[0])
-    return matrix, mismatch
-
-
-def _distances(moving: PointSurface, fixed: PointSurface, matrix: np.ndarray, limit_mm: float = _FAR_MM) -> np.ndarray:
-    """Distance (N,) in mm of each moving point to the plane through the nearest fixed point, limited."""
-    here = moving.moved(matrix)
-    distance, at = fixed.tree.query(here.points, distance_upper_bound=limit_mm)
-    near = np.isfinite(distance)
-    residual = np.full(len(distance), limit_mm)
-    plane = np.abs(((here.points[near] - fixed.points[at[near]]) * fixed.normals[at[near]]).sum(1))
-    # Beyond two points' spacing the nearest point is beside the surface's edge: the distance itself counts.
-    residual[near] = np.where(distance[near] < 2.0, plane, distance[near])
-    return residual
+    match = match_skulls(bone, registered.alignment, source, MeanSkull.of(patient.prior.model).target)
+    return match.matrix, match.median_mm, match.p95_mm, match.mirrored, match.scale
 
 
 def _in_hole(
     patient: PreparedPatient, source: KnownBone, implant: FilledDefects
 ) -> tuple[np.ndarray, float, float, bool]:
     """Fit a part into the hole: patient mm -> reference mm, median and p95 of the residual, mirrored."""
-    registered = patient.registered
-    labels, count = ndimage.label(implant.whole.array)
+    labels, _ = ndimage.label(implant.whole.array)
     sizes = np.bincount(labels.ravel())[1:] * implant.whole.voxel_ml
     order = [n for n in np.argsort(-sizes)[:3] if n == sizes.argmax() or sizes[n] > 0.4 * source.volume_ml]
     moving = source.surface.some(80000)
@@ -329,7 +270,7 @@ def _in_hole(
     mirrored = other < _MIRRORED_PART * mismatch
     distance = _rim_residual(patient, moving.moved(matrix), fixed)
     if len(distance) < 100:
-        distance = _distances(moving.some(6000), fixed, matrix)
+        distance = surface_distances(moving.some(6000), fixed, matrix)
     return np.linalg.inv(matrix), float(np.median(distance)), float(np.quantile(distance, 0.95)), mirrored
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from vtkmodules.util.numpy_support import vtk_to_numpy
@@ -23,7 +24,7 @@ from SkullVAELib.mesh.vtk_conversion import mesh_from_polydata, polydata_from_me
 MESH_SUFFIXES = (".stl", ".ply", ".obj")
 """Suffixes of the mesh files that can be read."""
 
-_READERS = {".stl": vtkSTLReader, ".ply": vtkPLYReader, ".obj": vtkOBJReader}
+_READERS: dict[str, Any] = {".stl": vtkSTLReader, ".ply": vtkPLYReader, ".obj": vtkOBJReader}
 
 # Openings of a scan with at most this share of open edges are closed; a mesh with more has no inside.
 _OPEN_SHARE = 0.01

@@ -228,7 +228,7 @@ def _not_too_fine(fraction: Volume) -> Volume:
 
 
 def _kind(name: str, points: np.ndarray, volume_ml: float) -> str:
-    """"skull" or "part", by the extent of bone points (N, 3) in mm and its volume.
+    """ "skull" or "part", by the extent of bone points (N, 3) in mm and its volume.
 
     Raises SkullVAEError for what is not measured in millimetres.
     """

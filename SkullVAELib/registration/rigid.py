@@ -55,7 +55,12 @@ class PointSurface:
 
 
 def register_rigid(
-    moving: PointSurface, fixed: PointSurface, start: np.ndarray, widths_mm: Sequence[float], steps: int = 12
+    moving: PointSurface,
+    fixed: PointSurface,
+    start: np.ndarray,
+    widths_mm: Sequence[float],
+    steps: int = 12,
+    back: int = 0,
 ) -> np.ndarray:
     """Register a surface to another one from one start.
 
@@ -69,6 +74,8 @@ def register_rigid(
         Widths of Tukey's function, largest first: points farther apart have no weight.
     steps : int
         Steps for each width.
+    back : int
+        Number of fixed points that are also compared with the nearest moving one.
 
     Returns
     -------
@@ -76,15 +83,25 @@ def register_rigid(
         Rigid motion, moving mm -> fixed mm.
     """
     matrix = start.copy()
+    others = fixed.some(back) if back else None
     for width in widths_mm:
         for _ in range(steps):
             here = moving.moved(matrix)
             distance, at = fixed.tree.query(here.points, distance_upper_bound=2 * width)
             near = np.isfinite(distance)
             at = at[near]
-            points, towards = here.points[near], fixed.normals[at]
+            points, targets, towards = here.points[near], fixed.points[at], fixed.normals[at]
             facing = (here.normals[near] * towards).sum(1)
-            residual = ((points - fixed.points[at]) * towards).sum(1)
+            if others is not None:
+                there = apply_affine(np.linalg.inv(matrix), others.points)
+                distance, at = moving.tree.query(there, distance_upper_bound=2 * width)
+                near = np.isfinite(distance)
+                at = at[near]
+                points = np.concatenate([points, here.points[at]])
+                targets = np.concatenate([targets, others.points[near]])
+                facing = np.concatenate([facing, (here.normals[at] * others.normals[near]).sum(1)])
+                towards = np.concatenate([towards, here.normals[at]])
+            residual = ((points - targets) * towards).sum(1)
             # The distance itself limits what corresponds, the residual what is fitted.
             weight = np.clip(1 - (residual / width) ** 2, 0, None) ** 2 * (facing > _FACING)
             if (weight > 0).sum() < 12:
@@ -196,3 +213,32 @@ def nearest_rigid(matrix: np.ndarray, centre: np.ndarray) -> np.ndarray:
     rigid[:3, :3] = rotation
     rigid[:3, 3] = apply_affine(matrix, centre) - rotation @ centre
     return rigid
+
+
+FAR_MM = 10.0
+"""Distances between surfaces are limited to this, mm."""
+
+
+def surface_distances(moving: PointSurface, fixed: PointSurface, matrix: np.ndarray) -> np.ndarray:
+    """Distance of each moving point to the plane through the nearest fixed point.
+
+    Parameters
+    ----------
+    moving, fixed : PointSurface
+        The surfaces.
+    matrix : numpy.ndarray, shape (4, 4)
+        Moving mm -> fixed mm.
+
+    Returns
+    -------
+    numpy.ndarray, shape (N,)
+        mm, at most FAR_MM.
+    """
+    here = moving.moved(matrix)
+    distance, at = fixed.tree.query(here.points, distance_upper_bound=FAR_MM)
+    near = np.isfinite(distance)
+    residual = np.full(len(distance), FAR_MM)
+    plane = np.abs(((here.points[near] - fixed.points[at[near]]) * fixed.normals[at[near]]).sum(1))
+    # Farther away than the points are apart, the nearest one is beside the surface's edge: the distance itself counts.
+    residual[near] = np.where(distance[near] < 2.0, plane, distance[near])
+    return residual
