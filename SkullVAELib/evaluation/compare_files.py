@@ -21,8 +21,8 @@ from SkullVAELib.report.raycast import View
 COMPARISON_FILES = ("compare.html", "compare.png", "difference.ply", "compare.json")
 """The files of a comparison, in the order of publishing."""
 
-SCALES_MM = (1.0, 2.0, 4.0, 8.0)
-"""Ends of the colour scale: the least that holds 95 % of the differences is used."""
+SCALES_MM = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
+"""Ends of the colour scales: the least that holds 95 % of the differences is used."""
 
 _CARD, _INK, _FAINT = (255, 255, 255), (23, 32, 42), (91, 103, 115)
 _WIDTH, _HEIGHT, _MARGIN = 560, 430, 24
@@ -65,12 +65,12 @@ def write_comparison(made: Comparison, folder: Path, warnings: list[str]) -> dic
     """
     report = {"software": f"SkullVAE {__version__}", "disclaimer": NOTICE, **made.figures, "warnings": warnings}
     meaning = "mm, signed distance from plan to outcome, positive where the outcome reaches beyond, nan where unknown"
-    most = scale_mm(made)
-    scalars = [VertexScalar("shape_mm", made.shape_mm, most, meaning + ", after the rigid motion", signed=True)]
-    if made.difference_mm is not None:
-        scalars.insert(0, VertexScalar("difference_mm", made.difference_mm, most, meaning, signed=True))
-    else:
-        scalars.insert(0, VertexScalar("difference_mm", made.shape_mm, most, meaning, signed=True))
+    # Where the position in the head is not known, the difference is that of the shape.
+    placed = made.shape_mm if made.difference_mm is None else made.difference_mm
+    scalars = [
+        VertexScalar("difference_mm", placed, scale_mm(placed), meaning, signed=True),
+        VertexScalar("shape_mm", made.shape_mm, scale_mm(made.shape_mm), f"{meaning}; after the rigid motion", True),
+    ]
     write_ply(made.plan.mesh, folder / "difference.ply", *scalars)
     picture(made).save(folder / "compare.png", optimize=True)
     page = _page(made, report, (folder / "compare.png").read_bytes())
@@ -79,22 +79,21 @@ def write_comparison(made: Comparison, folder: Path, warnings: list[str]) -> dic
     return report
 
 
-def scale_mm(made: Comparison) -> float:
-    """End of the colour scale of a comparison, one of SCALES_MM."""
-    values = made.shape_mm if made.difference_mm is None else made.difference_mm
+def scale_mm(values: np.ndarray) -> float:
+    """End of the colour scale of differences (N,) in mm, one of SCALES_MM."""
     size = np.abs(values[np.isfinite(values)])
     wanted = float(np.quantile(size, 0.95)) if len(size) else 0.0
     return next((most for most in SCALES_MM if wanted <= most), SCALES_MM[-1])
 
 
 def picture(made: Comparison) -> Image.Image:
-    """The planned implant, coloured by the differences, from outside and from inside, with the scale in mm."""
-    most, rows = scale_mm(made), []
+    """The planned implant, coloured by the differences, from outside and from inside, with the scales in mm."""
+    rows = []
     if made.difference_mm is not None:
         rows.append(("Plan to outcome, as placed", made.difference_mm))
     rows.append(("Difference of shape, after the rigid motion", made.shape_mm))
-    head, label, legend = 64, 30, 74
-    size = (2 * _WIDTH + 3 * _MARGIN, head + len(rows) * (_HEIGHT + label) + legend)
+    head, label, legend = 64, 30, 62
+    size = (2 * _WIDTH + 3 * _MARGIN, head + len(rows) * (_HEIGHT + label + legend))
     sheet = Image.new("RGB", size, _CARD)
     draw = ImageDraw.Draw(sheet)
     draw.text((_MARGIN, 16), "Plan and outcome", _INK, ImageFont.load_default(24))
@@ -102,6 +101,7 @@ def picture(made: Comparison) -> Image.Image:
     top = head
     for title, values in rows:
         draw.text((_MARGIN, top + 8), title, _INK, ImageFont.load_default(16))
+        most = scale_mm(values)
         colours = difference_colours(values, most) / 255
         for column, (name, inwards) in enumerate((("from outside", True), ("from inside", False))):
             left = _MARGIN + column * (_WIDTH + _MARGIN)
@@ -109,7 +109,8 @@ def picture(made: Comparison) -> Image.Image:
             sheet.paste(shown, (left, top + label))
             draw.text((left + 6, top + label + _HEIGHT - 20), name, _FAINT, ImageFont.load_default(13))
         top += _HEIGHT + label
-    _legend(sheet, draw, top + 12, most)
+        _legend(sheet, draw, top + 10, most)
+        top += legend
     return sheet
 
 

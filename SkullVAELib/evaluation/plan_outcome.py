@@ -54,6 +54,9 @@ _TOLERANCE_MM = 0.3
 # Width of the strips along the rim through which planes are fitted, and distance of the places along it, mm.
 _STRIP_MM, _PLACES_MM = 6.0, 2.0
 
+# Where the outer surface of plate or bone deviates more from a plane, mm, there is no step to be measured.
+_ROUGH_MM = 0.4
+
 # Spread of points across a strip from which on they determine its slope, mm.
 _SLOPE_MM = 0.7
 
@@ -600,24 +603,27 @@ def gap_and_step(mesh: Mesh, side: np.ndarray, bone: Mesh, outward: Outward) -> 
         other = other[np.abs((other - at) @ normal) < _STRIP_MM]
         if len(other) < 12:
             continue
-        step = _height(own, at, normal) - _height(other, at, normal)
+        (plate, rough), (skull, uneven) = _height(own, at, normal), _height(other, at, normal)
+        if max(rough, uneven) > _ROUGH_MM:
+            continue
+        step = plate - skull
         way = bone.points[edge.query(at)[1]] - at
         along = way - (way @ normal) * normal
-        found.append((0.0 if buried else float(np.linalg.norm(along)), step, at))
+        found.append([0.0 if buried else float(np.linalg.norm(along)), step, *at])
     if not found:
         return None
-    gap, step, at = (np.array(values) for values in zip(*found, strict=True))
-    figures = {}
-    for name, values in (("gap_mm", gap), ("step_mm", step)):
+    table = np.array(found)
+    figures: dict = {}
+    for name, values in (("gap_mm", table[:, 0]), ("step_mm", table[:, 1])):
         size = np.abs(values)
         most = int(size.argmax())
         figures[name] = {
             "mean": round(float(size.mean()), 2),
             "p95": round(float(np.quantile(size, 0.95)), 2),
             "max": round(float(values[most]), 2),
-            "max_at_ras": _place(at[most]),
+            "max_at_ras": _place(table[most, 2:]),
         }
-    return figures | {"places": len(gap)}
+    return figures | {"places": len(table)}
 
 
 def _plane_normal(points: np.ndarray, up: np.ndarray) -> np.ndarray:
@@ -626,8 +632,8 @@ def _plane_normal(points: np.ndarray, up: np.ndarray) -> np.ndarray:
     return normal if normal @ up > 0 else -normal
 
 
-def _height(points: np.ndarray, at: np.ndarray, normal: np.ndarray) -> float:
-    """Height over `at`, along a normal, of the plane through points."""
+def _height(points: np.ndarray, at: np.ndarray, normal: np.ndarray) -> tuple[float, float]:
+    """Height over `at`, along a normal, of the plane through points, and the median distance of the points to it."""
     relative = points - at
     height = relative @ normal
     flat = relative - height[:, None] * normal
@@ -643,4 +649,4 @@ def _height(points: np.ndarray, at: np.ndarray, normal: np.ndarray) -> float:
         solved = np.linalg.solve(system.T @ scaled + penalty, scaled.T @ height)
         residual = height - system @ solved
         weight = 1 / (1 + (residual / 0.5) ** 2)
-    return float(solved[2])
+    return float(solved[2]), float(np.median(np.abs(residual)))
