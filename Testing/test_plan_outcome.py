@@ -6,16 +6,18 @@ import json
 
 import numpy as np
 import pytest
+from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from SkullVAELib.cli.main import main
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.evaluation.plan_outcome import Outward, Plan, compare, gap_and_step, surface_difference
 from SkullVAELib.geometry.affines import apply_affine
-from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.geometry.masks import bounding_box
+from SkullVAELib.geometry.volume import Volume, crop
 from SkullVAELib.io.images import write_volume
 from SkullVAELib.mesh.files import write_stl
-from SkullVAELib.mesh.isosurface import level_surface
+from SkullVAELib.mesh.isosurface import level_surface, mask_surface
 from SkullVAELib.mesh.mesh import Mesh
 from SkullVAELib.mesh.reading import read_mesh, voxelise
 from SkullVAELib.registration.known_bone import KnownBone
@@ -77,7 +79,7 @@ def _plate(points, gap=0.0, dent=0.0):
 @pytest.fixture(scope="module")
 def plan():
     """A shell with a hole, and the implant in it with a gap of 1 mm."""
-    bone = _field([-80, -100, -65], [80, 100, 85], np.array([0.9, 0.9, 0.9]),
+    bone = _field([-80, -100, -65], [80, 100, 85], np.array([1.2, 1.2, 1.2]),
                   lambda p: np.maximum(_shell(p), -_side(p)))  # fmt: skip
     box = _field([5, -45, -10], [80, 62, 85], np.array([0.8, 0.8, 0.8]), lambda p: -_plate(p, 1.0))
     mesh = level_surface(box, 0.01)
@@ -98,7 +100,7 @@ def _errors(plan, made, motion):
     return shift, rotation_of(np.linalg.inv(motion) @ made.motion)[0]
 
 
-@pytest.mark.parametrize("degrees, shift", [(0.0, (0, 0, 0)), (3.0, (1.0, -1.5, 0.5)), (6.0, (-2.0, 2.0, 1.0))])
+@pytest.mark.parametrize(("degrees", "shift"), [(0.0, (0, 0, 0)), (6.0, (-2.0, 2.0, 1.0))])
 def test_a_scan_in_the_coordinates_of_the_plan_gives_its_displacement(plan, degrees, shift):
     centre = plan.mesh.points.mean(0)
     motion = _motion(degrees, (0.3, 1, 0.2), shift, centre)
@@ -126,18 +128,26 @@ def test_a_scan_in_any_pose_has_no_displacement_but_a_difference_of_shape(plan):
     assert abs(made.figures["shape_mm"]["inner"]["median"]) < 0.1
 
 
-def test_a_ct_in_another_pose_with_noise_gives_the_displacement_in_the_head(plan, model):
+def test_a_ct_in_another_pose_with_noise_gives_the_displacement_in_the_head(sample, model):
+    bone, implant = sample.bone, sample.bone.with_array(sample.truth)
+    plan = Plan("plan", mask_surface(crop(implant, bounding_box(implant.array, 3))), KnownBone("plan", "skull", bone))
     motion = _motion(4, (0.2, 1, 0.5), (1.5, -1.0, 2.0), plan.mesh.points.mean(0))
-    back = np.linalg.inv(motion)
-
-    def head(points):
-        bone = np.maximum(_shell(points), -_side(points))
-        return np.minimum(bone, _plate(apply_affine(back, points), 1.0))
-
+    placed = voxelise(Mesh(apply_affine(motion, plan.mesh.points), plan.mesh.faces), 0.7)
     pose = _motion(12, (0.3, -0.5, 1), (12, -7, 20))
-    field = _field([-90, -115, -75], [100, 105, 125], np.array([1.0, 1.0, 1.2]), head, pose)
-    hu = np.clip(300 - 800 * field.array, -1000, 1500) + np.random.default_rng(0).normal(0, 60, field.array.shape)
-    outcome = KnownBone.of_volume(Volume(hu.astype(np.int16), field.affine, "later.nrrd"), 300.0)
+    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(bone.array.shape) - 1)
+    moved = apply_affine(pose @ bone.affine, corners)
+    affine = np.diag([0.9, 0.9, 1.1, 1.0])
+    affine[:3, 3] = moved.min(0)
+    shape = np.ceil(np.ptp(moved, axis=0) / [0.9, 0.9, 1.1]).astype(int)
+    share = np.zeros(shape, np.float32)
+    for part in (bone.with_array(ndimage.gaussian_filter(bone.array.astype(np.float32), 0.5)), placed):
+        matrix = np.linalg.inv(pose @ part.affine) @ affine
+        share = np.maximum(
+            share, ndimage.affine_transform(part.array, matrix[:3, :3], matrix[:3, 3], tuple(shape), order=1)
+        )
+    hu = -20 + 1240 * share + np.random.default_rng(0).normal(0, 60, shape)
+    hu[0] = -1000
+    outcome = KnownBone.of_volume(Volume(hu.astype(np.int16), affine, "later.nrrd"), 600.0)
     made = compare(plan, outcome, MeanSkull.of(model).target)
     error_mm, error_deg = _errors(plan, made, motion)
     assert made.figures["coordinates"] == "intact bone"

@@ -1,4 +1,4 @@
-"""The patient's own earlier bone as reference: it replaces the shape in the hole, and what does not match is refused."""
+"""The patient's own earlier bone as reference: it replaces the shape in the hole; what does not match is refused."""
 
 from __future__ import annotations
 
@@ -112,25 +112,16 @@ def test_a_bone_flap_in_any_pose_is_fitted_into_the_hole(completion, sample):
     assert _dice(sample.truth, made.implant.array) > _dice(sample.truth, completion.implant.array) - 0.01
 
 
-def test_a_mirrored_and_a_scaled_head_are_refused(completion, sample):
+def test_a_head_of_another_size_is_refused(completion, sample):
     whole = sample.whole
     small = Volume(whole.array.astype(np.uint8), np.diag([0.8, 0.8, 0.8, 1.0]) @ whole.affine, "small.nrrd")
     with pytest.raises(SkullVAEError, match="times as large"):
         _with(completion, KnownBone.of_volume(small))
 
 
-def test_a_reference_without_bone_in_the_hole_leaves_the_shape(completion, sample):
-    defective = Volume(sample.bone.array.astype(np.uint8), sample.bone.affine, "same.nrrd")
-    with pytest.raises(SkullVAEError, match="has no bone in the defect|same"):
-        patient = _with(completion, KnownBone.of_volume(defective))
-        assert any("of the defect only" in warning for warning in patient.warnings)
-        made = patient.completion()
-        assert _dice(made.implant.array, completion.implant.array) > 0.9
-        raise SkullVAEError("same", "nothing")
-
-
 @pytest.mark.parametrize(
-    "median, p95, rating", [(0.2, 0.6, "good"), (0.2, 2.0, "acceptable"), (0.7, 2.9, "acceptable"), (0.9, 1.0, "poor")]
+    ("median", "p95", "rating"),
+    [(0.2, 0.6, "good"), (0.2, 2.0, "acceptable"), (0.7, 2.9, "acceptable"), (0.9, 1.0, "poor")],
 )
 def test_a_match_is_rated_by_its_residual(median, p95, rating):
     assert MatchQuality("intact bone", median, p95, 1.0, 0.0).rating == rating
