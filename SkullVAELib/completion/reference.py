@@ -51,8 +51,9 @@ _CUT_MM = 3.0
 # Of a part, what is this near to bone is compared with the shape, which meets the bone, mm.
 _RIM_MM = 10.0
 
-# The reference covers a place if it has bone within this distance outwards or inwards of the shape, canonical mm.
-_REACH_MM = 9
+# The reference covers a place if it has bone within this distance outwards or inwards, canonical mm, that is deeper than
+# the second, mm; the edge of what it covers is ragged over the third, mm.
+_REACH_MM, _LEAST_MM, _RAGGED_MM = 7, 0.3, 1.2
 
 # A mirrored part that fits this much better is the right one.
 _MIRRORED_PART = 0.75
@@ -328,13 +329,13 @@ def _known_surface(
         away = outward_directions(torch.tensor(canonical)).numpy() @ np.linalg.inv(alignment)[:3, :3].T
         for offset in range(-_REACH_MM, _REACH_MM + 1):
             np.minimum(least, surface.distance_at(points + offset * away), out=least)
-    covered[tuple(index.T)] = least < 0.3
+    covered[tuple(index.T)] = least < -_LEAST_MM
     field = registered_field(patient, here, index)
     missing = np.zeros(shape, bool)
     missing[tuple(index.T)] = field < 0
     missing &= masks[box]
     share = float(covered[missing].mean()) if missing.any() else 0.0
-    inside = ndimage.distance_transform_edt(covered, sampling=here.spacing)
+    inside = ndimage.distance_transform_edt(covered, sampling=here.spacing) - _RAGGED_MM
     # The weight changes over BLEND_MM from bone, and from the edge of what the reference covers.
     weight = _smooth_step(skull.distance[box] / BLEND_MM) * _smooth_step(inside / BLEND_MM)
     weight[~near.reshape(shape)] = 0.0
