@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
+from SkullVAELib.cli.main import main
 from SkullVAELib.completion.options import CompletionOptions
 from SkullVAELib.completion.reference import MatchQuality
 from SkullVAELib.completion.result import PreparedPatient
@@ -183,3 +185,12 @@ def test_a_part_is_registered_from_any_pose():
 def test_the_options_carry_the_reference():
     assert CompletionOptions(reference="before.nrrd").reference == "before.nrrd"
     assert CompletionOptions().reference is None
+
+
+def test_a_missing_reference_is_one_line_before_anything_is_computed(tmp_path, capsys):
+    skull = Path(__file__).parent / "data" / "golden" / "skull.nrrd"
+    code = main(["complete", str(skull), "-o", str(tmp_path / "out"), "--reference", str(tmp_path / "{name}.stl")])
+    error = capsys.readouterr().err.strip()
+    assert code == 2 and len(error.splitlines()) == 1
+    assert "skull.stl' does not exist" in error
+    assert not (tmp_path / "out").exists()
