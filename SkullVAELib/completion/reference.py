@@ -21,7 +21,14 @@ from SkullVAELib.geometry.volume import Volume, crop, sample_volume
 from SkullVAELib.mesh.isosurface import mask_surface
 from SkullVAELib.registration.known_bone import KnownBone
 from SkullVAELib.registration.reference import MeanSkull
-from SkullVAELib.registration.rigid import PointSurface, mismatch_mm, register_part, rotation_of, surface_distances
+from SkullVAELib.registration.rigid import (
+    PointSurface,
+    mismatch_mm,
+    register_part,
+    register_rigid,
+    rotation_of,
+    surface_distances,
+)
 from SkullVAELib.registration.skull_match import match_skulls
 from SkullVAELib.shape.known import KnownSurface
 from SkullVAELib.shape.two_table import outward_directions
@@ -51,8 +58,8 @@ _CUT_MM = 3.0
 # Of a part, what is this near to bone is compared with the shape, which meets the bone, mm.
 _RIM_MM = 10.0
 
-# The reference covers a place if it has bone within this distance outwards or inwards, canonical mm, that is deeper than
-# the second, mm; the edge of what it covers is ragged over the third, mm.
+# The reference covers a place if it has bone within this distance outwards or inwards, canonical mm, that is deeper
+# than the second, mm; the edge of what it covers is ragged over the third, mm.
 _REACH_MM, _LEAST_MM, _RAGGED_MM = 7, 0.3, 1.2
 
 # A mirrored part that fits this much better is the right one.
@@ -267,6 +274,10 @@ def _in_hole(
         matrix = register_part(moving, fixed, [np.eye(4)])
         found.append((mismatch_mm(moving, fixed, matrix), matrix, fixed))
     mismatch, matrix, fixed = min(found, key=lambda each: each[0])
+    # At the rim the shape meets the bone: there it is where the part has to be, more exactly than in the middle.
+    rim = fixed.where(_bone_distance(patient, fixed.points) < _RIM_MM)
+    if len(rim.points) > 500:
+        matrix = register_rigid(moving.some(10000), rim, matrix, (2.0, 1.0), 15, back=6000)
     other = mismatch_mm(mirror, fixed, register_part(mirror, fixed))
     mirrored = other < _MIRRORED_PART * mismatch
     distance = _rim_residual(patient, moving.moved(matrix), fixed)
@@ -280,9 +291,8 @@ def _rim_residual(patient: PreparedPatient, part: PointSurface, fixed: PointSurf
 
     Where the part ends before the rim, as a bone flap does at the cut of the saw, there is nothing to compare.
     """
-    skull, alignment = patient.registered.skull, patient.registered.alignment
-    bone = sample_volume(skull.fraction.with_array(skull.distance.astype(np.float32)), fixed.points, 99.0)
-    centre = np.linalg.inv(alignment)[:3, 3]
+    bone = _bone_distance(patient, fixed.points)
+    centre = np.linalg.inv(patient.registered.alignment)[:3, 3]
 
     def outwards(surface: PointSurface) -> np.ndarray:
         away = surface.points - centre
@@ -297,6 +307,12 @@ def _rim_residual(patient: PreparedPatient, part: PointSurface, fixed: PointSurf
     plane = np.abs((apart * other.normals[at]).sum(1))
     aside = np.sqrt(np.maximum((apart**2).sum(1) - plane**2, 0))
     return plane[aside < 1.5]
+
+
+def _bone_distance(patient: PreparedPatient, points: np.ndarray) -> np.ndarray:
+    """Distance (N,) of points (N, 3) to the patient's bone, mm."""
+    skull = patient.registered.skull
+    return sample_volume(skull.fraction.with_array(skull.distance.astype(np.float32)), points, 99.0)
 
 
 def _smooth_step(values: np.ndarray) -> np.ndarray:
