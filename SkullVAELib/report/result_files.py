@@ -375,7 +375,8 @@ class RunResult:
         """(N,) half-width in mm of the 90 % uncertainty band at each point of the printable implant's mesh.
 
         None without a printable implant or without GP correction. Where the face was completed by its mirror image the
-        half-width is `FACE_ERROR_MM`.
+        half-width is `FACE_ERROR_MM`, and where the patient's own earlier bone was used, the 95th percentile of its
+        residual.
         """
         completion = self.completion
         uncertainty, printable = completion.uncertainty, self.printable_implant
@@ -386,6 +387,10 @@ class RunResult:
         normals /= np.linalg.norm(normals, axis=1, keepdims=True).clip(1e-6)
         points = apply_affine(matrix, mesh.points)
         band = uncertainty.band_mm(torch.tensor(points).float(), torch.tensor(normals).float())
+        reference = None if completion.patient is None else completion.patient.reference
+        if reference is not None:
+            weight = reference.surface.weight_at(mesh.points)
+            band = (1 - weight) * band + weight * reference.quality.p95_mm
         return np.where(completion.proposal.of_face(mesh.points), FACE_ERROR_MM, band)
 
     def write_uncertainty(self, folder: Path) -> None:
