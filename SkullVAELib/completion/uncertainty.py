@@ -100,7 +100,7 @@ AMPLITUDES = Amplitudes((0.985, 1.131), (0.103, 0.088), 0.0183, (0.119, 0.780), 
 """Fitted by Testing/calibration.py to 44 cases of 29 individuals."""
 
 BAND = 1.829
-"""Half-width of a 90 % band in standard deviations, by the same.
+"""Half-width of a 90 % band in standard deviations, by the same, over individuals in turn.
 
 More than the 1.645 of a normal distribution: a few defects are far worse than the bone around them tells.
 """
