@@ -15,10 +15,13 @@ class Background:
         Called once, without arguments.
     delay_s : float
         Time until it starts, seconds.
+    waits : bool
+        Whether leaving the context waits for the end of a function that has started: for one that writes into a folder
+        which is removed then.
     """
 
-    def __init__(self, work: Callable[[], None], delay_s: float = 0.0) -> None:
-        self._work, self._delay_s = work, delay_s
+    def __init__(self, work: Callable[[], None], delay_s: float = 0.0, waits: bool = False) -> None:
+        self._work, self._delay_s, self._waits = work, delay_s, waits
         self._stop_waiting = threading.Event()
         self._started = False
         self._error: BaseException | None = None
@@ -35,6 +38,8 @@ class Background:
 
     def __exit__(self, *_: object) -> None:
         self._stop_waiting.set()
+        if self._waits and self._thread is not None:
+            self._thread.join()
 
     def _run(self) -> None:
         if self._stop_waiting.wait(self._delay_s):
