@@ -263,6 +263,38 @@ CHILD = """
     from SkullVAELib.mesh.files import VertexScalar, write_ply
     from SkullVAELib.mesh.mesh import Mesh
     mode = pathlib.Path(__file__).stem
+    if sys.argv[1] == "compare":
+        _, plan, outcome, _, folder, *options = sys.argv[1:]
+        if mode == "bad":
+            print("The skulls do not match. Check that both are of one patient.", file=sys.stderr)
+            sys.exit(2)
+        if mode == "slow":
+            import time; time.sleep(600)
+        def ofFile(path):
+            path = pathlib.Path(path)
+            if path.is_dir():
+                return {"files": sorted(each.name for each in path.iterdir()), "implant": ofFile(path / "implant.nrrd")}
+            if path.suffix == ".stl":
+                facet = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
+                corners = np.frombuffer(path.read_bytes(), facet, offset=84)["corners"].reshape(-1, 3)
+                return {"mesh": (corners.astype(float).mean(0) * [-1, -1, 1]).tolist()}
+            volume = read_volume(path)
+            return {"voxels": int((volume.array != 0).sum()), "affine": volume.affine.tolist()}
+        pathlib.Path(folder).mkdir()
+        points = np.array([[0, 0, 0], [10, 0, 0], [0, 20, 0], [0, 0, 30]], float)
+        faces = np.array([[0, 2, 1], [0, 1, 3], [1, 2, 3], [2, 0, 3]])
+        scalar = VertexScalar("difference_mm", np.array([-1.5, 0, 0.5, np.nan]), 2.0, "mm", signed=True)
+        write_ply(Mesh(points, faces), folder + "/difference.ply", scalar)
+        sides = {"outer": {"mean": -0.41, "p95": 3.2, "max": 6.11}}
+        report = {
+            "displacement": {"mm": 4.14, "outward_mm": -1.2, "rotation_deg": 6.21},
+            "registration_mm": {"median": 0.21}, "difference_mm": sides, "shape_mm": sides, "rim": None,
+            "resorption": {"lost_ml": 2.31, "gained_ml": 0.4, "thickness_change_mm": None},
+            "warnings": ["<little> found."],
+            "read": {"plan": ofFile(plan), "outcome": ofFile(outcome), "options": options},
+        }
+        pathlib.Path(folder, "compare.json").write_text(json.dumps(report))
+        sys.exit(0)
     command, source, _, folder, *options = sys.argv[1:]
     if command == "mesh":
         # The bounding box of the voxels' centres, in the labelmap's own coordinates.

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -91,6 +91,8 @@ class RunSettings:
         Points, RAS mm in the input's own coordinates: the hole nearest to each is a defect, or is not.
     fragments : {"keep", "ignore"}
         Whether loose pieces of bone are part of the skull.
+    reference : BoneFile or None
+        The patient's earlier bone, which fills the defects.
     label : str
         Number or name of the label to use of a volume with several labels; empty for a volume with one.
     """
@@ -123,6 +125,7 @@ class RunSettings:
     notAt: tuple[tuple[float, float, float], ...] = ()
     fragments: str = FRAGMENTS[0]
     label: str = ""
+    reference: Any = None
 
     def arguments(self) -> list[str]:
         """Return these settings as options of the command line."""
@@ -282,6 +285,8 @@ class CompletionRun:
         self._shape = array.shape
         self._affine = affine
         self._settings = settings
+        # The file of the patient's earlier bone.
+        self._reference: Path | None = None
         self._command = list(command) if command else libraryCommand()
         self._temporary = tempfile.TemporaryDirectory(prefix="SkullVAE-", ignore_cleanup_errors=True)
         self.folder = Path(self._temporary.name)
@@ -453,6 +458,8 @@ class CompletionRun:
         from SkullVAELib.geometry.volume import Volume
         from SkullVAELib.io.images import to_image
 
+        if self._settings.reference is not None:
+            self._reference = self._settings.reference.write(self.folder, "reference")
         try:
             # Uncompressed: compressing a CT of 512 x 512 x 512 voxels takes longer than writing it.
             image = to_image(Volume(self._array, self._affine))
@@ -466,6 +473,8 @@ class CompletionRun:
         source, output = self.folder / "input.nrrd", self.outputFolder
         command = [*self._command, "complete", str(source), "-o", str(output), "--progress", "json"]
         command += self._settings.arguments()
+        if self._reference is not None:
+            command += ["--reference", str(self._reference)]
         self.child = ChildProcess(command, self.folder, childEnvironment(), requests=True)
         self.child.start()
         # Ends the process of a run that is discarded without close(); the temporary folder has its own finalizer.

@@ -158,7 +158,7 @@ class ExportRun:
             self._checkDefects()
         unedited = matches and isAsAdded(node, self._added.completedID)
         self._toWorld, self._linear = _pointsToWorld(node)
-        self._labelmapAffine = self._affine if (m := _rigidToWorld(node)) is None else m @ self._affine
+        self._labelmapAffine = self._affine if (m := rigidToWorld(node)) is None else m @ self._affine
         if m is None and self._selected["labelmaps"]:
             self._notes.append("The transform is not rigid: the labelmaps are in the input's own coordinates.")
         try:
@@ -415,7 +415,7 @@ def _matrixToWorld(transform) -> np.ndarray | None:
     return slicer.util.arrayFromVTKMatrix(matrix)
 
 
-def _rigidToWorld(node) -> np.ndarray | None:
+def rigidToWorld(node) -> np.ndarray | None:
     """(4, 4) matrix from a node to the world if it preserves angles (uniform scaling is allowed), else None."""
     array = _matrixToWorld(node.GetParentTransformNode())
     if array is None:

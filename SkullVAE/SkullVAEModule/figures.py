@@ -80,10 +80,21 @@ def _measures(report: dict) -> list[str]:
     rows.append(_row(_("Rim gap"), _quantity(gap, "mm"), rating))
     if rating in ("acceptable", "poor"):
         rows.append(_remark(_warning(_rimGapText(advice))))
+    rows += _reference(report.get("reference"))
     count = len(pieces) or implant.get("pieces", 1)
     if count != 1:
         rows.append(_row(_("Pieces"), str(count)))
     return rows
+
+
+def _reference(reference: dict | None) -> list[str]:
+    """How well the patient's earlier bone matches."""
+    if not reference:
+        return []
+    match = _row(
+        _("Match of the earlier bone"), _quantity(reference["residual_mm"]["median"], "mm"), reference["rating"]
+    )
+    return [match, _row(_("Covered by the earlier bone"), f"{100 * reference['covered']:.0f} %")]
 
 
 def _checks(report: dict) -> list[str]:
@@ -95,6 +106,75 @@ def _checks(report: dict) -> list[str]:
         if check.get("warning"):
             rows.append(_remark(_warning(check["warning"])))
     return rows
+
+
+def comparisonTable(report: dict) -> str:
+    """The figures of a comparison of plan and outcome as rich text for a label; empty for an empty report."""
+    if not report:
+        return ""
+    title = _("{outcome} compared with the plan of {plan}").format(outcome=report["outcome"], plan=report["plan"])
+    moved, found = report.get("displacement"), report.get("registration_mm")
+    first = []
+    if moved:
+        first.append(_row(_("Displacement"), _millimetres(moved["mm"])))
+        first.append(_row(_("of it outwards"), _millimetres(moved["outward_mm"])))
+        first.append(_row(_("Rotation"), f"{moved['rotation_deg']:.1f}\u00b0"))
+    else:
+        first.append(_remark(html.escape(_("The position of the part in the head is not known."))))
+    if found:
+        first.append(_row(_("Residual on intact bone, median"), _millimetres(found["median"])))
+    lost = report.get("resorption") or {}
+    last = [
+        _row(title, f"{lost[name]:.2f} ml")
+        for title, name in ((_("Volume lost"), "lost_ml"), (_("Volume gained"), "gained_ml"))
+        if lost.get(name) is not None
+    ]
+    thin = lost.get("thickness_change_mm")
+    if thin:
+        last.append(_row(_("Change of thickness, mean"), _millimetres(thin["mean"])))
+        last.append(_row(_("Thinner by more than 1 mm"), f"{100 * thin['thinner_by_1_mm']:.0f} %"))
+    warnings = "<br/>".join(_warning(text) for text in report.get("warnings") or ())
+    parts = [f"<div><b>{html.escape(title)}</b></div>", _table(first), _distances(report), _table(last)]
+    return "".join([*parts, f"<div>{warnings}</div>" if warnings else ""])
+
+
+def _distances(report: dict) -> str:
+    """The distances of a comparison as a table with mean, 95th percentile and maximum in mm."""
+    rows = []
+    surfaces = (("outer", _("Outer surface")), ("inner", _("Inner surface")))
+    for name, when in (("difference_mm", _("as placed")), ("shape_mm", _("shape"))):
+        for side, title in surfaces:
+            rows.append((f"{title}, {when}", (report.get(name) or {}).get(side)))
+    rim = report.get("rim") or {}
+    for name, title in (("gap_mm", _("Gap at the rim")), ("step_mm", _("Step at the rim"))):
+        for which, when in (("planned", _("planned")), ("outcome", _("outcome"))):
+            rows.append((f"{title}, {when}", (rim.get(which) or {}).get(name)))
+    cells = [
+        f'<tr><td width="49%">{html.escape(title)}</td>'
+        + "".join(f'<td width="17%" align="right">{_plain(figures.get(key))}</td>' for key in ("mean", "p95", "max"))
+        + "</tr>"
+        for title, figures in rows
+        if figures
+    ]
+    if not cells:
+        return ""
+    heads = (_("mean"), "95&nbsp;%", _("largest"))
+    head = (
+        f"<tr><td>{_('Distances in mm')}</td>" + "".join(f'<td align="right">{each}</td>' for each in heads) + "</tr>"
+    )
+    return _table([head, *cells])
+
+
+def _table(rows: list[str]) -> str:
+    return f'<table width="100%" cellspacing="0" cellpadding="1">{"".join(rows)}</table>' if rows else ""
+
+
+def _plain(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _millimetres(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f} mm"
 
 
 def proposalText(proposal: dict) -> str:

@@ -21,8 +21,8 @@ class Situation:
         Whether the input is a CT, and whether its threshold is previewed.
     running, exporting, updating, placing : bool
         Whether a run, an export or an update of the implant is in progress, or a point is being placed.
-    makingParts : bool
-        Whether additional parts are being made.
+    makingParts, comparing : bool
+        Whether additional parts are being made, or plan and outcome compared.
     marking : str
         Where to click to place a point of the implant; empty if none is being placed.
     nothingFilled : bool
@@ -45,6 +45,7 @@ class Situation:
     placing: bool = False
     marking: str = ""
     makingParts: bool = False
+    comparing: bool = False
     nothingFilled: bool = False
     present: bool = False
     rating: str = ""
@@ -62,6 +63,8 @@ def nextStep(now: Situation) -> str:
         return _("Wait for the result, or click Cancel.")
     if now.exporting:
         return _("Wait for the export, or click Cancel.")
+    if now.comparing:
+        return _("Wait for the comparison, or click Cancel.")
     if now.placing:
         return _("Click on the hole in a slice view or in the 3D view.")
     if now.marking:

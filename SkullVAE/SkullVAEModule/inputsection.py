@@ -7,6 +7,7 @@ from slicer.i18n import tr as _
 
 from SkullVAELib.core.errors import SkullVAEError
 
+from .bonefile import BoneFile, ReferenceSelector
 from .parameters import SkullVAEParameterNode, isVolume, sourceOf
 from .roi import headROI, roiArgument
 from .segments import ROLE_TAG, isMade, segmentTag
@@ -28,12 +29,16 @@ class InputSection:
         self._parameters: SkullVAEParameterNode | None = None
         self._preview: ThresholdPreview | None = None
         self._previewNode = None
+        self._reference = ReferenceSelector(
+            ui.referenceSelector, ui.referenceSegmentSelector, ui.referenceFilePathLineEdit
+        )  # fmt: skip
         # Slicer's parameter nodes have no connector for a segment selector.
         ui.segmentSelector.connect("currentSegmentChanged(QString)", self.onSegmentChanged)
 
     def setParameterNode(self, parameters: SkullVAEParameterNode | None) -> None:
         """Use these parameters; None removes the preview from the views."""
         self._parameters = parameters
+        self._reference.setParameterNode(parameters)
         if parameters is None:
             self._hidePreview()
 
@@ -52,6 +57,7 @@ class InputSection:
             widget.visible = volume
         for widget in (self.ui.volumeLabelLabel, self.ui.volumeLabelLineEdit):
             widget.enabled = volume
+        self._reference.update()
         self.ui.boxCheckBox.enabled = not self.missing()
         self.ui.newSegmentationCheckBox.enabled = node is not None and not volume
         self._showSegment(None if volume else node)
@@ -76,6 +82,14 @@ class InputSection:
         if segmentTag(segment, ROLE_TAG):
             return _("The selected segment is a result: choose the segment of the skull")
         return ""
+
+    def missingReference(self) -> str:
+        """What is wrong with the earlier bone that is selected; empty if nothing."""
+        return self._reference.missing()
+
+    def reference(self) -> BoneFile | None:
+        """The earlier bone, in the input's own coordinates; None if none is selected. Raises SkullVAEError."""
+        return self._reference.read(self._parameters.inputNode)
 
     def roi(self) -> tuple[float, ...] | None:
         """The ROI as numbers in the input's own coordinates, see `roi.roiArgument`; None without an ROI."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import slicer
+
 from .parameters import SkullVAEParameterNode
 
 # Parameters that belong to an input.
@@ -14,6 +16,9 @@ NAMES = (
     "flangeThickness", "flangeScrews", "drainDiameter", "engraving", "engravingHeight", "engravingDepth",
     "buildUpRadius", "buildUpThickness", "insertable", "insertionDepth",
 )  # fmt: skip
+
+# The patient's earlier bone, which another input must not take over.
+_REFERENCE = {"referenceNode": None, "referenceSegmentID": "", "referenceFile": ""}
 
 
 class InputSettings:
@@ -40,12 +45,18 @@ class InputSettings:
             return self.memory.get(key, state)
         self.memory[before] = state
         saved = _read(parameters.settingsOfInputs)
-        saved[_name(before)] = {name: getattr(parameters, name) for name in NAMES}
+        saved[_name(before)] = {name: _stored(getattr(parameters, name)) for name in (*NAMES, *_REFERENCE)}
         own = saved.pop(_name(key), {})
         parameters.settingsOfInputs = json.dumps(saved)
         for name in NAMES:
             if name in own and getattr(parameters, name) != own[name]:
                 setattr(parameters, name, own[name])
+        for name, initial in _REFERENCE.items():
+            wanted = own.get(name, initial)
+            if name == "referenceNode" and wanted is not None:
+                wanted = slicer.mrmlScene.GetNodeByID(wanted)
+            if getattr(parameters, name) != wanted:
+                setattr(parameters, name, wanted)
         return self.memory.get(key, default)
 
     def leave(self, state: object) -> None:
@@ -53,6 +64,11 @@ class InputSettings:
         if self._current is not None:
             self.memory[self._current] = state
         self._current = None
+
+
+def _stored(value):
+    """A value as JSON stores it: a node by its ID."""
+    return value.GetID() if hasattr(value, "GetID") else value
 
 
 def _name(key: tuple[str, str]) -> str:

@@ -27,7 +27,9 @@ from SkullVAELib.core.errors import SkullVAEError
 
 from . import meshnodes, results
 from .additionalparts import AdditionalParts, removeParts
+from .bonefile import BoneFile
 from .cases import MOST_SESSIONS, Case, Points
+from .comparison import ComparisonRun, PlannedImplant
 from .completion import CompletionResult, CompletionRun, Response, RunSettings
 from .export import ExportResult, ExportRun, SessionFiles
 from .installation import InstallationCheck
@@ -477,6 +479,10 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
         self.waitForResponses()
         run = self.startExport(folder, formats, skull, labelmaps, report, inputNode, segmentID, defects, parts)
         return run.wait(onProgress)
+
+    def comparison(self, plan: PlannedImplant, outcome: BoneFile, threshold: float | None = None) -> ComparisonRun:
+        """A comparison: start() it, then poll() it until its end. threshold: that of the outcome in HU."""
+        return ComparisonRun(plan, outcome, threshold, self._command)
 
     def checkInstallation(self) -> InstallationCheck:
         """Start collecting a report on the installation; poll() it until its end, then show its text."""

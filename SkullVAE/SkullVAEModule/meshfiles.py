@@ -11,6 +11,10 @@ import numpy as np
 from SkullVAELib.core.errors import SkullVAEError
 
 _TYPES = {"float": "<f4", "double": "<f8", "uchar": "u1", "int": "<i4", "uint": "<u4"}
+# Names of the values in files of the library.
+_STORED = {
+    "thickness": "thickness", "uncertainty": "uncertainty", "difference": "difference", "deviation": "difference_mm"
+}  # fmt: skip
 _LPS_RAS = np.array([-1.0, -1.0, 1.0])
 
 
@@ -19,7 +23,8 @@ class MeshData:
     """A triangle mesh.
 
     points: (N, 3) float32 RAS mm; faces: (M, 3) int32; thickness, uncertainty, difference: (N,) float32 mm at each
-    point, or None; difference: signed distance to the mirrored skull, nan where it is unknown.
+    point, or None; difference: signed distance to the mirrored skull; deviation: that
+    from a plan to its outcome; both nan where they are unknown.
     """
 
     points: np.ndarray
@@ -27,6 +32,7 @@ class MeshData:
     thickness: np.ndarray | None = None
     uncertainty: np.ndarray | None = None
     difference: np.ndarray | None = None
+    deviation: np.ndarray | None = None
 
 
 def readPly(path: str | os.PathLike) -> MeshData:
@@ -63,8 +69,7 @@ def readPly(path: str | os.PathLike) -> MeshData:
         raise SkullVAEError(
             f"'{path.name}' is not a mesh file of this library: {error}", "Reinstall the extension"
         ) from error
-    names = [name for name in ("thickness", "uncertainty", "difference") if name in vertex.names]
-    values = {name: points[name].astype(np.float32) for name in names}
+    values = {name: points[stored].astype(np.float32) for name, stored in _STORED.items() if stored in vertex.names}
     return MeshData((lps * _LPS_RAS).astype(np.float32), faces["corners"].astype(np.int32), **values)
 
 

@@ -23,6 +23,7 @@ from .segments import looks, removeNode
 
 THICKNESS, UNCERTAINTY = "Thickness (mm)", "Uncertainty (mm)"
 DIFFERENCE = "Difference to mirrored side (mm)"
+DEVIATION = "Distance from plan to outcome (mm)"
 
 # Colour of points without a value.
 _UNKNOWN = (0.6, 0.6, 0.6)
@@ -63,6 +64,14 @@ _SCALES = {
         "SkullVAEDifference",
         "Difference to mirror (mm)",
     ),
+    DEVIATION: _Scale(
+        -DIFFERENCE_SCALE_MM,
+        DIFFERENCE_SCALE_MM,
+        5,
+        "SkullVAE plan and outcome",
+        "SkullVAEDeviation",
+        "Plan to outcome (mm)",
+    ),
 }
 
 
@@ -85,6 +94,7 @@ def polyData(mesh: MeshData) -> vtk.vtkPolyData:
     smooth.Update()
     result.GetPointData().SetNormals(smooth.GetOutput().GetPointData().GetNormals())
     values = (THICKNESS, mesh.thickness), (UNCERTAINTY, mesh.uncertainty), (DIFFERENCE, mesh.difference)
+    values = *values, (DEVIATION, mesh.deviation)
     for name, millimetres in values:
         if millimetres is not None:
             scalars = numpy_to_vtk(np.ascontiguousarray(millimetres, np.float32), deep=True)
@@ -97,7 +107,7 @@ def meshData(polydata) -> MeshData:
     """The triangles of a model in its own RAS mm; the inverse of polyData()."""
     points = vtk_to_numpy(polydata.GetPoints().GetData())
     faces = vtk_to_numpy(polydata.GetPolys().GetConnectivityArray()).reshape(-1, 3)
-    arrays = [polydata.GetPointData().GetArray(name) for name in (THICKNESS, UNCERTAINTY, DIFFERENCE)]
+    arrays = [polydata.GetPointData().GetArray(name) for name in (THICKNESS, UNCERTAINTY, DIFFERENCE, DEVIATION)]
     return MeshData(points, faces, *(None if array is None else vtk_to_numpy(array) for array in arrays))
 
 
@@ -138,7 +148,7 @@ def removeModel(node) -> None:
 
 
 def hasScalars(node, name: str) -> bool:
-    """Whether a model has THICKNESS, UNCERTAINTY or DIFFERENCE as point scalars."""
+    """Whether a model has THICKNESS, UNCERTAINTY, DIFFERENCE or DEVIATION as point scalars."""
     mesh = node.GetPolyData() if node is not None else None
     return mesh is not None and mesh.GetPointData().GetArray(name) is not None
 
@@ -151,11 +161,12 @@ def shownColours(node) -> str | None:
     return display.GetActiveScalarName()
 
 
-def showColours(node, name: str | None) -> None:
+def showColours(node, name: str | None, most: float | None = None) -> None:
     """Colour a printable implant by THICKNESS (0 violet to 10 mm yellow), UNCERTAINTY (to 3 mm) or DIFFERENCE.
 
     A legend is shown. DIFFERENCE is blue at -4 mm, white at 0 and orange at 4 mm, and grey where it is unknown.
-    None, or scalars that the model does not have, resets the model to its own colour.
+    None, or scalars that the model does not have, resets the model to its own colour. most: end of the scale of
+    DEVIATION in mm, which has the colours of DIFFERENCE.
     """
     display = node.GetDisplayNode()
     if name is not None and hasScalars(node, name):
@@ -164,12 +175,13 @@ def showColours(node, name: str | None) -> None:
         display.SetActiveScalar(name, vtk.vtkAssignAttribute.POINT_DATA)
         display.SetAndObserveColorNodeID(_colors(scale).GetID())
         display.SetScalarRangeFlag(slicer.vtkMRMLDisplayNode.UseManualScalarRange)
-        display.SetScalarRange(scale.least_mm, scale.most_mm)
+        least, end = (scale.least_mm, scale.most_mm) if most is None else (-most, most)
+        display.SetScalarRange(least, end)
         display.SetScalarVisibility(True)
         _removeUnusedColors()
         legend = slicer.vtkSlicerColorLogic.AddDefaultColorLegendDisplayNode(node)
         legend.SetTitleText(scale.title or name)
-        legend.SetLabelFormat("%.0f")
+        legend.SetLabelFormat("%.0f" if most is None else "%.1f")
         legend.SetNumberOfLabels(scale.labels)
         legend.SetSize(0.1, 0.35)
         legend.SetPosition(0.95, 0.5)

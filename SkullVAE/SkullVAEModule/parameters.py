@@ -3,7 +3,7 @@
 # Without "from __future__ import annotations", because Slicer's wrapper evaluates the annotations.
 from typing import Annotated, Union
 
-from slicer import vtkMRMLMarkupsROINode, vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
+from slicer import vtkMRMLMarkupsROINode, vtkMRMLModelNode, vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
 from slicer.parameterNodeWrapper import Choice, WithinRange, parameterNodeWrapper
 
 from SkullVAELib.completion.options import MOST_PROPOSALS, PRIORS
@@ -18,6 +18,7 @@ from .completion import FRAGMENTS, NO_POINTS, ImplantPoints, RunSettings
 THICKNESSES = dict(zip(("Patient's own", "Constant", "At least"), THICKNESS_MODES, strict=True))
 DEFECT_CLASSES = dict(zip(("Cranial vault", "Face (experimental)"), CLASSES, strict=True))
 FRAGMENT_TREATMENTS = dict(zip(("Keep", "Ignore"), FRAGMENTS, strict=True))
+PLAN_KINDS = ("Present result", "Result folder", "Mesh or labelmap file")
 # Default threshold of the library for a CT. For this value the option is left out: the library then also detects a
 # labelmap that was loaded as a volume.
 USUAL_THRESHOLD_HU = 300.0
@@ -32,6 +33,8 @@ class SkullVAEParameterNode:
     boneThreshold - Bone threshold of a CT in HU.
     showThreshold - Whether the slice views show a preview of the threshold.
     useBox, boxNode - Whether bone outside this ROI is ignored.
+    referenceNode, referenceSegmentID, referenceFile - The patient's earlier bone: a node, with its segment if it is a
+        segmentation, or a file.
     model - SHA-256 of the model file; empty for the shipped one.
     defectKind - Class of the deviation vector that gamma scales.
     gamma - Factor of the deviation vector.
@@ -52,6 +55,9 @@ class SkullVAEParameterNode:
         export; exportHost is the skull surface.
     mould, mouldClearance, mouldWall, fitRing, ringWidth, template, templateWidth - Additional printed parts.
     showParts - Whether these are shown in 3D.
+    planKind, planFolder, planFile - What is compared with the outcome: the present result, a result folder or a file.
+    outcomeNode, outcomeSegmentID, outcomeFile, outcomeThreshold - The outcome, as the earlier bone, and the threshold
+        of its CT in HU.
     prior - Source of the complete shape; see the command line's --prior.
     device - Device that the network runs on.
     newSegmentation - Whether the result is added to a new segmentation.
@@ -64,6 +70,9 @@ class SkullVAEParameterNode:
     showThreshold: bool = False
     useBox: bool = False
     boxNode: Union[vtkMRMLMarkupsROINode, None]  # noqa: UP007
+    referenceNode: Union[vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode, vtkMRMLModelNode, None]  # noqa: UP007
+    referenceSegmentID: str = ""
+    referenceFile: str = ""
 
     model: str = ""
     defectKind: Annotated[str, Choice(list(DEFECT_CLASSES))] = "Cranial vault"
@@ -123,6 +132,14 @@ class SkullVAEParameterNode:
     templateWidth: Annotated[float, WithinRange(5, 40)] = BENCH_MM
     showParts: bool = False
 
+    planKind: Annotated[str, Choice(list(PLAN_KINDS))] = PLAN_KINDS[0]
+    planFolder: str = ""
+    planFile: str = ""
+    outcomeNode: Union[vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode, vtkMRMLModelNode, None]  # noqa: UP007
+    outcomeSegmentID: str = ""
+    outcomeFile: str = ""
+    outcomeThreshold: Annotated[float, WithinRange(-1000, 3000)] = USUAL_THRESHOLD_HU
+
     prior: Annotated[str, Choice(list(PRIORS))] = PRIORS[0]
     device: Annotated[str, Choice(["auto", "cpu", "cuda"])] = "auto"
     newSegmentation: bool = False
@@ -150,13 +167,13 @@ def inputKey(inputNode, segmentID: str) -> tuple[str, str]:
 
 
 def runSettings(
-    parameters: SkullVAEParameterNode, roi=None, modelPath=None, at=(), notAt=(), points=NO_POINTS
+    parameters: SkullVAEParameterNode, roi=None, modelPath=None, at=(), notAt=(), points=NO_POINTS, reference=None
 ) -> RunSettings:
     """The settings of a run with these parameters.
 
     roi: numbers in the input's own coordinates, see roi.roiArgument, or None; modelPath: model file, None for the
     shipped one; at, notAt: points in the input's own coordinates at holes that are defects, and that are not; points:
-    those of the printable implant.
+    those of the printable implant; reference: the patient's earlier bone, None for none.
     """
     volume = isVolume(parameters.inputNode)
     chosen = volume and parameters.boneThreshold != USUAL_THRESHOLD_HU
@@ -174,6 +191,7 @@ def runSettings(
         notAt=tuple(notAt),
         fragments=FRAGMENT_TREATMENTS[parameters.fragments],
         label=parameters.label.strip() if volume else "",
+        reference=reference,
         **implantSettings(parameters, points),
     )
 

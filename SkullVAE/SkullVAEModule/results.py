@@ -47,7 +47,7 @@ _MADE_FOR_ATTRIBUTE = VOXELS_TAG
 _FOLDER_ROLE = "folder"
 # Attribute of the implant's model: report fields that the panel shows, also after the scene was saved and loaded.
 _FIGURES_ATTRIBUTE = "SkullVAE.figures"
-_FIGURES = ("found", "implant", "printable_implant", "edited", "checks", "candidates", "warnings")
+_FIGURES = ("found", "implant", "printable_implant", "edited", "checks", "candidates", "reference", "warnings")
 # Name of the field "printable_implant" in scenes saved by version 0.1.
 _FORMER_FIELD = "part"
 

@@ -17,6 +17,7 @@ from SkullVAELib.core.errors import SkullVAEError
 
 from .additionssection import AdditionsSection
 from .advancedsection import AdvancedSection
+from .comparesection import CompareSection
 from .completion import RunSettings
 from .defectsection import DefectSection
 from .editsection import EditSection
@@ -84,6 +85,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.editSection = EditSection(self.ui, self.logic, self._follow, self._showStatus)
         self.inputSettings = InputSettings()
         self.exportSection = ExportSection(self.ui, self.logic, self._follow, self._showStatus, self._appendLog)
+        self.compareSection = CompareSection(self.ui, self.logic, self._follow, self._showStatus, self._appendLog)
         self.partsSection = PartsSection(self.ui, self.logic, self._follow, self._showStatus)
         self.advancedSection = AdvancedSection(self.ui, self.logic, self._follow, self._appendLog)
         self._timer = self._newTimer(_POLL_MS, self.onPoll)
@@ -104,6 +106,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.removeResultButton.connect("clicked(bool)", self.onRemoveResultButton)
         self.ui.exportButton.connect("clicked(bool)", self.onExportButton)
         self.ui.exportSelectedButton.connect("clicked(bool)", self.onExportSelectedButton)
+        self.ui.compareButton.connect("clicked(bool)", self.onCompareButton)
         self.ui.addModelButton.connect("clicked(bool)", self.onAddModelButton)
         self.ui.removeModelButton.connect("clicked(bool)", self.onRemoveModelButton)
         self.ui.checkInstallationButton.connect("clicked(bool)", self.onCheckInstallationButton)
@@ -214,7 +217,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.inputSettings.leave((self._shown, self._runGamma))
         for section in (
             self.inputSection, self.defectSection, self.additionsSection, self.editSection, self.exportSection,
-            self.partsSection, self.advancedSection,
+            self.partsSection, self.compareSection, self.advancedSection,
         ):  # fmt: skip
             section.setParameterNode(parameterNode)
         self._observeSegmentations()
@@ -246,9 +249,10 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 self._runSource = sourceOf(parameters)
                 self._exported = False
                 roi, model = self.inputSection.roi(), self.advancedSection.modelPath()
+                points, reference = self.additionsSection.points, self.inputSection.reference()
                 self.logic.start(
                     *sourceOf(parameters),
-                    runSettings(parameters, roi, model, *self.defectSection.forRun(), self.additionsSection.points),
+                    runSettings(parameters, roi, model, *self.defectSection.forRun(), points, reference),
                     parameters.newSegmentation,
                 )
                 self.defectSection.onRunStarted()
@@ -259,7 +263,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onCancelButton(self, checked: bool = False) -> None:
         """Stop the run or the export; the scene is not changed."""
-        if self.logic.running or self.exportSection.running:
+        if self._busy:
             self._stop()
             self._showStatus(_("Cancelled. The scene was not changed."))
 
@@ -290,6 +294,16 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 self.exportSection.start(defects)
             finally:
                 self._showRunning(self.exportSection.running)
+
+    def onCompareButton(self, checked: bool = False) -> None:
+        """Compare plan and outcome."""
+        with self._errorsShown(_("Plan and outcome could not be compared.")):
+            try:
+                self._takeTyped()
+                if self._ensurePackages():
+                    self.compareSection.start()
+            finally:
+                self._showRunning(self.compareSection.running)
 
     def onAddModelButton(self, checked: bool = False) -> None:
         """Add a model from a file."""
@@ -327,8 +341,11 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             if exporting and not self.exportSection.poll():
                 self._exported = True
                 self._showRunning(False)
+            comparing = self.compareSection.running
+            if comparing and not self.compareSection.poll():
+                self._showRunning(False)
             checking = self.advancedSection.poll()
-            if not (self.logic.running or self.logic.responsePending or self.exportSection.running or checking):
+            if not (self._busy or self.logic.responsePending or checking):
                 self._timer.stop()
                 self._onParametersModified()
 
@@ -411,7 +428,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.thicknessSpinBox.enabled = self.ui.thicknessSpinBox.visible = chosen
         self.ui.holesWidget.visible = parameters.holes
         self.ui.removeModelButton.enabled = parameters.model != ""
-        missing = self.inputSection.missing() or self.advancedSection.missing()
+        missing = self._missing()
         self.ui.completeButton.enabled = not missing and not busy
         self.ui.completeButton.toolTip = missing or _("Complete the skull and design the implant.")
         self.defectSection.update(busy)
@@ -421,6 +438,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.editSection.update(busy)
         self.exportSection.update(self.resultSection.present, busy, self.resultSection.implantTable.checked)
         self.partsSection.update(self.resultSection.present, busy)
+        self.compareSection.update(self.resultSection.present, busy)
         self._observeSegmentations()
         if not busy:
             if self._statusAbout != self._about():
@@ -430,6 +448,10 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             undecided = self.defectSection.undecided
             self.sections.show(sectionsToShow(missing, self.resultSection.present, undecided))
         self._showNextStep()
+
+    def _missing(self) -> str:
+        """What the user has to do before a run can start; empty if nothing."""
+        return self.inputSection.missing() or self.inputSection.missingReference() or self.advancedSection.missing()
 
     def _followInput(self) -> None:
         """Use the result, the process and the settings of the selected input."""
@@ -467,12 +489,13 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         parameters = self._parameterNode
         step = nextStep(
             Situation(
-                missing=self.inputSection.missing() or self.advancedSection.missing(),
+                missing=self._missing(),
                 loaded=parameters.inputNode is not None or firstInput() is not None,
                 volume=isVolume(parameters.inputNode),
                 preview=isVolume(parameters.inputNode) and parameters.showThreshold,
                 running=self.logic.running,
                 exporting=self.exportSection.running,
+                comparing=self.compareSection.running,
                 makingParts=self.logic.partsPending,
                 updating=self.logic.responsePending and self.resultSection.present,
                 placing=self.defectSection.placing,
@@ -514,7 +537,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     @property
     def _busy(self) -> bool:
-        return self.logic.running or self.exportSection.running
+        return self.logic.running or self.exportSection.running or self.compareSection.running
 
     def _settings(self) -> tuple:
         implant = implantSettings(self._parameterNode, self.additionsSection.points)
@@ -549,13 +572,15 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._sceneTimer.stop()
         self.logic.cancel()
         self.exportSection.cancel()
+        self.compareSection.cancel()
         self.advancedSection.cancel()
         self._showRunning(False)
 
     def _showRunning(self, running: bool) -> None:
         for section in (
             self.ui.inputCollapsibleButton, self.ui.defectsCollapsibleButton, self.ui.implantCollapsibleButton,
-            self.ui.resultCollapsibleButton, self.ui.exportCollapsibleButton, self.ui.advancedCollapsibleButton,
+            self.ui.resultCollapsibleButton, self.ui.exportCollapsibleButton, self.ui.compareCollapsibleButton,
+            self.ui.advancedCollapsibleButton,
         ):  # fmt: skip
             section.enabled = not running
         self.ui.cancelButton.enabled = running
