@@ -141,6 +141,18 @@ def test_the_plan_is_added_in_colour_in_place_of_the_implant_and_only_once(panel
     assert not panel.ui.comparisonLabel.visible
 
 
+def test_the_comparison_goes_with_its_result(panel):
+    panel.complete()
+    panel.parameters.outcomeNode = laterCT()[0]
+    implant = panel.logic.added.implantModelNode
+    assert compare(panel) and not implant.GetDisplayVisibility()
+    panel.complete()
+    assert not comparisonReport() and implant.GetDisplayVisibility()
+    assert compare(panel)
+    panel.ui.removeResultButton.click()
+    assert not comparisonReport()
+
+
 def test_files_are_compared_without_a_result_and_a_model_in_the_scene_is_the_outcome(panel, tmp_path):
     plan = tmp_path / "plan.stl"
     writeMesh(tetrahedron(9), plan)

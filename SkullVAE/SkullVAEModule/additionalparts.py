@@ -108,7 +108,8 @@ def _addPart(name: str, mesh: MeshData, request: str, inputNode, segmentID: str,
     display = model.GetDisplayNode()
     display.SetColor(_COLOUR)
     display.SetOpacity(_OPACITY.get(name.partition("_")[0], 1.0))
-    display.SetVisibility2D(True)
+    # Cutting meshes of some hundred thousand triangles at every move of a slice would block the views.
+    display.SetVisibility2D(False)
     markAsMade(model, inputNode, segmentID)
     model.SetAttribute(_PART_ATTRIBUTE, name)
     model.SetAttribute(_REQUEST_ATTRIBUTE, request)

@@ -7,7 +7,7 @@ from pathlib import Path
 from slicer.i18n import tr as _
 
 from .bonefile import OutcomeSelector
-from .comparison import ComparisonRun, PlannedImplant, addComparison, comparisonReport
+from .comparison import ComparisonRun, PlannedImplant, addComparison, comparisonReport, removeComparison
 from .defectimplants import displayedModel
 from .figures import comparisonTable
 from .logic import SkullVAELogic
@@ -113,11 +113,18 @@ class CompareSection:
             self.cancel()
             raise
         self._run = None
-        addComparison(report, mesh, self._plan.node)
-        self._hideImplant()
+        addComparison(report, mesh, self._plan.node, self._plan.segmentID)
+        if self._plan.node is not None:
+            # It has the same surface.
+            self._showImplant(self._plan.node, self._plan.segmentID, False)
         self._plan = None
         self._showStatus(_("Done: the plan, coloured by its distance to the outcome, was added to the scene."))
         return False
+
+    def onRunEnded(self, inputNode, segmentID: str) -> None:
+        """Called when another result was added for this input: a comparison of the former one is removed."""
+        if removeComparison(inputNode, segmentID):
+            self._showImplant(inputNode, segmentID, True)
 
     def cancel(self) -> None:
         """Stop the comparison; the scene is not changed."""
@@ -133,13 +140,11 @@ class CompareSection:
         path = Path(parameters.planFolder if parameters.planKind == _FOLDER else parameters.planFile)
         return PlannedImplant(path.name, path)
 
-    def _hideImplant(self) -> None:
-        """Hide the implant that the plan was made from, since it has the same surface."""
-        if self._plan.node is not None:
-            added = self._logic.resultOf(*sourceOf(self._parameters))
-            model = None if added is None else displayedModel(added.implantModelNode)
-            if model is not None:
-                model.SetDisplayVisibility(False)
+    def _showImplant(self, inputNode, segmentID: str, visible: bool) -> None:
+        added = self._logic.resultOf(inputNode, segmentID)
+        model = None if added is None else displayedModel(added.implantModelNode)
+        if model is not None:
+            model.SetDisplayVisibility(visible)
 
     def _missing(self, present: bool, busy: bool) -> str:
         parameters = self._parameters

@@ -24,7 +24,7 @@ from .masks import Mask
 from .meshfiles import MeshData, readPly, writeMesh
 from .meshnodes import DEVIATION, meshData, polyData, removeModel, showColours
 from .results import AddedResult, modelMatchesImplant
-from .segments import maskOnGrid, readInput
+from .segments import madeNodes, markAsMade, maskOnGrid, readInput
 
 # Attribute of the model: content of compare.json.
 _REPORT_ATTRIBUTE = "SkullVAE.comparison"
@@ -37,8 +37,8 @@ _SCALES_MM = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
 class PlannedImplant:
     """A plan: a result folder or file, or the masks of a result and its printable implant, if it has one.
 
-    name: what the user knows it by; affine: (4, 4) voxel index -> RAS mm; node: the input whose coordinates the plan
-    is in, None for the world.
+    name: what the user knows it by; affine: (4, 4) voxel index -> RAS mm; node, segmentID: the input whose coordinates
+    the plan is in, None and "" for the world.
     """
 
     name: str
@@ -48,6 +48,7 @@ class PlannedImplant:
     affine: np.ndarray | None = None
     mesh: MeshData | None = None
     node: object = None
+    segmentID: str = ""
 
     @classmethod
     def ofResult(cls, added: AddedResult, inputNode, segmentID: str) -> PlannedImplant:
@@ -61,7 +62,7 @@ class PlannedImplant:
         if modelMatchesImplant(added):
             shown = meshData(added.implantModelNode.GetPolyData())
             mesh = MeshData(shown.points.copy(), shown.faces.copy())
-        return cls(inputNode.GetName(), None, completed, implant, source.affine, mesh, inputNode)
+        return cls(inputNode.GetName(), None, completed, implant, source.affine, mesh, inputNode, segmentID)
 
     def write(self, folder: Path) -> Path:
         """The plan as the library reads it; called in a thread. Raises SkullVAEError."""
@@ -187,8 +188,11 @@ def _read(folder: Path) -> tuple[dict, MeshData]:
     return json.loads((folder / "compare.json").read_text(encoding="utf-8")), readPly(folder / "difference.ply")
 
 
-def addComparison(report: dict, mesh: MeshData, inputNode=None):
-    """Add the plan, coloured by the differences, in the coordinates of a node; replaces an earlier comparison."""
+def addComparison(report: dict, mesh: MeshData, inputNode=None, segmentID: str = ""):
+    """Add the plan, coloured by the differences; replaces an earlier comparison.
+
+    inputNode, segmentID: the input of the result that was the plan, with which it is removed; None for a file.
+    """
     for earlier in _comparisons():
         removeModel(earlier)
     name = _("{name} plan and outcome").format(name=report["plan"])
@@ -197,9 +201,19 @@ def addComparison(report: dict, mesh: MeshData, inputNode=None):
     model.CreateDefaultDisplayNodes()
     model.SetAttribute(_REPORT_ATTRIBUTE, json.dumps(report))
     if inputNode is not None:
+        markAsMade(model, inputNode, segmentID)
         model.SetAndObserveTransformNodeID(inputNode.GetTransformNodeID())
     showColours(model, DEVIATION, scaleMillimetres(mesh.deviation))
     return model
+
+
+def removeComparison(inputNode, segmentID: str) -> bool:
+    """Remove the comparison whose plan was the result of this input; whether there was one."""
+    own = madeNodes("vtkMRMLModelNode", inputNode, segmentID)
+    found = [model for model in _comparisons() if model in own]
+    for model in found:
+        removeModel(model)
+    return bool(found)
 
 
 def comparisonReport() -> dict:

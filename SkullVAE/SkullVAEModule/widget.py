@@ -403,6 +403,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._showStatus(" ".join(filter(None, [text, self.logic.notice])))
         self._showRunning(False)
         if self.logic.added is not None:
+            self.compareSection.onRunEnded(*self._runSource)
             self.resultSection.onAdded(self.logic.added, *self._runSource)
 
     # ------------------------------------------------------------------ display

@@ -90,7 +90,8 @@ def write_3mf(objects: Sequence[tuple[str, Mesh]], path: Path) -> None:
         item = model.AddBuildItem(made, library.GetIdentityTransform())
         item.SetUUID(_uuid("item", path.name, number))
     with atomic_file(path) as temporary:
-        temporary.write_bytes(bytes(bytearray(model.QueryWriter("3mf").WriteToBuffer())))
+        # Not by WriteToBuffer, which writes twice and returns a list with an object for each byte.
+        model.QueryWriter("3mf").WriteToFile(str(temporary))
 
 
 def _set_geometry(lib3mf: Any, made: Any, mesh: Mesh) -> None:
