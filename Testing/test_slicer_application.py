@@ -9,6 +9,7 @@ import slicer_standin
 slicer_standin.prepare()
 
 import slicer  # noqa: E402
+from SkullVAEModule.defectpoints import BUILD_UPS, DRAINS, setPoints  # noqa: E402
 from slicer_scenes import (  # noqa: E402
     GRIDS,
     addSkull,
@@ -71,19 +72,37 @@ def spinBoxes(panel) -> dict:
     return {box.property("SlicerParameterName"): box for box in boxes if box.property("SlicerParameterName")}
 
 
+def useEverything(panel) -> None:
+    """Open all sections and groups, and use everything whose numbers are disabled otherwise."""
+    node, ui, parameters = addSkull(randomMask(60), GRID), panel.ui, panel.parameters
+    panel.choose(node)
+    for kind in (DRAINS, BUILD_UPS):
+        setPoints(node, "bone", [(0.0, 0.0, 0.0)], kind)
+    for each in vars(ui).values():
+        if each.className() in ("ctkCollapsibleButton", "ctkCollapsibleGroupBox"):
+            each.collapsed = False
+    boxes = (ui.holesCheckBox, ui.flangeCheckBox, ui.insertableCheckBox, ui.mouldCheckBox, ui.ringCheckBox)
+    for box in (*boxes, ui.templateCheckBox):
+        box.checked = True
+    ui.thicknessComboBox.currentText = "Constant"
+    ui.tabsSpinBox.value = 1
+    parameters.engraving, parameters.outcomeFile = "A", "later.nrrd"
+    slicer_standin.processEvents(0.05)
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # Numbers that are typed
 
 
 def test_a_typed_number_becomes_the_value_of_its_parameter(panel):
-    panel.ui.holesCheckBox.checked = True
-    panel.ui.thicknessComboBox.currentText = "Constant"
+    useEverything(panel)
     boxes = spinBoxes(panel)
-    assert len(boxes) >= 9
+    assert len(boxes) >= 24
     texts = {}
     for name, box in boxes.items():
         whole = box.className() == "QSpinBox" or box.decimals == 0
-        texts[name] = f"{box.maximum - 1:.0f}" if whole else f"{box.minimum + 1.7:.1f}"
+        within = box.minimum + min(1.7, (box.maximum - box.minimum) / 2)
+        texts[name] = f"{box.maximum - 1:.0f}" if whole else f"{within:.1f}"
         slicer_standin.typeText(box, texts[name], "\r")
     assert {name: getattr(panel.parameters, name) for name in boxes} == {name: float(texts[name]) for name in texts}
 
