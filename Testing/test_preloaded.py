@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
-import numpy as np
 import pytest
 import slicer_standin
-from tiny import ROOT, TINY, environment, shell
+import torch
+from tiny import TINY, environment
 
 slicer_standin.prepare()
 
 import slicer  # noqa: E402
-from slicer_scenes import GRIDS, addSkull, alive, childCommand, randomMask, waitFor  # noqa: E402
 from SkullVAEModule import preloading  # noqa: E402
 from SkullVAEModule.completion import CompletionRun, RunSettings  # noqa: E402
 from SkullVAEModule.logic import SkullVAELogic  # noqa: E402
+from slicer_scenes import GRIDS, addSkull, alive, childCommand, randomMask, waitFor  # noqa: E402
 
-from SkullVAELib.core.files import sha256_of  # noqa: E402
-from SkullVAELib.io.images import write_volume  # noqa: E402
+from SkullVAELib.cli import complete  # noqa: E402
+from SkullVAELib.core.exit_codes import BAD_INPUT  # noqa: E402
+from SkullVAELib.registration.reference import MeanSkull  # noqa: E402
+from SkullVAELib.vae.checkpoint import save_model  # noqa: E402
+from SkullVAELib.vae.networks import SkullModel  # noqa: E402
 
 # Loads nothing; then behaves as the command line that its first argument names, see slicer_scenes.CHILD.
 WAITING = """
@@ -192,18 +194,60 @@ def test_the_panel_loads_when_an_input_is_chosen_and_not_before(widget, tmp_path
 # The real process
 
 
-@pytest.fixture(scope="module")
-def tiny_case(tmp_path_factory) -> tuple[Path, Path]:
-    """(model, skull) that are completed in seconds, however bad the result is."""
-    import torch
+# The process with nothing to load, which takes seconds.
+EMPTY = """
+import sys
+from SkullVAELib.cli import complete
+complete.preload = lambda model, device: print("a library prints", model, device)
+from SkullVAELib.cli.preloaded import main
+sys.exit(main())
+"""
 
-    from SkullVAELib.geometry.distance_field import signed_distance
-    from SkullVAELib.vae.checkpoint import save_model
-    from SkullVAELib.vae.networks import SkullModel
 
-    folder = tmp_path_factory.mktemp("tiny")
-    del torch, signed_distance
+def empty_process(*options: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", EMPTY, *options],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(("options", "line"), [((), ""), (("--idle", "0.1"), None)])
+def test_it_ends_when_its_stdin_closes_or_after_a_time_without_a_command(options, line):
+    process = empty_process("--model", "other.safetensors", "--device", "cpu", *options)
+    assert json.loads(process.stdout.readline()) == {"ready": True}
+    if line is None:
+        assert process.wait(timeout=60) == 0, "with stdin still open"
+    out, err = process.communicate(line)
+    assert (process.returncode, out) == (0, "")
+    assert err == "a library prints other.safetensors cpu\n", "what is printed is no message"
+
+
+def test_it_is_the_command_line_with_the_arguments_it_is_given():
+    process = empty_process()
+    out, err = process.communicate(json.dumps({"arguments": ["complete", "missing.nrrd", "-o", "out"]}) + "\n")
+    assert process.returncode == BAD_INPUT
+    assert [json.loads(line) for line in out.splitlines()] == [{"ready": True}, {"started": True}]
+    assert "missing.nrrd" in err.splitlines()[-1]
+
+
+def test_a_model_is_used_as_long_as_its_file_and_device_are_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(complete, "_preloaded", None)
+    path = tmp_path / "model.safetensors"
     model = SkullModel(TINY, ("cranial",))
-    save_model(model, folder / "model.safetensors", {})
-    write_volume(shell((70, 90, 78)), folder / "skull.nrrd")
-    return folder / "model.safetensors", folder / "skull.nrrd"
+    axes = [(torch.arange(n) - (n - 1) / 2) * TINY.spacing_mm for n in TINY.grid_shape]
+    radius = torch.stack(torch.meshgrid(*axes, indexing="ij")).norm(dim=0)
+    model.mean.copy_((radius - 65).abs() - 4)
+    save_model(model, path, {})
+    assert complete._preloaded_model(path, torch.device("cpu")) is None
+    complete.preload(path, "cpu")
+    loaded = complete._preloaded_model(path, torch.device("cpu"))
+    assert loaded is not None
+    assert {"distance", "target", "tables", "shell"} <= set(vars(MeanSkull.of(loaded)))
+    assert complete._preloaded_model(path, torch.device("meta")) is None
+    assert complete._preloaded_model(tmp_path / "other.safetensors", torch.device("cpu")) is None
+    save_model(SkullModel(TINY, ("cranial",)), path, {"another": True})
+    assert complete._preloaded_model(path, torch.device("cpu")) is None
