@@ -371,6 +371,8 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.editSection.onResponses()
 
     def _showProgress(self) -> None:
+        # Until a fraction is known the bar moves by itself: the input is written, or libraries are loaded.
+        self.ui.progressBar.maximum = 100 if self.logic.fraction > 0 else 0
         self.ui.progressBar.value = round(100 * self.logic.fraction)
         if self.logic.stage:
             text = stageText(self.logic.stage)
@@ -553,7 +555,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             section.enabled = not running
         self.ui.cancelButton.enabled = running
         self.ui.progressBar.visible = running
-        self.ui.progressBar.value = 0
+        self.ui.progressBar.maximum, self.ui.progressBar.value = 100, 0
         self._onParametersModified()
 
     def _showStatus(self, text: str) -> None:

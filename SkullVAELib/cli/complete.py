@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 
 # Expected seconds of the stages after the completion, for the progress bar.
-_LAST_WEIGHTS = {"mesh": 1.0, "write": 2.0, "preview": 2.0}
+_LAST_WEIGHTS = {"mesh": 3.0, "write": 0.3, "preview": 3.1}
+_SECONDS_OF_REPORT = 1.6
 _SECONDS_PER_PROPOSAL = 1.5
 _SECONDS_OF_TOOLING = 5.0
 
@@ -158,10 +159,12 @@ def _complete_into(
 
             claim_buffers()
 
-    weights = {"load model": 1, **STAGE_WEIGHTS, **_LAST_WEIGHTS}
+    weights = {"load model": 0.2, **STAGE_WEIGHTS, **_LAST_WEIGHTS}
     face = options.face or options.defect == "facial"
     if not face:
         weights.pop("face", None)
+    if options.report:
+        weights["preview"] += _SECONDS_OF_REPORT
     if options.proposals > 1:
         weights["proposals"] = _SECONDS_PER_PROPOSAL * (options.proposals - 1)
     if tooling.any:

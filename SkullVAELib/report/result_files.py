@@ -21,7 +21,7 @@ from SkullVAELib.completion.face import FACE_ERROR_MM
 from SkullVAELib.completion.proposals import ProposalSampler, mean_difference_mm
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.core.files import as_json_text
-from SkullVAELib.core.progress import Stages
+from SkullVAELib.core.progress import Stages, report_step, stage_part
 from SkullVAELib.core.threads import one_thread
 from SkullVAELib.core.version import NOTICE, __version__
 from SkullVAELib.geometry.affines import apply_affine
@@ -169,11 +169,13 @@ class RunResult:
             The copy.
         """
         options = options or self.options
-        printable = make_implant(self.completion, options, self.grey, insertion)
+        with stage_part(0.0, 0.8):
+            printable = make_implant(self.completion, options, self.grey, insertion)
         report = self.report | self._figures(printable, options)
         for of_the_earlier in ("checks", "tooling"):
             report.pop(of_the_earlier, None)
         result = replace(self, options=options, printable_implant=printable, report=report, difference_mm=None)
+        report_step(0.85)
         result, check = result.attempt("The self-check of the implant", lambda made: made.self_check(printable))
         if check is None:
             return result
@@ -418,8 +420,10 @@ class RunResult:
         """
         from SkullVAELib.report.case_report import write_case_report
 
-        result, thickness = self.attempt("The picture of the thickness", RunResult._thickness_pictures)
-        result, uncertain = result.attempt("The picture of the uncertainty", RunResult._uncertainty_pictures)
+        with stage_part(0.0, 0.5):
+            result, thickness = self.attempt("The picture of the thickness", RunResult._thickness_pictures)
+        with stage_part(0.5, 1.0):
+            result, uncertain = result.attempt("The picture of the uncertainty", RunResult._uncertainty_pictures)
         figures, uncertainty = uncertain or ({}, [])
         picture = preview.read_bytes() if preview.exists() else None
         write_case_report(
@@ -548,6 +552,7 @@ def write_proposals(result: RunResult, count: int, folder: Path) -> list[dict]:
     sampler = ProposalSampler(patient)
     entries = [_proposal_entry(1, result, 0.0, "implant")]
     for number in range(2, count + 1 if patient.defects.masks else 2):
+        report_step((number - 2) / (count - 1))
         name = f"proposal_{number}"
         completion = sampler.completion(number, patient.options.gamma)
         if not completion.found:
@@ -633,8 +638,10 @@ def write_files(
             if result.printable_implant is None:
                 # The HTML report shows the thickness: without its map here, the implant would be made twice.
                 thickness_map = result.options.thickness_map or outputs.html_report
-                result = result.with_implant(replace(result.options, thickness_map=thickness_map), insertion=True)
+                with stage_part(0.0, 0.7):
+                    result = result.with_implant(replace(result.options, thickness_map=thickness_map), insertion=True)
             result.write_implant(folder)
+            report_step(0.8)
             if outputs.uncertainty:
                 result = result.attempt("implant_uncertainty.ply", lambda made: made.write_uncertainty(folder))[0]
             if outputs.uncertainty or outputs.html_report or outputs.proposals > 1:
@@ -649,6 +656,7 @@ def write_files(
             )
             result = replace(result, report=result.report | {"warnings": [*result.report["warnings"], warning]})
         if outputs.display:
+            report_step(0.85)
             result = result.attempt("skull_display.ply", lambda made: made.write_display(folder))[0]
     if completion.found and outputs.proposals > 1:
         with stages.stage("proposals"):
@@ -665,11 +673,13 @@ def write_files(
             result, said = result.attempt("The DICOM output", lambda made: made.write_dicom(source, folder))
             result = replace(result, report=result.report | {"warnings": [*result.report["warnings"], *(said or [])]})
     with stages.stage("preview"):
-        result = result.attempt("preview.png", lambda made: made.write_preview(folder))[0]
+        with stage_part(0.0, 0.65 if outputs.html_report else 1.0):
+            result = result.attempt("preview.png", lambda made: made.write_preview(folder))[0]
         if outputs.html_report:
-            result, reported = result.attempt(
-                "report.html", lambda made: made.write_report(folder, folder / "preview.png")
-            )
+            with stage_part(0.65, 1.0):
+                result, reported = result.attempt(
+                    "report.html", lambda made: made.write_report(folder, folder / "preview.png")
+                )
             result = reported or result
     made = {file.name for file in folder.iterdir() if file.suffix}
     files = sorted(made | {RESULT_FILES[-1]}, key=lambda name: (name == RESULT_FILES[-1], name))
