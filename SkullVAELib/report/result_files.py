@@ -552,12 +552,12 @@ def write_proposals(result: RunResult, count: int, folder: Path) -> list[dict]:
     sampler = ProposalSampler(patient)
     entries = [_proposal_entry(1, result, 0.0, "implant")]
     for number in range(2, count + 1 if patient.defects.masks else 2):
-        report_step((number - 2) / (count - 1))
         name = f"proposal_{number}"
         completion = sampler.completion(number, patient.options.gamma)
         if not completion.found:
             raise SkullVAEError(f"Proposal {number} has no implant", "Request fewer --proposals")
-        other = replace(result, completion=completion, report=result.report | completion.report).with_implant()
+        with stage_part((number - 2) / (count - 1), (number - 1) / (count - 1)):
+            other = replace(result, completion=completion, report=result.report | completion.report).with_implant()
         write_volume(completion.implant, folder / f"{name}.nrrd")
         other.write_implant(folder, name, pieces=False)
         entries.append(_proposal_entry(number, other, mean_difference_mm(first, other.printable.mesh), name))
