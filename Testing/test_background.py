@@ -39,6 +39,21 @@ def test_leaving_before_it_has_started_cancels_it():
     assert not done
 
 
+def test_leaving_waits_for_work_that_has_started_where_it_is_asked_to():
+    started, go, done = threading.Event(), threading.Event(), []
+
+    def work():
+        started.set()
+        go.wait(10)
+        done.append(1)
+
+    with pytest.raises(KeyError), Background(work, waits=True):
+        assert started.wait(10)
+        threading.Timer(0.2, go.set).start()
+        raise KeyError
+    assert done
+
+
 @pytest.mark.parametrize("error", [MemoryError("full"), ImportError("broken")])
 def test_its_error_is_raised_where_it_is_needed(error):
     def fail():
@@ -59,3 +74,16 @@ def test_without_another_thread_it_is_done_when_it_is_needed(monkeypatch):
         assert not done
         background.finish()
     assert done == [1]
+
+
+def test_who_waits_is_called_meanwhile():
+    go = threading.Event()
+    calls = []
+
+    def wait():
+        calls.append(1)
+        go.set()
+
+    with Background(lambda: go.wait(60)) as background:
+        background.finish(wait)
+    assert calls

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from SkullVAELib.core.progress import Stages, report_step, stage_part
+from SkullVAELib.core.progress import Stages, report_step, stage_part, with_steps_to
 
 
 @pytest.fixture
@@ -58,3 +58,11 @@ def test_a_stage_without_weight_reports_its_start_alone(reported):
     with made(reported).stage("unknown"):
         report_step(0.5)
     assert reported == [("unknown", 0.0)]
+
+
+def test_a_thread_beside_a_stage_has_its_own_steps(reported):
+    drawn: list[float] = []
+    with made(reported).stage("first"):
+        with_steps_to(drawn.append, lambda: report_step(0.25))
+        report_step(0.5)
+    assert (drawn, reported) == ([0.25], [("first", 0.0), ("first", 0.125)])

@@ -92,6 +92,13 @@ def add_case_options(parser: argparse.ArgumentParser) -> tuple[argparse.Action, 
         help="move the outer surface of the implant smoothly so that it passes through this point; may be repeated",
     )
     add(
+        "--reference",
+        metavar="FILE",
+        help="the patient's own bone from before the operation, whose surface fills the hole: a CT or segmentation, or"
+        " a scan of the stored bone flap (image, STL, PLY or OBJ); {name} in it stands for the name of INPUT without"
+        " suffix",
+    )
+    add(
         "--fragments",
         metavar="HOW",
         type=_fragments,

@@ -15,6 +15,7 @@ from SkullVAELib.cli.case_options import add_case_options, parse_case_options, p
 from SkullVAELib.completion.options import parse_point
 from SkullVAELib.core.background import Background
 from SkullVAELib.core.console import print_message, progress_on, reserved_stdout
+from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.core.exit_codes import DONE, NO_DEFECT
 from SkullVAELib.core.memory import uncollected
 from SkullVAELib.core.progress import Report, Stages
@@ -35,10 +36,11 @@ if TYPE_CHECKING:
 
 
 # Expected seconds of the stages after the completion, for the progress bar.
-_LAST_WEIGHTS = {"mesh": 3.0, "write": 0.3, "preview": 3.1}
+_LAST_WEIGHTS = {"mesh": 4.0, "write": 0.3, "preview": 1.0}
 _SECONDS_OF_REPORT = 1.6
 _SECONDS_PER_PROPOSAL = 1.5
 _SECONDS_OF_TOOLING = 5.0
+_REFERENCE_SECONDS = 5.0
 
 # An unusable header is found sooner than this after the reader has been imported; then the libraries are not loaded.
 _HEADER_SECONDS = 0.03
@@ -98,6 +100,8 @@ def run_complete(options: argparse.Namespace) -> int:
     inputs = [path]
     if options.model is not None:
         inputs.append(existing_model(options.model))
+    if options.reference is not None:
+        inputs.append(_existing_reference(options, path))
     with ExitStack() as stack:
         keeps_stdout = options.interactive or options.progress == "json"
         stream = stack.enter_context(reserved_stdout()) if keeps_stdout else None
@@ -125,6 +129,19 @@ def run_complete(options: argparse.Namespace) -> int:
 
             serve(result, requests, options.output, stream)
     return DONE if result.report["found"] else NO_DEFECT
+
+
+def _existing_reference(options: argparse.Namespace, path: Path) -> Path:
+    """The path of --reference with the name of the input put in; raises SkullVAEError where it is missing."""
+    from SkullVAELib.io.images import check_readable, volume_suffix
+
+    options.reference = options.reference.replace("{name}", path.name[: -len(volume_suffix(path))])
+    reference = Path(options.reference)
+    if reference.suffix.lower() in (".stl", ".ply", ".obj"):
+        if not reference.is_file():
+            raise SkullVAEError(f"The reference '{reference}' does not exist", "Check the path of --reference")
+        return reference
+    return check_readable(reference)
 
 
 def _complete_into(
@@ -165,6 +182,8 @@ def _complete_into(
         weights.pop("face", None)
     if options.report:
         weights["preview"] += _SECONDS_OF_REPORT
+    if options.reference is not None:
+        weights["implant"] += _REFERENCE_SECONDS
     if options.proposals > 1:
         weights["proposals"] = _SECONDS_PER_PROPOSAL * (options.proposals - 1)
     if tooling.any:
@@ -186,6 +205,7 @@ def _complete_into(
         choice=choice,
         through=tuple(map(parse_point, options.through)),
         least_quality=0.0 if options.force else REFUSE_BELOW,
+        reference=options.reference,
     )
     # What writes the results is imported beside the completion: VTK and Pillow take a quarter of a second.
     with Background(_load_output_libraries) as output_libraries:

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import NoReturn
 
-from SkullVAELib.cli import batch, complete, evaluate, info, latent, mesh, population, sample, series
+from SkullVAELib.cli import batch, compare, complete, evaluate, info, latent, mesh, population, sample, series
 from SkullVAELib.cli.arguments import join_option_value
 from SkullVAELib.core.console import print_message
 from SkullVAELib.core.errors import SkullVAEError, explain
@@ -103,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"SkullVAE {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    for command in (complete, batch, evaluate, sample, population, mesh, info, latent, series):
+    for command in (complete, batch, compare, evaluate, sample, population, mesh, info, latent, series):
         command.add_parser(commands)
     return parser
 

@@ -32,7 +32,11 @@ class AllowedRegion:
 
 
 def allowed_region(
-    fraction: Volume, defects: Defects, field: np.ndarray | None = None, full: float = 0.62
+    fraction: Volume,
+    defects: Defects,
+    field: np.ndarray | None = None,
+    full: float = 0.62,
+    more: np.ndarray | None = None,
 ) -> AllowedRegion:
     """The region in which bone is missing, so that implant may be placed there.
 
@@ -46,6 +50,8 @@ def allowed_region(
         Signed distance of another shape than the one that the defects were found with, canonical mm, in `defects.box`.
     full : float
         Bone counts as missing where it fills less than this fraction of the prior's bone nearby.
+    more : numpy.ndarray, optional
+        Bool, in `defects.box`: bone that belongs to the defects, too.
 
     Returns
     -------
@@ -54,6 +60,7 @@ def allowed_region(
     box = defects.box
     region, bone_here = np.logical_or.reduce(defects.masks)[box], fraction.array[box]
     field = defects.field[box] if field is None else field
+    region = region if more is None else region | more
     missing = missing_fraction(field, bone_here, fraction.spacing)
     near = ndimage.distance_transform_edt(~region, sampling=fraction.spacing)
     close = missing_fraction(field, bone_here, fraction.spacing, 1.5)

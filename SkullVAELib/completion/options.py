@@ -262,6 +262,9 @@ class CompletionOptions:
         Which of them are filled.
     through : tuple of (float, float, float)
         Points in patient RAS mm that the outer surface of the implant passes through, see completion/outer_points.py.
+    reference : str, optional
+        File of the patient's own bone from before the operation, a CT, a segmentation or a mesh of the skull or of the
+        bone flap; its surface fills the defects, see completion/reference.py.
 
     Raises
     ------
@@ -283,6 +286,7 @@ class CompletionOptions:
     defects: DefectOptions = field(default_factory=DefectOptions)
     choice: DefectChoice = field(default_factory=DefectChoice)
     through: tuple[tuple[float, float, float], ...] = ()
+    reference: str | None = None
 
     def __post_init__(self):
         if not all(len(point) == 3 and all(math.isfinite(mm) for mm in point) for point in self.through):

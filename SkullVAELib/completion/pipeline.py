@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 from SkullVAELib.completion.defect_classifier import default_classifier
 from SkullVAELib.completion.defects import DefectFinder, NumberedCandidate
@@ -18,6 +19,7 @@ from SkullVAELib.core.progress import Stages, report_step
 from SkullVAELib.core.threads import one_thread
 from SkullVAELib.core.version import __version__
 from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.registration.known_bone import KnownBone
 from SkullVAELib.registration.patient import register_patient
 from SkullVAELib.registration.plausibility import Quality
 from SkullVAELib.shape.warped import WarpedShape
@@ -68,6 +70,7 @@ def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stag
         If the input is not a skull, or if its plausibility score is below `options.least_quality`.
     """
     coarse = _resolution_warnings(volume, options.least_quality)
+    known = None if options.reference is None else KnownBone.read(options.reference, options.threshold_hu)
     registered = register_patient(
         volume, model, options.threshold_hu, options.roi, options.warp, stages, options.fragments
     )
@@ -94,7 +97,7 @@ def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stag
     report: dict = {
         "version": __version__,
         "model": {"sha256": getattr(model, "sha256", None), "trained": getattr(model, "provenance", {}).get("trained")},
-        "parameters": dataclasses.asdict(options),
+        "parameters": _parameters(options),
         "bone": registered.about_bone,
         "registration_mm": round(registered.aligned.fit_mm, 2),
         "quality": quality.as_json(),
@@ -102,9 +105,11 @@ def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stag
     if face is not None:
         report["face"] = face.as_json(volume)
     with stages.stage("implant"):
-        patient = PreparedPatient.of(registered, quality, prior, finder, defects, warped, options, face)
+        patient = PreparedPatient.of(registered, quality, prior, finder, defects, warped, options, face, known)
         report_step(0.7)
         report["candidates"] = patient.candidates
+        if patient.reference is not None:
+            report["reference"] = patient.reference.as_json()
         filled, proposal, rim_gap = FilledDefects.nothing(registered.bone), None, float("nan")
         if defects.masks or face is not None:
             filled, proposal, rim_gap = patient.fill_with(warped, defects.field[defects.box] if defects.masks else None)
@@ -130,6 +135,14 @@ def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stag
         patient,
         filled.whole if found else None,
     )
+
+
+def _parameters(options: CompletionOptions) -> dict:
+    """The options for the report, in which a file has its name only."""
+    parameters = dataclasses.asdict(options)
+    if options.reference is not None:
+        parameters["reference"] = Path(options.reference).name
+    return parameters
 
 
 def _resolution_warnings(volume: Volume, least_quality: float) -> list[str]:

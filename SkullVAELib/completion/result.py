@@ -18,12 +18,14 @@ from SkullVAELib.completion.measures import measure_implant, outside_warnings
 from SkullVAELib.completion.options import CompletionOptions, DefectChoice, GaussianProcessOptions
 from SkullVAELib.completion.outer_points import OuterPoints, points_at_defects
 from SkullVAELib.completion.prior import Prior
+from SkullVAELib.completion.reference import RegisteredReference, register_reference
 from SkullVAELib.completion.uncertainty import Uncertainty
 from SkullVAELib.completion.voxel_edit import EditedShape, edited_report
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.core.threads import one_thread
 from SkullVAELib.geometry.affines import apply_affine
 from SkullVAELib.geometry.volume import Volume, crop
+from SkullVAELib.registration.known_bone import KnownBone
 from SkullVAELib.registration.patient import RegisteredPatient
 from SkullVAELib.registration.plausibility import Quality
 from SkullVAELib.registration.skull import canonical_field
@@ -144,6 +146,11 @@ class PreparedPatient:
         The options.
     face : FaceCompletion or None
         Completion of the face; None if nothing is missing there or if it was not requested.
+    reference : RegisteredReference or None
+        The patient's own earlier bone, which fills the defects of the vault; None without one, or without such a
+        defect.
+    known : KnownBone or None
+        The same before its registration; None without one.
     """
 
     registered: RegisteredPatient
@@ -155,12 +162,15 @@ class PreparedPatient:
     rim: DefectRim | None
     options: CompletionOptions
     face: FaceCompletion | None = None
+    reference: RegisteredReference | None = None
+    known: KnownBone | None = None
 
     @property
     def warnings(self) -> list[str]:
         """Warnings that apply to every shape."""
         face = [_FACE_WARNING] if self.face is not None else []
-        return [*self.registered.warnings, *self.quality.warnings, *self.defects.warnings, *face]
+        reference = [] if self.reference is None else self.reference.warnings
+        return [*self.registered.warnings, *self.quality.warnings, *self.defects.warnings, *face, *reference]
 
     @property
     def candidates(self) -> list[dict]:
@@ -190,22 +200,39 @@ class PreparedPatient:
         first: WarpedShape,
         options: CompletionOptions,
         face: FaceCompletion | None = None,
+        known: KnownBone | None = None,
     ) -> PreparedPatient:
         """Prepare a patient whose defects were found with the first shape.
 
         Parameters
         ----------
-        registered, quality, prior, finder, defects, first, options, face
+        registered, quality, prior, finder, defects, first, options, face, known
             See the attributes.
 
         Returns
         -------
         PreparedPatient
+
+        Raises
+        ------
+        SkullVAEError
+            If the known bone is not this patient's, unless `options.least_quality` is 0.
         """
-        patient = cls(registered, quality, prior, finder, defects, first, None, options, face)
-        if options.gaussian_process is None or not defects.masks:
+        patient = cls(registered, quality, prior, finder, defects, first, None, options, face, None, known)
+        if not defects.masks:
             return patient
-        return dataclasses.replace(patient, rim=patient.rim_of(first, options.gaussian_process))
+        if options.gaussian_process is not None:
+            patient = dataclasses.replace(patient, rim=patient.rim_of(first, options.gaussian_process))
+        return patient if known is None else patient._with_reference(known)
+
+    def _with_reference(self, known: KnownBone) -> PreparedPatient:
+        """The same patient with known bone registered to it."""
+        implant = None
+        if known.kind == "part":
+            alone = dataclasses.replace(self, options=dataclasses.replace(self.options, through=()))
+            implant = alone.fill_with(self.first, self.defects.field[self.defects.box])[0]
+        reference = register_reference(self, known, self.options.least_quality <= 0, implant)
+        return dataclasses.replace(self, reference=reference)
 
     def rim_of(self, first: WarpedShape, options: GaussianProcessOptions) -> DefectRim:
         """The bone around the defects, of which there must be one, for shapes with the warp of `first`."""
@@ -240,7 +267,7 @@ class PreparedPatient:
         options = dataclasses.replace(self.options, choice=choice)
         defects = self.finder.choose(choice)
         return PreparedPatient.of(
-            self.registered, self.quality, self.prior, self.finder, defects, self.first, options, self.face
+            self.registered, self.quality, self.prior, self.finder, defects, self.first, options, self.face, self.known
         )
 
     def with_points(self, points: Sequence[tuple[float, float, float]]) -> PreparedPatient:
@@ -289,9 +316,7 @@ class PreparedPatient:
             warped = WarpedShape(self.prior.tables(gamma, noise), registered.warp)
         field = None
         if self.defects.masks:
-            region = crop(registered.skull.fraction, self.defects.box)
-            index = np.indices(region.array.shape).reshape(3, -1).T
-            field = warped.at_voxels(registered.alignment @ region.affine, index).reshape(region.array.shape)
+            field = self._field(warped)
         filled, proposal, rim_gap = self.fill_with(warped, field, draw)
         has_implant = bool(filled.whole.array.any())
         report = {"warnings": self.warnings, "candidates": self.candidates}
@@ -299,6 +324,8 @@ class PreparedPatient:
             report["implant"] = measure_implant(registered.bone, filled, rim_gap) | {"defects": self.defect_count}
             report["warnings"] = [*self.warnings, *outside_warnings(registered.bone, filled)]
             report |= edited_by_points(proposal)
+        if self.reference is not None:
+            report["reference"] = self.reference.as_json()
         return Completion(
             registered.bone,
             registered.bone.with_array(registered.bone.array | filled.mask),
@@ -309,6 +336,12 @@ class PreparedPatient:
             self,
             filled.whole,
         )
+
+    def _field(self, warped: WarpedShape) -> np.ndarray:
+        """Signed distance of a shape in `defects.box` of the reduced grid, canonical mm."""
+        region = crop(self.registered.skull.fraction, self.defects.box)
+        index = np.indices(region.array.shape).reshape(3, -1).T
+        return warped.at_voxels(self.registered.alignment @ region.affine, index).reshape(region.array.shape)
 
     def uncertainty(self, proposal: ImplantShape) -> Uncertainty | None:
         """Uncertainty of a proposal; None without GP correction."""
@@ -362,7 +395,11 @@ class PreparedPatient:
                 drawn = Uncertainty(registered.grid, self.rim, regressions).draws(1, seed=draw)[0]
                 warped = dataclasses.replace(warped, corrections=warped.corrections + drawn)
             rim_gap = self.rim.rim_gap_mm(warped)
-        where = allowed_region(registered.skull.fraction, self.defects, field)
+        more = None
+        if self.reference is not None:
+            warped = dataclasses.replace(warped, known=self.reference.surface)
+            field, more = self._field(warped), self.reference.region_in(self.defects.box)
+        where = allowed_region(registered.skull.fraction, self.defects, field, more=more)
         points = None
         if self.options.through:
             fraction, alignment = registered.skull.fraction, registered.alignment

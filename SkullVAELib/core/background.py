@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+_WAIT_SECONDS = 0.2
+
 
 class Background:
     """A function that runs in a thread; leaving the context before it has started cancels it.
@@ -15,10 +17,13 @@ class Background:
         Called once, without arguments.
     delay_s : float
         Time until it starts, seconds.
+    waits : bool
+        Whether leaving the context waits for the end of a function that has started: for one that writes into a folder
+        which is removed then.
     """
 
-    def __init__(self, work: Callable[[], None], delay_s: float = 0.0) -> None:
-        self._work, self._delay_s = work, delay_s
+    def __init__(self, work: Callable[[], None], delay_s: float = 0.0, waits: bool = False) -> None:
+        self._work, self._delay_s, self._waits = work, delay_s, waits
         self._stop_waiting = threading.Event()
         self._started = False
         self._error: BaseException | None = None
@@ -35,6 +40,8 @@ class Background:
 
     def __exit__(self, *_: object) -> None:
         self._stop_waiting.set()
+        if self._waits and self._thread is not None:
+            self._thread.join()
 
     def _run(self) -> None:
         if self._stop_waiting.wait(self._delay_s):
@@ -45,10 +52,19 @@ class Background:
         except BaseException as error:
             self._error = error
 
-    def finish(self) -> None:
-        """Wait until the work is done, or do it now if it has not started; raises what the work raised."""
+    def finish(self, on_wait: Callable[[], None] | None = None) -> None:
+        """Wait until the work is done, or do it now if it has not started; raises what the work raised.
+
+        Parameters
+        ----------
+        on_wait : callable, optional
+            Called several times a second while the work goes on.
+        """
         self._stop_waiting.set()
         if self._thread is not None:
+            while on_wait is not None and self._thread.is_alive():
+                self._thread.join(_WAIT_SECONDS)
+                on_wait()
             self._thread.join()
         if not self._started:
             self._started = True

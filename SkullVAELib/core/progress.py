@@ -84,6 +84,23 @@ def stage_part(begin: float, end: float) -> Iterator[None]:
     outer(end)
 
 
+def with_steps_to(report: Callable[[float], None], function: Callable, *arguments: object) -> None:
+    """Call a function whose steps go to `report` instead of the present stage: for a thread beside a stage.
+
+    Parameters
+    ----------
+    report : callable
+        Called with each fraction done, 0 to 1.
+    function : callable
+        Called with the arguments.
+    """
+    token = _step.set(report)
+    try:
+        function(*arguments)
+    finally:
+        _step.reset(token)
+
+
 class Stages:
     """The stages of a run: reports the current stage and the fraction done, and records the seconds of each stage.
 

@@ -129,10 +129,11 @@ def make_mould(inputs: ToolingInputs, options: ToolingOptions) -> Tooling:
         entries.append({"piece": number, "files": [f"{stem}_a.stl", f"{stem}_b.stl"], **mould.figures})
         name = f"Mould {number}: " if len(pieces) > 1 else "Mould: "
         made.warnings += [name + text for text in mould.warnings]
-        if piece.figures.get("holes"):
+        holes = sum(len(piece.figures.get(kind, ())) for kind in ("screws", "holes_at")) + piece.figures.get("holes", 0)
+        if holes:
             made.warnings.append(
-                f"{name}the {piece.figures['holes']} perfusion holes are thin pins in it, which can break. Make the"
-                " implant without holes and drill them."
+                f"{name}the {holes} holes of the implant are thin pins in it, which can break. Make the implant without"
+                " holes and drill them."
             )
     made.figures["mould"] = {"pieces": entries}
     return made

@@ -27,7 +27,14 @@ def length_colours(thickness_mm: np.ndarray, most_mm: float = THICKNESS_SCALE_MM
 _DIVERGING = np.array([[33, 102, 172], [146, 197, 222], [247, 247, 247], [253, 184, 99], [179, 88, 6]], float)
 
 
+# Of points without a value.
+_UNKNOWN = np.array([150.0, 150.0, 150.0])
+
+
 def difference_colours(difference_mm: np.ndarray, most_mm: float = DIFFERENCE_SCALE_MM) -> np.ndarray:
-    """RGB (N, 3), whole numbers 0..255, of signed lengths (N,) in mm: blue below 0, white at 0, orange above 0."""
-    shade = np.clip(np.asarray(difference_mm) / most_mm, -1, 1) * 2 + 2
-    return np.stack([np.round(np.interp(shade, np.arange(len(_DIVERGING)), channel)) for channel in _DIVERGING.T], 1)
+    """RGB (N, 3), whole numbers 0..255, of signed lengths (N,) in mm: blue below 0, white at 0, orange above 0; grey
+    where it is nan."""
+    known = np.isfinite(difference_mm)
+    shade = np.clip(np.where(known, difference_mm, 0.0) / most_mm, -1, 1) * 2 + 2
+    rgb = np.stack([np.round(np.interp(shade, np.arange(len(_DIVERGING)), channel)) for channel in _DIVERGING.T], 1)
+    return np.where(known[:, None], rgb, _UNKNOWN)

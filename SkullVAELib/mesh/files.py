@@ -9,7 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from SkullVAELib.core.atomic_output import atomic_file
-from SkullVAELib.mesh.colours import DIFFERENCE_SCALE_MM, THICKNESS_SCALE_MM, UNCERTAINTY_SCALE_MM, length_colours
+from SkullVAELib.mesh.colours import (
+    DIFFERENCE_SCALE_MM,
+    THICKNESS_SCALE_MM,
+    UNCERTAINTY_SCALE_MM,
+    difference_colours,
+    length_colours,
+)
 from SkullVAELib.mesh.mesh import Mesh
 from SkullVAELib.mesh.three_mf import object_name, write_3mf
 
@@ -57,12 +63,15 @@ class VertexScalar:
         Upper end of the colour scale.
     meaning : str
         Comment in the file.
+    signed : bool
+        Whether the colours are those of a signed length, blue below 0 and orange above.
     """
 
     name: str
     millimetres: np.ndarray
     most_mm: float
     meaning: str
+    signed: bool = False
 
     def of(self, points: slice) -> VertexScalar:
         """The same for some of the vertices."""
@@ -113,10 +122,15 @@ def write_ply(mesh: Mesh, path: str | os.PathLike, *scalars: VertexScalar) -> No
         remarks.append(f"{scalar.name}: {scalar.meaning}")
     if scalars:
         first = scalars[0]
-        colours = length_colours(first.millimetres, first.most_mm)
+        colours = (difference_colours if first.signed else length_colours)(first.millimetres, first.most_mm)
         for name, values in zip(("red", "green", "blue"), colours.T, strict=True):
             points[name] = values
-        remarks.append(f"colours: {first.name} from violet, 0, to yellow, {first.most_mm:g}")
+        ends = (
+            f"blue, -{first.most_mm:g}, over white, 0, to orange, {first.most_mm:g}"
+            if first.signed
+            else f"violet, 0, to yellow, {first.most_mm:g}"
+        )
+        remarks.append(f"colours: {first.name} from {ends}")
     faces = np.zeros(len(mesh.faces), [("count", "u1"), ("corners", "<i4", 3)])
     faces["count"], faces["corners"] = 3, mesh.faces
     kinds = {"<f4": "float", "u1": "uchar"}

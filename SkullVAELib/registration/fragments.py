@@ -501,9 +501,8 @@ def _warnings(listed: list[Fragment]) -> list[str]:
         )
     for found in listed:
         if found.kind == "metal":
-            what = (
-                f"Metal of {found.volume_ml:.1f} ml around {_place(found.centre_mm)} (a titanium mesh, plates or wires)"
-            )
+            volume = f"{found.volume_ml:.1f} ml" if found.volume_ml >= 0.05 else "less than 0.1 ml"
+            what = f"Metal of {volume} around {_place(found.centre_mm)} (a titanium mesh, plates or wires)"
             warnings.append(
                 f"{what} was treated as bone: the implant avoids it. Use --fragments ignore to leave it out, or"
                 " segment the bone without it."

@@ -7,7 +7,7 @@ import os
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -19,9 +19,10 @@ from scipy.spatial import cKDTree
 from SkullVAELib.checks.self_check import SelfCheck, check_implant
 from SkullVAELib.completion.face import FACE_ERROR_MM
 from SkullVAELib.completion.proposals import ProposalSampler, mean_difference_mm
+from SkullVAELib.core.background import Background
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.core.files import as_json_text
-from SkullVAELib.core.progress import Stages, report_step, stage_part
+from SkullVAELib.core.progress import Stages, report_step, stage_part, with_steps_to
 from SkullVAELib.core.threads import one_thread
 from SkullVAELib.core.version import NOTICE, __version__
 from SkullVAELib.geometry.affines import apply_affine
@@ -377,7 +378,8 @@ class RunResult:
         """(N,) half-width in mm of the 90 % uncertainty band at each point of the printable implant's mesh.
 
         None without a printable implant or without GP correction. Where the face was completed by its mirror image the
-        half-width is `FACE_ERROR_MM`.
+        half-width is `FACE_ERROR_MM`, and where the patient's own earlier bone was used, the 95th percentile of its
+        residual.
         """
         completion = self.completion
         uncertainty, printable = completion.uncertainty, self.printable_implant
@@ -388,6 +390,10 @@ class RunResult:
         normals /= np.linalg.norm(normals, axis=1, keepdims=True).clip(1e-6)
         points = apply_affine(matrix, mesh.points)
         band = uncertainty.band_mm(torch.tensor(points).float(), torch.tensor(normals).float())
+        reference = None if completion.patient is None else completion.patient.reference
+        if reference is not None:
+            weight = reference.surface.weight_at(mesh.points)
+            band = (1 - weight) * band + weight * reference.quality.p95_mm
         return np.where(completion.proposal.of_face(mesh.points), FACE_ERROR_MM, band)
 
     def write_uncertainty(self, folder: Path) -> None:
@@ -608,6 +614,10 @@ class OutputOptions:
     tooling: ToolingOptions = NO_TOOLING
 
 
+# Share of the picture in the time of the last stage, of which it has done a part before.
+_SHARE_OF_PICTURE = 0.4
+
+
 def write_files(
     result: RunResult, folder: Path, outputs: OutputOptions, stages: Stages, seconds: dict[str, float] | None = None
 ) -> RunResult:
@@ -633,54 +643,60 @@ def write_files(
         with a warning.
     """
     completion = result.completion
-    with stages.stage("mesh"):
-        if completion.found:
-            if result.printable_implant is None:
-                # The HTML report shows the thickness: without its map here, the implant would be made twice.
-                thickness_map = result.options.thickness_map or outputs.html_report
-                with stage_part(0.0, 0.7):
-                    result = result.with_implant(replace(result.options, thickness_map=thickness_map), insertion=True)
-            result.write_implant(folder)
-            report_step(0.8)
-            if outputs.uncertainty:
-                result = result.attempt("implant_uncertainty.ply", lambda made: made.write_uncertainty(folder))[0]
-            if outputs.uncertainty or outputs.html_report or outputs.proposals > 1:
-                result, figures = result.attempt("The figure of the uncertainty", RunResult.with_uncertainty)
-                result = figures or result
-            if outputs.skull:
-                result = result.attempt("skull.stl", lambda made: made.write_skull(folder))[0]
-        else:
-            warning = (
-                "No implant was made: completed.nrrd is the bone of the input and implant.nrrd is empty. implant.stl is"
-                " not written because an empty mesh is not watertight."
-            )
-            result = replace(result, report=result.report | {"warnings": [*result.report["warnings"], warning]})
-        if outputs.display:
-            report_step(0.85)
-            result = result.attempt("skull_display.ply", lambda made: made.write_display(folder))[0]
-    if completion.found and outputs.proposals > 1:
-        with stages.stage("proposals"):
-            proposals = write_proposals(result, outputs.proposals, folder)
-            result = replace(result, report=result.report | {"proposals": proposals})
-    if completion.found and outputs.tooling.any:
-        with stages.stage("tooling"):
-            result = result.write_tooling(folder, outputs.tooling)
-    with stages.stage("write"):
-        write_volume(completion.completed, folder / "completed.nrrd")
-        write_volume(completion.implant, folder / "implant.nrrd")
-        if outputs.dicom_source is not None and completion.found:
-            source = outputs.dicom_source
-            result, said = result.attempt("The DICOM output", lambda made: made.write_dicom(source, folder))
-            result = replace(result, report=result.report | {"warnings": [*result.report["warnings"], *(said or [])]})
-    with stages.stage("preview"):
-        with stage_part(0.0, 0.65 if outputs.html_report else 1.0):
-            result = result.attempt("preview.png", lambda made: made.write_preview(folder))[0]
-        if outputs.html_report:
-            with stage_part(0.65, 1.0):
-                result, reported = result.attempt(
-                    "report.html", lambda made: made.write_report(folder, folder / "preview.png")
+    # The picture needs the voxels alone, so it is drawn beside the mesh.
+    drawn = [0.0]
+    with Background(partial(with_steps_to, drawn.append, result.write_preview, folder), waits=True) as picture:
+        with stages.stage("mesh"):
+            if completion.found:
+                if result.printable_implant is None:
+                    # The HTML report shows the thickness: without its map here, the implant would be made twice.
+                    thickness_map = result.options.thickness_map or outputs.html_report
+                    wanted = replace(result.options, thickness_map=thickness_map)
+                    with stage_part(0.0, 0.7):
+                        result = result.with_implant(wanted, insertion=True)
+                result.write_implant(folder)
+                report_step(0.8)
+                if outputs.uncertainty:
+                    result = result.attempt("implant_uncertainty.ply", lambda made: made.write_uncertainty(folder))[0]
+                if outputs.uncertainty or outputs.html_report or outputs.proposals > 1:
+                    result, figures = result.attempt("The figure of the uncertainty", RunResult.with_uncertainty)
+                    result = figures or result
+                if outputs.skull:
+                    result = result.attempt("skull.stl", lambda made: made.write_skull(folder))[0]
+            else:
+                warning = (
+                    "No implant was made: completed.nrrd is the bone of the input and implant.nrrd is empty."
+                    " implant.stl is not written because an empty mesh is not watertight."
                 )
-            result = reported or result
+                result = replace(result, report=result.report | {"warnings": [*result.report["warnings"], warning]})
+            if outputs.display:
+                report_step(0.85)
+                result = result.attempt("skull_display.ply", lambda made: made.write_display(folder))[0]
+        if completion.found and outputs.proposals > 1:
+            with stages.stage("proposals"):
+                proposals = write_proposals(result, outputs.proposals, folder)
+                result = replace(result, report=result.report | {"proposals": proposals})
+        if completion.found and outputs.tooling.any:
+            with stages.stage("tooling"):
+                result = result.write_tooling(folder, outputs.tooling)
+        with stages.stage("write"):
+            write_volume(completion.completed, folder / "completed.nrrd")
+            write_volume(completion.implant, folder / "implant.nrrd")
+            if outputs.dicom_source is not None and completion.found:
+                source = outputs.dicom_source
+                result, said = result.attempt("The DICOM output", lambda made: made.write_dicom(source, folder))
+                result = replace(
+                    result, report=result.report | {"warnings": [*result.report["warnings"], *(said or [])]}
+                )
+        with stages.stage("preview"):
+            with stage_part(0.0, _SHARE_OF_PICTURE if outputs.html_report else 1.0):
+                result = result.attempt("preview.png", lambda made: picture.finish(lambda: report_step(drawn[-1])))[0]
+            if outputs.html_report:
+                with stage_part(_SHARE_OF_PICTURE, 1.0):
+                    result, reported = result.attempt(
+                        "report.html", lambda made: made.write_report(folder, folder / "preview.png")
+                    )
+                result = reported or result
     made = {file.name for file in folder.iterdir() if file.suffix}
     files = sorted(made | {RESULT_FILES[-1]}, key=lambda name: (name == RESULT_FILES[-1], name))
     taken = {**(seconds or {}), **stages.seconds}

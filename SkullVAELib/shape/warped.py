@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from SkullVAELib.geometry.grid import Grid
+from SkullVAELib.shape.known import KnownSurface
 from SkullVAELib.shape.two_table import TwoTableShape, outward_directions
 
 LEAST_PLATE_MM = 1.0
@@ -52,12 +53,15 @@ class WarpedShape:
         the GP correction.
     shift : torch.Tensor, shape (1, X''', Y''', Z'''), or None
         Shift in mm of the whole shape away from the vault's centre, over the canonical extent.
+    known : KnownSurface or None
+        A known surface that replaces the shape where it has a weight; the shift moves it, too.
     """
 
     shape: TwoTableShape
     warp: torch.Tensor
     corrections: torch.Tensor | None = None
     shift: torch.Tensor | None = None
+    known: KnownSurface | None = None
 
     @property
     def grid(self) -> Grid:
@@ -85,7 +89,8 @@ class WarpedShape:
             # Where the corrections make the tables meet, a plate is left: a bone that is thin has no hole.
             inner = torch.minimum(inner, -outer - LEAST_PLATE_MM)
             plain = plain - side * moves[:, 0] - (1 - side) * moves[:, 1]
-        return plate * torch.maximum(outer, inner) + (1 - plate) * plain
+        values = plate * torch.maximum(outer, inner) + (1 - plate) * plain
+        return values if self.known is None else self.known.blended(points, values)
 
     def _on_shape(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Points (N, 3) without the shift, and where they are on the shape, canonical mm."""
