@@ -49,6 +49,8 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
     that was edited by hand, and pollResponses() updates the scene, until closeSession() or the scene is closed. After a
     run that found no defect, requestDefects() can name one.
 
+    preload() makes the next start() quicker.
+
     Each input that was completed has its own result and child; at most `cases.MOST_SESSIONS` children are kept.
     Requests and the attributes below are those of the last run, or of the input that was chosen with select().
 
@@ -388,7 +390,7 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
         return changed
 
     def closeSession(self) -> None:
-        """End the children that keep completions and remove their folders; the results stay in the scene."""
+        """End the children that keep completions or wait for a run, and remove their folders; the scene is unchanged."""
         self._preloader.end()
         for case in self._cases.values():
             case.end()
