@@ -390,7 +390,7 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
         return changed
 
     def closeSession(self) -> None:
-        """End the children that keep completions or wait for a run, and remove their folders; the scene is unchanged."""
+        """End the children that keep completions or wait for a run, and remove their folders; results stay."""
         self._preloader.end()
         for case in self._cases.values():
             case.end()
