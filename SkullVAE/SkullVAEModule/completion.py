@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -27,6 +28,9 @@ from .childprocess import ChildProcess
 from .librarypath import libraryFolder, shippedModel
 from .masks import Mask
 from .meshfiles import MeshData, readPly
+
+if TYPE_CHECKING:
+    from .preloading import PreloadedProcess
 
 IMPLANT_FILE, SKULL_FILE = "implant.ply", "skull_display.ply"
 
@@ -205,7 +209,9 @@ class CompletionRun:
     """Completes one skull in a child process.
 
     array: (I, J, K) voxels of a CT in HU or of a skull labelmap, which must not change until the child runs;
-    affine: (4, 4) voxel index -> RAS mm; command: command to run instead of `python -m SkullVAELib` (for tests).
+    affine: (4, 4) voxel index -> RAS mm; command: command to run instead of `python -m SkullVAELib` (for tests);
+    preloaded: a process that has loaded the libraries, which this run uses and ends. If it has ended before it has
+    taken the arguments, the command is started instead.
     Call poll() until running is False, then result(). While live is true, use request() and pollResponses().
     The private folder is removed by close(), at the latest with the object itself.
     """
@@ -216,13 +222,19 @@ class CompletionRun:
         affine: np.ndarray,
         settings: RunSettings,
         command: Sequence[str] | None = None,
+        preloaded: PreloadedProcess | None = None,
     ):
         self._array: np.ndarray | None = array
         self._shape = array.shape
         self._affine = affine
         self._settings = settings
         self._command = list(command) if command else libraryCommand()
-        self._temporary = tempfile.TemporaryDirectory(prefix="SkullVAE-", ignore_cleanup_errors=True)
+        self._preloaded = preloaded
+        if preloaded is not None:
+            # The process writes its output there.
+            self._temporary = preloaded.temporary
+        else:
+            self._temporary = tempfile.TemporaryDirectory(prefix="SkullVAE-", ignore_cleanup_errors=True)
         self.folder = Path(self._temporary.name)
         self.child: ChildProcess | None = None
         self._writing: BackgroundStep | None = None
@@ -259,6 +271,9 @@ class CompletionRun:
                 self._startChild()
             return []
         lines = self._logLines()
+        if self._preloaded is not None and self.child.exitCode is not None and not self.child.started:
+            self._startChild()
+            return []
         if self._reading is None and (self.child.done or self.child.exitCode is not None):
             self._reading = BackgroundStep(self._readResult)
         if self._reading is not None:
@@ -282,8 +297,9 @@ class CompletionRun:
 
     def cancel(self) -> None:
         """Kill the child and all processes that it has started."""
-        if self.child is not None:
-            self.child.cancel()
+        for owner in (self, self._preloaded):
+            if owner is not None and owner.child is not None:
+                owner.child.cancel()
 
     def result(self) -> CompletionResult | None:
         """The result of a run; None if the library wrote none because it found no defect. Raises SkullVAEError."""
@@ -399,9 +415,13 @@ class CompletionRun:
 
     def _startChild(self) -> None:
         source, output = self.folder / "input.nrrd", self.outputFolder
-        command = [*self._command, "complete", str(source), "-o", str(output), "--progress", "json"]
-        command += self._settings.arguments()
-        self.child = ChildProcess(command, self.folder, childEnvironment(), requests=True)
+        arguments = ["complete", str(source), "-o", str(output), "--progress", "json", *self._settings.arguments()]
+        if self._preloaded is not None and self._preloaded.run(arguments):
+            self.child = self._preloaded.child
+            return
+        # Whatever was the matter with it, this one reports it.
+        self._preloaded = None
+        self.child = ChildProcess([*self._command, *arguments], self.folder, childEnvironment(), requests=True)
         self.child.start()
         # Ends the process of a run that is discarded without close(); the temporary folder has its own finalizer.
         weakref.finalize(self, self.child.cancel)
