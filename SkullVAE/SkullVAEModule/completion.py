@@ -129,7 +129,7 @@ class RunSettings:
         model = self.model or shippedModel()
         if model is not None:
             arguments += ["--model", str(model)]
-        return [*arguments, "--interactive", "--display", "--report", "--uncertainty", "--format", "stl,ply"]
+        return [*arguments, "--interactive", "--display", "--no-preview", "--uncertainty", "--format", "stl,ply"]
 
     def implantRequest(self) -> dict:
         """Return the settings of the printable implant as the value of an "implant" request."""

@@ -66,6 +66,11 @@ def add_parser(commands) -> None:
     add_case_options(complete)
     add_progress_option(complete)
     complete.add_argument(
+        "--no-preview",
+        action="store_true",
+        help="do not draw preview.png, for a program that shows the result itself",
+    )
+    complete.add_argument(
         "--interactive",
         action="store_true",
         help="after the run, keep running and respond to requests on stdin, one JSON object per line, until stdin is"
@@ -188,6 +193,8 @@ def _complete_into(
         weights["proposals"] = _SECONDS_PER_PROPOSAL * (options.proposals - 1)
     if tooling.any:
         weights["tooling"] = _SECONDS_OF_TOOLING
+    if options.no_preview and not options.report:
+        weights["preview"] = 0.05
     stages = Stages(weights, report)
     with stages.stage("load model"):
         device = resolve_device(options.device)
@@ -221,6 +228,7 @@ def _complete_into(
         options.skull,
         options.display,
         html_report=options.report,
+        preview=not options.no_preview,
         dicom_source=source if options.dicom else None,
         tooling=tooling,
     )

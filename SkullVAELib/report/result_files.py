@@ -6,6 +6,7 @@ import dataclasses
 import os
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -599,6 +600,8 @@ class OutputOptions:
         skull_display.ply, the same simplified for display.
     html_report : bool
         report.html, one file with figures and pictures.
+    preview : bool
+        preview.png.
     dicom_source : DicomVolume or None
         The series for which DICOM files are written, see `dicom_output`; they hold the patient's name and identifiers.
     tooling : ToolingOptions
@@ -610,6 +613,7 @@ class OutputOptions:
     skull: bool = False
     display: bool = False
     html_report: bool = False
+    preview: bool = True
     dicom_source: DicomVolume | None = None
     tooling: ToolingOptions = NO_TOOLING
 
@@ -645,7 +649,8 @@ def write_files(
     completion = result.completion
     # The picture needs the voxels alone, so it is drawn beside the mesh.
     drawn = [0.0]
-    with Background(partial(with_steps_to, drawn.append, result.write_preview, folder), waits=True) as picture:
+    draw = partial(with_steps_to, drawn.append, result.write_preview, folder)
+    with Background(draw, waits=True) if outputs.preview else nullcontext() as picture:
         with stages.stage("mesh"):
             if completion.found:
                 if result.printable_implant is None:
@@ -689,8 +694,10 @@ def write_files(
                     result, report=result.report | {"warnings": [*result.report["warnings"], *(said or [])]}
                 )
         with stages.stage("preview"):
-            with stage_part(0.0, _SHARE_OF_PICTURE if outputs.html_report else 1.0):
-                result = result.attempt("preview.png", lambda made: picture.finish(lambda: report_step(drawn[-1])))[0]
+            if picture is not None:
+                with stage_part(0.0, _SHARE_OF_PICTURE if outputs.html_report else 1.0):
+                    wait = partial(picture.finish, lambda: report_step(drawn[-1]))
+                    result = result.attempt("preview.png", lambda made: wait())[0]
             if outputs.html_report:
                 with stage_part(_SHARE_OF_PICTURE, 1.0):
                     result, reported = result.attempt(
