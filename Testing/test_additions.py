@@ -295,6 +295,8 @@ def test_a_text_that_does_not_fit_is_left_out_with_its_size():
         ({"tab_at": ["1,2"]}, "2 numbers"),
         ({"tab_at": [[1, 2, float("nan")]]}, "not finite"),
         ({"hole_at": ["1,2,3,40"]}, "out of range"),
+        ({"hole_at": [5]}, "'5' cannot be parsed"),
+        ({"hole_at": [None]}, "cannot be parsed"),
         ({"build_up": ["1,2,3,4"]}, "4 numbers"),
         ({"build_up": ["1,2,3,20,40"]}, "out of range"),
         ({"engrave": "ÄÖ"}, "cannot be engraved"),
