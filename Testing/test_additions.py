@@ -200,6 +200,14 @@ def test_even_tabs_move_to_thick_bone_or_are_left_out():
     assert all(depth_of_bone(thinned(), screw) >= 3.0 for screw in screws)
 
 
+def test_screws_that_others_leave_no_room_for_are_named_in_one_line():
+    part = make_implant(completed("1 mm"), ImplantOptions.parse(clearance=0.5, tabs="12", flange="8,1,24"))
+    (warning,) = part.warnings
+    missing = 12 + 24 - len(part.pieces[0].figures["screws"])
+    assert missing > 4 and warning.startswith(f"{missing} screws of the flange, such as that at R ")
+    assert "are left out: other screws are too near. Use fewer screws or tabs." in warning
+
+
 def test_there_is_no_screw_beyond_the_end_of_the_image_or_at_another_defect():
     completion = completed("1 mm")
 
@@ -249,6 +257,15 @@ def test_a_build_up_raises_the_outer_face_alone_and_tapers_to_the_rim():
     away = cKDTree(canonical(completion, plain.mesh.points)).query(lower)[0]
     assert np.percentile(away, 99) < 0.4
     assert plain.mesh.volume_ml + 0.3 < piece.mesh.volume_ml
+
+
+def test_a_build_up_far_from_the_implant_is_left_out():
+    completion = completed("1 mm")
+    far = (*world(completion, 0.0, 0.0, OUTER + 100.0), 14.0, 2.0)
+    part = make_implant(completion, ImplantOptions.parse(clearance=0.5, build_up=[list(far)]))
+    (warning,) = part.warnings
+    assert "is left out: it is 100 mm from the outer surface" in warning
+    assert part.mesh.volume_ml == pytest.approx(made(("clearance", 0.5)).mesh.volume_ml, rel=0.005)
 
 
 def test_the_pieces_of_a_split_plate_share_its_flange_and_keep_apart():

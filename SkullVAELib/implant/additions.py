@@ -27,7 +27,7 @@ from SkullVAELib.mesh.distance import BoneDistance
 from SkullVAELib.mesh.mesh import Mesh
 
 THICKEST_MM = 30.0
-"""Maximum length of a hole through the plate."""
+"""Maximum length of a hole through the plate, and distance of a given point from the outer surface."""
 
 _EDGE_ROOM_MM = 1.0
 """Minimum distance between a hole at a given point and the rim."""
@@ -239,12 +239,19 @@ def raise_surface(
     solid : numpy.ndarray
         Function of the raised plate.
     warnings : list of str
-        Regions that do not reach the implant or their thickness.
+        Regions that are far from the implant, or do not reach it or their thickness.
     """
     rim = RimLine(plate, grid, outer, under_mm)
     warnings = []
     for *centre, radius, thickness in regions:
         at = outer.points[outer.nearest(np.array([centre]))][0]
+        off = float(np.linalg.norm(at - centre))
+        if off > THICKEST_MM:
+            warnings.append(
+                f"The build-up at {place(np.array(centre))} is left out: it is {off:.0f} mm from the outer surface of"
+                f" the implant. Give a point at most {THICKEST_MM:g} mm from it."
+            )
+            continue
         wanted = grid.active[grid.near(at[None], radius + thickness + 3.0).ravel()[grid.active]]
         nodes = SurfaceNodes.of(grid, outer, rim, wanted, (-under_mm - 2.5, thickness + 2.0))
         height = nodes.height + under_mm
