@@ -194,3 +194,12 @@ def test_a_missing_reference_is_one_line_before_anything_is_computed(tmp_path, c
     assert code == 2 and len(error.splitlines()) == 1
     assert "skull.stl' does not exist" in error
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("folder", ["patient 1", "patient.1"])
+def test_the_name_of_a_dicom_folder_stands_in_that_of_its_reference(folder, tmp_path, capsys):
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / "1.dcm").write_bytes(bytes(128) + b"DICM")
+    arguments = ["complete", str(tmp_path / folder), "-o", str(tmp_path / "out")]
+    assert main([*arguments, "--reference", str(tmp_path / "{name}.stl")]) == 2
+    assert f"{folder}.stl' does not exist" in capsys.readouterr().err
