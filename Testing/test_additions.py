@@ -130,6 +130,14 @@ def test_a_given_hole_has_its_place_and_diameter_and_one_too_near_the_rim_is_lef
     assert "is left out" in warning and "inside the rim" in warning and "2.0 mm" in warning
 
 
+def test_holes_that_would_run_into_each_other_are_not_made():
+    first, second = world(completed("1 mm"), 0.1, 0.0), world(completed("1 mm"), 0.1, 0.3)
+    part = make_implant(completed("1 mm"), ImplantOptions.parse(hole_at=[[*first, 3.0], [*second, 3.0]]))
+    (warning,) = part.warnings
+    assert "another hole is too near" in warning
+    assert len(part.pieces[0].figures["holes_at"]) == 1
+
+
 def test_the_text_is_cut_into_the_inner_surface_and_reads_right_from_there():
     (piece,) = tabbed().pieces
     assert piece.figures["engraved"] == "L"

@@ -30,7 +30,7 @@ THICKEST_MM = 30.0
 """Maximum length of a hole through the plate, and distance of a given point from the outer surface."""
 
 _EDGE_ROOM_MM = 1.0
-"""Minimum distance between a hole at a given point and the rim."""
+"""Minimum distance between the edge of a hole at a given point and the rim or another such hole."""
 
 _TAPER = 2.5
 """Length of the tapered edge of a build-up, as a multiple of its thickness."""
@@ -104,6 +104,13 @@ class Additions:
                 made.warnings.append(
                     f"The hole at {place(np.array(point))} is left out: it is {figure}. Give a point at least"
                     f" {least:.1f} mm inside the rim."
+                )
+                continue
+            apart = [float(np.linalg.norm(at[0] - other)) - (diameter + wide) / 2 for other, _, wide in made.holes]
+            if apart and min(apart) < _EDGE_ROOM_MM:
+                made.warnings.append(
+                    f"The hole at {place(np.array(point))} is left out: another hole is too near. Leave at least"
+                    f" {_EDGE_ROOM_MM:g} mm between the edges of holes."
                 )
                 continue
             made.holes.append((at[0], outer.normal(at)[0], diameter))
