@@ -156,8 +156,8 @@ class RegisteredReference:
             )
         if quality.basis == "intact bone" and quality.p95_mm < COPY_MM:
             warnings.append(
-                f"The reference '{name}' equals the input outside the defect: it is not an image of its own, but perhaps"
-                " a completed skull. Choose an image from before the operation."
+                f"The reference '{name}' equals the input outside the defect: it is not an image of its own, but"
+                " perhaps a completed skull. Choose an image from before the operation."
             )
         if quality.covered < LEAST_COVERED:
             warnings.append(
