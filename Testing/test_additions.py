@@ -4,6 +4,7 @@ reads right. The skull is the shell of test_part, known exactly; what is measure
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from functools import cache
 
 import numpy as np
@@ -284,6 +285,19 @@ def test_the_pieces_of_a_split_plate_share_its_flange_and_keep_apart():
     first, second = (piece.mesh.points for piece in part.pieces[:2])
     assert cKDTree(first).query(second)[0].min() > 0.3
     assert all(piece.mesh.volume_ml > piece.figures["plate_ml"] + 0.05 for piece in part.pieces)
+
+
+def test_a_tab_at_the_cut_between_pieces_stays_whole_with_its_screw():
+    """Of eight places around a plate in four pieces, some are at a cut."""
+    completion = completed("1 mm")
+    at = [list(world(completion, 0.37, turn)) for turn in np.arange(8) * np.pi / 4]
+    part = make_implant(completion, ImplantOptions.parse(clearance=0.5, split=26.0, tab_at=at))
+    assert len(part.pieces) == 4 and not part.warnings
+    assert sum(len(piece.figures["screws"]) for piece in part.pieces) == 8
+    assert not any(faults(as_trimesh(piece.mesh)) for piece in part.pieces)
+    trees = [cKDTree(piece.mesh.points) for piece in part.pieces]
+    gaps = [one.query(other.data)[0].min() for one, other in itertools.combinations(trees, 2)]
+    assert min(gaps) > 0.3
 
 
 def test_the_self_check_and_the_thickness_of_the_plate_do_not_change_with_tabs():

@@ -15,6 +15,7 @@ from SkullVAELib.implant.fixation import (
     Fixation,
     Ground,
     Site,
+    capsule,
     cut_rounded,
     drill_screw,
     grid_box,
@@ -31,6 +32,9 @@ THICKEST_MM = 30.0
 
 _EDGE_ROOM_MM = 1.0
 """Minimum distance between the edge of a hole at a given point and the rim or another such hole."""
+
+_NEAR_SCREW_MM = 40.0
+"""Distance from a screw beyond which nothing belongs to its tab."""
 
 _TAPER = 2.5
 """Length of the tapered edge of a build-up, as a multiple of its thickness."""
@@ -208,15 +212,29 @@ class Additions:
         return solid, figures, warnings
 
     def _share(self, solid: np.ndarray, others: list[np.ndarray], gap_mm: float) -> np.ndarray:
-        """The part (*shape) of tabs and flange that is nearer to a piece than to the others, with half the gap."""
+        """The part (*shape) of tabs and flange that is nearer to a piece than to the others, with half the gap.
+
+        Around a screw all of it belongs to the piece that is nearest to the screw.
+        """
         added = self.fixation.solid.copy()
+        gap = max(gap_mm, 0.2)
         flat = np.flatnonzero(added.ravel() < 2 * self.grid.step_mm)
         points = self.grid.points(flat)
-        away = []
+        trees = []
         for inside in (solid < 0, np.any([each < 0 for each in others], axis=0)):
             nodes = np.flatnonzero((inside & ~ndimage.binary_erosion(inside)).ravel())
-            away.append(cKDTree(self.grid.points(nodes)).query(points)[0])
-        apart = (away[0] - away[1] + max(gap_mm, 0.2)) / 2
+            trees.append(cKDTree(self.grid.points(nodes)))
+        own, other = (tree.query(points)[0] for tree in trees)
+        apart = (own - other + gap) / 2
+        for site, (start, end) in zip(self.fixation.screws, self.fixation.lines, strict=True):
+            beside = capsule(points, start, end, site.axis)[0] - self.options.pad_mm
+            # The axis of a screw may meet the opposite wall of a small skull.
+            beside = np.where(np.linalg.norm(points - site.base, axis=1) < _NEAR_SCREW_MM, beside, FAR_MM)
+            if trees[0].query(site.base)[0] <= trees[1].query(site.base)[0]:
+                # Distances are to nodes inside the pieces, of which the surface is up to a step farther out.
+                apart = np.minimum(apart, np.maximum(beside, gap + self.grid.step_mm - other))
+            else:
+                apart = np.maximum(apart, gap - beside)
         values = added.ravel()
         values[flat] = np.maximum(values[flat], apart)
         return added

@@ -95,12 +95,15 @@ class Fixation:
         Function (*shape), negative inside; without the screw holes.
     screws : list of Site
         The screws.
+    lines : list of (start, end)
+        For each screw the middle line of its tab, (3,) points; the same point twice for a screw in the flange.
     warnings : list of str
         What could not be placed.
     """
 
     solid: np.ndarray
     screws: list[Site] = field(default_factory=list)
+    lines: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
 
@@ -305,6 +308,7 @@ def make_fixation(
     if options.flange_mm:
         near |= grid.near(rim.points, options.flange_mm + 2.0 + highest)
     segments = [_segment(site, outer, rim) for site in tabs]
+    made.lines = [*segments, *((site.base, site.base) for site in screws)]
     for start, end in segments:
         steps = np.linspace(0, 1, 12)[:, None]
         near |= grid.near(start + steps * (end - start), options.pad_mm + highest + 2.5)
@@ -330,7 +334,7 @@ def make_fixation(
         _check_flange(outer, rim, ground, options.flange_mm, made.warnings)
     height = clearance_mm + options.tab_thickness_mm
     for site, (start, end) in zip(tabs, segments, strict=True):
-        across, along = _capsule(nodes.points, start, end, site.axis)
+        across, along = capsule(nodes.points, start, end, site.axis)
         ramp = np.clip((along + options.pad_mm) / _RAMP_MM, 0, 1)
         top = base - (height + under_mm) * ramp + under_mm
         parts.append(np.maximum(rounded_intersection([across - options.pad_mm, top], _EDGE_MM), bottom))
@@ -393,7 +397,7 @@ def _even_base(grid: FineGrid, nodes: SurfaceNodes, distance: np.ndarray) -> np.
     return array.ravel()[nodes.flat]
 
 
-def _capsule(points: np.ndarray, start: np.ndarray, end: np.ndarray, axis: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def capsule(points: np.ndarray, start: np.ndarray, end: np.ndarray, axis: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Distance (N,) from the line between two points and position (N,) along it, both seen along an axis."""
     flat = (end - start) - ((end - start) @ axis) * axis
     length = float(np.linalg.norm(flat))
