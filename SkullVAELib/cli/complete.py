@@ -138,9 +138,9 @@ def run_complete(options: argparse.Namespace) -> int:
 
 def _existing_reference(options: argparse.Namespace, path: Path) -> Path:
     """The path of --reference with the name of the input put in; raises SkullVAEError where it is missing."""
-    from SkullVAELib.io.images import check_readable, volume_suffix
+    from SkullVAELib.io.images import check_readable, image_name
 
-    options.reference = options.reference.replace("{name}", path.name[: -len(volume_suffix(path))])
+    options.reference = options.reference.replace("{name}", image_name(path))
     reference = Path(options.reference)
     if reference.suffix.lower() in (".stl", ".ply", ".obj"):
         if not reference.is_file():

@@ -391,6 +391,13 @@ def _defect_pieces(
             figures |= {"plate_ml": figures["volume_ml"]} | size_figures(mesh) | added
         thickness = thickness_map(mesh, faces, solid, grid) if options.thickness_map else None
         made.append(ImplantPiece(mesh, thickness, number, figures))
+    if additions is not None:
+        lost = len(additions.fixation.screws) - sum(len(piece.figures["screws"]) for piece in made)
+        if lost > 0:
+            warnings.append(
+                f"{lost} of the screws of tabs or flange are left out where pieces meet or are omitted. Move the tabs"
+                " with --tab-at, or choose another --split."
+            )
     return made, warnings
 
 
