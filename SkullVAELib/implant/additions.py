@@ -227,14 +227,14 @@ class Additions:
         own, other = (tree.query(points)[0] for tree in trees)
         apart = (own - other + gap) / 2
         for site, (start, end) in zip(self.fixation.screws, self.fixation.lines, strict=True):
-            beside = capsule(points, start, end, site.axis)[0] - self.options.pad_mm
             # The axis of a screw may meet the opposite wall of a small skull.
-            beside = np.where(np.linalg.norm(points - site.base, axis=1) < _NEAR_SCREW_MM, beside, FAR_MM)
+            near = np.flatnonzero(np.linalg.norm(points - site.base, axis=1) < _NEAR_SCREW_MM)
+            beside = capsule(points[near], start, end, site.axis)[0] - self.options.pad_mm
             if trees[0].query(site.base)[0] <= trees[1].query(site.base)[0]:
                 # Distances are to nodes inside the pieces, of which the surface is up to a step farther out.
-                apart = np.minimum(apart, np.maximum(beside, gap + self.grid.step_mm - other))
+                apart[near] = np.minimum(apart[near], np.maximum(beside, gap + self.grid.step_mm - other[near]))
             else:
-                apart = np.maximum(apart, gap - beside)
+                apart[near] = np.maximum(apart[near], gap - beside)
         values = added.ravel()
         values[flat] = np.maximum(values[flat], apart)
         return added
