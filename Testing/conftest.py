@@ -31,6 +31,8 @@ from SkullVAELib.geometry.volume import Volume
 
 # As the command line does, before torch is loaded: see SkullVAELib/cli/main.py.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Otherwise each test that opens the panel with an input would load the libraries in a process.
+os.environ["SKULLVAE_PRELOAD"] = "0"
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -4,6 +4,7 @@ reads right. The skull is the shell of test_part, known exactly; what is measure
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from functools import cache
 
 import numpy as np
@@ -130,6 +131,14 @@ def test_a_given_hole_has_its_place_and_diameter_and_one_too_near_the_rim_is_lef
     assert "is left out" in warning and "inside the rim" in warning and "2.0 mm" in warning
 
 
+def test_holes_that_would_run_into_each_other_are_not_made():
+    first, second = world(completed("1 mm"), 0.1, 0.0), world(completed("1 mm"), 0.1, 0.3)
+    part = make_implant(completed("1 mm"), ImplantOptions.parse(hole_at=[[*first, 3.0], [*second, 3.0]]))
+    (warning,) = part.warnings
+    assert "another hole is too near" in warning
+    assert len(part.pieces[0].figures["holes_at"]) == 1
+
+
 def test_the_text_is_cut_into_the_inner_surface_and_reads_right_from_there():
     (piece,) = tabbed().pieces
     assert piece.figures["engraved"] == "L"
@@ -200,6 +209,14 @@ def test_even_tabs_move_to_thick_bone_or_are_left_out():
     assert all(depth_of_bone(thinned(), screw) >= 3.0 for screw in screws)
 
 
+def test_screws_that_others_leave_no_room_for_are_named_in_one_line():
+    part = make_implant(completed("1 mm"), ImplantOptions.parse(clearance=0.5, tabs="12", flange="8,1,24"))
+    (warning,) = part.warnings
+    missing = 12 + 24 - len(part.pieces[0].figures["screws"])
+    assert missing > 4 and warning.startswith(f"{missing} screws of the flange, such as that at R ")
+    assert "are left out: other screws are too near. Use fewer screws or tabs." in warning
+
+
 def test_there_is_no_screw_beyond_the_end_of_the_image_or_at_another_defect():
     completion = completed("1 mm")
 
@@ -251,6 +268,15 @@ def test_a_build_up_raises_the_outer_face_alone_and_tapers_to_the_rim():
     assert plain.mesh.volume_ml + 0.3 < piece.mesh.volume_ml
 
 
+def test_a_build_up_far_from_the_implant_is_left_out():
+    completion = completed("1 mm")
+    far = (*world(completion, 0.0, 0.0, OUTER + 100.0), 14.0, 2.0)
+    part = make_implant(completion, ImplantOptions.parse(clearance=0.5, build_up=[list(far)]))
+    (warning,) = part.warnings
+    assert "is left out: it is 100 mm from the outer surface" in warning
+    assert part.mesh.volume_ml == pytest.approx(made(("clearance", 0.5)).mesh.volume_ml, rel=0.005)
+
+
 def test_the_pieces_of_a_split_plate_share_its_flange_and_keep_apart():
     part = make_implant(completed("1 mm"), ImplantOptions.parse(clearance=0.5, flange="5,1", split=26.0))
     assert len(part.pieces) >= 2
@@ -259,6 +285,19 @@ def test_the_pieces_of_a_split_plate_share_its_flange_and_keep_apart():
     first, second = (piece.mesh.points for piece in part.pieces[:2])
     assert cKDTree(first).query(second)[0].min() > 0.3
     assert all(piece.mesh.volume_ml > piece.figures["plate_ml"] + 0.05 for piece in part.pieces)
+
+
+def test_a_tab_at_the_cut_between_pieces_stays_whole_with_its_screw():
+    """Of eight places around a plate in four pieces, some are at a cut."""
+    completion = completed("1 mm")
+    at = [list(world(completion, 0.37, turn)) for turn in np.arange(8) * np.pi / 4]
+    part = make_implant(completion, ImplantOptions.parse(clearance=0.5, split=26.0, tab_at=at))
+    assert len(part.pieces) == 4 and not part.warnings
+    assert sum(len(piece.figures["screws"]) for piece in part.pieces) == 8
+    assert not any(faults(as_trimesh(piece.mesh)) for piece in part.pieces)
+    trees = [cKDTree(piece.mesh.points) for piece in part.pieces]
+    gaps = [one.query(other.data)[0].min() for one, other in itertools.combinations(trees, 2)]
+    assert min(gaps) > 0.3
 
 
 def test_the_self_check_and_the_thickness_of_the_plate_do_not_change_with_tabs():
@@ -295,6 +334,8 @@ def test_a_text_that_does_not_fit_is_left_out_with_its_size():
         ({"tab_at": ["1,2"]}, "2 numbers"),
         ({"tab_at": [[1, 2, float("nan")]]}, "not finite"),
         ({"hole_at": ["1,2,3,40"]}, "out of range"),
+        ({"hole_at": [5]}, "'5' cannot be parsed"),
+        ({"hole_at": [None]}, "cannot be parsed"),
         ({"build_up": ["1,2,3,4"]}, "4 numbers"),
         ({"build_up": ["1,2,3,20,40"]}, "out of range"),
         ({"engrave": "ÄÖ"}, "cannot be engraved"),

@@ -74,3 +74,16 @@ def test_without_another_thread_it_is_done_when_it_is_needed(monkeypatch):
         assert not done
         background.finish()
     assert done == [1]
+
+
+def test_who_waits_is_called_meanwhile():
+    go = threading.Event()
+    calls = []
+
+    def wait():
+        calls.append(1)
+        go.set()
+
+    with Background(lambda: go.wait(60)) as background:
+        background.finish(wait)
+    assert calls

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 import tiny
 
-from SkullVAELib.batch.cohort import list_cases, made_from
+from SkullVAELib.batch.cohort import CohortCase, list_cases, made_from
 from SkullVAELib.batch.summary import CaseRow, CohortTable
 from SkullVAELib.cli import main as cli
 from SkullVAELib.cli.case_options import add_case_options, as_arguments
@@ -232,6 +232,19 @@ def test_options_go_to_each_case_as_they_were_given():
     given += ["--clearance=0.5", "--format=obj,ply", "--skull"]
     assert as_arguments(parser.parse_args(given), actions) == tuple(given)
     assert as_arguments(parser.parse_args([]), actions) == ()
+
+
+def test_a_result_is_out_of_date_once_its_reference_has_changed(tmp_path):
+    (tmp_path / "a.nrrd").write_bytes(b"1")
+    (tmp_path / "a_flap.stl").write_bytes(b"1")
+    case = CohortCase("a", tmp_path / "a.nrrd")
+    option = f"--reference={tmp_path}/{{name}}_flap.stl"
+    made = made_from(case, (option,), "1")
+    assert made is not None and made == made_from(case, (option,), "1")
+    (tmp_path / "a_flap.stl").write_bytes(b"another")
+    assert made != made_from(case, (option,), "1")
+    (tmp_path / "a_flap.stl").unlink()
+    assert made_from(case, (option,), "1") is None
 
 
 @pytest.mark.parametrize("suffix", [".nhdr", ".mhd"])

@@ -464,3 +464,17 @@ def test_an_error_crosses_from_one_process_to_another_unchanged():
     error = SkullVAEError("Odd file", "Mend it")
     again = pickle.loads(pickle.dumps(error))
     assert (str(again), again.cause, again.remedy) == (str(error), "Odd file", "Mend it")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--tab-at", "-30,80,95"),
+        ("--hole-at", "-30,80,95,3"),
+        ("--build-up", "-30,80,95,20,4"),
+        ("--engrave", "-L-"),
+    ],
+)
+def test_a_point_on_the_left_or_a_text_may_begin_with_a_minus(option, value, tmp_path, capsys):
+    assert cli.main(["complete", str(tmp_path / "none.nrrd"), "-o", str(tmp_path / "out"), option, value]) == 2
+    assert "does not exist" in capsys.readouterr().err

@@ -451,6 +451,10 @@ BAD_REQUESTS = {
     "an unknown additional part": ('{"request": 7, "tooling": {"hammer": true}}', 7),
     "a mould that is a number": ('{"request": 7, "tooling": {"mould": 1}}', 7),
     "a thin wall": ('{"request": 7, "tooling": {"mould": true, "mould_wall": 0.1}}', 7),
+    "a gamma of 400 digits": (f'{{"request": 7, "gamma": 1{"0" * 400}}}', 7),
+    "a point of 400 digits": (f'{{"request": 7, "points": [[1{"0" * 400}, 2, 3]]}}', 7),
+    "a clearance of 400 digits": (f'{{"request": 7, "implant": {{"clearance": 1{"0" * 400}}}}}', 7),
+    "a hole of 400 digits": (f'{{"request": 7, "implant": {{"hole_at": [[1{"0" * 400}, 2, 3]]}}}}', 7),
     "holes that are a number": ('{"request": 7, "implant": {"holes": 2}}', 7),
 }
 
@@ -462,6 +466,7 @@ def test_an_invalid_request_gets_cause_and_remedy_and_changes_nothing(client, li
     assert response["response"] == number
     assert set(response) == {"response", "error"}
     assert response["error"].count(". ") >= 1 and "\n" not in response["error"]
+    assert not response["error"].startswith("Unexpected")
     assert not (client.folder / "responses").exists()
 
 

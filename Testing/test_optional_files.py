@@ -110,6 +110,14 @@ def test_every_file_is_there_where_nothing_fails(result, tmp_path):
     assert "preview.png" in written.report["files"]
 
 
+def test_without_a_preview_nothing_is_drawn_and_the_report_does_without(monkeypatch, result, tmp_path):
+    failing(monkeypatch, "preview", AssertionError("drawn"))
+    written = write_files(result, tmp_path, replace(ALL, preview=False), Stages({}))
+    assert "preview.png" not in written.report["files"]
+    assert {"report.html", *BASIC} <= set(written.report["files"])
+    assert not any("preview" in warning for warning in written.report["warnings"])
+
+
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()], ids=repr)
 def test_a_full_disk_and_an_interruption_end_the_run(monkeypatch, result, tmp_path, error):
     failing(monkeypatch, "preview", error)

@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from SkullVAELib.cli.main import main
 from SkullVAELib.completion.options import CompletionOptions
-from SkullVAELib.completion.reference import MatchQuality
+from SkullVAELib.completion.reference import MatchQuality, RegisteredReference
 from SkullVAELib.completion.result import PreparedPatient
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.geometry.affines import apply_affine
@@ -194,3 +194,20 @@ def test_a_missing_reference_is_one_line_before_anything_is_computed(tmp_path, c
     assert code == 2 and len(error.splitlines()) == 1
     assert "skull.stl' does not exist" in error
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("folder", ["patient 1", "patient.1"])
+def test_the_name_of_a_dicom_folder_stands_in_that_of_its_reference(folder, tmp_path, capsys):
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / "1.dcm").write_bytes(bytes(128) + b"DICM")
+    arguments = ["complete", str(tmp_path / folder), "-o", str(tmp_path / "out")]
+    assert main([*arguments, "--reference", str(tmp_path / "{name}.stl")]) == 2
+    assert f"{folder}.stl' does not exist" in capsys.readouterr().err
+
+
+def test_a_copy_of_the_input_is_no_earlier_image():
+    source = KnownBone("completed.nrrd", "skull", Volume(np.zeros((2, 2, 2), bool), np.eye(4)))
+    for residual, warned in ((0.0, True), (0.06, False)):
+        quality = MatchQuality("intact bone", residual / 3, residual, 1.0, 0.0)
+        warnings = RegisteredReference(source, None, quality, np.zeros(0, bool), ()).warnings
+        assert ["equals the input" in text for text in warnings] == [True] * warned

@@ -62,6 +62,22 @@ def test_so_is_the_report_but_for_the_seconds(runs):
     assert content[0] == content[1]
 
 
+def test_so_is_every_file_of_a_process_that_had_loaded_the_model_before(runs, model_path, tmp_path):
+    arguments = ["complete", golden.SKULL, "-o", tmp_path / "out", "--device", "cpu", "--model", model_path]
+    process = subprocess.run(
+        [sys.executable, "-m", "SkullVAELib.cli.preloaded", "--device", "cpu", "--model", str(model_path)],
+        input=json.dumps({"arguments": [str(argument) for argument in arguments]}) + "\n",
+        capture_output=True,
+        text=True,
+        env=tiny.environment(),
+    )
+    assert process.returncode == 0, process.stderr
+    for name in FILES:
+        assert file_sha256(tmp_path / "out" / name) == file_sha256(runs[1] / name), name
+    taken = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))["seconds"]
+    assert taken["load model"] == 0.0, "it was not loaded again"
+
+
 def test_the_implant_is_the_recorded_one(runs):
     """Another kind of processor rounds otherwise: with version 0.1.0 the implants of two had a Dice of 0.992.
 

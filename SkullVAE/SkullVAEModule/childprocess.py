@@ -53,7 +53,8 @@ class ChildProcess:
     {"response": ...} on stdout. Closing stdin ends the requests.
 
     stage, fraction: the latest progress. done: whether the child has reported the stage "done" at fraction 1, after
-    which a child with requests keeps running. exitCode: None until the end. lastErrorLine: the last line on stderr.
+    which a child with requests keeps running. started: whether a preloaded child has taken its arguments, see
+    `preloading`. exitCode: None until the end. lastErrorLine: the last line on stderr.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class ChildProcess:
         self.stage = ""
         self.fraction = 0.0
         self.done = False
+        self.started = False
         self.exitCode: int | None = None
         self.cancelled = False
         self.lastErrorLine = ""
@@ -183,6 +185,9 @@ class ChildProcess:
             message = json.loads(line)
             if "response" in message:
                 self._responses.append({**message, "response": int(message["response"])})
+                return True
+            if message.get("ready") is True or message.get("started") is True:
+                self.started = "started" in message
                 return True
             self.stage, self.fraction = str(message["stage"]), min(1.0, max(0.0, float(message["fraction"])))
         except (ValueError, KeyError, TypeError):

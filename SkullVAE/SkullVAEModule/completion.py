@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -28,6 +28,9 @@ from .childprocess import ChildProcess
 from .librarypath import libraryFolder, shippedModel
 from .masks import Mask
 from .meshfiles import MeshData, readPly, readStl
+
+if TYPE_CHECKING:
+    from .preloading import PreloadedProcess
 
 IMPLANT_FILE, SKULL_FILE = "implant.ply", "skull_display.ply"
 
@@ -176,7 +179,7 @@ class RunSettings:
         model = self.model or shippedModel()
         if model is not None:
             arguments += ["--model", str(model)]
-        return [*arguments, "--interactive", "--display", "--report", "--uncertainty", "--format", "stl,ply"]
+        return [*arguments, "--interactive", "--display", "--no-preview", "--uncertainty", "--format", "stl,ply"]
 
     def implantRequest(self) -> dict:
         """Return the settings of the printable implant as the value of an "implant" request."""
@@ -269,7 +272,9 @@ class CompletionRun:
     """Completes one skull in a child process.
 
     array: (I, J, K) voxels of a CT in HU or of a skull labelmap, which must not change until the child runs;
-    affine: (4, 4) voxel index -> RAS mm; command: command to run instead of `python -m SkullVAELib` (for tests).
+    affine: (4, 4) voxel index -> RAS mm; command: command to run instead of `python -m SkullVAELib` (for tests);
+    preloaded: a process that has loaded the libraries, which this run uses and ends. If it has ended before it has
+    taken the arguments, the command is started instead.
     Call poll() until running is False, then result(). While live is true, use request() and pollResponses().
     The private folder is removed by close(), at the latest with the object itself.
     """
@@ -280,6 +285,7 @@ class CompletionRun:
         affine: np.ndarray,
         settings: RunSettings,
         command: Sequence[str] | None = None,
+        preloaded: PreloadedProcess | None = None,
     ):
         self._array: np.ndarray | None = array
         self._shape = array.shape
@@ -288,7 +294,12 @@ class CompletionRun:
         # The file of the patient's earlier bone.
         self._reference: Path | None = None
         self._command = list(command) if command else libraryCommand()
-        self._temporary = tempfile.TemporaryDirectory(prefix="SkullVAE-", ignore_cleanup_errors=True)
+        self._preloaded = preloaded
+        if preloaded is not None:
+            # The process writes its output there.
+            self._temporary = preloaded.temporary
+        else:
+            self._temporary = tempfile.TemporaryDirectory(prefix="SkullVAE-", ignore_cleanup_errors=True)
         self.folder = Path(self._temporary.name)
         self.child: ChildProcess | None = None
         self._writing: BackgroundStep | None = None
@@ -325,6 +336,9 @@ class CompletionRun:
                 self._startChild()
             return []
         lines = self._logLines()
+        if self._preloaded is not None and self.child.exitCode is not None and not self.child.started:
+            self._startChild()
+            return []
         if self._reading is None and (self.child.done or self.child.exitCode is not None):
             self._reading = BackgroundStep(self._readResult)
         if self._reading is not None:
@@ -348,8 +362,9 @@ class CompletionRun:
 
     def cancel(self) -> None:
         """Kill the child and all processes that it has started."""
-        if self.child is not None:
-            self.child.cancel()
+        for owner in (self, self._preloaded):
+            if owner is not None and owner.child is not None:
+                owner.child.cancel()
 
     def result(self) -> CompletionResult | None:
         """The result of a run; None if the library wrote none because it found no defect. Raises SkullVAEError."""
@@ -471,11 +486,15 @@ class CompletionRun:
 
     def _startChild(self) -> None:
         source, output = self.folder / "input.nrrd", self.outputFolder
-        command = [*self._command, "complete", str(source), "-o", str(output), "--progress", "json"]
-        command += self._settings.arguments()
+        arguments = ["complete", str(source), "-o", str(output), "--progress", "json", *self._settings.arguments()]
         if self._reference is not None:
-            command += ["--reference", str(self._reference)]
-        self.child = ChildProcess(command, self.folder, childEnvironment(), requests=True)
+            arguments += ["--reference", str(self._reference)]
+        if self._preloaded is not None and self._preloaded.run(arguments):
+            self.child = self._preloaded.child
+            return
+        # Whatever was the matter with it, this one reports it.
+        self._preloaded = None
+        self.child = ChildProcess([*self._command, *arguments], self.folder, childEnvironment(), requests=True)
         self.child.start()
         # Ends the process of a run that is discarded without close(); the temporary folder has its own finalizer.
         weakref.finalize(self, self.child.cancel)

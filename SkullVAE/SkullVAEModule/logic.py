@@ -36,6 +36,7 @@ from .installation import InstallationCheck
 from .masks import Mask
 from .meshfiles import MeshData
 from .parameters import SkullVAEParameterNode, inputKey
+from .preloading import Preloader
 from .remaining import RemainingTime
 from .results import AddedResult
 from .segments import SkullInput, maskOnGrid, readInput
@@ -51,6 +52,8 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
     request another shape, other defects or another printable implant, requestParts() additional printed parts,
     requestEdited() and requestPoints() the implant that was edited by hand, and pollResponses() updates the scene,
     until closeSession() or the scene is closed. After a run that found no defect, requestDefects() can name one.
+
+    preload() makes the next start() quicker.
 
     Each input that was completed has its own result and child; at most `cases.MOST_SESSIONS` children are kept.
     Requests and the attributes below are those of the last run, or of the input that was chosen with select().
@@ -74,6 +77,7 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
         self._settings = RunSettings()
         self._remaining = RemainingTime()
         self._sceneObserver = None
+        self._preloader = Preloader()
         self.notice = ""
 
     @property
@@ -131,6 +135,15 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
 
     # ----------------------------------------------------------------------------------------------------------------
     # A run
+
+    def preload(self, settings: RunSettings) -> None:
+        """Let a process load libraries and model for the next run with these settings, and wait for it.
+
+        Does nothing during a run, and while the process of the current input takes requests.
+        """
+        if not (self.running or self.waiting):
+            self._observeScene()
+            self._preloader.prepare(settings)
 
     def start(
         self,
@@ -395,7 +408,8 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
         return changed
 
     def closeSession(self) -> None:
-        """End the children that keep completions and remove their folders; the results stay in the scene."""
+        """End the children that keep completions or wait for a run, and remove their folders; results stay."""
+        self._preloader.end()
         for case in self._cases.values():
             case.end()
 
@@ -493,7 +507,9 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
     def _startRun(self) -> None:
         self._remaining = RemainingTime()
         source = self._running.source
-        self._run = self._createRun(source.array, source.affine, self._settings)
+        preloaded = self._preloader.take(self._settings)
+        more = {} if preloaded is None else {"preloaded": preloaded}
+        self._run = self._createRun(source.array, source.affine, self._settings, **more)
         try:
             self._run.start()
         except BaseException:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 # Before this time and progress the estimate is not stable.
 _LEAST_SECONDS = 2.0
 _LEAST_FRACTION = 0.05
+# Weight of a new estimate: the parts of a run take somewhat more or less time than expected.
+_WEIGHT = 0.25
 
 
 class RemainingTime:
@@ -32,7 +34,8 @@ class RemainingTime:
             self._begin = now, fraction
         elapsed, done = now - self._begin[0], fraction - self._begin[1]
         if elapsed >= _LEAST_SECONDS and done >= _LEAST_FRACTION:
-            self._end = now + elapsed * (1 - fraction) / done
+            end = now + elapsed * (1 - fraction) / done
+            self._end = end if self._end is None else self._end + _WEIGHT * (end - self._end)
 
     @property
     def seconds(self) -> float | None:

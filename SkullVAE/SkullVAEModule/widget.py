@@ -35,6 +35,8 @@ from .sections import Sections, sectionsToShow
 _POLL_MS = 100
 # A new shape is requested after a slider has not moved for this time.
 _REST_MS = 150
+# Libraries are loaded for the next run after the panel has not changed for this time.
+_PRELOAD_MS = 300
 
 
 class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
@@ -49,6 +51,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._timer = None
         self._restTimer = None
         self._sceneTimer = None
+        self._preloadTimer = None
         # Settings of the result that is shown; settings that differ from these are requested.
         self._shown: tuple | None = None
         self._runGamma = 0.0
@@ -93,6 +96,8 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._restTimer.setSingleShot(True)
         self._sceneTimer = self._newTimer(0, self.onSceneChanged)
         self._sceneTimer.setSingleShot(True)
+        self._preloadTimer = self._newTimer(_PRELOAD_MS, self.onPreload)
+        self._preloadTimer.setSingleShot(True)
 
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
@@ -367,6 +372,12 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.logic.requestImplant(implant)
         self._follow()
 
+    def onPreload(self) -> None:
+        """Load what the next run needs; called when the panel with an input has not changed for a moment."""
+        if self._parameterNode is not None and not (self.inputSection.missing() or self.advancedSection.missing()):
+            device, model = self._parameterNode.device, self.advancedSection.modelPath()
+            self.logic.preload(RunSettings(device=device, model=model))
+
     def _onProposal(self) -> None:
         """Called when another proposal was requested; proposals have the gamma of the run."""
         self._shown = (self._runGamma, self._shown[1] if self._shown else self._settings()[1])
@@ -383,6 +394,8 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.partsSection.onResponses()
 
     def _showProgress(self) -> None:
+        # Until a fraction is known the bar moves by itself: the input is written, or libraries are loaded.
+        self.ui.progressBar.maximum = 100 if self.logic.fraction > 0 else 0
         self.ui.progressBar.value = round(100 * self.logic.fraction)
         if self.logic.stage:
             text = stageText(self.logic.stage)
@@ -431,6 +444,8 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.removeModelButton.enabled = parameters.model != ""
         missing = self._missing()
         self.ui.completeButton.enabled = not missing and not busy
+        if not missing and not busy:
+            self._preloadTimer.start()
         self.ui.completeButton.toolTip = missing or _("Complete the skull and design the implant.")
         self.defectSection.update(busy)
         if not busy:
@@ -571,6 +586,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._timer.stop()
         self._restTimer.stop()
         self._sceneTimer.stop()
+        self._preloadTimer.stop()
         self.logic.cancel()
         self.exportSection.cancel()
         self.compareSection.cancel()
@@ -586,7 +602,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             section.enabled = not running
         self.ui.cancelButton.enabled = running
         self.ui.progressBar.visible = running
-        self.ui.progressBar.value = 0
+        self.ui.progressBar.maximum, self.ui.progressBar.value = 100, 0
         self._onParametersModified()
 
     def _showStatus(self, text: str) -> None:

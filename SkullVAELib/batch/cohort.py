@@ -101,12 +101,9 @@ def _is_image(path: Path) -> bool:
 
 def _case(path: Path, name: str | None = None, arguments: tuple[str, ...] = ()) -> CohortCase:
     if not name:
-        from SkullVAELib.io.images import is_dicom, volume_suffix
+        from SkullVAELib.io.images import image_name
 
-        if is_dicom(path):
-            name = path.stem if path.is_file() else path.name
-        else:
-            name = path.name[: -len(volume_suffix(path))]
+        name = image_name(path)
     return CohortCase(name, path.absolute(), arguments)
 
 
@@ -195,8 +192,8 @@ def _may_be_a_folder(name: str) -> bool:
 def made_from(case: CohortCase, arguments: Sequence[str], model_sha256: str) -> dict | None:
     """Return the inputs that the result of a case depends on, to detect later whether it is out of date.
 
-    The image is represented by size and modification time of its files, because reading them would take a large part of
-    the time of completing them; the model is represented by its SHA-256.
+    The image and its reference are represented by size and modification time of their files, because reading them would
+    take a large part of the time of completing them; the model is represented by its SHA-256.
 
     Parameters
     ----------
@@ -210,14 +207,23 @@ def made_from(case: CohortCase, arguments: Sequence[str], model_sha256: str) -> 
     Returns
     -------
     dict or None
-        Plain values; None where the image is missing or damaged.
+        Plain values; None where the image or its reference is missing or damaged.
     """
     try:
-        files = [[file.stat().st_size, file.stat().st_mtime_ns] for file in _files(case.path)]
+        used = [*_files(case.path), *_reference(case, arguments)]
+        files = [[file.stat().st_size, file.stat().st_mtime_ns] for file in used]
     except (OSError, SkullVAEError):
         return None
     options = [argument for argument in (*arguments, *case.arguments) if not argument.startswith("--model=")]
     return {"input": files, "options": options, "model_sha256": model_sha256, "version": __version__}
+
+
+def _reference(case: CohortCase, arguments: Sequence[str]) -> list[Path]:
+    """The files of the reference of a case, if there is one."""
+    from SkullVAELib.io.images import image_name
+
+    given = [argument.partition("=")[2] for argument in arguments if argument.startswith("--reference=")]
+    return [file for path in given for file in _files(Path(path.replace("{name}", image_name(case.path))))]
 
 
 def _files(path: Path) -> list[Path]:

@@ -106,6 +106,8 @@ def run_batch(shared: Sequence[argparse.Action], options: argparse.Namespace) ->
         raise SkullVAEError("--workers and --scheduler cannot be combined: a scheduler has its own workers", "Omit one")
     if options.model is not None:
         options.model = existing_model(options.model).absolute()  # a worker may have another working directory
+    if options.reference is not None:
+        options.reference = str(Path(options.reference).absolute())
     cases = list_cases(options.cohort)
     for name in SUMMARIES:
         check_not_input(options.output / name, [options.cohort], "Choose another output folder")

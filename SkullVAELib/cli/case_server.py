@@ -20,7 +20,7 @@ import tempfile
 import traceback
 from typing import IO, NoReturn
 
-from SkullVAELib.core.parent_process import ENDS_WITH_PARENT
+from SkullVAELib.core.parent_process import ENDS_WITH_PARENT, read_line
 
 _SET_NAME = 15  # PR_SET_NAME in Linux's prctl.h
 _MOST_OUTPUT = 20_000
@@ -36,7 +36,7 @@ def main() -> int:
         os.dup2(nowhere.fileno(), 1)  # what a library prints is no reply
     _load()
     _reply(replies, {"ready": True})
-    while line := _read_line():
+    while line := read_line(0):  # a case watches the same pipe
         request = json.loads(line)
         with tempfile.TemporaryFile() as output:
             pid = os.fork()
@@ -61,17 +61,6 @@ def _load() -> None:
 
 def _reply(descriptor: int, content: dict) -> None:
     os.write(descriptor, (json.dumps(content) + "\n").encode())
-
-
-def _read_line() -> bytes:
-    """The next line of stdin, without anything beyond it: a case watches the same pipe."""
-    line = b""
-    while not line.endswith(b"\n"):
-        read = os.read(0, 1)
-        if not read:
-            return b""
-        line += read
-    return line
 
 
 def _run(name: str, arguments: list[str], output: IO[bytes]) -> NoReturn:

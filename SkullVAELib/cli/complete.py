@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import sys
 from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,8 @@ from SkullVAELib.core.version import NOTICE
 from SkullVAELib.report.result_names import PUBLISHED_FILES
 
 if TYPE_CHECKING:
+    import torch
+
     from SkullVAELib.completion.options import DefectChoice
     from SkullVAELib.geometry.roi import ROI
     from SkullVAELib.geometry.volume import Volume
@@ -29,10 +32,12 @@ if TYPE_CHECKING:
     from SkullVAELib.implant.tooling import ToolingOptions
     from SkullVAELib.io.dicom_volume import DicomVolume
     from SkullVAELib.report.result_files import RunResult
+    from SkullVAELib.vae.networks import SkullModel
 
 
 # Expected seconds of the stages after the completion, for the progress bar.
-_LAST_WEIGHTS = {"mesh": 1.0, "write": 2.0, "preview": 2.0}
+_LAST_WEIGHTS = {"mesh": 4.0, "write": 0.3, "preview": 1.0}
+_SECONDS_OF_REPORT = 1.6
 _SECONDS_PER_PROPOSAL = 1.5
 _SECONDS_OF_TOOLING = 5.0
 _REFERENCE_SECONDS = 5.0
@@ -60,6 +65,11 @@ def add_parser(commands) -> None:
     complete.add_argument("-o", "--output", metavar="DIR", type=Path, required=True, help="folder for the results")
     add_case_options(complete)
     add_progress_option(complete)
+    complete.add_argument(
+        "--no-preview",
+        action="store_true",
+        help="do not draw preview.png, for a program that shows the result itself",
+    )
     complete.add_argument(
         "--interactive",
         action="store_true",
@@ -128,9 +138,9 @@ def run_complete(options: argparse.Namespace) -> int:
 
 def _existing_reference(options: argparse.Namespace, path: Path) -> Path:
     """The path of --reference with the name of the input put in; raises SkullVAEError where it is missing."""
-    from SkullVAELib.io.images import check_readable, volume_suffix
+    from SkullVAELib.io.images import check_readable, image_name
 
-    options.reference = options.reference.replace("{name}", path.name[: -len(volume_suffix(path))])
+    options.reference = options.reference.replace("{name}", image_name(path))
     reference = Path(options.reference)
     if reference.suffix.lower() in (".stl", ".ply", ".obj"):
         if not reference.is_file():
@@ -171,21 +181,25 @@ def _complete_into(
 
             claim_buffers()
 
-    weights = {"load model": 1, **STAGE_WEIGHTS, **_LAST_WEIGHTS}
+    weights = {"load model": 0.2, **STAGE_WEIGHTS, **_LAST_WEIGHTS}
     face = options.face or options.defect == "facial"
     if not face:
         weights.pop("face", None)
+    if options.report:
+        weights["preview"] += _SECONDS_OF_REPORT
     if options.reference is not None:
         weights["implant"] += _REFERENCE_SECONDS
     if options.proposals > 1:
         weights["proposals"] = _SECONDS_PER_PROPOSAL * (options.proposals - 1)
     if tooling.any:
         weights["tooling"] = _SECONDS_OF_TOOLING
+    if options.no_preview and not options.report:
+        weights["preview"] = 0.05
     stages = Stages(weights, report)
     with stages.stage("load model"):
         device = resolve_device(options.device)
         model_path = default_model_path() if options.model is None else options.model
-        model = load_model(model_path, device)
+        model = _preloaded_model(model_path, device) or load_model(model_path, device)
     completion_options = CompletionOptions(
         threshold_hu=options.threshold,
         roi=roi,
@@ -214,10 +228,73 @@ def _complete_into(
         options.skull,
         options.display,
         html_report=options.report,
+        preview=not options.no_preview,
         dicom_source=source if options.dicom else None,
         tooling=tooling,
     )
     return write_files(result, staging, outputs, stages, start.seconds)
+
+
+@dataclass(frozen=True)
+class _Preloaded:
+    """A model that was loaded before a run, with the state of its file and its device."""
+
+    file: tuple
+    device: str
+    model: SkullModel
+
+
+_preloaded: _Preloaded | None = None
+
+
+def preload(model_path: Path, device: str) -> None:
+    """Load libraries and model, and compute what depends on the model alone, for a run of `complete` in this process.
+
+    Parameters
+    ----------
+    model_path : Path
+        The model file; a run with another model loads that one.
+    device : {"auto", "cpu", "cuda"}
+        Device of the model.
+
+    Raises
+    ------
+    SkullVAEError
+        If the model or the device cannot be used.
+    """
+    global _preloaded
+    load_libraries()
+    import SkullVAELib.session.server  # noqa: F401
+    from SkullVAELib.completion.defect_classifier import default_classifier
+    from SkullVAELib.core.threads import claim_buffers, one_thread
+    from SkullVAELib.registration.reference import MeanSkull
+    from SkullVAELib.vae.checkpoint import load_model
+    from SkullVAELib.vae.device import resolve_device
+
+    claim_buffers()
+    where = resolve_device(device)
+    file = _state_of(model_path)
+    model = load_model(model_path, where)
+    with one_thread():  # as in a completion, so that the bits are the same
+        MeanSkull.of(model).prepare()
+    default_classifier()
+    _preloaded = _Preloaded(file, str(where), model)
+
+
+def _preloaded_model(path: Path, device: torch.device) -> SkullModel | None:
+    """The model that was loaded before the run, if it is of this file as the file is now, and on this device."""
+    if _preloaded is None or _preloaded.device != str(device):
+        return None
+    try:
+        return _preloaded.model if _preloaded.file == _state_of(path) else None
+    except OSError:
+        return None
+
+
+def _state_of(path: Path) -> tuple:
+    """Identifies a file and its content, without reading it."""
+    status = path.stat()
+    return path.resolve(), status.st_size, status.st_mtime_ns
 
 
 def load_libraries() -> None:

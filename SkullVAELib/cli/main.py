@@ -57,9 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stack.enter_context(_signals_end_the_run())
         try:
             options = _parser().parse_args(
-                join_option_value(
-                    sys.argv[1:] if arguments is None else arguments, "--roi", "--box", "--at", "--not-at", "--through"
-                )
+                join_option_value(sys.argv[1:] if arguments is None else arguments, *_MAY_BEGIN_WITH_MINUS)
             )
             return options.run(options)
         except KeyboardInterrupt:
@@ -87,6 +85,13 @@ def _limit_threads() -> None:
     # two threads on free cores, 5 s on busy cores, and 0.03 s with one thread in either case. NumPy reads this variable
     # once, when it is imported.
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
+
+
+# Options whose values are coordinates or free text.
+_MAY_BEGIN_WITH_MINUS = (
+    *("--roi", "--box", "--at", "--not-at", "--through"),
+    *("--tab-at", "--hole-at", "--build-up", "--engrave"),
+)
 
 
 class _Parser(argparse.ArgumentParser):

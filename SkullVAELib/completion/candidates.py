@@ -15,6 +15,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from SkullVAELib.completion.options import DefectOptions
+from SkullVAELib.core.progress import report_step
 from SkullVAELib.geometry.affines import apply_affine
 from SkullVAELib.geometry.grid import Grid
 from SkullVAELib.geometry.masks import bounding_box, largest_component
@@ -376,16 +377,19 @@ class MissingBone:
         to_canonical = alignment @ fraction.affine
         field, outside = _on_voxels(warped.on_grid(), grid, to_canonical, fraction.array.shape)
         field[outside] = 99.0
+        report_step(0.35)
         # Interpolation on the grid loses thin bone between its nodes, so the shape is evaluated at the voxels near it.
         close = np.abs(field) < 1.5 * grid.spacing_mm
         field[close] = warped.at_voxels(to_canonical, np.argwhere(close))
         inside = field < 0
+        report_step(0.5)
         fields = [spread]
         if natural is not None:
             nodes = grid.coordinates().reshape(-1, 3)
             on_mean = nodes + grid.sample(warped.warp, nodes)
             fields.append(grid.sample(natural[None], on_mean)[:, 0].reshape(grid.shape))
         deviation, *openings = _sampled_at(fields, grid, to_canonical, inside)
+        report_step(0.65)
         end = outside | ~_inside_image(skull)
         missing = inside & (fraction.array < 0.5)
         if (plane := cut_plane(apply_affine(alignment, skull.points))) is not None:
@@ -394,7 +398,9 @@ class MissingBone:
             missing &= ~below
         # Growth stops where skulls vary: through the open skull base a candidate would grow from temple to nose.
         missing &= deviation < options.grow_spread_mm
+        report_step(0.75)
         outwards, inwards = _bone_along_line(missing, fraction, to_canonical, options.cavity_mm)
+        report_step(0.85)
         cavity = np.isfinite(outwards) & np.isfinite(inwards)
         displaced = np.minimum(outwards, inwards) < options.displaced_mm
         # Where bone is just below or above all around, the prior is displaced and nothing is missing; at a slanted cut
@@ -449,7 +455,8 @@ class MissingBone:
             seeds[number] = own
         found = []
         boxes = ndimage.find_objects(labels)
-        for number, own in seeds.items():
+        for place, (number, own) in enumerate(seeds.items()):
+            report_step(0.3 + 0.7 * place / len(seeds))
             core = np.zeros(shape, bool)
             for box, seed in own:
                 core[box] |= seed

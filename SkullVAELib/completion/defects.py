@@ -13,6 +13,7 @@ from SkullVAELib.completion.candidates import Candidate, MissingBone
 from SkullVAELib.completion.defect_classifier import DefectClassifier
 from SkullVAELib.completion.options import DefectChoice, DefectOptions
 from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.core.progress import stage_part
 from SkullVAELib.geometry.affines import apply_affine
 from SkullVAELib.geometry.masks import bounding_box
 from SkullVAELib.registration.skull import Skull
@@ -182,8 +183,11 @@ class DefectFinder:
         -------
         DefectFinder
         """
-        missing = MissingBone.of(warped, spread, alignment, skull, coarse_mm, options, classifier.natural_openings)
-        found = [c for candidate in missing.candidates() for c in _judged(candidate, missing, classifier)]
+        with stage_part(0.0, 0.8):
+            missing = MissingBone.of(warped, spread, alignment, skull, coarse_mm, options, classifier.natural_openings)
+        with stage_part(0.8, 0.95):
+            candidates = missing.candidates()
+        found = [c for candidate in candidates for c in _judged(candidate, missing, classifier)]
         found.sort(key=lambda c: -c.candidate.volume_ml)
         listed = [c for c in found if c.probability >= _LISTED or c.candidate.volume_ml >= _LISTED_ML]
         return cls(missing, tuple(replace(c, number=number) for number, c in enumerate(listed, 1)))

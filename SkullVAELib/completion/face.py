@@ -18,6 +18,7 @@ from scipy.spatial import cKDTree
 from SkullVAELib.completion.defects import Defects, NumberedCandidate
 from SkullVAELib.completion.fill import AllowedRegion, FilledDefects, allowed_region, fill_defects
 from SkullVAELib.completion.options import FaceOptions
+from SkullVAELib.core.progress import report_step, stage_part
 from SkullVAELib.geometry.affines import apply_affine, scale_of
 from SkullVAELib.geometry.grid import Grid
 from SkullVAELib.geometry.masks import bounding_box
@@ -165,10 +166,12 @@ class FaceCompletion:
         """
         if _on_face(patient.aligned.points, options).sum() < MIN_POINTS:
             return None
-        image = MirrorImage.of(patient, options)
+        with stage_part(0.0, 0.6):
+            image = MirrorImage.of(patient, options)
         defects = find_facial_defects(image, patient, vault_defects, options)
         if not defects.masks:
             return None
+        report_step(0.8)
         where = allowed_region(patient.skull.fraction, defects)
         implant = fill_defects(image, patient.alignment, patient.bone, defects, where, options.smallest_ml)
         return cls(image, defects, implant, where, patient.skull.fraction.affine) if implant.whole.array.any() else None

@@ -15,7 +15,7 @@ from SkullVAELib.completion.options import CompletionOptions
 from SkullVAELib.completion.prior import Prior
 from SkullVAELib.completion.result import Completion, PreparedPatient, edited_by_points
 from SkullVAELib.core.errors import SkullVAEError
-from SkullVAELib.core.progress import Stages
+from SkullVAELib.core.progress import Stages, report_step
 from SkullVAELib.core.threads import one_thread
 from SkullVAELib.core.version import __version__
 from SkullVAELib.geometry.volume import Volume
@@ -26,14 +26,14 @@ from SkullVAELib.shape.warped import WarpedShape
 from SkullVAELib.vae.networks import SkullModel
 
 STAGE_WEIGHTS = {
-    "bone": 1.0,
-    "register": 2.0,
-    "warp": 1.5,
-    "prior": 0.5,
-    "gap": 1.5,
+    "bone": 1.4,
+    "register": 1.2,
+    "warp": 0.8,
+    "prior": 0.1,
+    "gap": 2.0,
     "face": 2.0,
-    "implant": 1.5,
-    "measure": 1.0,
+    "implant": 0.8,
+    "measure": 0.3,
 }
 """Expected shares of the computing time of the stages; "face" only runs if it is requested."""
 
@@ -106,6 +106,7 @@ def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stag
         report["face"] = face.as_json(volume)
     with stages.stage("implant"):
         patient = PreparedPatient.of(registered, quality, prior, finder, defects, warped, options, face, known)
+        report_step(0.7)
         report["candidates"] = patient.candidates
         if patient.reference is not None:
             report["reference"] = patient.reference.as_json()

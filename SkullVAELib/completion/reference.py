@@ -49,6 +49,10 @@ REFUSED_MM = 1.2
 REFUSED_P95_MM = 4.0
 """95th percentile above which it is so even if the median is only above that of an acceptable match, mm."""
 
+COPY_MM = 0.02
+"""95th percentile of the residual below which the reference is a copy of the input, mm; two images of one head differ
+by more."""
+
 LEAST_COVERED = 0.9
 """Fraction of the defect below which the user is told that the reference has no bone there."""
 
@@ -149,6 +153,11 @@ class RegisteredReference:
             warnings.append(
                 f"The reference '{name}' matches poorly: {quality.median_mm:.1f} mm (median) and {quality.p95_mm:.1f}"
                 f" mm (95th percentile) from {where}. Check that it is this patient's, or complete without it."
+            )
+        if quality.basis == "intact bone" and quality.p95_mm < COPY_MM:
+            warnings.append(
+                f"The reference '{name}' equals the input outside the defect: it is not an image of its own, but"
+                " perhaps a completed skull. Choose an image from before the operation."
             )
         if quality.covered < LEAST_COVERED:
             warnings.append(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+_WAIT_SECONDS = 0.2
+
 
 class Background:
     """A function that runs in a thread; leaving the context before it has started cancels it.
@@ -50,10 +52,19 @@ class Background:
         except BaseException as error:
             self._error = error
 
-    def finish(self) -> None:
-        """Wait until the work is done, or do it now if it has not started; raises what the work raised."""
+    def finish(self, on_wait: Callable[[], None] | None = None) -> None:
+        """Wait until the work is done, or do it now if it has not started; raises what the work raised.
+
+        Parameters
+        ----------
+        on_wait : callable, optional
+            Called several times a second while the work goes on.
+        """
         self._stop_waiting.set()
         if self._thread is not None:
+            while on_wait is not None and self._thread.is_alive():
+                self._thread.join(_WAIT_SECONDS)
+                on_wait()
             self._thread.join()
         if not self._started:
             self._started = True

@@ -32,6 +32,17 @@ def _watch_stdin() -> None:
     os._exit(128 + signal.SIGTERM)
 
 
+def read_line(descriptor: int) -> bytes:
+    """The next line of a pipe, without anything beyond it, which another reader may expect; empty at its end."""
+    line = b""
+    while not line.endswith(b"\n"):
+        read = os.read(descriptor, 1)
+        if not read:
+            return b""
+        line += read
+    return line
+
+
 def end_when_orphaned(parent: int, over: threading.Event, every_seconds: float) -> None:
     """End this process when another than `parent` becomes its parent, as happens when that one vanishes.
 

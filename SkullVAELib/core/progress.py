@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 Report = Callable[[str, float], None]
 
@@ -40,6 +41,66 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
+# Least change of the fraction done that is reported within a stage: a loop may report each of its thousand steps.
+_LEAST_CHANGE = 0.002
+
+_step: ContextVar[Callable[[float], None] | None] = ContextVar("the stage in progress", default=None)
+
+
+def report_step(fraction: float) -> None:
+    """Report that a fraction of the present stage, or of its present part, is done.
+
+    For code deep inside of a stage. Does nothing outside of one, and in a thread that a stage has started.
+
+    Parameters
+    ----------
+    fraction : float
+        0 to 1. A value below an earlier one is not reported.
+    """
+    report = _step.get()
+    if report is not None:
+        report(fraction)
+
+
+@contextmanager
+def stage_part(begin: float, end: float) -> Iterator[None]:
+    """Let the body be a part of the present stage: its steps from 0 to 1 are those from `begin` to `end` of the stage.
+
+    Parameters
+    ----------
+    begin, end : float
+        Fractions of the stage, or of the part that this one is in.
+    """
+    outer = _step.get()
+    if outer is None:
+        yield
+        return
+    outer(begin)
+    token = _step.set(lambda fraction: outer(begin + (end - begin) * min(1.0, max(0.0, fraction))))
+    try:
+        yield
+    finally:
+        _step.reset(token)
+    outer(end)
+
+
+def with_steps_to(report: Callable[[float], None], function: Callable, *arguments: object) -> None:
+    """Call a function whose steps go to `report` instead of the present stage: for a thread beside a stage.
+
+    Parameters
+    ----------
+    report : callable
+        Called with each fraction done, 0 to 1.
+    function : callable
+        Called with the arguments.
+    """
+    token = _step.set(report)
+    try:
+        function(*arguments)
+    finally:
+        _step.reset(token)
+
+
 class Stages:
     """The stages of a run: reports the current stage and the fraction done, and records the seconds of each stage.
 
@@ -60,10 +121,23 @@ class Stages:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time the body as stage `name` and report its start and end."""
-        self._report(name, self._done)
+        """Time the body as stage `name` and report its start; the body reports its progress with `report_step`."""
+        last = self._done
+        self._report(name, last)
+
+        def within(fraction: float) -> None:
+            nonlocal last
+            done = min(1.0, self._done + self._share.get(name, 0.0) * min(1.0, max(0.0, fraction)))
+            if done >= last + _LEAST_CHANGE:
+                last = done
+                self._report(name, done)
+
         start = time.perf_counter()
-        yield
+        token = _step.set(within)
+        try:
+            yield
+        finally:
+            _step.reset(token)
         self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 3)
         self._done = min(1.0, self._done + self._share.get(name, 0.0))
 

@@ -278,7 +278,7 @@ def _check(what: str, value: float | None, low: float, high: float, unit: str = 
 
 
 def _text(value: str | Sequence[float]) -> str:
-    return value if isinstance(value, str) else ",".join(map(str, value))
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _numbers(value: str | Sequence[float], count: tuple[int, int], what: str, remedy: str) -> tuple[float, ...]:

@@ -15,6 +15,7 @@ from SkullVAELib.implant.fixation import (
     Fixation,
     Ground,
     Site,
+    capsule,
     cut_rounded,
     drill_screw,
     grid_box,
@@ -27,10 +28,13 @@ from SkullVAELib.mesh.distance import BoneDistance
 from SkullVAELib.mesh.mesh import Mesh
 
 THICKEST_MM = 30.0
-"""Maximum length of a hole through the plate."""
+"""Maximum length of a hole through the plate, and distance of a given point from the outer surface."""
 
 _EDGE_ROOM_MM = 1.0
-"""Minimum distance between a hole at a given point and the rim."""
+"""Minimum distance between the edge of a hole at a given point and the rim or another such hole."""
+
+_NEAR_SCREW_MM = 40.0
+"""Distance from a screw beyond which nothing belongs to its tab."""
 
 _TAPER = 2.5
 """Length of the tapered edge of a build-up, as a multiple of its thickness."""
@@ -104,6 +108,13 @@ class Additions:
                 made.warnings.append(
                     f"The hole at {place(np.array(point))} is left out: it is {figure}. Give a point at least"
                     f" {least:.1f} mm inside the rim."
+                )
+                continue
+            apart = [float(np.linalg.norm(at[0] - other)) - (diameter + wide) / 2 for other, _, wide in made.holes]
+            if apart and min(apart) < _EDGE_ROOM_MM:
+                made.warnings.append(
+                    f"The hole at {place(np.array(point))} is left out: another hole is too near. Leave at least"
+                    f" {_EDGE_ROOM_MM:g} mm between the edges of holes."
                 )
                 continue
             made.holes.append((at[0], outer.normal(at)[0], diameter))
@@ -201,15 +212,29 @@ class Additions:
         return solid, figures, warnings
 
     def _share(self, solid: np.ndarray, others: list[np.ndarray], gap_mm: float) -> np.ndarray:
-        """The part (*shape) of tabs and flange that is nearer to a piece than to the others, with half the gap."""
+        """The part (*shape) of tabs and flange that is nearer to a piece than to the others, with half the gap.
+
+        Around a screw all of it belongs to the piece that is nearest to the screw.
+        """
         added = self.fixation.solid.copy()
+        gap = max(gap_mm, 0.2)
         flat = np.flatnonzero(added.ravel() < 2 * self.grid.step_mm)
         points = self.grid.points(flat)
-        away = []
+        trees = []
         for inside in (solid < 0, np.any([each < 0 for each in others], axis=0)):
             nodes = np.flatnonzero((inside & ~ndimage.binary_erosion(inside)).ravel())
-            away.append(cKDTree(self.grid.points(nodes)).query(points)[0])
-        apart = (away[0] - away[1] + max(gap_mm, 0.2)) / 2
+            trees.append(cKDTree(self.grid.points(nodes)))
+        own, other = (tree.query(points)[0] for tree in trees)
+        apart = (own - other + gap) / 2
+        for site, (start, end) in zip(self.fixation.screws, self.fixation.lines, strict=True):
+            # The axis of a screw may meet the opposite wall of a small skull.
+            near = np.flatnonzero(np.linalg.norm(points - site.base, axis=1) < _NEAR_SCREW_MM)
+            beside = capsule(points[near], start, end, site.axis)[0] - self.options.pad_mm
+            if trees[0].query(site.base)[0] <= trees[1].query(site.base)[0]:
+                # Distances are to nodes inside the pieces, of which the surface is up to a step farther out.
+                apart[near] = np.minimum(apart[near], np.maximum(beside, gap + self.grid.step_mm - other[near]))
+            else:
+                apart[near] = np.maximum(apart[near], gap - beside)
         values = added.ravel()
         values[flat] = np.maximum(values[flat], apart)
         return added
@@ -239,12 +264,19 @@ def raise_surface(
     solid : numpy.ndarray
         Function of the raised plate.
     warnings : list of str
-        Regions that do not reach the implant or their thickness.
+        Regions that are far from the implant, or do not reach it or their thickness.
     """
     rim = RimLine(plate, grid, outer, under_mm)
     warnings = []
     for *centre, radius, thickness in regions:
         at = outer.points[outer.nearest(np.array([centre]))][0]
+        off = float(np.linalg.norm(at - centre))
+        if off > THICKEST_MM:
+            warnings.append(
+                f"The build-up at {place(np.array(centre))} is left out: it is {off:.0f} mm from the outer surface of"
+                f" the implant. Give a point at most {THICKEST_MM:g} mm from it."
+            )
+            continue
         wanted = grid.active[grid.near(at[None], radius + thickness + 3.0).ravel()[grid.active]]
         nodes = SurfaceNodes.of(grid, outer, rim, wanted, (-under_mm - 2.5, thickness + 2.0))
         height = nodes.height + under_mm

@@ -56,6 +56,9 @@ _CLOSE_MM = 1.0
 _LEFT_MM = 0.6
 """Minimum height of the cylindrical part of a screw hole below the countersink."""
 
+_TOO_NEAR = "other screws are too near"
+"""Why there is no screw where another one has no room."""
+
 _SUPPORTED_MM = 2.5
 """Distance of the upper face from bone, beyond its own height, above which there is no flange."""
 
@@ -92,12 +95,15 @@ class Fixation:
         Function (*shape), negative inside; without the screw holes.
     screws : list of Site
         The screws.
+    lines : list of (start, end)
+        For each screw the middle line of its tab, (3,) points; the same point twice for a screw in the flange.
     warnings : list of str
         What could not be placed.
     """
 
     solid: np.ndarray
     screws: list[Site] = field(default_factory=list)
+    lines: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
 
@@ -189,6 +195,8 @@ class Candidates:
         (N,) bool; supported: there is bone below all of the tab's pad.
     other_mm : numpy.ndarray
         (N,) distance to another defect.
+    occupied : numpy.ndarray
+        (N,) bool, whether a tab is too near for another one.
     """
 
     base: np.ndarray
@@ -198,6 +206,7 @@ class Candidates:
     in_image: np.ndarray
     supported: np.ndarray
     other_mm: np.ndarray
+    occupied: np.ndarray
 
     @classmethod
     def of(cls, points: np.ndarray, outer: OuterSurface, ground: Ground, pad_mm: float) -> Candidates:
@@ -215,11 +224,12 @@ class Candidates:
             there, thick = bone_along(ground.bone, around, -normals)
             supported &= np.isfinite(there) & (thick >= 1.0)
         other = ground.other_defect(points, pad_mm + 2.0)
-        return cls(points, normals, entry, bone_mm, in_image, supported, other)
+        return cls(points, normals, entry, bone_mm, in_image, supported, other, np.zeros(len(points), bool))
 
     def valid(self, least_mm: float) -> np.ndarray:
         """Which positions have room and enough bone, (N,) bool."""
-        return self.in_image & self.supported & (self.bone_mm >= least_mm) & np.isinf(self.other_mm)
+        free = self.in_image & ~self.occupied & np.isinf(self.other_mm)
+        return free & self.supported & (self.bone_mm >= least_mm)
 
     def site(self, number: int) -> Site:
         """The screw at a position."""
@@ -232,6 +242,9 @@ class Candidates:
         if not len(which) or not self.in_image[which].any():
             return "the image ends there"
         which = which[self.in_image[which]]
+        if self.occupied[which].all() or self.valid(least_mm)[which].any():
+            return _TOO_NEAR
+        which = which[~self.occupied[which]]
         if np.isfinite(self.other_mm[which]).all():
             return f"another defect is {self.other_mm[which].max():.1f} mm away"
         thick = self.bone_mm[which].max()
@@ -295,6 +308,7 @@ def make_fixation(
     if options.flange_mm:
         near |= grid.near(rim.points, options.flange_mm + 2.0 + highest)
     segments = [_segment(site, outer, rim) for site in tabs]
+    made.lines = [*segments, *((site.base, site.base) for site in screws)]
     for start, end in segments:
         steps = np.linspace(0, 1, 12)[:, None]
         near |= grid.near(start + steps * (end - start), options.pad_mm + highest + 2.5)
@@ -320,7 +334,7 @@ def make_fixation(
         _check_flange(outer, rim, ground, options.flange_mm, made.warnings)
     height = clearance_mm + options.tab_thickness_mm
     for site, (start, end) in zip(tabs, segments, strict=True):
-        across, along = _capsule(nodes.points, start, end, site.axis)
+        across, along = capsule(nodes.points, start, end, site.axis)
         ramp = np.clip((along + options.pad_mm) / _RAMP_MM, 0, 1)
         top = base - (height + under_mm) * ramp + under_mm
         parts.append(np.maximum(rounded_intersection([across - options.pad_mm, top], _EDGE_MM), bottom))
@@ -383,7 +397,7 @@ def _even_base(grid: FineGrid, nodes: SurfaceNodes, distance: np.ndarray) -> np.
     return array.ravel()[nodes.flat]
 
 
-def _capsule(points: np.ndarray, start: np.ndarray, end: np.ndarray, axis: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def capsule(points: np.ndarray, start: np.ndarray, end: np.ndarray, axis: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Distance (N,) from the line between two points and position (N,) along it, both seen along an axis."""
     flat = (end - start) - ((end - start) @ axis) * axis
     length = float(np.linalg.norm(flat))
@@ -515,17 +529,44 @@ def _tab_sites(
         return sites
     candidates = Candidates.of(points, outer, ground, pad)
     for site in sites:
-        candidates.supported[np.linalg.norm(points - site.base, axis=1) < 2 * pad + 2.0] = False
+        candidates.occupied[np.linalg.norm(points - site.base, axis=1) < 2 * pad + 2.0] = True
     ring = points[away < nearest_mm + 1.2]
     taken, missed = _choose(candidates, 0.7 * (away - nearest_mm), ring, options.tabs, 2 * pad + 2.0, least)
     sites += [candidates.site(number) for number in taken]
-    for target in missed:
-        which = np.flatnonzero(np.linalg.norm(candidates.base - target, axis=1) < 6.0)
-        warnings.append(
-            f"A tab at {place(target)} is left out: {candidates.reason(which, least)}. Give a point with --tab-at, or"
-            " reduce the thickness of bone with --screws."
-        )
+    _warn_of_missed(
+        ("A tab", "tabs"),
+        missed,
+        candidates,
+        (6.0, least),
+        ("Use fewer tabs", "Give a point with --tab-at, or reduce the thickness of bone with --screws"),
+        warnings,
+    )
     return sites
+
+
+def _warn_of_missed(
+    names: tuple[str, str],
+    missed: list[np.ndarray],
+    candidates: Candidates,
+    near_least_mm: tuple[float, float],
+    remedies: tuple[str, str],
+    warnings: list[str],
+) -> None:
+    """Warn of places without a screw, in one line for each cause.
+
+    names: of one and of several; near_least_mm: radius of a place, and least thickness of bone; remedies: where other
+    screws are too near, and otherwise.
+    """
+    by_cause: dict[str, list[np.ndarray]] = {}
+    for target in missed:
+        which = np.flatnonzero(np.linalg.norm(candidates.base - target, axis=1) < near_least_mm[0])
+        by_cause.setdefault(candidates.reason(which, near_least_mm[1]), []).append(target)
+    for cause, places in by_cause.items():
+        if len(places) == 1:
+            what = f"{names[0]} at {place(places[0])} is"
+        else:
+            what = f"{len(places)} {names[1]}, such as that at {place(places[0])}, are"
+        warnings.append(f"{what} left out: {cause}. {remedies[cause != _TOO_NEAR]}.")
 
 
 def _flange_sites(
@@ -545,14 +586,11 @@ def _flange_sites(
     candidates = Candidates.of(points, outer, ground, head)
     for base in tabs:
         near = np.linalg.norm(candidates.base - base, axis=1) < 2 * head + options.pad_mm
-        candidates.supported[near] = False
+        candidates.occupied[near] = True
     taken, missed = _choose(candidates, np.abs(away - width / 2), points, options.flange_screws, 2 * head + 1.0, least)
-    for target in missed:
-        which = np.flatnonzero(np.linalg.norm(candidates.base - target, axis=1) < 5.0)
-        warnings.append(
-            f"A screw of the flange at {place(target)} is left out: {candidates.reason(which, least)}. Use fewer"
-            " screws, or reduce the thickness of bone with --screws."
-        )
+    remedies = "Use fewer screws or tabs", "Use fewer screws, or reduce the thickness of bone with --screws"
+    names = "A screw of the flange", "screws of the flange"
+    _warn_of_missed(names, missed, candidates, (5.0, least), remedies, warnings)
     return [candidates.site(number) for number in taken]
 
 

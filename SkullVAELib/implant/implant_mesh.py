@@ -17,6 +17,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
+from SkullVAELib.core.progress import report_step, stage_part
 from SkullVAELib.core.threads import one_thread
 from SkullVAELib.geometry.affines import apply_affine, scale_of
 from SkullVAELib.geometry.masks import bounding_box
@@ -147,7 +148,8 @@ def make_implant(
         made: list[ImplantPiece] = []
         texts: list[str] = []
         if proposal is not None:
-            made, texts = _defect_pieces(mask, proposal, bone, options, number, insertion, completion, own)
+            with stage_part((number - 1) / len(masks), number / len(masks)):
+                made, texts = _defect_pieces(mask, proposal, bone, options, number, insertion, completion, own)
         if not made and options.plain:
             made, texts = [_voxel_piece(mask, number)], []
         pieces += made
@@ -289,9 +291,13 @@ def _defect_pieces(
     reach = max(2.5, options.depth_mm + 1.5) + options.smoothing_mm
     grid = _grid(mask, proposal, middle - centre, reach, options)
     field = completed_shape(grid, proposal, options.smoothing_mm)
+    report_step(0.1)
     outer = OuterSurface(field, grid, centre)
+    report_step(0.15)
     solid = _plate(grid, field, _extent(grid, mask, proposal.score, options), outer, bone, options)
+    report_step(0.35)
     solid = remove_thin_features(solid, grid, options.thinnest_mm)
+    report_step(0.4)
     whole, count, share = largest_solid(solid)
     warnings = []
     if not count:
@@ -303,7 +309,8 @@ def _defect_pieces(
         )
     way: _WayIn | None = None
     if bone is not None and (insertion or options.insertable_mm is not None):
-        way = _WayIn.find(whole, grid, bone, middle - centre)
+        with stage_part(0.4, 0.75):
+            way = _WayIn.find(whole, grid, bone, middle - centre)
         if options.insertable_mm is not None:
             whole, way = way.cut_back(whole, grid, options)
             if way.removed is not None and way.removed["max_mm"] > options.insertable_mm + 2 * grid.step_mm:
@@ -357,6 +364,7 @@ def _defect_pieces(
         if tunnels > 0:
             openings = "an unintended opening" if tunnels == 1 else f"{tunnels} unintended openings"
             warnings.append(f"The implant has {openings} where it is too thin. Request a minimum thickness.")
+        report_step(0.75 + 0.2 * (place + 0.5) / len(pieces))
         figures = {"defect": number, "holes": holes, **measure_piece(mesh, faces, solid, grid, bone, outer, options)}
         if way is not None:
             figures["insertion"] = way.figures(mesh)
@@ -383,6 +391,13 @@ def _defect_pieces(
             figures |= {"plate_ml": figures["volume_ml"]} | size_figures(mesh) | added
         thickness = thickness_map(mesh, faces, solid, grid) if options.thickness_map else None
         made.append(ImplantPiece(mesh, thickness, number, figures))
+    if additions is not None:
+        lost = len(additions.fixation.screws) - sum(len(piece.figures["screws"]) for piece in made)
+        if lost > 0:
+            warnings.append(
+                f"{lost} of the screws of tabs or flange are left out where pieces meet or are omitted. Move the tabs"
+                " with --tab-at, or choose another --split."
+            )
     return made, warnings
 
 
@@ -398,7 +413,9 @@ class _WayIn:
     @classmethod
     def find(cls, solid: np.ndarray, grid: FineGrid, bone: BoneDistance, outwards: np.ndarray) -> _WayIn:
         mesh = contour(solid, grid)
+        report_step(0.05)
         path = InsertionPath(bone, mesh, plate_normal(mesh, outwards))
+        report_step(0.6)
         return cls(path, path.search(mesh), mesh)
 
     def cut_back(self, solid: np.ndarray, grid: FineGrid, options: ImplantOptions) -> tuple[np.ndarray, _WayIn]:

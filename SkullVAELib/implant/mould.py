@@ -131,9 +131,9 @@ def make_mould(inputs: ToolingInputs, options: ToolingOptions) -> Tooling:
         made.warnings += [name + text for text in mould.warnings]
         holes = sum(len(piece.figures.get(kind, ())) for kind in ("screws", "holes_at")) + piece.figures.get("holes", 0)
         if holes:
+            what = "hole of the implant is a thin pin" if holes == 1 else f"{holes} holes of the implant are thin pins"
             made.warnings.append(
-                f"{name}the {holes} holes of the implant are thin pins in it, which can break. Make the implant without"
-                " holes and drill them."
+                f"{name}the {what} in it, which can break. Make the implant without holes and drill them."
             )
     made.figures["mould"] = {"pieces": entries}
     return made

@@ -77,6 +77,14 @@ def volume_suffix(path: str | os.PathLike) -> str:
     raise SkullVAEError(f"'{name}' has no known image suffix", f"Use one of {', '.join(SUFFIXES)}")
 
 
+def image_name(path: str | os.PathLike) -> str:
+    """The name of an image without its suffix; of a DICOM folder its name."""
+    path = Path(path)
+    if is_dicom(path):
+        return path.stem if path.is_file() else path.name
+    return path.name[: -len(volume_suffix(path))]
+
+
 def is_dicom(path: str | os.PathLike) -> bool:
     """Whether a path is read as DICOM: a folder, a zip archive, a DICOMDIR or a DICOM file. A file with the suffix of
     an image file is read as such."""

@@ -15,6 +15,7 @@ from scipy.spatial import cKDTree
 
 from SkullVAELib.core.adam import Adam
 from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.core.progress import report_step, stage_part
 from SkullVAELib.geometry.distance_field import surface_points
 from SkullVAELib.geometry.grid import Grid
 from SkullVAELib.geometry.volume import Volume
@@ -152,9 +153,11 @@ def register_affine(points: np.ndarray, target: AffineTarget, steps: int = 80, c
         torch.tensor(reference_centre).float().repeat(len(PITCHES), 1),
         torch.full((len(PITCHES), 3), float(np.log(ratio) / 3)),
     )
-    short = _descend(shuffled[:1500], target, start, (15.0, 10.0), steps // 3)
+    with stage_part(0.0, 0.4):
+        short = _descend(shuffled[:1500], target, start, (15.0, 10.0), steps // 3)
     best = np.argsort([_mismatch(shuffled, pose, target) for pose in short.each()], kind="stable")[:2]
-    finals = _descend(shuffled[:count], target, short.some(best), (8.0, 4.0, 2.7), steps)
+    with stage_part(0.4, 1.0):
+        finals = _descend(shuffled[:count], target, short.some(best), (8.0, 4.0, 2.7), steps)
     final = min(finals.each(), key=lambda pose: _mismatch(shuffled, pose, target))
     matrix = np.eye(4)
     linear = (rotation_matrix(final.turns[0]) @ torch.diag(final.scales[0].exp())).double().numpy()
@@ -197,6 +200,7 @@ def _descend(moving: torch.Tensor, target: AffineTarget, start: Poses, cuts: tup
     optimiser = Adam([(poses.turns, 0.015), (poses.shifts, 0.7), (poses.scales, 0.007)])
     floor = -float(target.grid.half_mm[2])
     for i in range(steps):
+        report_step(i / steps)
         q = poses.move(moving)
         distance = target.grid.sample(target.near, q.reshape(-1, 3))[:, 0].reshape(q.shape[:2])
         cut = cuts[i * len(cuts) // steps]

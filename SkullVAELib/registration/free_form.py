@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from SkullVAELib.core.adam import Adam
+from SkullVAELib.core.progress import report_step
 from SkullVAELib.geometry.grid import Grid
 from SkullVAELib.registration.options import WarpOptions
 from SkullVAELib.shape.two_table import TwoTableShape, outward_directions, pick_side
@@ -83,6 +84,7 @@ def fit_warp(
 
     agreement = torch.zeros(len(points))  # set in the first step
     for i in range(options.steps):
+        report_step(i / options.steps)
         moved = points + grid.sample(displacement(), points)
         if i % 20 == 0:
             with torch.no_grad():

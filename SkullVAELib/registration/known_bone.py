@@ -238,8 +238,9 @@ def _kind(name: str, points: np.ndarray, volume_ml: float) -> str:
     small = extent.max() < SMALLEST_MM or (extent.max() < _SMALL_MM and extent.min() > _THICK * extent.max())
     if small or extent.max() > LARGEST_MM:
         unit = "centimetres or metres" if small else "micrometres"
+        length = f"{extent.max():.3g}" if small else f"{extent.max():.0f}"
         raise SkullVAEError(
-            f"'{name}' is {extent.max():.3g} mm long, so that its unit is probably {unit}",
+            f"'{name}' is {length} mm long, so that its unit is probably {unit}",
             "Scale it to millimetres and export it again",
         )
     return "part" if extent.min() < _PLATE_MM and volume_ml < _PART_ML else "skull"

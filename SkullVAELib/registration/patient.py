@@ -8,7 +8,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from SkullVAELib.core.progress import Stages
+from SkullVAELib.core.progress import Stages, report_step, stage_part
 from SkullVAELib.geometry.grid import Grid
 from SkullVAELib.geometry.roi import ROI
 from SkullVAELib.geometry.volume import Volume
@@ -70,8 +70,10 @@ def align_to_mean(skull: Skull, model: SkullModel) -> AlignedSkull:
     """
     mean = MeanSkull.of(model)
     grid = mean.grid
-    matrix = register_affine(skull.points, mean.target)
+    with stage_part(0.0, 0.6):
+        matrix = register_affine(skull.points, mean.target)
     field, _ = canonical_field(skull.imaged, skull.imaged_distance, matrix, grid)
+    report_step(0.75)
     matrix = align_midsagittal_plane(canonical_surface(skull, matrix)[0], field, grid) @ matrix
     points, normals = canonical_surface(skull, matrix)
     vault = points[points[:, 2] > 0]
@@ -209,11 +211,15 @@ def register_patient(
     grid = model.architecture.grid
     with stages.stage("bone"):
         volume, threshold_hu = resolve_threshold(volume, threshold_hu)
+        report_step(0.05)
         segmentation = segment_bone(volume, threshold_hu, roi)
+        report_step(0.2)
         registered, left_out = registration_bone(segmentation, volume)
-        skull = prepare_skull("patient", volume.with_array(registered))
+        with stage_part(0.3, 1.0):
+            skull = prepare_skull("patient", volume.with_array(registered))
     with stages.stage("register"):
-        aligned = align_to_mean(skull, model)
+        with stage_part(0.0, 0.6):
+            aligned = align_to_mean(skull, model)
         shell = MeanSkull.of(model).shell
         choice = choose_fragments(volume, segmentation, left_out, skull, aligned.matrix, shell, fragments)
         bone = volume.with_array(choice.mask)
@@ -228,7 +234,8 @@ def register_patient(
         "fragments": choice.as_json(),
     }
     with stages.stage("warp"):
-        warp = fit_warp_to_mean(aligned, model, options)
+        with stage_part(0.0, 0.8):
+            warp = fit_warp_to_mean(aligned, model, options)
         field = warped_field(skull, aligned, warp, grid)
     warnings = (*volume.warnings, *choice.warnings)
     return RegisteredPatient(bone, about_bone, skull, grid, aligned, warp, field, warnings, segmentation.everything)

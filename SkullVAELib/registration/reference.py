@@ -41,6 +41,10 @@ class MeanSkull:
         _KNOWN[model] = model.mean, model.mean._version, made
         return made
 
+    def prepare(self) -> None:
+        """Compute all of the following now, for completions that come later."""
+        _ = self.target, self.tables, self.shell
+
     @cached_property
     def distance(self) -> torch.Tensor:
         """(X, Y, Z) signed distance in mm, not clamped."""

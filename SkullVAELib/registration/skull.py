@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from SkullVAELib.core.progress import report_step
 from SkullVAELib.geometry.affines import apply_affine, scale_of
 from SkullVAELib.geometry.distance_field import reduced_bone, signed_distance, surface_points
 from SkullVAELib.geometry.grid import Grid
@@ -71,8 +72,12 @@ def prepare_skull(name: str, bone: Volume) -> Skull:
     """
     fraction, seen = reduced_bone(bone)
     imaged = crop(fraction, seen)
+    report_step(0.15)
     # The end of the image is not a surface, so distances and points are those of the image alone.
-    distance = _beyond_image(signed_distance(imaged), fraction, seen)
+    distance = signed_distance(imaged)
+    report_step(0.6)
+    distance = _beyond_image(distance, fraction, seen)
+    report_step(0.75)
     return Skull(name, fraction, seen, distance, *surface_points(imaged))
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from SkullVAELib.checks.limits import LIMITS
 from SkullVAELib.core.atomic_output import atomic_file
+from SkullVAELib.core.progress import report_step
 from SkullVAELib.core.version import NOTICE
 from SkullVAELib.mesh.colours import THICKNESS_SCALE_MM, UNCERTAINTY_SCALE_MM, length_colours
 from SkullVAELib.mesh.mesh import Mesh
@@ -97,7 +98,7 @@ def thickness_pictures(
     outwards = mesh.points.mean(0) - centre
     outwards /= np.linalg.norm(outwards)
     colours = length_colours(thickness_mm, most_mm) / 255
-    pictures = []
+    pictures: list[tuple[str, bytes]] = []
     for caption, forward in (("From outside", -outwards), ("From inside", outwards)):
         up = np.array([0.0, 0, 1]) if abs(forward[2]) < 0.85 else np.array([0.0, 1, 0])
         right = np.cross(forward, up)
@@ -105,6 +106,7 @@ def thickness_pictures(
         up = np.cross(right, forward)
         across = np.ptp(mesh.points @ np.stack([right, up], 1), axis=0)
         view = View(right, up, middle, float((across / [_WIDTH - 70, _HEIGHT - 70]).max()))
+        report_step(len(pictures) / 2)
         shown = render_mesh(mesh, colours, view, _WIDTH, _HEIGHT)
         pixels = _CARD * (1 - shown.coverage[..., None]) + shown.rgb
         pictures.append((caption, encode_png(Image.fromarray(np.round(pixels.clip(0, 1) * 255).astype(np.uint8)))))

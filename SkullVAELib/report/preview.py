@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from SkullVAELib.core.atomic_output import atomic_file
+from SkullVAELib.core.progress import report_step
 from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.report.raycast import Scene, View
 
@@ -27,6 +28,10 @@ _CAPTION = 34
 
 # Bone farther than this below the vertex is neck: it is drawn where it fits, but does not determine the scale.
 _HEAD_MM = 240.0
+
+
+# Of the time that the picture takes, for its progress.
+_SCENE_SHARE = 0.12
 
 
 def render_preview(bone: Volume, implant: Volume, path: Path, title: str = "", footer: str = "") -> None:
@@ -51,7 +56,10 @@ def render_preview(bone: Volume, implant: Volume, path: Path, title: str = "", f
     SkullVAEError
         There is no bone.
     """
-    sheet = _sheet(Scene(bone, implant, np.stack([BONE_RGB, IMPLANT_RGB])), title, footer)
+    scene = Scene(bone, implant, np.stack([BONE_RGB, IMPLANT_RGB]))
+    report_step(_SCENE_SHARE)
+    sheet = _sheet(scene, title, footer)
+    report_step(0.95)
     with atomic_file(Path(path)) as temporary:
         sheet.save(temporary, compress_level=3)
 
@@ -98,7 +106,14 @@ def _sheet(scene: Scene, title: str, footer: str) -> Image.Image:
     # One card per thread, each on one core: torch's own threads synchronise at every small step, which takes twenty
     # times as long on a machine that is busy with other work.
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        for place, card in zip(places, pool.map(lambda job: job[0](*job[1:]), jobs), strict=True):
+        cards = [pool.submit(*job) for job in jobs]
+        # The share of a card is its area; views take several times as long as slices.
+        cost = {card: job[3] ** 2 * (5 if job[0] is _view_card else 1) for card, job in zip(cards, jobs, strict=True)}
+        done = 0
+        for card in as_completed(cards):
+            done += cost[card]
+            report_step(_SCENE_SHARE + (0.95 - _SCENE_SHARE) * done / sum(cost.values()))
+        for place, card in zip(places, (card.result() for card in cards), strict=True):
             sheet.paste(card, place, _rounded(card.width))
 
     _header(sheet, title or "SkullVAE", scene.has_implant)

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from SkullVAELib.completion.proposals import ProposalSampler, mean_difference_mm
 from SkullVAELib.core.background import Background
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.core.files import as_json_text
-from SkullVAELib.core.progress import Stages
+from SkullVAELib.core.progress import Stages, report_step, stage_part, with_steps_to
 from SkullVAELib.core.threads import one_thread
 from SkullVAELib.core.version import NOTICE, __version__
 from SkullVAELib.geometry.affines import apply_affine
@@ -170,11 +171,13 @@ class RunResult:
             The copy.
         """
         options = options or self.options
-        printable = make_implant(self.completion, options, self.grey, insertion)
+        with stage_part(0.0, 0.8):
+            printable = make_implant(self.completion, options, self.grey, insertion)
         report = self.report | self._figures(printable, options)
         for of_the_earlier in ("checks", "tooling"):
             report.pop(of_the_earlier, None)
         result = replace(self, options=options, printable_implant=printable, report=report, difference_mm=None)
+        report_step(0.85)
         result, check = result.attempt("The self-check of the implant", lambda made: made.self_check(printable))
         if check is None:
             return result
@@ -424,8 +427,10 @@ class RunResult:
         """
         from SkullVAELib.report.case_report import write_case_report
 
-        result, thickness = self.attempt("The picture of the thickness", RunResult._thickness_pictures)
-        result, uncertain = result.attempt("The picture of the uncertainty", RunResult._uncertainty_pictures)
+        with stage_part(0.0, 0.5):
+            result, thickness = self.attempt("The picture of the thickness", RunResult._thickness_pictures)
+        with stage_part(0.5, 1.0):
+            result, uncertain = result.attempt("The picture of the uncertainty", RunResult._uncertainty_pictures)
         figures, uncertainty = uncertain or ({}, [])
         picture = preview.read_bytes() if preview.exists() else None
         write_case_report(
@@ -558,7 +563,8 @@ def write_proposals(result: RunResult, count: int, folder: Path) -> list[dict]:
         completion = sampler.completion(number, patient.options.gamma)
         if not completion.found:
             raise SkullVAEError(f"Proposal {number} has no implant", "Request fewer --proposals")
-        other = replace(result, completion=completion, report=result.report | completion.report).with_implant()
+        with stage_part((number - 2) / (count - 1), (number - 1) / (count - 1)):
+            other = replace(result, completion=completion, report=result.report | completion.report).with_implant()
         write_volume(completion.implant, folder / f"{name}.nrrd")
         other.write_implant(folder, name, pieces=False)
         entries.append(_proposal_entry(number, other, mean_difference_mm(first, other.printable.mesh), name))
@@ -594,6 +600,8 @@ class OutputOptions:
         skull_display.ply, the same simplified for display.
     html_report : bool
         report.html, one file with figures and pictures.
+    preview : bool
+        preview.png.
     dicom_source : DicomVolume or None
         The series for which DICOM files are written, see `dicom_output`; they hold the patient's name and identifiers.
     tooling : ToolingOptions
@@ -605,8 +613,13 @@ class OutputOptions:
     skull: bool = False
     display: bool = False
     html_report: bool = False
+    preview: bool = True
     dicom_source: DicomVolume | None = None
     tooling: ToolingOptions = NO_TOOLING
+
+
+# Share of the picture in the time of the last stage, of which it has done a part before.
+_SHARE_OF_PICTURE = 0.4
 
 
 def write_files(
@@ -635,14 +648,19 @@ def write_files(
     """
     completion = result.completion
     # The picture needs the voxels alone, so it is drawn beside the mesh.
-    with Background(partial(result.write_preview, folder), waits=True) as picture:
+    drawn = [0.0]
+    draw = partial(with_steps_to, drawn.append, result.write_preview, folder)
+    with Background(draw, waits=True) if outputs.preview else nullcontext() as picture:
         with stages.stage("mesh"):
             if completion.found:
                 if result.printable_implant is None:
                     # The HTML report shows the thickness: without its map here, the implant would be made twice.
                     thickness_map = result.options.thickness_map or outputs.html_report
-                    result = result.with_implant(replace(result.options, thickness_map=thickness_map), insertion=True)
+                    wanted = replace(result.options, thickness_map=thickness_map)
+                    with stage_part(0.0, 0.7):
+                        result = result.with_implant(wanted, insertion=True)
                 result.write_implant(folder)
+                report_step(0.8)
                 if outputs.uncertainty:
                     result = result.attempt("implant_uncertainty.ply", lambda made: made.write_uncertainty(folder))[0]
                 if outputs.uncertainty or outputs.html_report or outputs.proposals > 1:
@@ -657,6 +675,7 @@ def write_files(
                 )
                 result = replace(result, report=result.report | {"warnings": [*result.report["warnings"], warning]})
             if outputs.display:
+                report_step(0.85)
                 result = result.attempt("skull_display.ply", lambda made: made.write_display(folder))[0]
         if completion.found and outputs.proposals > 1:
             with stages.stage("proposals"):
@@ -675,11 +694,15 @@ def write_files(
                     result, report=result.report | {"warnings": [*result.report["warnings"], *(said or [])]}
                 )
         with stages.stage("preview"):
-            result = result.attempt("preview.png", lambda made: picture.finish())[0]
+            if picture is not None:
+                with stage_part(0.0, _SHARE_OF_PICTURE if outputs.html_report else 1.0):
+                    wait = partial(picture.finish, lambda: report_step(drawn[-1]))
+                    result = result.attempt("preview.png", lambda made: wait())[0]
             if outputs.html_report:
-                result, reported = result.attempt(
-                    "report.html", lambda made: made.write_report(folder, folder / "preview.png")
-                )
+                with stage_part(_SHARE_OF_PICTURE, 1.0):
+                    result, reported = result.attempt(
+                        "report.html", lambda made: made.write_report(folder, folder / "preview.png")
+                    )
                 result = reported or result
     made = {file.name for file in folder.iterdir() if file.suffix}
     files = sorted(made | {RESULT_FILES[-1]}, key=lambda name: (name == RESULT_FILES[-1], name))

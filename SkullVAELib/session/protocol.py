@@ -117,7 +117,7 @@ class Request:
         0.5
         """
         try:
-            message = json.loads(line)
+            message = json.loads(line, parse_int=_whole)
         except (ValueError, RecursionError):
             return cls(None, error=SkullVAEError("The request is not valid JSON", _REMEDY))
         if not isinstance(message, dict):
@@ -149,6 +149,11 @@ class Request:
         if not valid[kind]:
             return cls(number, error=SkullVAEError(f"The value of '{kind}' in the request has the wrong type", _REMEDY))
         return cls(number, kind, value)
+
+
+def _whole(digits: str) -> int | float:
+    """A whole number; infinite where it exceeds what a float can hold, which no value may."""
+    return int(digits) if len(digits) < 300 else float(digits)
 
 
 def _is_number(value: object) -> bool:
