@@ -41,7 +41,7 @@ def test_parameters_become_command_line_options():
     assert (options.threshold, options.gamma, options.device) == (226, 0.75, "cpu")
     assert (options.defect, options.proposals, options.face) == ("facial", 3, True)
     assert [float(number) for number in options.roi.split(",")] == list(roi)
-    assert options.interactive and options.display and options.report
+    assert options.interactive and options.display and options.no_preview
 
 
 def test_gamma_0_is_left_to_the_prior_but_for_dev_where_it_means_no_move():
