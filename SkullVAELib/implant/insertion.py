@@ -39,8 +39,11 @@ TRAVEL_MM = 20.0
 NEAR_MM = 4.0
 """Points of the plate farther from bone than this are not used in the search."""
 
-SAMPLE = 1500
+SAMPLE = 800
 """Number of points of the plate in the search."""
+
+MEASURED = 6000
+"""Number of points of the plate near bone that are measured, at most."""
 
 FREE_MM2 = 2.0
 """A plate is insertable if no larger area of its surface is blocked."""
@@ -57,7 +60,7 @@ class Insertion:
     angle_degrees : float
         Angle between the direction and the outward normal.
     blocked : numpy.ndarray
-        (N,) bool, points of the plate's mesh that bone blocks.
+        (N,) bool, points of the plate's mesh that bone blocks, among those that were measured, see `MEASURED`.
     depth_mm : numpy.ndarray
         (N,) lateral movement that would free each point, 0 where it is not blocked.
     area_mm2 : float
@@ -203,11 +206,14 @@ class InsertionPath:
         """
         blocked = np.zeros(len(mesh.points), bool)
         near = np.flatnonzero(self._tree.query(mesh.points, distance_upper_bound=2 * NEAR_MM)[0] < np.inf)
+        share = max(1.0, len(near) / MEASURED)
+        if share > 1:
+            near = np.random.default_rng(0).choice(near, MEASURED, replace=False)
         blocked[near] = self.swept(mesh.points[near], direction) < -TOLERANCE_MM
         depth = np.zeros(len(mesh.points))
         depth[blocked] = self._lateral(mesh.points[blocked], direction)
         angle = float(np.degrees(np.arccos(np.clip(direction @ self.normal, -1, 1))))
-        return Insertion(direction, angle, blocked, depth, float(point_areas(mesh)[blocked].sum()))
+        return Insertion(direction, angle, blocked, depth, share * float(point_areas(mesh)[blocked].sum()))
 
     def _lateral(self, points: np.ndarray, direction: np.ndarray, limit_mm: float = 15.0) -> np.ndarray:
         """Smallest movement (N,) in mm across the direction that frees each of some blocked points."""
