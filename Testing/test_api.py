@@ -95,8 +95,8 @@ def test_a_written_result_replaces_an_earlier_one_and_not_its_own_input(result, 
 def test_errors_name_cause_and_remedy(result, tmp_path):
     with pytest.raises(sv.SkullVAEError, match=r"does not exist\. Check the path"):
         sv.read_image(tmp_path / "none.nrrd")
-    with pytest.raises(sv.SkullVAEError, match=r"'3mf' is unknown\. Use stl, obj, ply"):
-        sv.write_result(result, tmp_path / "out", formats=("3mf",))
+    with pytest.raises(sv.SkullVAEError, match=r"'vtk' is unknown\. Use stl, obj, ply"):
+        sv.write_result(result, tmp_path / "out", formats=("vtk",))
     assert not (tmp_path / "out").exists()
     with pytest.raises(sv.SkullVAEError):
         sv.load_model(tmp_path / "none.safetensors")

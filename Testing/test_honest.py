@@ -210,8 +210,8 @@ def test_every_listed_reason_is_one_that_a_test_gives():
 
 
 @pytest.fixture
-def without_egl_and_chromium(monkeypatch):
-    """A Linux machine that has every requirement but two."""
+def without_egl_and_programs(monkeypatch):
+    """A Linux machine that has every library but one, and no program."""
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(system_libraries.shutil, "which", lambda name: None)
 
@@ -222,16 +222,17 @@ def without_egl_and_chromium(monkeypatch):
     monkeypatch.setattr(ctypes, "CDLL", load)
 
 
-def test_missing_libraries_are_reported_with_their_packages(without_egl_and_chromium, capsys):
+def test_missing_libraries_are_reported_with_their_packages(without_egl_and_programs, capsys):
     assert system_libraries.main([]) == 2
     shown = capsys.readouterr()
     lines = {line.split()[1]: line for line in shown.out.splitlines()}
     assert set(lines) == {requirement.name for requirement in system_libraries.REQUIREMENTS}
-    assert {name for name, line in lines.items() if line.startswith("MISSING")} == {"libEGL.so.1", "chromium"}
+    missing = {name for name, line in lines.items() if line.startswith("MISSING")}
+    assert missing == {"libEGL.so.1", "chromium", "dciodvfy"}
     assert "libegl1" in lines["libEGL.so.1"]
-    assert "apt-get install --no-install-recommends libegl1 chromium\n" in shown.err
+    assert "apt-get install --no-install-recommends libegl1 chromium dicom3tools\n" in shown.err
     assert system_libraries.main(["--packages"]) == 0
-    assert capsys.readouterr().out == "libegl1 chromium\n"
+    assert capsys.readouterr().out == "libegl1 chromium dicom3tools\n"
 
 
 def test_nothing_is_missing_where_all_is_there(monkeypatch, capsys):
@@ -243,7 +244,7 @@ def test_nothing_is_missing_where_all_is_there(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("platform", ["darwin", "win32"])
-def test_other_platforms_pass_with_a_note(without_egl_and_chromium, monkeypatch, capsys, platform):
+def test_other_platforms_pass_with_a_note(without_egl_and_programs, monkeypatch, capsys, platform):
     monkeypatch.setattr(sys, "platform", platform)
     assert system_libraries.main([]) == 0
     assert f"not checked on {platform}" in capsys.readouterr().out

@@ -201,7 +201,7 @@ def test_a_mould_that_cannot_be_made_never_costs_the_implant(tmp_path, monkeypat
 def test_holes_become_thin_pins_and_a_warning(tmp_path):
     result = two_pieces().with_implant(ImplantOptions(hole_diameter_mm=3.0, hole_pitch_mm=8.0, hole_margin_mm=2.0))
     made = result.write_tooling(tmp_path, ToolingOptions(mould=True))
-    assert any("perfusion holes" in text for text in made.report["warnings"])
+    assert any("holes of the implant are thin pins" in text for text in made.report["warnings"])
 
 
 BAD = {"clearance": {"mould_clearance": 2.0}, "wall": {"mould_wall": 1.0}, "not a number": {"mould_wall": float("nan")}}
