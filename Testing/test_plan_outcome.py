@@ -213,7 +213,7 @@ def test_the_command_writes_report_page_picture_and_mesh(files, capsys):
     assert "Displacement" in page and "data:image/png;base64," in page and 'src="http' not in page
 
 
-@pytest.mark.parametrize("case", ["missing", "empty", "folder", "centimetres", "cut", "open"])
+@pytest.mark.parametrize("case", ["missing", "empty", "folder", "results", "centimetres", "cut", "open"])
 def test_what_cannot_be_compared_is_one_line_and_nothing_is_written(files, case, capsys, plan):
     scan = files / "scan.stl"
     if case == "missing":
@@ -222,6 +222,10 @@ def test_what_cannot_be_compared_is_one_line_and_nothing_is_written(files, case,
         scan.write_bytes(b"")
     elif case == "folder":
         scan = files
+    elif case == "results":
+        scan = files
+        (files / "completed.nrrd").touch()
+        (files / "completed_and_implant.seg.dcm").touch()
     elif case == "centimetres":
         write_stl(Mesh(plan.mesh.points / 10, plan.mesh.faces), scan)
     elif case == "cut":
@@ -232,8 +236,8 @@ def test_what_cannot_be_compared_is_one_line_and_nothing_is_written(files, case,
     error = capsys.readouterr().err.strip()
     assert len(error.splitlines()) == 1 and "Traceback" not in error
     assert not (files / "out").exists()
-    if case == "centimetres":
-        assert "centimetres" in error
+    named = {"centimetres": "centimetres", "results": "Give its completed.nrrd"}
+    assert named.get(case, "") in error
 
 
 def test_meshes_are_read_in_the_coordinates_that_their_header_states(plan, tmp_path):

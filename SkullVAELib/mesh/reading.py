@@ -78,7 +78,10 @@ def read_mesh(path: str | os.PathLike) -> Mesh:
     clean.Update()
     mesh = mesh_from_polydata(clean.GetOutput())
     if len(mesh.faces) < 20 or not np.isfinite(mesh.points).all():
-        raise SkullVAEError(f"'{path.name}' has no readable surface", "Export the mesh again as binary STL")
+        raise SkullVAEError(
+            f"'{path.name}' has no readable surface ({len(mesh.faces)} triangles)",
+            "Export the scan or the implant again as binary STL",
+        )
     with open(path, "rb") as file:
         head = file.read(2048)
     if not re.search(rb"SPACE\s*=\s*RAS", head):

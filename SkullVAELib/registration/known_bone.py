@@ -102,6 +102,8 @@ class KnownBone:
         path = Path(path)
         if is_mesh_file(path):
             return cls.of_mesh(read_mesh(path), path.name)
+        if (path / "completed.nrrd").is_file():
+            raise SkullVAEError(f"'{path.name}' is a folder of results", "Give its completed.nrrd or its implant.stl")
         return cls.of_volume(read_volume(path, segment), threshold_hu)
 
     @classmethod
