@@ -39,6 +39,9 @@ _INTACT_MM, _REACH_MM = 0.8, 12.0
 # A difference is not measured where the nearest point is farther aside than this, mm: one of the surfaces ends there.
 _ASIDE_MM = 1.5
 
+# Nor where the way back is shorter than half of the way there by more than this, mm.
+_BACK_MM = 0.3
+
 # Nor where the two surfaces face different ways, by the cosine of the angle between them.
 _AGREE = 0.7
 
@@ -379,21 +382,26 @@ def surface_difference(mesh: Mesh, side: np.ndarray, other: Mesh, outward: Outwa
         points = mesh.points[at]
         signed = -surface.signed(points)
         # Where the nearest point is not across from the point, or faces another way, the other surface has ended.
-        aside, agree = _beside(surface, points, normals[at], signed)
+        aside, agree, there = _beside(surface, points, normals[at], signed)
         known = (aside < _ASIDE_MM) & (agree > _AGREE) & (np.abs(signed) < _REACH_MM)
+        # Nor is it a counterpart if it is much nearer to another place of the plate, as where that is grown over.
+        own = mesh.of_triangles(mesh.faces[(side[mesh.faces] == which).all(1)])
+        if len(own.faces):
+            known &= np.abs(SurfaceDistance(own).signed(there)) > 0.5 * np.abs(signed) - _BACK_MM
         difference[at] = np.where(known, signed, np.nan)
     return difference
 
 
 def _beside(
     surface: SurfaceDistance, points: np.ndarray, normals: np.ndarray, signed: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """How far beside points (N, 3) the nearest triangle is, mm, and the cosine of its normal and the points'."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How far beside points (N, 3) the nearest triangle is, mm, the cosine of its normal and the points', and where."""
     centres = surface.mesh.points[surface.mesh.faces].mean(1)
     _, at = cKDTree(centres).query(points)
     towards = surface.mesh.face_normals()[at]
     plane = np.abs(((points - centres[at]) * towards).sum(1))
-    return np.sqrt(np.maximum(signed**2 - np.minimum(plane, np.abs(signed)) ** 2, 0)), (towards * normals).sum(1)
+    aside = np.sqrt(np.maximum(signed**2 - np.minimum(plane, np.abs(signed)) ** 2, 0))
+    return aside, (towards * normals).sum(1), centres[at]
 
 
 def _summary(values: np.ndarray) -> dict | None:
