@@ -201,7 +201,9 @@ def _on_image(whole: Volume, start: np.ndarray, times: np.ndarray, bone: Volume)
     whole, start, times: see `_fine_grid`.
     """
     shape = np.array(whole.array.shape) // times
-    share = whole.array.reshape([n for pair in zip(shape, times, strict=True) for n in pair]).sum((1, 3, 5))
+    share = whole.array
+    if times.max() > 1:
+        share = share.reshape([n for pair in zip(shape, times, strict=True) for n in pair]).sum((1, 3, 5))
     mask = np.zeros_like(bone.array)  # in the same memory order: mixed orders cost seconds at 512^3
     low, high = np.clip(start, 0, bone.array.shape), np.clip(start + shape, 0, bone.array.shape)
     inside = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
