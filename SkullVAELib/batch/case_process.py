@@ -6,6 +6,7 @@ On Linux that process is a fork of one that has loaded the libraries, see `Skull
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import signal
@@ -188,8 +189,16 @@ class _Servers:
         with self._lock:
             self._idle.append(server)
 
+    def close(self) -> None:
+        """End all that have no case."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for server in idle:
+            server.close()
+
 
 _servers = _Servers()
+atexit.register(_servers.close)
 
 
 class _Running:
