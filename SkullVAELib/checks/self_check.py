@@ -12,7 +12,7 @@ from SkullVAELib.checks.limits import LIMITS, RATINGS, SLICE_ERROR_MM
 from SkullVAELib.checks.mirror import MirrorDistance, mirror_distance
 from SkullVAELib.checks.plate import Plate
 from SkullVAELib.checks.vault import ANGLE_DEG, RANGE_MM, Vault, find_openings
-from SkullVAELib.geometry.affines import apply_affine
+from SkullVAELib.geometry.affines import apply_affine, as_place
 from SkullVAELib.geometry.masks import bounding_box
 from SkullVAELib.geometry.volume import Volume, crop, to_nearest_ras
 from SkullVAELib.mesh.mesh import Mesh
@@ -221,7 +221,7 @@ def _open_edge(plates: list[Plate]) -> Check:
     share = 100 * bare / max(total, 1)
     worst = plates[int(np.argmax([count for count, _ in counts]))]
     place = worst.open_place()
-    where = "" if place is None else f", at {_place(place)}"
+    where = "" if place is None else f", at {as_place(place)}"
     warning = (
         f"Open edge: {share:.0f} % of the implant's edge has no bone within 3 mm{where}. Check there whether the"
         " implant fills the whole defect."
@@ -236,7 +236,7 @@ def _bone_overlap(implant: Volume, bone: np.ndarray) -> Check:
     middle = apply_affine(implant.affine, np.argwhere(overlap).mean(0)) if count else np.zeros(3)
     warning = (
         f"The implant overlaps {count * implant.voxel_ml:.1f} ml of loose bone that was left out of the skull (such as"
-        f" a bone flap or a fragment; {share:.0f} % of the implant), at {_place(middle)}. Keep this bone, or confirm"
+        f" a bone flap or a fragment; {share:.0f} % of the implant), at {as_place(middle)}. Keep this bone, or confirm"
         " that it is removed in surgery."
     )
     return _rated("bone_overlap", share, warning)
@@ -333,7 +333,7 @@ def _missing_bone(vault: Vault | None) -> Check:
             "The image holds too little of the vault to search it for other holes. Inspect the skull in 3D.",
         )
     openings = find_openings(vault, SMALLEST_OPENING_ML)
-    listed = "; ".join(f"{hole.volume_ml:.1f} ml at {_place(np.array(hole.centre_mm))}" for hole in openings[:4])
+    listed = "; ".join(f"{hole.volume_ml:.1f} ml at {as_place(np.array(hole.centre_mm))}" for hole in openings[:4])
     more = f" and {len(openings) - 4} more" if len(openings) > 4 else ""
     warning = (
         f"Bone is still missing after completion: {listed}{more}. Check whether this is a hole that must be filled."
@@ -386,8 +386,3 @@ def _symmetry(measured: MirrorDistance | None) -> Check:
         f" {measured.p95_mm:.1f} mm at the 95th percentile. Compare both sides; a natural asymmetry is possible."
     )
     return _rated("symmetry", measured.p95_mm, warning)
-
-
-def _place(point: np.ndarray) -> str:
-    right, front, up = (round(float(value)) + 0 for value in point)
-    return f"R {right}, A {front}, S {up} mm"

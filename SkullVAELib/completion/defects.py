@@ -14,7 +14,7 @@ from SkullVAELib.completion.defect_classifier import DefectClassifier
 from SkullVAELib.completion.options import DefectChoice, DefectOptions
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.core.progress import stage_part
-from SkullVAELib.geometry.affines import apply_affine
+from SkullVAELib.geometry.affines import apply_affine, as_place
 from SkullVAELib.geometry.masks import bounding_box
 from SkullVAELib.registration.skull import Skull
 from SkullVAELib.shape.warped import WarpedShape
@@ -79,8 +79,7 @@ class NumberedCandidate:
     @property
     def place(self) -> str:
         """Volume and place, for messages."""
-        right, anterior, superior = (round(float(mm)) for mm in self.candidate.centre_mm)
-        return f"{self.candidate.volume_ml:.1f} ml at R {right}, A {anterior}, S {superior} mm"
+        return f"{self.candidate.volume_ml:.1f} ml at {as_place(self.candidate.centre_mm)}"
 
     def as_json(self) -> dict:
         """Entry of the report."""

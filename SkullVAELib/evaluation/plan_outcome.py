@@ -325,9 +325,7 @@ def _large_components(mesh: Mesh, least_mm2: float) -> Mesh:
     if not len(mesh.faces):
         return mesh
     label = component_labels(len(mesh.points), mesh.faces)[mesh.faces[:, 0]]
-    corners = mesh.points[mesh.faces]
-    area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1) / 2
-    return mesh.of_triangles(mesh.faces[np.bincount(label, area)[label] >= least_mm2])
+    return mesh.of_triangles(mesh.faces[np.bincount(label, mesh.face_areas())[label] >= least_mm2])
 
 
 def _placed_part(plan: Plan, own: PointSurface, outcome: KnownBone) -> tuple[Placed, np.ndarray]:
@@ -478,20 +476,10 @@ def _centroid(mesh: Mesh) -> np.ndarray:
     return mesh.points.mean(0) + (corners.sum(1) * volume[:, None]).sum(0) / (4 * volume.sum())
 
 
-def _vertex_areas(mesh: Mesh) -> np.ndarray:
-    """Area (N,) of the surface that belongs to each point, mm2."""
-    corners = mesh.points[mesh.faces]
-    area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1) / 6
-    total = np.zeros(len(mesh.points))
-    for corner in range(3):
-        total += np.bincount(mesh.faces[:, corner], area, minlength=len(total))
-    return total
-
-
 def _resorption(made: Comparison) -> dict:
     """Volume lost and gained relative to the plan, and the change of thickness, after the rigid motion."""
     mesh, shape = made.plan.mesh, made.shape_mm
-    area = _vertex_areas(mesh)
+    area = mesh.point_areas()
     known = np.isfinite(shape)
     if made.placed.volume_ml is None:
         known &= made.side != 0  # the edge may be one with bone

@@ -14,6 +14,27 @@ def apply_affine(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
     return points @ matrix[:3, :3].T + matrix[:3, 3]
 
 
+def perpendicular_axes(direction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two unit vectors (..., 3) across unit vectors (..., 3), with which these form a right-handed system.
+
+    >>> [axis.tolist() for axis in perpendicular_axes(np.array([0.0, 0, 1]))]
+    [[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]]
+    """
+    first = np.cross(direction, np.eye(3)[np.abs(direction).argmin(-1)])
+    first /= np.linalg.norm(first, axis=-1, keepdims=True)
+    return first, np.cross(direction, first)
+
+
+def as_place(point: np.ndarray) -> str:
+    """The text of a place in RAS mm, for messages.
+
+    >>> as_place(np.array([-0.4, 12.6, 30.0]))
+    'R 0, A 13, S 30 mm'
+    """
+    right, anterior, superior = (round(float(mm)) for mm in point)
+    return f"R {right}, A {anterior}, S {superior} mm"
+
+
 def nearest_axes(affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The anatomical axis that each axis of an array runs closest to, and whether in its direction.
 

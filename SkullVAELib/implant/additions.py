@@ -9,6 +9,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
+from SkullVAELib.geometry.affines import as_place, perpendicular_axes
 from SkullVAELib.implant.addition_options import AdditionOptions
 from SkullVAELib.implant.engraving import STROKE, TextPlace, engrave, place_text
 from SkullVAELib.implant.fixation import (
@@ -20,7 +21,6 @@ from SkullVAELib.implant.fixation import (
     drill_screw,
     grid_box,
     make_fixation,
-    place,
 )
 from SkullVAELib.implant.implicit_solid import FAR_MM, FineGrid, OuterSurface, path_through
 from SkullVAELib.implant.rim_line import RimLine, SurfaceNodes
@@ -106,14 +106,14 @@ class Additions:
                 if off > THICKEST_MM:
                     figure = f"{off:.0f} mm from the outer surface"
                 made.warnings.append(
-                    f"The hole at {place(np.array(point))} is left out: it is {figure}. Give a point at least"
+                    f"The hole at {as_place(np.array(point))} is left out: it is {figure}. Give a point at least"
                     f" {least:.1f} mm inside the rim."
                 )
                 continue
             apart = [float(np.linalg.norm(at[0] - other)) - (diameter + wide) / 2 for other, _, wide in made.holes]
             if apart and min(apart) < _EDGE_ROOM_MM:
                 made.warnings.append(
-                    f"The hole at {place(np.array(point))} is left out: another hole is too near. Leave at least"
+                    f"The hole at {as_place(np.array(point))} is left out: another hole is too near. Leave at least"
                     f" {_EDGE_ROOM_MM:g} mm between the edges of holes."
                 )
                 continue
@@ -125,9 +125,7 @@ class Additions:
         covered = np.argwhere((self.fixation.solid < 0) & (piece < 0))[::3]
         points = [covered @ self.grid.affine[:3, :3].T + self.grid.affine[:3, 3]]
         for at, axis, diameter in self.holes:
-            first = np.cross(axis, np.eye(3)[np.abs(axis).argmin()])
-            first /= np.linalg.norm(first)
-            second = np.cross(axis, first)
+            first, second = perpendicular_axes(axis)
             for angle in np.arange(12) * np.pi / 6:
                 around = at + diameter / 2 * (np.cos(angle) * first + np.sin(angle) * second)
                 points.append(around - np.arange(0, 12, 1.0)[:, None] * axis)
@@ -273,8 +271,8 @@ def raise_surface(
         off = float(np.linalg.norm(at - centre))
         if off > THICKEST_MM:
             warnings.append(
-                f"The build-up at {place(np.array(centre))} is left out: it is {off:.0f} mm from the outer surface of"
-                f" the implant. Give a point at most {THICKEST_MM:g} mm from it."
+                f"The build-up at {as_place(np.array(centre))} is left out: it is {off:.0f} mm from the outer surface"
+                f" of the implant. Give a point at most {THICKEST_MM:g} mm from it."
             )
             continue
         wanted = grid.active[grid.near(at[None], radius + thickness + 3.0).ravel()[grid.active]]
@@ -289,8 +287,8 @@ def raise_surface(
         if most < 0.9 * thickness:
             what = "does not reach the implant" if most < 0.1 else f"is only {most:.1f} mm thick"
             warnings.append(
-                f"The build-up at {place(np.array(centre))} {what}, because its edge tapers over {taper:.1f} mm to the"
-                " rim. Move it inwards, or make it thinner."
+                f"The build-up at {as_place(np.array(centre))} {what}, because its edge tapers over {taper:.1f} mm to"
+                " the rim. Move it inwards, or make it thinner."
             )
         # Below the face the layer ends 0.8 mm deep, within the plate; it does not exist where nothing is raised.
         layer = np.maximum(np.maximum(height - raised, -height - 0.8), np.where(raised > 0.02, -FAR_MM, FAR_MM))

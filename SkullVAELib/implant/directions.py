@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from SkullVAELib.geometry.affines import perpendicular_axes
 from SkullVAELib.mesh.mesh import Mesh
 
 
@@ -22,9 +23,7 @@ def plate_normal(mesh: Mesh, outwards: np.ndarray) -> np.ndarray:
     numpy.ndarray
         (3,) unit vector.
     """
-    normals = mesh.face_normals()
-    corners = mesh.points[mesh.faces]
-    area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
+    normals, area = mesh.face_normals(), mesh.face_areas()
     normal = outwards / np.linalg.norm(outwards)
     for _ in range(5):
         facing = normals @ normal > 0.5
@@ -50,10 +49,7 @@ def cone_directions(axis: np.ndarray, ring_degrees: dict[float, int]) -> np.ndar
     numpy.ndarray
         (N, 3), the axis first.
     """
-    helper = np.eye(3)[np.argmin(np.abs(axis))]
-    first = np.cross(axis, helper)
-    first /= np.linalg.norm(first)
-    second = np.cross(axis, first)
+    first, second = perpendicular_axes(axis)
     out = [axis]
     for degrees, count in ring_degrees.items():
         turn = np.arange(count) * 2 * np.pi / count

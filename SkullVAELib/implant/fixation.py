@@ -9,7 +9,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from SkullVAELib.geometry.affines import apply_affine
+from SkullVAELib.geometry.affines import apply_affine, as_place, perpendicular_axes
 from SkullVAELib.geometry.volume import Volume, sample_volume
 from SkullVAELib.implant.addition_options import FARTHEST_TAB_MM, TAB_MM, AdditionOptions
 from SkullVAELib.implant.implicit_solid import FAR_MM, FineGrid, OuterSurface, rounded_intersection
@@ -105,12 +105,6 @@ class Fixation:
     screws: list[Site] = field(default_factory=list)
     lines: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-
-
-def place(point: np.ndarray) -> str:
-    """The text of a position."""
-    right, front, up = (round(float(value)) + 0 for value in point)
-    return f"R {right}, A {front}, S {up} mm"
 
 
 def bone_along(bone: Volume, points: np.ndarray, inward: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -212,9 +206,7 @@ class Candidates:
     def of(cls, points: np.ndarray, outer: OuterSurface, ground: Ground, pad_mm: float) -> Candidates:
         """Examine positions (N, 3) on the completed outer surface."""
         normals = outer.normal(points)
-        first = np.cross(normals, np.eye(3)[np.abs(normals).argmin(1)])
-        first /= np.linalg.norm(first, axis=1, keepdims=True)
-        second = np.cross(normals, first)
+        first, second = perpendicular_axes(normals)
         entry, bone_mm = bone_along(ground.bone, points, -normals)
         in_image = ground.in_image(points)
         supported = np.isfinite(entry)
@@ -511,12 +503,12 @@ def _tab_sites(
         if not pad < from_rim <= FARTHEST_TAB_MM or off > 10.0:
             figure = f"{off:.1f} mm from the outer surface" if off > 10.0 else f"{from_rim:.1f} mm from the rim"
             warnings.append(
-                f"The tab at {place(point)} is left out: it is {figure}. Give a point on the bone, {pad:.1f} to"
+                f"The tab at {as_place(point)} is left out: it is {figure}. Give a point on the bone, {pad:.1f} to"
                 f" {FARTHEST_TAB_MM:g} mm from the rim."
             )
         elif not at.valid(least)[0]:
             warnings.append(
-                f"The tab at {place(point)} is left out: {at.reason(np.arange(1), least)}. Give another point, or"
+                f"The tab at {as_place(point)} is left out: {at.reason(np.arange(1), least)}. Give another point, or"
                 " reduce the thickness of bone with --screws."
             )
         else:
@@ -563,9 +555,9 @@ def _warn_of_missed(
         by_cause.setdefault(candidates.reason(which, near_least_mm[1]), []).append(target)
     for cause, places in by_cause.items():
         if len(places) == 1:
-            what = f"{names[0]} at {place(places[0])} is"
+            what = f"{names[0]} at {as_place(places[0])} is"
         else:
-            what = f"{len(places)} {names[1]}, such as that at {place(places[0])}, are"
+            what = f"{len(places)} {names[1]}, such as that at {as_place(places[0])}, are"
         warnings.append(f"{what} left out: {cause}. {remedies[cause != _TOO_NEAR]}.")
 
 
@@ -606,7 +598,7 @@ def _check_flange(outer: OuterSurface, rim: RimLine, ground: Ground, width_mm: f
         middle = at[np.linalg.norm(at - at.mean(0), axis=1).argmin()]
         warnings.append(
             f"The flange is left out over {missing.mean():.0%} of its edge, where there is no bone below it, such as at"
-            f" {place(middle)}. Use a narrower flange, or tabs."
+            f" {as_place(middle)}. Use a narrower flange, or tabs."
         )
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
+from SkullVAELib.geometry.affines import perpendicular_axes
 from SkullVAELib.implant.directions import cone_directions
 from SkullVAELib.implant.implicit_solid import FineGrid, contour, sampled_distance
 from SkullVAELib.mesh.distance import BoneDistance, SurfaceDistance
@@ -104,9 +105,7 @@ class InsertionPath:
 
     def __init__(self, bone: BoneDistance, mesh: Mesh, normal: np.ndarray):
         self.normal = normal
-        first = np.cross(normal, np.eye(3)[np.argmin(np.abs(normal))])
-        first /= np.linalg.norm(first)
-        axes = np.stack([first, np.cross(normal, first), normal], 1)
+        axes = np.stack([*perpendicular_axes(normal), normal], 1)
         local = mesh.points @ axes
         low, high = local.min(0) - 3.0, local.max(0) + np.array([3.0, 3.0, 6.0])
         shape = np.ceil((high - low) / STEP_MM).astype(int) + 1
@@ -213,14 +212,13 @@ class InsertionPath:
         depth = np.zeros(len(mesh.points))
         depth[blocked] = self._lateral(mesh.points[blocked], direction)
         angle = float(np.degrees(np.arccos(np.clip(direction @ self.normal, -1, 1))))
-        return Insertion(direction, angle, blocked, depth, share * float(point_areas(mesh)[blocked].sum()))
+        return Insertion(direction, angle, blocked, depth, share * float(mesh.point_areas()[blocked].sum()))
 
     def _lateral(self, points: np.ndarray, direction: np.ndarray, limit_mm: float = 15.0) -> np.ndarray:
         """Smallest movement (N,) in mm across the direction that frees each of some blocked points."""
-        first = np.cross(direction, np.eye(3)[np.argmin(np.abs(direction))])
-        first /= np.linalg.norm(first)
+        first, second = perpendicular_axes(direction)
         turns = np.arange(12) * np.pi / 6
-        across = np.cos(turns)[:, None] * first + np.sin(turns)[:, None] * np.cross(direction, first)
+        across = np.cos(turns)[:, None] * first + np.sin(turns)[:, None] * second
         depth = np.full(len(points), limit_mm)
         left = np.arange(len(points))
         for reach in np.arange(STEP_MM / 2, limit_mm, STEP_MM / 2):
@@ -269,13 +267,6 @@ class InsertionPath:
         return out
 
 
-def point_areas(mesh: Mesh) -> np.ndarray:
-    """Return the area (N,) in mm2 that belongs to each point of a mesh: a third of that of its triangles."""
-    corners = mesh.points[mesh.faces]
-    area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1) / 6
-    return np.bincount(mesh.faces.ravel(), np.repeat(area, 3), minlength=len(mesh.points))
-
-
 def removed_figures(mesh: Mesh, solid: np.ndarray, grid: FineGrid) -> dict:
     """Return the figures of what was removed from a plate.
 
@@ -297,7 +288,7 @@ def removed_figures(mesh: Mesh, solid: np.ndarray, grid: FineGrid) -> dict:
     remains = contour(solid, grid)
     if not moved.any() or not len(remains.faces):
         return {"area_mm2": 0.0, "mean_mm": 0.0, "max_mm": 0.0}
-    gap, area = SurfaceDistance(remains).signed(mesh.points[moved]), point_areas(mesh)[moved]
+    gap, area = SurfaceDistance(remains).signed(mesh.points[moved]), mesh.point_areas()[moved]
     return {
         "area_mm2": round(float(area.sum()), 1),
         "mean_mm": round(float((gap * area).sum() / area.sum()), 2),

@@ -134,10 +134,7 @@ def measure_piece(
 
 def _outer_area_mm2(mesh: Mesh, faces: np.ndarray) -> float:
     """Area of the outer face in mm2: of the triangles with most of their points on it."""
-    corners = mesh.points[mesh.faces[(faces[mesh.faces] == 1).sum(1) >= 2]]
-    return float(
-        np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1).sum() / 2
-    )
+    return float(mesh.face_areas()[(faces[mesh.faces] == 1).sum(1) >= 2].sum())
 
 
 def _rim_step(rim: np.ndarray, bone: BoneDistance, outer: OuterSurface, options: ImplantOptions) -> dict:

@@ -19,6 +19,7 @@ import numpy as np
 from scipy import ndimage
 
 from SkullVAELib.core.threads import one_thread
+from SkullVAELib.geometry.affines import perpendicular_axes
 from SkullVAELib.implant.directions import cone_directions, plate_normal
 from SkullVAELib.implant.implicit_solid import FineGrid, contour, largest_solid, sampled_distance
 from SkullVAELib.implant.tooling import Tooling, ToolingInputs, ToolingOptions
@@ -164,9 +165,8 @@ def parting_direction(mesh: Mesh, normal: np.ndarray) -> np.ndarray:
     numpy.ndarray
         (3,) unit vector.
     """
-    corners = mesh.points[mesh.faces]
-    middle = corners.mean(axis=1)
-    areas = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]) / 2
+    middle = mesh.points[mesh.faces].mean(axis=1)
+    areas = mesh.vector_areas()
     tried: dict[tuple, float] = {}
 
     def cost(direction: np.ndarray) -> float:
@@ -210,9 +210,7 @@ def _hidden_mm2(points: np.ndarray, middle: np.ndarray, areas: np.ndarray, frame
 
 def _frame(direction: np.ndarray) -> _Frame:
     """A frame with the direction as its third axis."""
-    first = np.cross(direction, np.eye(3)[np.argmin(np.abs(direction))])
-    first /= np.linalg.norm(first)
-    return _Frame(np.stack([first, np.cross(direction, first), direction], 1))
+    return _Frame(np.stack([*perpendicular_axes(direction), direction], 1))
 
 
 def _smallest_frame(points: np.ndarray, direction: np.ndarray) -> _Frame:
@@ -578,11 +576,10 @@ class _Block:
         """Area of the cavity that needs support in printing, the outer face of each half on the bed."""
         total = 0.0
         for mesh, up in zip(meshes, (1, -1), strict=True):
-            corners = mesh.points[mesh.faces]
-            areas = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]) / 2
+            areas = mesh.vector_areas()
             size = np.linalg.norm(areas, axis=1)
             hanging = areas @ self.frame.axes[:, 2] * up < -OVERHANG * size
-            middle = corners[hanging].mean(axis=1)
+            middle = mesh.points[mesh.faces[hanging]].mean(axis=1)
             cavity = np.abs(self.grid.sample(self.implant, middle)) < 0.3 * self.step
             total += float(size[hanging][cavity].sum())
         return total

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
-from SkullVAELib.geometry.affines import apply_affine
+from SkullVAELib.geometry.affines import apply_affine, perpendicular_axes
 from SkullVAELib.implant.implicit_solid import FineGrid, OuterSurface, rounded_intersection
 from SkullVAELib.mesh.mesh import Mesh
 
@@ -160,9 +160,8 @@ def _unrolled(points: np.ndarray, normals: np.ndarray) -> np.ndarray:
     rays /= np.linalg.norm(rays, axis=1, keepdims=True)
     angle = np.arccos(np.clip(rays @ up, -1, 1))
     flat = rays - (rays @ up)[:, None] * up
-    first = np.cross(up, np.eye(3)[np.abs(up).argmin()])
-    first /= np.linalg.norm(first)
-    plane = np.stack([flat @ first, flat @ np.cross(up, first)], 1)
+    first, second = perpendicular_axes(up)
+    plane = np.stack([flat @ first, flat @ second], 1)
     return plane / np.maximum(np.linalg.norm(plane, axis=1, keepdims=True), 1e-9) * (radius * angle)[:, None]
 
 

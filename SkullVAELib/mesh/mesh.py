@@ -44,7 +44,7 @@ class Mesh:
     @property
     def area_mm2(self) -> float:
         """Area of the surface in square millimetres."""
-        return float(np.linalg.norm(self._cross(), axis=1).sum() / 2)
+        return float(self.face_areas().sum())
 
     @property
     def volume_ml(self) -> float:
@@ -65,6 +65,19 @@ class Mesh:
         """Outward unit normals (M, 3) of the triangles."""
         cross = self._cross()
         return cross / np.maximum(np.linalg.norm(cross, axis=1, keepdims=True), 1e-12)
+
+    def vector_areas(self) -> np.ndarray:
+        """Outward normals (M, 3) of the triangles, as long as their areas in mm2."""
+        return self._cross() / 2
+
+    def face_areas(self) -> np.ndarray:
+        """Areas (M,) of the triangles, mm2."""
+        return np.linalg.norm(self._cross(), axis=1) / 2
+
+    def point_areas(self) -> np.ndarray:
+        """Area (N,) of the surface that belongs to each point, a third of that of its triangles, mm2."""
+        share = np.repeat(self.face_areas() / 3, 3)
+        return np.bincount(self.faces.ravel(), share, minlength=len(self.points))
 
     def _cross(self) -> np.ndarray:
         """(M, 3) normals whose length is twice the triangle's area."""
