@@ -69,14 +69,18 @@ def worktree(commit: str) -> Iterator[Path]:
             subprocess.run(["git", "-C", ROOT, "worktree", "remove", "--force", checkout], check=False)
 
 
+def environment_of(checkout: Path) -> dict[str, str]:
+    """The environment in which a checkout's library is imported."""
+    paths = filter(None, [str(checkout), os.environ.get("PYTHONPATH")])
+    return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+
+
 def run_case(path: Path, output: Path, extra: list[str], checkout: Path = ROOT) -> dict:
     """Complete one case in a child process: wall and processor seconds, peak memory in MiB, seconds of each stage."""
     command = [sys.executable, "-m", "SkullVAELib", "complete", str(path), "-o", str(output.resolve()), *extra]
-    paths = filter(None, [str(checkout), os.environ.get("PYTHONPATH")])
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     with tempfile.TemporaryFile("w+") as said:
         start = time.perf_counter()
-        child = subprocess.Popen(command, stdout=said, stderr=said, env=environment, cwd=checkout)
+        child = subprocess.Popen(command, stdout=said, stderr=said, env=environment_of(checkout), cwd=checkout)
         peak_mib = processor_seconds = None
         if hasattr(os, "wait4"):
             _, status, usage = os.wait4(child.pid, 0)

@@ -23,7 +23,7 @@ import time
 from contextlib import nullcontext
 from pathlib import Path
 
-from bench import DEMO_INPUTS, ROOT, worktree
+from bench import DEMO_INPUTS, ROOT, environment_of, worktree
 
 CORES = (1, 2)
 
@@ -38,14 +38,12 @@ def run_cohort(cohort: Path, output: Path, cores: int, checkout: Path = ROOT) ->
     """Complete a list of cases on so many cores with a worker each; wall and processor seconds of the whole command."""
     command = [sys.executable, "-m", "SkullVAELib", "batch", str(cohort.resolve()), "-o", str(output.resolve())]
     command += ["--again", "--workers", str(cores)]
-    paths = filter(None, [str(checkout), os.environ.get("PYTHONPATH")])
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     try:
         if before is not None:
             os.sched_setaffinity(0, sorted(before)[:cores])
         start, used = time.perf_counter(), processor_seconds()
-        subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL, cwd=checkout)
+        subprocess.run(command, env=environment_of(checkout), check=True, stdout=subprocess.DEVNULL, cwd=checkout)
         return time.perf_counter() - start, processor_seconds() - used
     finally:
         if before is not None:

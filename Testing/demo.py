@@ -79,7 +79,7 @@ def figures(report: dict) -> list[str]:
 
     def flat(entries: dict, prefix: str = ""):
         for key, value in entries.items():
-            if isinstance(value, dict) and key != "parameters":
+            if isinstance(value, dict) and key not in ("parameters", "additions"):
                 yield from flat(value, f"{prefix}{key} ")
             elif isinstance(value, (int, float)) and not isinstance(value, bool):
                 yield f"{prefix}{key}".replace("_", " "), value

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from .meshfiles import MeshData, readPly, writeMesh
 from .meshnodes import DEVIATION, meshData, polyData, removeModel, showColours
 from .results import AddedResult, modelMatchesImplant
 from .segments import madeNodes, markAsMade, maskOnGrid, readInput
+from .stepwork import StepWork
 
 # Attribute of the model: content of compare.json.
 _REPORT_ATTRIBUTE = "SkullVAE.comparison"
@@ -78,7 +78,7 @@ class PlannedImplant:
         return folder
 
 
-class ComparisonRun:
+class ComparisonRun(StepWork):
     """Compares plan and outcome: start(), poll() until running is False, then result().
 
     threshold: bone threshold of the outcome in HU, None for the default; command: the library's command line.
@@ -91,18 +91,10 @@ class ComparisonRun:
         threshold: float | None = None,
         command: Sequence[str] | None = None,
     ):
+        super().__init__()
         self._plan, self._outcome, self._threshold = plan, outcome, threshold
         self._command = list(command) if command else libraryCommand()
-        self._work: Iterator | None = None
-        self._current: BackgroundStep | ChildProcess | None = None
-        self._temporary: tempfile.TemporaryDirectory | None = None
         self._result: tuple[dict, MeshData] | None = None
-        self._error: Exception | None = None
-
-    @property
-    def running(self) -> bool:
-        """Whether the comparison is in progress."""
-        return self._work is not None
 
     @property
     def fraction(self) -> float:
@@ -111,28 +103,7 @@ class ComparisonRun:
 
     def start(self) -> None:
         """Start."""
-        self._temporary = tempfile.TemporaryDirectory(prefix="SkullVAE-", ignore_cleanup_errors=True)
-        self._work = self._steps(Path(self._temporary.name))
-
-    def poll(self) -> list[str]:
-        """Advance; returns the new log lines. result() raises the error of a comparison that failed."""
-        lines: list[str] = []
-        if self._work is None:
-            return lines
-        try:
-            if isinstance(self._current, ChildProcess):
-                lines = self._current.poll()
-                if self._current.running:
-                    return lines
-            elif self._current is not None and not self._current.poll():
-                return lines
-            self._current = next(self._work)
-        except StopIteration:
-            self._finish()
-        except Exception as error:
-            self._error = error
-            self._finish()
-        return lines
+        self._work = self._steps(Path(self._makeTemporary()))
 
     def result(self) -> tuple[dict, MeshData]:
         """(content of compare.json, the planned implant with the differences). Raises SkullVAEError."""
@@ -172,16 +143,6 @@ class ComparisonRun:
         yield reading
         report, mesh = reading.result()
         self._result = report | {"plan": self._plan.name, "outcome": self._outcome.name}, mesh
-
-    def _finish(self) -> None:
-        self._work = None
-        current, self._current = self._current, None
-        if isinstance(current, ChildProcess):
-            current.cancel()
-        elif current is not None:
-            while not current.poll():
-                pass
-        self._temporary.cleanup()
 
 
 def _read(folder: Path) -> tuple[dict, MeshData]:

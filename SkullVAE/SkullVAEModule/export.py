@@ -35,6 +35,7 @@ from .meshfiles import MeshData, components, readPly, readStl, writeMesh
 from .meshnodes import meshData
 from .results import AddedResult, editedText, figuresOf, modelMatchesImplant
 from .segments import isAsAdded, maskOnGrid, readInput
+from .stepwork import StepWork
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class SessionFiles:
         raise SkullVAEError("The session has ended", "Run again")
 
 
-class ExportRun:
+class ExportRun(StepWork):
     """Writes one result into a folder: start(), poll() until running is False, then result().
 
     added, inputNode, segmentID: the result and its input; formats: mesh formats, of `MESH_FORMATS`; skull, labelmaps,
@@ -100,6 +101,7 @@ class ExportRun:
         defects: Sequence[int] | None = None,
         parts: dict | None = None,
     ):
+        super().__init__()
         if not formats and not (labelmaps or report or parts):
             raise SkullVAEError("Nothing is selected for export", "Select a mesh format, the labelmaps or the report")
         unknown = set(formats) - set(MESH_FORMATS)
@@ -113,21 +115,12 @@ class ExportRun:
         self._selected = {"skull": skull and bool(formats), "labelmaps": labelmaps, "report": report}
         self._sessionFiles = sessionFiles or SessionFiles()
         self._command = list(command) if command else libraryCommand()
-        self._work: Iterator | None = None
-        self._current: BackgroundStep | ChildProcess | None = None
         self._staging: Path | None = None
-        self._temporary: tempfile.TemporaryDirectory | None = None
         self._notes: list[str] = []
         self._sessionError = ""
         self._result: ExportResult | None = None
-        self._error: Exception | None = None
         self.stage, self.fraction = "", 0.0
         self.cancelled = False
-
-    @property
-    def running(self) -> bool:
-        """Whether the export is in progress."""
-        return self._work is not None
 
     def start(self) -> None:
         """Read the result from the scene and start. Raises SkullVAEError if result or folder cannot be used."""
@@ -168,28 +161,8 @@ class ExportRun:
             raise SkullVAEError(
                 f"'{self._target}' cannot be written to: {error.strerror}", "Choose another folder"
             ) from error
-        self._temporary = tempfile.TemporaryDirectory(prefix="SkullVAE-", ignore_cleanup_errors=True)
+        self._makeTemporary()
         self._work = self._steps(implant, completed, model, unedited)
-
-    def poll(self) -> list[str]:
-        """Advance the export; returns the new log lines. result() raises the error of an export that failed."""
-        lines: list[str] = []
-        if self._work is None:
-            return lines
-        try:
-            if isinstance(self._current, ChildProcess):
-                lines = self._current.poll()
-                if self._current.running:
-                    return lines
-            elif self._current is not None and not self._current.poll():
-                return lines
-            self._current = next(self._work)
-        except StopIteration:
-            self._finish()
-        except Exception as error:
-            self._error = error
-            self._finish()
-        return lines
 
     def result(self) -> ExportResult:
         """The files written. Raises SkullVAEError if the export failed or was cancelled."""
@@ -375,15 +348,8 @@ class ExportRun:
         self._result = ExportResult(self._target, tuple(targets), implantFrom, tuple(self._notes))
 
     def _finish(self) -> None:
-        self._work = None
-        current, self._current = self._current, None
-        if isinstance(current, ChildProcess):
-            current.cancel()
-        elif current is not None:
-            while not current.poll():
-                pass
+        super()._finish()
         shutil.rmtree(self._staging, ignore_errors=True)
-        self._temporary.cleanup()
 
 
 def _pointsToWorld(node) -> tuple[Callable[[np.ndarray], np.ndarray], bool]:

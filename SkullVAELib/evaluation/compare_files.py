@@ -15,8 +15,7 @@ from SkullVAELib.mesh.colours import difference_colours
 from SkullVAELib.mesh.files import VertexScalar, write_ply
 from SkullVAELib.mesh.mesh import Mesh
 from SkullVAELib.report.html import format_number, html_image, html_page, html_table
-from SkullVAELib.report.mesh_render import render_mesh
-from SkullVAELib.report.raycast import View
+from SkullVAELib.report.mesh_render import draw_along
 
 COMPARISON_FILES = ("compare.html", "compare.png", "difference.ply", "compare.json")
 """The files of a comparison, in the order of publishing."""
@@ -115,18 +114,9 @@ def picture(made: Comparison) -> Image.Image:
 
 
 def _view(mesh: Mesh, colours: np.ndarray, centre: np.ndarray, from_outside: bool) -> Image.Image:
-    middle = (mesh.points.min(0) + mesh.points.max(0)) / 2
     forward = centre - mesh.points.mean(0)
     forward *= (1 if from_outside else -1) / np.linalg.norm(forward)
-    up = np.array([0.0, 0, 1]) if abs(forward[2]) < 0.85 else np.array([0.0, 1, 0])
-    right = np.cross(forward, up)
-    right /= np.linalg.norm(right)
-    up = np.cross(right, forward)
-    across = np.ptp(mesh.points @ np.stack([right, up], 1), axis=0)
-    view = View(right, up, middle, float((across / [_WIDTH - 40, _HEIGHT - 50]).max()))
-    shown = render_mesh(mesh, colours, view, _WIDTH, _HEIGHT)
-    pixels = np.array(_CARD) / 255 * (1 - shown.coverage[..., None]) + shown.rgb
-    return Image.fromarray(np.round(pixels.clip(0, 1) * 255).astype(np.uint8))
+    return draw_along(mesh, colours, forward, (_WIDTH, _HEIGHT), (40, 50), np.array(_CARD) / 255)
 
 
 def _legend(sheet: Image.Image, draw: ImageDraw.ImageDraw, top: int, most: float) -> None:

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from SkullVAELib.checks.limits import LIMITS
 from SkullVAELib.core.atomic_output import atomic_file
@@ -17,9 +16,8 @@ from SkullVAELib.core.version import NOTICE
 from SkullVAELib.mesh.colours import THICKNESS_SCALE_MM, UNCERTAINTY_SCALE_MM, length_colours
 from SkullVAELib.mesh.mesh import Mesh
 from SkullVAELib.report.html import encode_png, format_number, html_figure, html_image, html_page, html_table
-from SkullVAELib.report.mesh_render import render_mesh
+from SkullVAELib.report.mesh_render import draw_along
 from SkullVAELib.report.rating import ACCEPTABLE_MM, GOOD_MM, rate_rim_gap
-from SkullVAELib.report.raycast import View
 
 _WIDTH, _HEIGHT = 760, 560
 _CARD = np.array([22, 28, 36]) / 255
@@ -94,22 +92,13 @@ def thickness_pictures(
     list of (str, bytes)
         Caption and PNG of each picture.
     """
-    middle = (mesh.points.min(0) + mesh.points.max(0)) / 2
     outwards = mesh.points.mean(0) - centre
     outwards /= np.linalg.norm(outwards)
     colours = length_colours(thickness_mm, most_mm) / 255
     pictures: list[tuple[str, bytes]] = []
     for caption, forward in (("From outside", -outwards), ("From inside", outwards)):
-        up = np.array([0.0, 0, 1]) if abs(forward[2]) < 0.85 else np.array([0.0, 1, 0])
-        right = np.cross(forward, up)
-        right /= np.linalg.norm(right)
-        up = np.cross(right, forward)
-        across = np.ptp(mesh.points @ np.stack([right, up], 1), axis=0)
-        view = View(right, up, middle, float((across / [_WIDTH - 70, _HEIGHT - 70]).max()))
         report_step(len(pictures) / 2)
-        shown = render_mesh(mesh, colours, view, _WIDTH, _HEIGHT)
-        pixels = _CARD * (1 - shown.coverage[..., None]) + shown.rgb
-        pictures.append((caption, encode_png(Image.fromarray(np.round(pixels.clip(0, 1) * 255).astype(np.uint8)))))
+        pictures.append((caption, encode_png(draw_along(mesh, colours, forward, (_WIDTH, _HEIGHT), (70, 70), _CARD))))
     return pictures
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
 from SkullVAELib.mesh.mesh import Mesh
 from SkullVAELib.report.raycast import View
@@ -94,6 +95,46 @@ def render_mesh(mesh: Mesh, colours: np.ndarray, view: View, width: int, height:
     hit = np.isfinite(best).reshape(rows, columns)
     image = image.reshape(height, fine, width, fine, 3).mean(axis=(1, 3))
     return MeshPicture(image, hit.reshape(height, fine, width, fine).mean(axis=(1, 3)))
+
+
+def draw_along(
+    mesh: Mesh,
+    colours: np.ndarray,
+    forward: np.ndarray,
+    size: tuple[int, int],
+    margin: tuple[int, int],
+    background: np.ndarray,
+) -> Image.Image:
+    """Draw a whole mesh seen along a direction, upright, on a background.
+
+    Parameters
+    ----------
+    mesh, colours
+        As in `render_mesh`.
+    forward : numpy.ndarray
+        (3,) unit vector of the viewing direction, RAS.
+    size : tuple of int
+        Width and height of the picture in pixels.
+    margin : tuple of int
+        Pixels of the width and of the height that stay free.
+    background : numpy.ndarray
+        (3,) RGB in 0..1.
+
+    Returns
+    -------
+    PIL.Image.Image
+        The picture.
+    """
+    up = np.array([0.0, 0, 1]) if abs(forward[2]) < 0.85 else np.array([0.0, 1, 0])
+    right = np.cross(forward, up)
+    right /= np.linalg.norm(right)
+    up = np.cross(right, forward)
+    across = np.ptp(mesh.points @ np.stack([right, up], 1), axis=0)
+    middle = (mesh.points.min(0) + mesh.points.max(0)) / 2
+    view = View(right, up, middle, float((across / (np.array(size) - np.array(margin))).max()))
+    shown = render_mesh(mesh, colours, view, *size)
+    pixels = background * (1 - shown.coverage[..., None]) + shown.rgb
+    return Image.fromarray(np.round(pixels.clip(0, 1) * 255).astype(np.uint8))
 
 
 def _nearest(at: np.ndarray, depth: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
