@@ -57,7 +57,10 @@ def worktree(commit: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         checkout = Path(folder) / "earlier"
         made = subprocess.run(
-            ["git", "-C", ROOT, "worktree", "add", "--detach", checkout, commit], capture_output=True, text=True
+            ["git", "-C", ROOT, "worktree", "add", "--detach", checkout, commit],
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
         )
         if made.returncode:
             raise SystemExit(

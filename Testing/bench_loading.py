@@ -29,13 +29,18 @@ def load_once(checkout: Path, image: Path) -> tuple[float, float]:
         environment = os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
         start = time.perf_counter()
         with subprocess.Popen(
-            [*command, "--progress", "json"], stdout=subprocess.PIPE, env=environment, cwd=folder, text=True
+            [*command, "--progress", "json"],
+            stdout=subprocess.PIPE,
+            env=environment,
+            cwd=folder,
+            text=True,
+            encoding="utf-8",
         ) as child:
             assert child.stdout is not None
             for line in child.stdout:
                 if json.loads(line)["stage"] == "bone":
                     wall = time.perf_counter() - start
-                    fields = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
+                    fields = Path(f"/proc/{child.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
                     child.terminate()
                     return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK"), wall
     raise SystemExit(f"{checkout}: skullvae complete ended before the stage 'bone'")

@@ -35,7 +35,7 @@ _ROWS["processor"] = "click to the implant, processor"
 
 def processor_seconds(pid: int) -> float:
     """Of a running process, user and system."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
 
 
@@ -51,7 +51,7 @@ def run_once(volume: Volume, preloaded: bool) -> dict[str, float]:
         process = logic._preloader._process
         if process is None:
             raise SystemExit("No process was preloaded: packages are missing")
-        while "ready" not in (Path(process.temporary.name) / "stdout.txt").read_text():
+        while "ready" not in (Path(process.temporary.name) / "stdout.txt").read_text(encoding="utf-8"):
             if not process.usable:
                 raise SystemExit(f"The process has ended: {process.child.lastErrorLine}")
             time.sleep(_PANEL_SECONDS)

@@ -130,7 +130,7 @@ class Original:
             batches, skulls = self._batches(), 0
             step(next(batches))
             begun, self.loading = time.perf_counter(), 0.0
-            with open(os.devnull, "w") as nowhere:
+            with open(os.devnull, "w", encoding="utf-8") as nowhere:
                 while (taken := time.perf_counter() - begun) < seconds:
                     inputs = next(batches)
                     print(f"train loss: {step(inputs):.4f}", file=nowhere)
@@ -214,12 +214,12 @@ def throughput(options: argparse.Namespace, group: Group) -> dict:
 def to_target(options: argparse.Namespace, group: Group) -> dict:
     """Epochs and seconds until each decoder, trained on a run's encoder, has the original's final Dice loss."""
     run = options.to_target
-    record = json.loads((run / "run.json").read_text())
+    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
     content = record["architecture"] | {k: v for k, v in record["options"].items() if k in ("seed", "batch", "beta")}
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "config.json"
-        config.write_text(json.dumps(content | {"method": "paper", "vae_epochs": 1}))
+        config.write_text(json.dumps(content | {"method": "paper", "vae_epochs": 1}), encoding="utf-8")
         plan = TrainingPlan(run, *read_configuration(config))
         cache = next((p for p in (run, run.parent) if (p / "volumes.safetensors").is_file()), run)
         task = make_task(plan, cache, [], [], group)

@@ -270,7 +270,7 @@ def main(argv: list[str]) -> int:
         "amplitudes": [round(value, 4) for value in fit(tables).as_vector()],
         "half-width, standard deviations": round(half_width(tables, fitted), 3),
     }
-    (arguments.output / "calibration.json").write_text(json.dumps(result, indent=1) + "\n")
+    (arguments.output / "calibration.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     draw_reliability(arguments.output / "calibration.svg", result["reliability"], result["held out"])
     for title in ("held out", "code"):
         print(f"## {title}\n\n{as_text(result[title])}\n")

@@ -189,7 +189,9 @@ def run_against(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="skullvae-base-") as place:
         tree = Path(place) / "checkout"
         git = ["git", "-C", str(ROOT), "worktree"]
-        added = subprocess.run([*git, "add", "--detach", str(tree), options.base], capture_output=True, text=True)
+        added = subprocess.run(
+            [*git, "add", "--detach", str(tree), options.base], capture_output=True, text=True, encoding="utf-8"
+        )
         if added.returncode:
             raise RecordingError(f"'{options.base}' cannot be checked out: {added.stderr.strip()}")
         try:

@@ -16,6 +16,7 @@ machine on which hundreds of tests cannot run would pass. The end of a run repor
 from __future__ import annotations
 
 import importlib.util
+import locale
 import os
 import pickle
 from collections.abc import Callable
@@ -33,6 +34,9 @@ from SkullVAELib.geometry.volume import Volume
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Otherwise each test that opens the panel with an input would load the libraries in a process.
 os.environ["SKULLVAE_PRELOAD"] = "0"
+# Libraries that are loaded later may change the locale, and with it the encoding of files opened without one: with the
+# plainest locale such a file fails in every run, not only after a test that loads one of them.
+locale.setlocale(locale.LC_CTYPE, "C")
 
 ROOT = Path(__file__).resolve().parent.parent
 

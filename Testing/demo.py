@@ -112,7 +112,7 @@ def main() -> int:
             print(f"{label:<9}{folder / name}")
     report = folder / "report.json"
     if report.is_file():
-        print("\n".join(figures(json.loads(report.read_text()))))
+        print("\n".join(figures(json.loads(report.read_text(encoding="utf-8")))))
     return code
 
 

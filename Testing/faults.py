@@ -112,7 +112,7 @@ def digests(folder: Path) -> dict[str, str]:
             continue
         if path.suffix == ".json":
             try:
-                content = json.loads(path.read_text())
+                content = json.loads(path.read_text(encoding="utf-8"))
             except ValueError:
                 entries[f"broken {path.name}"] = ""
                 continue
@@ -236,9 +236,11 @@ class Bench:
             process.join()
             return Ended(-999, "the run hangs", _PATIENCE, 0)
         changes = process.said.with_suffix(".changes")
-        said = process.said.read_text(errors="replace") if process.said.exists() else ""
+        said = process.said.read_text(errors="replace", encoding="utf-8") if process.said.exists() else ""
         seconds = time.monotonic() - process.begun
-        return Ended(process.exitcode, said, seconds, int(changes.read_text()) if changes.exists() else 0)
+        return Ended(
+            process.exitcode, said, seconds, int(changes.read_text(encoding="utf-8")) if changes.exists() else 0
+        )
 
     def run(self, job: Job, arguments: list[str] | None = None, after: float | None = None,
             number: int = signal.SIGKILL, **faults: object) -> Ended:  # fmt: skip
@@ -436,7 +438,7 @@ def main() -> int:
     options = parser.parse_args()
     figures = campaign(options.kills, options.seed)
     options.output.mkdir(exist_ok=True)
-    (options.output / "faults.json").write_text(json.dumps(figures, indent=2) + "\n")
+    (options.output / "faults.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(figures, indent=2))
     return 1 if any(figure["problems"] for figure in figures.values()) else 0
 

@@ -47,7 +47,7 @@ def run(
     torch.set_num_threads(1)
     _redirect(said, closed_stdout)
     if more_bytes is not None:
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
         limit = pages * os.sysconf("SC_PAGE_SIZE") + more_bytes
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     if largest_file is not None:
@@ -61,7 +61,7 @@ def run(
         print(f"Traceback: {error!r}", file=sys.stderr)
         code = 1
     with contextlib.suppress(OSError):
-        said.with_suffix(".changes").write_text(str(count[0]))
+        said.with_suffix(".changes").write_text(str(count[0]), encoding="utf-8")
     sys.stderr.flush()
     os._exit(code)
 

@@ -85,11 +85,13 @@ def campaign(options: argparse.Namespace) -> int:
         turn += 1
         print(f"{kind}: {figures[kind]['executions']} inputs, {len(findings(output))} findings", flush=True)
     for kind in kinds:
-        content = subprocess.run(command("--lines", kind, output), capture_output=True, text=True, timeout=3600)
+        content = subprocess.run(
+            command("--lines", kind, output), capture_output=True, text=True, timeout=3600, encoding="utf-8"
+        )
         figures[kind]["lines"] = json.loads(content.stdout) if content.returncode == 0 else None
         figures[kind]["corpus"] = len(list((output / "corpus" / kind[1:]).iterdir()))
     result = {"minutes": options.minutes, "kinds": figures, "findings": findings(output)}
-    (output / "fuzz.json").write_text(json.dumps(result, indent=2) + "\n")
+    (output / "fuzz.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=2))
     return 1 if result["findings"] else 0
 
@@ -100,7 +102,7 @@ def command(what: str, kind: str, output: Path) -> list[str]:
 
 def findings(output: Path) -> list[str]:
     path = output / "findings.txt"
-    return path.read_text().splitlines() if path.exists() else []
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
 def record(output: Path, kind: str, what: str, data: bytes) -> None:
@@ -109,7 +111,7 @@ def record(output: Path, kind: str, what: str, data: bytes) -> None:
         return
     name = hashlib.sha1(data).hexdigest()[:12] + kind
     (output / "findings" / name).write_bytes(data)
-    with open(output / "findings.txt", "a") as file:
+    with open(output / "findings.txt", "a", encoding="utf-8") as file:
         file.write(f"{name}: {what}\n")
 
 
@@ -135,7 +137,7 @@ def run_child(kind: str, output: Path, seconds: float, seed: int) -> int:
             ended = "hangs, and cannot be interrupted"
         if ended:
             current = next((path for path in folder.iterdir() if "-" in path.name), folder / "input" / f"input{kind}")
-            log = (folder / "stderr").read_text(errors="replace")
+            log = (folder / "stderr").read_text(errors="replace", encoding="utf-8")
             if not current.exists():
                 raise SystemExit(f"The fuzzing of {kind} ended with {process.returncode}:\n{log[-2000:]}")
             cause = next((line for line in log.splitlines() if "ERROR: libFuzzer" in line), f"{process.returncode}")
@@ -300,7 +302,7 @@ def covered_lines(kind: str, output: Path) -> dict[str, str]:
         sys.settrace(None)
     content = {}
     for path, name in paths.items():
-        every = lines(compile(Path(path).read_text(), path, "exec"))
+        every = lines(compile(Path(path).read_text(encoding="utf-8"), path, "exec"))
         content[name] = f"{len({line for file, line in seen if file == path} & every)}/{len(every)}"
     return content
 

@@ -49,7 +49,7 @@ def main() -> int:
     names = [name for name in locked() if not name.startswith(OF_CUDA)]
     tool = Path(sys.executable).with_name("pip-licenses")
     command = [tool, "--from=mixed", "--with-system", "--format=json", "--packages", *names]
-    content = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    content = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, encoding="utf-8").stdout)
     found = {re.sub(r"[-_.]+", "-", entry["Name"]).lower(): entry for entry in content}
     missing = sorted(set(names) - set(found))
     if missing:

@@ -196,7 +196,7 @@ def main() -> int:
             content = "  ".join(f"{key} {line[key]}" for key in keys)
             print(f"{name:44} {line['request']:18} {'; '.join(line['faults']) or 'sound'}  {content}", flush=True)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(lines, indent=1) + "\n")
+    arguments.output.write_text(json.dumps(lines, indent=1) + "\n", encoding="utf-8")
     print(
         f"\n{'request':18} {'pieces':>6} {'sound':>5} {'least':>7} {'p1':>7} {'median':>7} {'thick':>7} {'p95 off':>7}"
     )

@@ -147,7 +147,7 @@ def main(argv: list[str]) -> int:
         return 2
     arguments.output.mkdir(parents=True, exist_ok=True)
     file = arguments.output / "quality.json"
-    kept = {r["name"]: r for r in json.loads(file.read_text())} if file.is_file() else {}
+    kept = {r["name"]: r for r in json.loads(file.read_text(encoding="utf-8"))} if file.is_file() else {}
 
     def keep(record: dict, fraction: float) -> None:
         kept[record["name"]] = record

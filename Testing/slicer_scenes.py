@@ -249,7 +249,7 @@ def alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     status = Path(f"/proc/{pid}/stat")
-    return not (status.exists() and status.read_text().rsplit(")", 1)[1].split()[0] == "Z")
+    return not (status.exists() and status.read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0] == "Z")
 
 
 # Replaces the library's command line with results that are easy to predict: the implant is the bone shifted by one
@@ -468,7 +468,7 @@ CHILD = """
 def childCommand(folder: Path, mode: str) -> list[str]:
     """The command to run instead of the library's command line; mode: how it behaves."""
     script = folder / f"{mode}.py"
-    script.write_text(textwrap.dedent(CHILD))
+    script.write_text(textwrap.dedent(CHILD), encoding="utf-8")
     return [sys.executable, str(script)]
 
 

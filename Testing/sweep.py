@@ -176,7 +176,7 @@ def main(argv: list[str]) -> int:
     if not records:
         return 2
     found = summary(records)
-    (arguments.output / "sweep.json").write_text(json.dumps(found, indent=1) + "\n")
+    (arguments.output / "sweep.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(as_text(found))
     return 0
 

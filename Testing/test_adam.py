@@ -41,5 +41,5 @@ def test_the_compiler_of_torch_is_not_imported() -> None:
         "Adam([(x, 0.1)]).minimise(x.square().sum())\n"
         "print('torch._dynamo' in sys.modules, float(x[0]) < 1)"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, encoding="utf-8")
     assert run.stdout.split() == ["False", "True"]

@@ -28,7 +28,9 @@ def test_every_public_name_is_there_and_documented():
 
 def test_importing_the_library_loads_no_other():
     code = "import sys, SkullVAELib; print(sorted({name.split('.')[0] for name in sys.modules}))"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT, encoding="utf-8"
+    ).stdout
     assert not {"torch", "monai", "numpy", "scipy", "SimpleITK", "vtkmodules", "nibabel"} & set(eval(loaded))
 
 
@@ -59,7 +61,7 @@ def test_it_writes_what_the_command_line_writes(result, head, tmp_path):
     assert [path.name for path in files] == [*sorted(path.name for path in files[:-1]), "report.json"]
     for path in files[:-1]:
         assert path.read_bytes() == (tmp_path / "cli" / path.name).read_bytes(), path.name
-    reports = [json.loads((tmp_path / folder / "report.json").read_text()) for folder in ("api", "cli")]
+    reports = [json.loads((tmp_path / folder / "report.json").read_text(encoding="utf-8")) for folder in ("api", "cli")]
     for report in reports:
         del report["seconds"], report["model_file"]
     assert reports[0] == reports[1]
@@ -77,14 +79,14 @@ def test_another_implant_leaves_the_voxels_and_the_first_result(result, tmp_path
 
 
 def test_a_written_result_replaces_an_earlier_one_and_not_its_own_input(result, tmp_path):
-    (tmp_path / "host.stl").write_text("of version 0.1")
-    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "host.stl").write_text("of version 0.1", encoding="utf-8")
+    (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
     (tmp_path / "responses" / "3").mkdir(parents=True)
-    (tmp_path / "responses" / "3" / "implant.stl").write_text("of an earlier session")
+    (tmp_path / "responses" / "3" / "implant.stl").write_text("of an earlier session", encoding="utf-8")
     sv.write_result(result, tmp_path)
     assert not (tmp_path / "host.stl").exists()
     assert not (tmp_path / "responses").exists()
-    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert (tmp_path / "notes.txt").read_text(encoding="utf-8") == "mine"
     own = dataclasses.replace(result, report=result.report | {"input": "implant.nrrd"})
     before = (tmp_path / "implant.nrrd").read_bytes()
     with pytest.raises(sv.SkullVAEError, match="would overwrite the input"):

@@ -118,8 +118,8 @@ def case_process(process: subprocess.Popen, name: str, other_than: set[int] = fr
 
 def rows(output: Path) -> dict[str, dict]:
     """summary.json by case; summary.csv must tell the same."""
-    content = json.loads((output / "summary.json").read_text(), parse_constant=pytest.fail)["cases"]
-    with open(output / "summary.csv", newline="") as file:
+    content = json.loads((output / "summary.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)["cases"]
+    with open(output / "summary.csv", newline="", encoding="utf-8") as file:
         assert [(row["case"], row["status"]) for row in csv.DictReader(file)] == [
             (r["case"], r["status"]) for r in content
         ]
@@ -135,13 +135,13 @@ def statuses(output: Path) -> dict[str, str]:
 
 def test_a_folder_is_its_images_by_name(tmp_path):
     for name in ("b.nii.gz", "a.NRRD", ".hidden.nrrd", "notes.txt", "c.mha"):
-        (tmp_path / name).write_text("")
+        (tmp_path / name).write_text("", encoding="utf-8")
     (tmp_path / "folder.nrrd").mkdir()
     assert [case.name for case in list_cases(tmp_path)] == ["a", "b", "c"]
 
 
 def test_a_list_is_relative_to_its_own_folder_and_may_have_comments(tmp_path):
-    (tmp_path / "list.txt").write_text("# two\n\nx/a.nrrd\n  b.nii  \n")
+    (tmp_path / "list.txt").write_text("# two\n\nx/a.nrrd\n  b.nii  \n", encoding="utf-8")
     assert [(c.name, c.path) for c in list_cases(tmp_path / "list.txt")] == [
         ("a", tmp_path / "x" / "a.nrrd"),
         ("b", tmp_path / "b.nii"),
@@ -189,10 +189,10 @@ def test_a_bad_list_is_one_line_and_exit_2_and_nothing_written(which, tmp_path, 
 
 
 def test_the_table_does_not_take_the_place_of_the_list(tmp_path, capfd):
-    (tmp_path / "summary.csv").write_text("path\na.nrrd\n")
+    (tmp_path / "summary.csv").write_text("path\na.nrrd\n", encoding="utf-8")
     assert cli.main(["batch", str(tmp_path / "summary.csv"), "-o", str(tmp_path)]) == 2
     assert "overwrite the input" in capfd.readouterr().err
-    assert (tmp_path / "summary.csv").read_text() == "path\na.nrrd\n"
+    assert (tmp_path / "summary.csv").read_text(encoding="utf-8") == "path\na.nrrd\n"
 
 
 BAD_CALLS = {
@@ -207,7 +207,7 @@ BAD_CALLS = {
 
 @pytest.mark.parametrize("which", BAD_CALLS)
 def test_a_bad_call_is_one_line_and_exit_2_and_nothing_written(which, tmp_path, capfd):
-    (tmp_path / "a.nrrd").write_text("")
+    (tmp_path / "a.nrrd").write_text("", encoding="utf-8")
     more, expected = BAD_CALLS[which]
     code = cli.main(["batch", str(tmp_path), "-o", str(tmp_path / "out"), *more])
     out, err = capfd.readouterr()
@@ -218,7 +218,7 @@ def test_a_bad_call_is_one_line_and_exit_2_and_nothing_written(which, tmp_path, 
 
 
 def test_without_dask_one_line_says_how_to_get_it(tmp_path, capfd, monkeypatch):
-    (tmp_path / "a.nrrd").write_text("")
+    (tmp_path / "a.nrrd").write_text("", encoding="utf-8")
     monkeypatch.setitem(sys.modules, "distributed", None)
     assert cli.main(["batch", str(tmp_path), "-o", str(tmp_path / "out")]) == 2
     assert "pip install" in capfd.readouterr().err
@@ -265,13 +265,13 @@ def test_what_a_result_is_made_from_changes_with_input_options_and_model(tmp_pat
 def test_rows_of_other_cases_stay_while_their_results_do(tmp_path):
     for name in "ab":
         (tmp_path / name).mkdir()
-        (tmp_path / name / "report.json").write_text('{"warnings": ["thin"]}')
+        (tmp_path / name / "report.json").write_text('{"warnings": ["thin"]}', encoding="utf-8")
     table = CohortTable(tmp_path, ["a", "b", "c"])
     done = [CaseRow(name, "done", made_from={"version": "1"}).with_report(tmp_path / name) for name in "ab"]
     table.put(*done, CaseRow("c", "crashed", "Why."))
     assert rows(tmp_path)["a"]["warnings"] == ["thin"]
     assert CohortTable(tmp_path, ["a"]).rows["a"] == done[0]
-    (tmp_path / "b" / "report.json").write_text("{}")
+    (tmp_path / "b" / "report.json").write_text("{}", encoding="utf-8")
     CohortTable(tmp_path, ["d"]).put()
     assert statuses(tmp_path) == {"d": "waiting", "a": "done"}
 
@@ -287,7 +287,7 @@ def cohort(tmp_path_factory) -> tuple[Path, Path, tuple[int, str, str], set[str]
     (place / "in").mkdir()
     write_head(place / "in" / "a_defect.nrrd", defect=True)
     write_head(place / "in" / "b_killed.nrrd")
-    (place / "in" / "c_text.nrrd").write_text("not an image")
+    (place / "in" / "c_text.nrrd").write_text("not an image", encoding="utf-8")
     write_head(place / "in" / "d_whole.nrrd")
     listening = set()
     with running(place / "in", "-o", place / "out", "--workers", "2", "--progress", "json") as process:
@@ -327,7 +327,12 @@ def test_what_is_forked_has_loaded_the_libraries_and_has_one_thread():
         " print(len(os.listdir('/proc/self/task')), {'torch', 'vtkmodules', 'SimpleITK'} <= set(sys.modules))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], env=tiny.environment(), capture_output=True, text=True, check=True
+        [sys.executable, "-c", code],
+        env=tiny.environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+        encoding="utf-8",
     )
     assert done.stdout.split() == ["1", "True"]
 
@@ -336,7 +341,7 @@ def test_what_is_forked_has_loaded_the_libraries_and_has_one_thread():
 def test_a_worker_s_death_loses_nothing(cohort):
     _, output, _, _ = cohort
     row = rows(output)["a_defect"]
-    report = json.loads((output / "a_defect" / "report.json").read_text())
+    report = json.loads((output / "a_defect" / "report.json").read_text(encoding="utf-8"))
     assert {path.name for path in (output / "a_defect").iterdir()} == RESULTS
     assert row["defects"] == 1
     assert row["volume_ml"] == report["implant"]["volume_ml"] > 0
@@ -350,7 +355,7 @@ def test_only_finished_cases_have_a_folder_and_no_row_names_a_place(cohort):
     found = {path.name for path in output.iterdir()}
     assert found - {"b_killed"} == {"a_defect", "d_whole", "summary.csv", "summary.json"}
     assert not (output / "b_killed" / "report.json").exists()
-    assert str(source) not in (output / "summary.json").read_text()
+    assert str(source) not in (output / "summary.json").read_text(encoding="utf-8")
 
 
 @posix
@@ -408,7 +413,7 @@ def test_an_interrupt_ends_everything_in_order(tmp_path, number, code):
 
 @posix
 def test_a_run_killed_outright_goes_on_where_it_was(tmp_path):
-    (tmp_path / "a.nrrd").write_text("not an image")
+    (tmp_path / "a.nrrd").write_text("not an image", encoding="utf-8")
     write_head(tmp_path / "b.nrrd")
     with running(tmp_path, "-o", tmp_path / "out", "--workers", "1") as process:
         case_process(process, "b")
@@ -427,7 +432,7 @@ def test_a_run_killed_outright_goes_on_where_it_was(tmp_path):
 @posix
 def test_a_case_that_takes_every_worker_with_it_ends_as_crashed(tmp_path):
     write_head(tmp_path / "a.nrrd")
-    (tmp_path / "b.nrrd").write_text("not an image")
+    (tmp_path / "b.nrrd").write_text("not an image", encoding="utf-8")
     seen: set[int] = set()
     with running(tmp_path, "-o", tmp_path / "out", "--workers", "1") as process:
         for _ in range(3):
@@ -452,7 +457,7 @@ def test_a_case_over_its_time_is_ended(tmp_path):
 def test_a_scheduler_s_workers_do_it_too(tmp_path):
     (tmp_path / "in").mkdir()
     write_head(tmp_path / "in" / "a.nrrd")
-    (tmp_path / "in" / "b.nrrd").write_text("not an image")
+    (tmp_path / "in" / "b.nrrd").write_text("not an image", encoding="utf-8")
     dask = [sys.executable, "-m", "dask"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": tiny.environment(), "cwd": tmp_path}
     about = tmp_path / "scheduler.json"
@@ -462,10 +467,10 @@ def test_a_scheduler_s_workers_do_it_too(tmp_path):
         worker = [*dask, "worker", "--scheduler-file", about, *local, "--nthreads", "1", "--nworkers", "2"]
         started.append(subprocess.Popen(worker, **quiet))
         for _ in range(3000):
-            if about.exists() and about.read_text().strip():
+            if about.exists() and about.read_text(encoding="utf-8").strip():
                 break
             time.sleep(0.02)
-        address = json.loads(about.read_text())["address"]
+        address = json.loads(about.read_text(encoding="utf-8"))["address"]
         code, _, err = batch(tmp_path / "in", "-o", tmp_path / "out", "--scheduler", address)
         assert code == 2, err
         assert statuses(tmp_path / "out") == {"a": "no defect", "b": "bad input"}

@@ -216,10 +216,10 @@ def test_the_run_goes_on_where_it_stopped(heads, fold, tmp_path):
     assert first["rows"]["mirror"]["dsc"] > 0.5  # the heads are symmetric
     assert first["ct"] and first["site"] == "frontal" and first["thickness_mm"] == pytest.approx(6, abs=1.5)
     assert contest.load_mask(job.mask("mirror")).any()
-    marked = json.loads(job.record.read_text())
+    marked = json.loads(job.record.read_text(encoding="utf-8"))
     for row in job.rows:
         marked["rows"][row]["dsc"] = 0.123
-    job.record.write_text(json.dumps(marked))
+    job.record.write_text(json.dumps(marked), encoding="utf-8")
     assert contest.run_job(job)["rows"]["mirror"]["dsc"] == 0.123
     assert not contest.run_job(dataclasses.replace(job, ct=False))["ct"]  # what only describes is not computed
     other = tmp_path / "b.safetensors"
@@ -393,7 +393,7 @@ def test_a_former_run_is_compared_case_by_case(tmp_path):
     before = [record("a", "1", old=0.9), record("a", "2", old=0.8), record("b", "1", old=0.7), record("c", "1", old=0)]
     now = [record("a", "1", x=0.88), record("a", "2", x=0.79), record("b", "1", x=0.8), record("d", "1", x=0.9)]
     now.append(record("c", "1", x=0.9) | {"truth_ml": 12.0})  # not the same hole
-    (tmp_path / "accuracy.json").write_text(json.dumps({"cases": before, "ours": "old"}))
+    (tmp_path / "accuracy.json").write_text(json.dumps({"cases": before, "ours": "old"}), encoding="utf-8")
     content = against.compare(now, "x", *against.read_former(tmp_path / "accuracy.json"))
     assert content["cases"] == 3 and content["not_paired"] == 2
     assert content["individuals"]["a"]["dsc"] == pytest.approx(-0.015)
@@ -506,7 +506,7 @@ def test_a_case_is_drawn_and_the_page_shows_the_worst_first(tmp_path):
         content = score(truth, prediction, bone, whole.affine, centre)
         strips.append(({"individual": name, "defect": "blob", "truth_ml": 1.0, "rows": {"x": content}}, file))
     pictures.write_page(tmp_path / "page.html", strips, "x")
-    text = (tmp_path / "page.html").read_text()
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert text.index("none.png") < text.index("good.png")
     pictures.write_contact_sheet(tmp_path / "sheet.png", strips, "x")
     good, none = (np.asarray(pictures.Image.open(file), int) for _, file in strips)
@@ -524,14 +524,14 @@ def test_the_command_measures_and_writes(heads, fold, tmp_path, capsys, monkeypa
     arguments += ["--slices", "2.5", "--folds", str(tmp_path / "folds"), "--output", str(tmp_path / "o")]
     arguments += ["--jobs", "1", "--baselines-every", "1"]
     assert main(arguments) == 0
-    content = json.loads((tmp_path / "o" / "accuracy.json").read_text())
+    content = json.loads((tmp_path / "o" / "accuracy.json").read_text(encoding="utf-8"))
     found = content["CT, cross-validated"]["rows"]
     assert found["mean"]["dsc"]["mean"] > 0.6 and found["nothing"]["missed"] == 1
     assert found["mean"]["outer_mm"]["mean"] < 2.5
     assert content["slices, CT, cross-validated"]["2.5"]["outer_mm"]["mean"] < 2.5
     assert "| mean" in capsys.readouterr().out
     assert (tmp_path / "o" / "errors.png").stat().st_size and (tmp_path / "o" / "accuracy.png").stat().st_size
-    assert "out_02_mean.png" in (tmp_path / "o" / "pictures.html").read_text()
+    assert "out_02_mean.png" in (tmp_path / "o" / "pictures.html").read_text(encoding="utf-8")
 
 
 def test_a_volume_of_a_case_is_read_as_bone(tmp_path):

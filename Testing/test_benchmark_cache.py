@@ -60,9 +60,9 @@ def test_a_rename_or_move_of_any_module_changes_the_hash(package, name, to):
 def test_two_modules_that_change_places_change_the_hash(package):
     before = hash_of(package)
     first, second = package / "errors.py", package / "shape" / "warped.py"
-    texts = first.read_text(), second.read_text()
-    first.write_text(texts[1])
-    second.write_text(texts[0])
+    texts = first.read_text(encoding="utf-8"), second.read_text(encoding="utf-8")
+    first.write_text(texts[1], encoding="utf-8")
+    second.write_text(texts[0], encoding="utf-8")
     assert hash_of(package) != before
 
 
@@ -79,7 +79,7 @@ def test_a_removed_or_an_added_module_changes_the_hash(package, name):
 def test_comments_and_the_place_of_the_checkout_do_not_change_the_hash(package, tmp_path):
     before = hash_of(package)
     path = package / "shape" / "warped.py"
-    path.write_text("# A comment.\n" + path.read_text(), encoding="utf-8")
+    path.write_text("# A comment.\n" + path.read_text(encoding="utf-8"), encoding="utf-8")
     package.rename(tmp_path / "elsewhere")
     assert hash_of(tmp_path / "elsewhere") == before
 
@@ -120,10 +120,10 @@ WRONG = 0.123
 
 def is_taken(job: contest.Job) -> bool:
     """Whether a valid cached case is taken; leaves it marked by a wrong result."""
-    assert json.loads(job.record.read_text())["rows"]["nothing"]["dsc"] == 0
-    record = json.loads(job.record.read_text())
+    assert json.loads(job.record.read_text(encoding="utf-8"))["rows"]["nothing"]["dsc"] == 0
+    record = json.loads(job.record.read_text(encoding="utf-8"))
     record["rows"]["nothing"]["dsc"] = WRONG
-    job.record.write_text(json.dumps(record))
+    job.record.write_text(json.dumps(record), encoding="utf-8")
     return contest.run_job(job)["rows"]["nothing"]["dsc"] == WRONG
 
 
@@ -133,7 +133,7 @@ def test_a_stale_case_is_not_taken(library, job, tmp_path):
     # A module that no import of the completion reaches, in a package that did not exist when the record was made.
     added = library / "new" / "package" / "module.py"
     added.parent.mkdir(parents=True)
-    added.write_text("")
+    added.write_text("", encoding="utf-8")
     assert contest.run_job(job)["rows"]["nothing"]["dsc"] == 0
     assert is_taken(job)
 

@@ -135,7 +135,7 @@ def test_the_report_is_strict_json_with_seconds_and_disclaimer(run, head, tmp_pa
         "--device",
         "cpu",
     )
-    report = json.loads((tmp_path / "out" / "report.json").read_text(), parse_constant=pytest.fail)
+    report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
     assert report["found"] is True
     assert report["volume_ml"] == 1.5
     assert report["rim_gap_mm"] is None
@@ -154,7 +154,7 @@ def test_no_defect_is_exit_3_without_a_mesh_even_where_one_was(run, head, tmp_pa
     assert code == 3
     assert "No defect was found" in err
     assert {path.name for path in (tmp_path / "out").iterdir()} == RESULTS - {"implant.stl"}
-    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
     assert "implant.stl" not in report["files"]
     assert any("implant.stl" in warning for warning in report["warnings"])
     assert not read_volume(tmp_path / "out" / "implant.nrrd").array.any()
@@ -230,7 +230,7 @@ def test_a_part_that_makes_no_sense_is_exit_2_one_line_and_no_file(run, head, tm
 def test_meshes_of_an_earlier_run_do_not_stay_as_if_they_belonged_to_this_one(run, head, tmp_path):
     (tmp_path / "out").mkdir()
     for name in ("implant_1.stl", "implant_12.obj", "implant.ply", "skull.stl", "implant_mine.stl"):
-        (tmp_path / "out" / name).write_text("earlier")
+        (tmp_path / "out" / name).write_text("earlier", encoding="utf-8")
     assert run("complete", head, "-o", tmp_path / "out")[0] == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == RESULTS | {"implant_mine.stl"}
 
@@ -239,7 +239,7 @@ def test_further_formats_are_written_where_asked_for(run, head, tmp_path):
     assert run("complete", head, "-o", tmp_path / "out", "--format", "OBJ,ply", "--host")[0] == 0
     extras = {"implant.obj", "implant.ply", "skull.stl"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == RESULTS | extras
-    assert set(json.loads((tmp_path / "out" / "report.json").read_text())["files"]) == RESULTS | extras
+    assert set(json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))["files"]) == RESULTS | extras
 
 
 def test_the_traceback_shows_only_when_asked_for(run, head, tmp_path, monkeypatch):
@@ -300,8 +300,8 @@ BAD_CALLS = {
 
 @pytest.mark.parametrize("call", BAD_CALLS)
 def test_a_bad_call_is_one_line_and_exit_2(run, head, tmp_path, call):
-    (tmp_path / "text.nrrd").write_text("not an image")
-    (tmp_path / "file").write_text("")
+    (tmp_path / "text.nrrd").write_text("not an image", encoding="utf-8")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     (tmp_path / "same").mkdir()
     (tmp_path / "empty").mkdir()
     (tmp_path / "same" / "implant.nrrd").write_bytes(head.read_bytes())
@@ -351,7 +351,7 @@ def test_evaluate_prints_a_table_and_writes_json(run, tmp_path):
     assert err == ""
     assert "007" in out
     assert "1.000" in out
-    scores = json.loads((tmp_path / "scores.json").read_text())
+    scores = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
     assert scores["mean"]["dsc"] == 1
     assert json.loads(run("evaluate", *where, "--json")[1]) == scores
 
@@ -391,6 +391,7 @@ def waiting_child(head, out) -> subprocess.Popen:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        encoding="utf-8",
     )
     for line in child.stdout:
         if json.loads(line)["stage"] == "wait":
@@ -401,7 +402,7 @@ def waiting_child(head, out) -> subprocess.Popen:
 def test_json_progress_is_all_there_is_on_stdout(head, tmp_path):
     code = textwrap.dedent(CHILD).replace("time.sleep(600)", "print('a library speaks'); os.write(1, b'a C library')")
     arguments = ["complete", str(head), "-o", str(tmp_path / "out"), "--progress", "json"]
-    child = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    child = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, encoding="utf-8")
     lines = [json.loads(line) for line in child.stdout.splitlines()]
     assert child.returncode == 3, child.stderr
     assert all(set(line) == {"stage", "fraction"} for line in lines)
@@ -450,12 +451,16 @@ def test_a_parent_that_stops_listening_ends_the_run_without_a_traceback(head, tm
 
 def test_help_and_version_need_no_large_library():
     code = "import sys; from SkullVAELib.cli.main import _parser; _parser(); print(sorted(sys.modules))"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, encoding="utf-8"
+    ).stdout
     # Not NumPy either: how many threads it uses is set before it is imported.
     assert not {"'numpy'", "'torch'", "'monai'", "'vtkmodules'", "'scipy'", "'SimpleITK'"} & set(
         loaded.strip("[]\n").split(", ")
     )
-    version = subprocess.run([sys.executable, "-m", "SkullVAELib", "--version"], capture_output=True, text=True)
+    version = subprocess.run(
+        [sys.executable, "-m", "SkullVAELib", "--version"], capture_output=True, text=True, encoding="utf-8"
+    )
     assert version.returncode == 0
     assert SkullVAELib.__version__ in version.stdout
 

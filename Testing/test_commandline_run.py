@@ -39,7 +39,9 @@ def environment() -> dict[str, str]:
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess:
-    return subprocess.run(command(*arguments), capture_output=True, text=True, env=environment(), timeout=300)
+    return subprocess.run(
+        command(*arguments), capture_output=True, text=True, env=environment(), timeout=300, encoding="utf-8"
+    )
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,7 @@ def test_the_report_holds_every_figure(finished, model):
 
 def test_the_report_names_the_input_without_its_folder(finished):
     assert finished.report["input"] == finished.input.name
-    assert str(finished.input.parent) not in (finished.folder / "report.json").read_text()
+    assert str(finished.input.parent) not in (finished.folder / "report.json").read_text(encoding="utf-8")
 
 
 def test_the_seconds_of_every_stage_are_told(finished):
@@ -202,7 +204,7 @@ def test_the_picture_is_one(finished):
 @pytest.mark.skipif(os.name != "posix", reason="no permission bits here")
 def test_results_are_as_readable_as_any_new_file(finished):
     other = finished.folder.parent / "other"
-    other.write_text("")
+    other.write_text("", encoding="utf-8")
     assert {path.stat().st_mode for path in finished.folder.iterdir()} == {other.stat().st_mode}
 
 
@@ -245,7 +247,7 @@ def test_a_complete_skull_is_exit_3_and_comes_back_unchanged(tmp_path, sample, m
     assert "No defect was found" in process.stderr
     assert np.array_equal(read_volume(tmp_path / "out" / "completed.nrrd").array != 0, sample.whole.array)
     assert not read_volume(tmp_path / "out" / "implant.nrrd").array.any()
-    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
     assert report["found"] is False
     assert "implant" not in report
     assert any(warning.startswith("No defect was found") for warning in report["warnings"])

@@ -119,15 +119,17 @@ def write_recording(folder: Path) -> Path:
     (case / "implant.obj").write_bytes(obj())
     (case / "preview.png").write_bytes(png())
     (case / "model.safetensors").write_bytes(weights())
-    (case / "report.json").write_text(json.dumps(REPORT))
+    (case / "report.json").write_text(json.dumps(REPORT), encoding="utf-8")
     (case / "report.html").write_bytes(page(png()))
-    (case / "log.csv").write_text("stage,step,seconds,loss\nvae,1,0.5,12.25\nvae,2,0.9,11.5\n")
-    (case / "answers.jsonl").write_text('{"answer": 1, "seconds": 0.3}\n{"answer": 2, "error": "Choose 1 to 5."}\n')
-    (case / "table.txt").write_text("case DSC\n000 0.945\n")
+    (case / "log.csv").write_text("stage,step,seconds,loss\nvae,1,0.5,12.25\nvae,2,0.9,11.5\n", encoding="utf-8")
+    (case / "answers.jsonl").write_text(
+        '{"answer": 1, "seconds": 0.3}\n{"answer": 2, "error": "Choose 1 to 5."}\n', encoding="utf-8"
+    )
+    (case / "table.txt").write_text("case DSC\n000 0.945\n", encoding="utf-8")
     event_file(case / "tensorboard/vae", [(1, "loss", 12.25), (1, "seconds", 0.5), (2, "loss", 11.5)])
     commands = [{"name": "complete", "arguments": ["complete"], "code": 0}]
     about = {"cases": {"demo": {"commands": commands, "error": None}}, "sources": {}, "packages": {"torch": "2"}}
-    (folder / "recording.json").write_text(json.dumps(about))
+    (folder / "recording.json").write_text(json.dumps(about), encoding="utf-8")
     return folder
 
 
@@ -151,7 +153,7 @@ def differences(before: Path, after: Path, rules: Rules = RULES) -> list[str]:
 
 
 def change_json(path: Path, **changes: object) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
 
 
 def test_a_recording_equals_itself(before, after, capsys):
@@ -175,7 +177,9 @@ def replaced(name: str, content: bytes):
 
 
 def in_text(name: str, old: str, new: str):
-    return lambda case: (case / name).write_text((case / name).read_text().replace(old, new))
+    return lambda case: (case / name).write_text(
+        (case / name).read_text(encoding="utf-8").replace(old, new), encoding="utf-8"
+    )
 
 
 CHANGES = {
@@ -259,10 +263,10 @@ def test_it_reads_what_tensorboardx_writes(before, after):
 
 
 def test_it_finds_another_exit_code_and_a_failed_case(before, after):
-    about = json.loads((after / "recording.json").read_text())
+    about = json.loads((after / "recording.json").read_text(encoding="utf-8"))
     about["cases"]["demo"]["commands"][0]["code"] = 2
     about["cases"]["demo"]["error"] = "complete ended with exit code 2"
-    (after / "recording.json").write_text(json.dumps(about))
+    (after / "recording.json").write_text(json.dumps(about), encoding="utf-8")
     first, second = differences(before, after)
     assert first == "demo, command complete: exit code 0 before, 2 now"
     assert "failed now" in second
@@ -299,7 +303,8 @@ EXCUSED = {
         case / "report.json", warnings=["Low quality."], passed_over=[{"ml": 1.5, "because": "Below the vault"}]
     ),
     "the order of fields": lambda case: (case / "report.json").write_text(
-        json.dumps(dict(reversed(list(json.loads((case / "report.json").read_text()).items()))))
+        json.dumps(dict(reversed(list(json.loads((case / "report.json").read_text(encoding="utf-8")).items())))),
+        encoding="utf-8",
     ),
     "text in the header of an STL": replaced("implant.stl", stl(b"SPACE=LPS UNIT=mm SkullVAE 0.2.0, for research")),
     "comments of a PLY": replaced("implant.ply", ply("version 0.2.0, SPACE=LPS UNIT=mm")),
@@ -335,7 +340,7 @@ def test_an_excused_field_must_be_there(before, after):
     change_json(after / "demo/report.json", software=None)
     assert differences(before, after) == []
     report = {key: value for key, value in REPORT.items() if key != "software"}
-    (after / "demo/report.json").write_text(json.dumps(report))
+    (after / "demo/report.json").write_text(json.dumps(report), encoding="utf-8")
     assert differences(before, after) == ["demo/report.json software: missing now"]
 
 
@@ -346,11 +351,11 @@ def test_renamed_files_and_fields_are_the_same_file_and_field(before, after):
     case = after / "demo"
     (case / "host.stl").rename(case / "skull.stl")
     (case / "answers.jsonl").rename(case / "responses.jsonl")
-    report = json.loads((case / "report.json").read_text())
+    report = json.loads((case / "report.json").read_text(encoding="utf-8"))
     report["rejected"] = [{"ml": 1.5, "reason": "Below the vault"}]
     del report["passed_over"]
     report["files"] = ["implant.stl", "skull.stl"]
-    (case / "report.json").write_text(json.dumps(report))
+    (case / "report.json").write_text(json.dumps(report), encoding="utf-8")
     assert len(differences(before, after)) == 7
     rules = replace(
         RULES,
@@ -375,7 +380,7 @@ def test_renamed_words_new_fields_and_rewritten_pictures_are_excused_where_a_tab
     change_json(case / "report.json", unit="mm", options=["--roi=1,2"])
     change_json(before / "demo/report.json", options=["--box=1,2"])
     (case / "preview.png").write_bytes(png(200, place=(9, 2)))
-    (case / "notes.json").write_text("{}")
+    (case / "notes.json").write_text("{}", encoding="utf-8")
     in_text("log.csv", "vae", "VAE")(case)
     rules = replace(
         RULES,
@@ -422,16 +427,16 @@ def write_checkout(folder: Path, code: int = 0) -> Path:
         "Training/train.py": "",
     }.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
+        (folder / name).write_text(text, encoding="utf-8")
     return folder
 
 
 def test_a_version_runs_from_its_own_checkout_under_the_pinned_version(checkout, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     assert record(checkout, tmp_path / "recording", None, ["info"])
-    said = json.loads((tmp_path / "recording/info/info.json").read_text())
+    said = json.loads((tmp_path / "recording/info/info.json").read_text(encoding="utf-8"))
     assert said == {"software": f"SkullVAE {PINNED_VERSION}", "arguments": ["info", "--json"], "threads": "1"}
-    about = json.loads((tmp_path / "recording/recording.json").read_text())
+    about = json.loads((tmp_path / "recording/recording.json").read_text(encoding="utf-8"))
     assert [command["code"] for command in about["cases"]["info"]["commands"]] == [0]
     assert not list(checkout.rglob("__pycache__"))
 
@@ -461,7 +466,7 @@ def test_a_commit_and_this_checkout_are_recorded_and_compared(checkout, tmp_path
     def git(*arguments: str) -> str:
         who = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
         return subprocess.run(
-            ["git", "-C", checkout, *who, *arguments], check=True, capture_output=True, text=True
+            ["git", "-C", checkout, *who, *arguments], check=True, capture_output=True, text=True, encoding="utf-8"
         ).stdout
 
     git("init", "--quiet")
@@ -471,7 +476,9 @@ def test_a_commit_and_this_checkout_are_recorded_and_compared(checkout, tmp_path
     command = ["against", "HEAD", "--cases", "info", "--output", str(tmp_path / "versions")]
     assert compare_versions.main(command) == 0
     main = checkout / "SkullVAELib/__main__.py"
-    main.write_text(main.read_text().replace('"threads": threads', '"threads": threads + "2"'))
+    main.write_text(
+        main.read_text(encoding="utf-8").replace('"threads": threads', '"threads": threads + "2"'), encoding="utf-8"
+    )
     capsys.readouterr()
     assert compare_versions.main(command) == 1
     assert capsys.readouterr().out == 'info/info.json threads: "12", before "1"\n'
@@ -480,7 +487,9 @@ def test_a_commit_and_this_checkout_are_recorded_and_compared(checkout, tmp_path
 
 
 def test_another_library_than_the_checkouts_is_refused(checkout, tmp_path):
-    (checkout / "SkullVAELib/__init__.py").write_text("__file__ = '/elsewhere/SkullVAELib/__init__.py'\n")
+    (checkout / "SkullVAELib/__init__.py").write_text(
+        "__file__ = '/elsewhere/SkullVAELib/__init__.py'\n", encoding="utf-8"
+    )
     with pytest.raises(RecordingError, match="was imported instead"):
         record(checkout, tmp_path / "recording", None, ["info"])
 
@@ -498,12 +507,12 @@ def test_what_cannot_be_recorded_is_one_line_and_exit_code_2(checkout, tmp_path,
     places = {"empty": tmp_path / "empty", "foreign": tmp_path / "foreign"}
     for place in places.values():
         place.mkdir()
-    (places["foreign"] / "letter.txt").write_text("not ours")
+    (places["foreign"] / "letter.txt").write_text("not ours", encoding="utf-8")
     usual = ["--checkout", str(checkout), "--output", str(tmp_path / "out")]
     given = [option.format(**places) for option in options]
     assert compare_versions.main(["record", *usual, *given]) == 2
     assert says in capsys.readouterr().err
-    assert (places["foreign"] / "letter.txt").read_text() == "not ours"
+    assert (places["foreign"] / "letter.txt").read_text(encoding="utf-8") == "not ours"
 
 
 def test_what_is_no_recording_is_not_compared(before, tmp_path, capsys):
@@ -514,7 +523,7 @@ def test_what_is_no_recording_is_not_compared(before, tmp_path, capsys):
 def test_a_recording_of_several_commits_or_with_other_packages_is_warned_of(before, after, capsys):
     assert compare_versions.main(["compare", str(before), str(after)]) == 0
     assert "Warning" not in capsys.readouterr().err
-    cases = json.loads((after / "recording.json").read_text())["cases"]
+    cases = json.loads((after / "recording.json").read_text(encoding="utf-8"))["cases"]
     cases = {"demo": cases["demo"] | {"commit": "1111"}, "info": cases["demo"] | {"commit": "2222", "changes": True}}
     change_json(after / "recording.json", cases=cases, packages={"torch": "3"})
     compare_versions.main(["compare", str(before), str(after)])

@@ -102,7 +102,7 @@ def test_a_json_list_says_everything_itself(tmp_path):
         {"complete": "images/b.nrrd"},
         {"complete": "images/a.nrrd", "defective": "images/a_cut.nrrd"},
     ]
-    (tmp_path / "list.json").write_text(json.dumps(entries))
+    (tmp_path / "list.json").write_text(json.dumps(entries), encoding="utf-8")
     cases = find_cases(tmp_path / "list.json")
     assert [case.individual for case in cases] == ["Ada", "Ada", "b", "a"]
     assert [case.kind for case in cases] == ["complete", "facial", "complete", "unknown"]
@@ -122,7 +122,7 @@ def test_a_json_list_says_everything_itself(tmp_path):
     ],
 )
 def test_a_wrong_list_is_an_error_with_a_remedy(tmp_path, text, message):
-    (tmp_path / "list.json").write_text(text)
+    (tmp_path / "list.json").write_text(text, encoding="utf-8")
     with pytest.raises(SkullVAEError, match=message):
         find_cases(tmp_path / "list.json")
 
@@ -244,7 +244,7 @@ def test_a_damaged_file_and_one_that_lies_elsewhere_are_named(skullfix):
     write(skullfix / FILES["defective_skull"], BONE & ~cranial(BONE), moved)
     with pytest.raises(SkullVAEError, match=r"defective_skull/001\.nrrd' has another position in space"):
         check_cases(find_cases(skullfix))
-    (skullfix / FILES["complete_skull"]).write_text("no image")
+    (skullfix / FILES["complete_skull"]).write_text("no image", encoding="utf-8")
     with pytest.raises(SkullVAEError, match=r"complete_skull/001\.nrrd"):
         check_cases(find_cases(skullfix))
 
@@ -353,14 +353,16 @@ CUT = ENTRY | {"defective": "a_cut.nrrd", "kind": "facial"}
 )
 def test_a_wrong_entry_is_an_error_that_names_it(tmp_path, entries, message):
     touch(tmp_path, "a.nrrd", "a_cut.nrrd", "b.nrrd")
-    (tmp_path / "datalist.json").write_text(json.dumps(entries))
+    (tmp_path / "datalist.json").write_text(json.dumps(entries), encoding="utf-8")
     with pytest.raises(SkullVAEError, match=message):
         find_cases(tmp_path)
 
 
 def test_the_parts_of_a_list_are_its_split(tmp_path):
     touch(tmp_path, "a.nrrd", "b.nrrd")
-    (tmp_path / "list.json").write_text(json.dumps({"training": [ENTRY], "testing": [{"complete": "b.nrrd"}]}))
+    (tmp_path / "list.json").write_text(
+        json.dumps({"training": [ENTRY], "testing": [{"complete": "b.nrrd"}]}), encoding="utf-8"
+    )
     assert [c.split for c in find_cases(tmp_path / "list.json")] == [TRAINING, HELD_OUT]
 
 

@@ -433,7 +433,7 @@ def test_a_series_of_damaged_slices_is_refused(plain, tmp_path):
 
 def test_headers_of_noise_are_counted_and_other_files_ignored(plain, tmp_path):
     folder = copied(plain, tmp_path)
-    (folder / "notes.txt").write_text("no DICOM")
+    (folder / "notes.txt").write_text("no DICOM", encoding="utf-8")
     (folder / "empty").touch()
     (folder / "other.nrrd").write_bytes(b"NRRD0004\n")
     random = np.random.default_rng(0)
@@ -721,7 +721,7 @@ def test_a_batch_takes_folders_of_slices_as_cases(plain, tmp_path):
         shutil.copytree(plain, tmp_path / "cohort" / name)
     (tmp_path / "cohort" / "notes").mkdir()
     assert [case.name for case in list_cases(tmp_path / "cohort")] == ["case_a", "case_b"]
-    (tmp_path / "list.csv").write_text("path,name,series\ncohort/case_a,one,2\n")
+    (tmp_path / "list.csv").write_text("path,name,series\ncohort/case_a,one,2\n", encoding="utf-8")
     (case,) = list_cases(tmp_path / "list.csv")
     assert (case.name, case.arguments) == ("one", ("--series=2",))
     with pytest.raises(SkullVAEError, match="folder of DICOM slices, not a cohort"):

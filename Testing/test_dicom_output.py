@@ -149,7 +149,7 @@ def test_an_independent_checker_finds_no_error(written, name):
     program = shutil.which(DCIODVFY.name)
     if program is None:
         pytest.skip("no dciodvfy on this machine")
-    done = subprocess.run([program, str(written[3] / name)], capture_output=True, text=True)
+    done = subprocess.run([program, str(written[3] / name)], capture_output=True, text=True, encoding="utf-8")
     lines = (done.stdout + done.stderr).splitlines()
     assert [line for line in lines if line.startswith("Error")] == []
     # The kind of object that it found, and whose rules it applied.

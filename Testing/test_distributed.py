@@ -29,7 +29,9 @@ def torchrun(*arguments: object, processes: int = 2) -> subprocess.CompletedProc
     """torchrun on this machine's processor, at any free port."""
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes]
     command = [str(part) for part in (*start, tiny.TRAIN, *arguments, "--device", "cpu")]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=tiny.environment())
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=300, env=tiny.environment(), encoding="utf-8"
+    )
 
 
 @pytest.fixture(scope="module")

@@ -37,7 +37,13 @@ def site(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
     process = subprocess.run(
-        command, cwd=ROOT, env=environment(SKULLVAE_DOCS_GALLERY="0"), capture_output=True, text=True, timeout=500
+        command,
+        cwd=ROOT,
+        env=environment(SKULLVAE_DOCS_GALLERY="0"),
+        capture_output=True,
+        text=True,
+        timeout=500,
+        encoding="utf-8",
     )
     assert process.returncode == 0, process.stdout + process.stderr
     return folder
@@ -152,7 +158,9 @@ def test_a_browser_shows_the_page_without_an_error_and_without_a_network(site, t
     ]
     name, _, query = page.partition("?")
     address = (site / name).as_uri() + (f"?{query}" if query else "")
-    process = subprocess.run([browser(), *options, address], capture_output=True, text=True, timeout=400)
+    process = subprocess.run(
+        [browser(), *options, address], capture_output=True, text=True, timeout=400, encoding="utf-8"
+    )
     assert "CONSOLE" not in process.stderr, process.stderr[-2000:]
     # Set by the site's script once it runs.
     assert re.search(r'<html[^>]*class="[^"]*\bjs\b', process.stdout)
@@ -228,7 +236,7 @@ def test_packages_and_modules_that_the_pages_name_exist():
 
 def test_a_script_of_the_gallery_draws_its_picture(tmp_path):
     command = [sys.executable, str(DOCS / "gallery" / "draw.py"), str(tmp_path), "01_completion.py"]
-    process = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=500)
+    process = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=500, encoding="utf-8")
     assert process.returncode == 0, process.stderr
     (picture,) = tmp_path.glob("*.png")
     pixels = np.asarray(Image.open(picture).convert("RGB"))

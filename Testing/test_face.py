@@ -160,7 +160,7 @@ def test_a_facial_defect_is_one_of_the_face_which_alone_has_one_proposal_and_no_
     write_volume(halved[0].with_array(halved[0].array.astype(np.uint8)), file)
     wishes = ("--defect", "facial", "--proposals", "3", "--uncertainty", "--report")
     assert main(["complete", str(file), "-o", str(tmp_path / "out"), *wishes]) == 0
-    content = json.loads((tmp_path / "out" / "report.json").read_text())
+    content = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
     assert content["face"]["defects"] >= 1
     assert [proposal["number"] for proposal in content["proposals"]] == [1]
     assert content["implant"]["rim_gap_mm"] is None

@@ -400,7 +400,7 @@ def test_the_nearest_candidate_belongs_to_a_hole():
 
 def test_a_record_cut_off_by_a_kill_is_computed_again(tmp_path):
     path = tmp_path / "a.jsonl"
-    path.write_text('{"key": "one"}\n{"key": "tw')
+    path.write_text('{"key": "one"}\n{"key": "tw', encoding="utf-8")
     assert list(found_holes.read_records(path)) == ["one"]
 
 

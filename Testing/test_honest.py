@@ -123,6 +123,7 @@ def run_pytest(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
+        encoding="utf-8",
     )
 
 
@@ -260,7 +261,7 @@ def test_make_test_checks_the_system_before_anything_is_installed(tmp_path):
     python.chmod(0o755)
     for target in ("test", "coverage"):
         command = [make, target, f"PYTHON={python}", f"VENV={tmp_path / 'venv'}"]
-        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, encoding="utf-8")
         assert run.returncode == 2, run.stdout + run.stderr
         assert (tmp_path / "calls").read_text(encoding="utf-8").split() == ["Testing/system_libraries.py"]
         (tmp_path / "calls").unlink()

@@ -264,7 +264,7 @@ def test_edited_voxels_make_the_implant_and_are_kept_in_another_shape(client, co
     (report,) = client.request(request=2, report=True)
     assert report["files"] == ["report.html"]
     assert files(client.folder / "responses" / "2") == {"report.html"}
-    assert "Edited by hand" in (client.folder / "responses" / "2" / "report.html").read_text()
+    assert "Edited by hand" in (client.folder / "responses" / "2" / "report.html").read_text(encoding="utf-8")
     voxels = client.request(True, request=3, gamma=1.5)[0]
     assert client.implant(3)[wanted & ~completion.implant.array & ~completion.bone.array].all()
     assert voxels["report"]["edited"]["voxels_added_ml"] > 0.2
@@ -478,7 +478,7 @@ def test_the_names_of_version_0_1_are_accepted(former, kind, value):
 
 def test_after_a_response_that_cannot_be_written_the_session_continues(client):
     (client.folder / "responses").mkdir()
-    (client.folder / "responses" / "5").write_text("a file instead of a folder")
+    (client.folder / "responses" / "5").write_text("a file instead of a folder", encoding="utf-8")
     (response,) = client.request(request=5, gamma=1.0)
     assert "not a folder" in response["error"]
     assert client.request(True, request=6, gamma=1.0)[0]["files"] == ["implant.nrrd"]
@@ -488,7 +488,7 @@ def test_after_a_response_that_cannot_be_written_the_session_continues(client):
 def test_only_the_responses_of_an_earlier_session_are_removed(tmp_path, folder):
     for name in ("7/implant.nrrd", "8/skull.stl", "9/notes.txt", "mine/implant.nrrd"):
         (tmp_path / folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / folder / name).write_text("x")
+        (tmp_path / folder / name).write_text("x", encoding="utf-8")
     remove_responses(tmp_path)
     assert files(tmp_path / folder) == {"9", "mine"}
     remove_responses(tmp_path / "9")
@@ -547,6 +547,7 @@ def child(*command: str) -> subprocess.Popen:
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))},
+        encoding="utf-8",
     )
     assert started.stdout.readline() == "ready\n"
     return started
@@ -591,7 +592,7 @@ def test_a_session_on_the_command_line_from_a_skull_to_its_responses(sample, mod
     out = tmp_path / "out"
     for folder in ("responses", "answers"):
         (out / folder / "3").mkdir(parents=True)
-        (out / folder / "3" / "implant.stl").write_text("of an earlier session")
+        (out / folder / "3" / "implant.stl").write_text("of an earlier session", encoding="utf-8")
     arguments = ["complete", tmp_path / "head.nrrd", "-o", out, "--model", model_path, "--progress", "json"]
     sent = lines({"request": 1, "gamma": 0}, {"request": 2, "implant": {"clearance": -1}}) + b"hello\n"
     process = subprocess.run(
@@ -617,5 +618,5 @@ def test_a_session_on_the_command_line_from_a_skull_to_its_responses(sample, mod
     where = np.argwhere(sample.bone.array) @ sample.bone.affine[:3, :3].T + sample.bone.affine[:3, 3]
     assert len(shown.faces) < 200_000
     assert np.allclose(np.ptp(bone, axis=0), np.ptp(where, axis=0), atol=3)
-    report = json.loads((out / "report.json").read_text())
+    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
     assert {"skull_display.ply", "implant.stl"} <= set(report["files"])

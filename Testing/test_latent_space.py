@@ -161,7 +161,7 @@ def test_encode_writes_one_row_a_skull(saved, ball, tmp_path):
         write_volume(ball, tmp_path / "skulls" / f"{name}.nrrd")
     table = tmp_path / "table.csv"
     assert main(["latent", "encode", str(tmp_path / "skulls"), "-o", str(table), "--model", saved]) == 0
-    with table.open(newline="") as file:
+    with table.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [(row["file"], row["individual"], row["kind"]) for row in rows] == [
         ("ada.nrrd", "ada", "complete"),

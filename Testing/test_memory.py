@@ -31,7 +31,9 @@ print(kept - before, resident_mb() - before)
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux tells a process's memory")
 def test_freed_memory_is_kept_until_it_is_returned() -> None:
-    run = subprocess.run([sys.executable, "-c", _RESIDENT], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", _RESIDENT], capture_output=True, text=True, check=True, encoding="utf-8"
+    )
     kept, after = map(int, run.stdout.split())
     assert kept >= 60 and after <= 10
 

@@ -108,7 +108,7 @@ def test_module_loads_without_the_librarys_dependencies():
     lines = [line.removeprefix("        ") for line in code.splitlines()]
     # In another folder and without the checkout on the path: the module must find its library by itself.
     done = subprocess.run(
-        [sys.executable, "-c", "\n".join(lines)], cwd="/", capture_output=True, text=True, check=False
+        [sys.executable, "-c", "\n".join(lines)], cwd="/", capture_output=True, text=True, check=False, encoding="utf-8"
     )
     assert done.returncode == 0, done.stderr
     assert "has no segment 'none'. Choose" in done.stdout

@@ -96,7 +96,7 @@ def test_what_fails_is_left_out_with_a_warning(monkeypatch, result, tmp_path, na
     optional = {"preview.png", "report.html", "implant_uncertainty.ply", "skull_display.ply", "skull.stl"}
     made = {path.name for path in tmp_path.iterdir()}
     assert made == BASIC | optional - FAILURES[name][1]
-    report = json.loads((tmp_path / "report.json").read_text())
+    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert set(report["files"]) == made
     new = [text for text in report["warnings"] if text not in result.report["warnings"]]
     assert len(new) == (2 if name == "pictures of the implant" else 1)  # those of thickness and of uncertainty
@@ -157,4 +157,4 @@ def test_a_session_reports_without_the_picture_that_failed(monkeypatch, completi
     session.respond(Request.parse('{"request": 1, "report": true}'))
     assert responses[0]["files"] == ["report.html"]
     assert "left out" in responses[0]["report"]["warnings"][-1]
-    assert "left out" in (tmp_path / "responses" / "1" / "report.html").read_text()
+    assert "left out" in (tmp_path / "responses" / "1" / "report.html").read_text(encoding="utf-8")

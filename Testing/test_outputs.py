@@ -20,11 +20,11 @@ NAMES = ["a.bin", "b.bin", "report.json"]
 def publish(directory, text, names=NAMES, **options):
     with publish_files(directory, NAMES, **options) as staging:
         for name in names:
-            (staging / name).write_text(text)
+            (staging / name).write_text(text, encoding="utf-8")
 
 
 def content(directory):
-    return {path.name: path.read_text() for path in directory.iterdir()}
+    return {path.name: path.read_text(encoding="utf-8") for path in directory.iterdir()}
 
 
 def test_the_files_appear_and_nothing_else(tmp_path):
@@ -34,7 +34,7 @@ def test_the_files_appear_and_nothing_else(tmp_path):
 
 def test_nothing_appears_before_the_end(tmp_path):
     with publish_files(tmp_path, NAMES) as staging:
-        (staging / "a.bin").write_text("half")
+        (staging / "a.bin").write_text("half", encoding="utf-8")
         assert not (tmp_path / "a.bin").exists()
         assert staging.parent == tmp_path
         assert staging.name.startswith(".")
@@ -43,7 +43,7 @@ def test_nothing_appears_before_the_end(tmp_path):
 def test_an_error_leaves_the_earlier_results_untouched(tmp_path):
     publish(tmp_path, "old")
     with pytest.raises(MemoryError), publish_files(tmp_path, NAMES) as staging:
-        (staging / "a.bin").write_text("half")
+        (staging / "a.bin").write_text("half", encoding="utf-8")
         raise MemoryError
     assert content(tmp_path) == dict.fromkeys(NAMES, "old")
 
@@ -51,14 +51,14 @@ def test_an_error_leaves_the_earlier_results_untouched(tmp_path):
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, ValueError])
 def test_an_error_removes_the_folders_that_were_made_for_it(tmp_path, error):
     with pytest.raises(error), publish_files(tmp_path / "x" / "y", NAMES) as staging:
-        (staging / "a.bin").write_text("half")
+        (staging / "a.bin").write_text("half", encoding="utf-8")
         raise error
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_of_an_earlier_run_does_not_stay_as_if_it_belonged_to_this_one(tmp_path):
     publish(tmp_path, "old")
-    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
     publish(tmp_path, "new", names=["a.bin", "report.json"])
     assert content(tmp_path) == {"a.bin": "new", "report.json": "new", "notes.txt": "mine"}
 
@@ -69,14 +69,14 @@ def test_files_whose_number_is_not_known_beforehand_belong_to_the_set(tmp_path):
     def publish_pieces(*made):
         with publish_files(tmp_path, names) as staging:
             for name in (*made, "report.json"):
-                (staging / name).write_text("1")
+                (staging / name).write_text("1", encoding="utf-8")
 
-    (tmp_path / "piece_mine.bin").write_text("mine")
+    (tmp_path / "piece_mine.bin").write_text("mine", encoding="utf-8")
     publish_pieces("a.bin", "piece_1.bin", "piece_2.bin")
     assert {"piece_1.bin", "piece_2.bin"} <= set(content(tmp_path))
     publish_pieces("a.bin", "piece_1.bin")
     assert set(content(tmp_path)) == {"a.bin", "piece_1.bin", "piece_mine.bin", "report.json"}
-    (tmp_path / "piece_3.bin").write_text("input")
+    (tmp_path / "piece_3.bin").write_text("input", encoding="utf-8")
     with (
         pytest.raises(SkullVAEError, match="overwrite the input"),
         publish_files(tmp_path, names, [tmp_path / "piece_3.bin"]),
@@ -90,7 +90,7 @@ def test_the_seal_is_there_only_with_the_whole_set(tmp_path, monkeypatch):
 
     def watched(source, target):
         replace(source, target)
-        seen.append({path.name: path.read_text() for path in tmp_path.iterdir() if path.is_file()})
+        seen.append({path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir() if path.is_file()})
 
     monkeypatch.setattr(os, "replace", watched)
     publish(tmp_path, "new")
@@ -134,29 +134,29 @@ def test_two_runs_that_end_at_once_leave_one_whole_set(tmp_path):
 @pytest.mark.skipif(os.name != "posix", reason="no permission bits here")
 def test_results_may_be_read_by_whoever_may_read_a_new_file(tmp_path):
     with publish_files(tmp_path, NAMES) as staging, atomic_file(staging / "a.bin") as temporary:
-        temporary.write_text("1")
-    (tmp_path / "new").write_text("")
+        temporary.write_text("1", encoding="utf-8")
+    (tmp_path / "new").write_text("", encoding="utf-8")
     assert (tmp_path / "a.bin").stat().st_mode == (tmp_path / "new").stat().st_mode
 
 
 def test_an_input_is_never_overwritten(tmp_path):
-    (tmp_path / "a.bin").write_text("input")
+    (tmp_path / "a.bin").write_text("input", encoding="utf-8")
     with pytest.raises(SkullVAEError, match="overwrite the input"):
         publish(tmp_path, "1", inputs=[tmp_path / "a.bin"])
     (tmp_path / "link").symlink_to(tmp_path)
     with pytest.raises(SkullVAEError, match="overwrite the input"):
         publish(tmp_path / "link", "1", inputs=[tmp_path / "a.bin"])
-    assert (tmp_path / "a.bin").read_text() == "input"
+    assert (tmp_path / "a.bin").read_text(encoding="utf-8") == "input"
 
 
 def test_an_input_elsewhere_in_the_folder_is_no_obstacle(tmp_path):
-    (tmp_path / "head.nrrd").write_text("input")
+    (tmp_path / "head.nrrd").write_text("input", encoding="utf-8")
     publish(tmp_path, "1", inputs=[tmp_path / "head.nrrd"])
     assert content(tmp_path) == {**dict.fromkeys(NAMES, "1"), "head.nrrd": "input"}
 
 
 def test_a_file_in_the_place_of_the_folder_is_an_error(tmp_path):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(SkullVAEError, match="not a folder"):
         publish(tmp_path / "file", "1")
     with pytest.raises(SkullVAEError, match="cannot be created"):
@@ -178,7 +178,9 @@ def staging_child(directory) -> subprocess.Popen:
         f"with publish_files(Path(sys.argv[1]), {NAMES!r}) as staging:\n"
         "    (staging / 'a.bin').write_text('half'); print('ready', flush=True); time.sleep(600)\n"
     )
-    child = subprocess.Popen([sys.executable, "-c", code, str(directory)], stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, str(directory)], stdout=subprocess.PIPE, text=True, encoding="utf-8"
+    )
     assert child.stdout.readline().strip() == "ready"
     return child
 
@@ -199,7 +201,7 @@ def test_a_run_that_is_still_going_keeps_its_files(tmp_path):
     try:
         publish(tmp_path, "1")
         (staging,) = tmp_path.glob(".skullvae-*")
-        assert (staging / "a.bin").read_text() == "half"
+        assert (staging / "a.bin").read_text(encoding="utf-8") == "half"
     finally:
         child.kill()
         child.communicate()
@@ -229,18 +231,18 @@ def test_what_a_killed_writer_of_one_file_left_goes_with_the_next(tmp_path):
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.stl")], check=False)
     assert [path.name.startswith(".skullvae-") for path in tmp_path.iterdir()] == [True]
     with atomic_file(tmp_path / "a.stl") as temporary:
-        temporary.write_text("whole")
+        temporary.write_text("whole", encoding="utf-8")
     assert content(tmp_path) == {"a.stl": "whole"}
 
 
 def test_a_folder_that_holds_the_input_is_never_replaced(tmp_path):
     (tmp_path / "set" / "part").mkdir(parents=True)
     source = tmp_path / "set" / "part" / "skull.nrrd"
-    source.write_text("mine")
+    source.write_text("mine", encoding="utf-8")
     with (
         pytest.raises(SkullVAEError, match="holds the input"),
         publish_folder(tmp_path / "set", lambda folder: True, [source]) as folder,
     ):
-        (folder / "skull.nrrd").write_text("new")
-    assert source.read_text() == "mine"
+        (folder / "skull.nrrd").write_text("new", encoding="utf-8")
+    assert source.read_text(encoding="utf-8") == "mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["set"]

@@ -205,11 +205,11 @@ def test_the_command_writes_report_page_picture_and_mesh(files, capsys):
     assert main(["compare", str(files / "plan.stl"), str(files / "scan.stl"), "-o", str(files / "out")]) == 0
     names = sorted(path.name for path in (files / "out").iterdir())
     assert names == ["compare.html", "compare.json", "compare.png", "difference.ply"]
-    report = json.loads((files / "out" / "compare.json").read_text())
+    report = json.loads((files / "out" / "compare.json").read_text(encoding="utf-8"))
     assert report["displacement"]["rotation_deg"] == pytest.approx(2, abs=0.2)
     head = (files / "out" / "difference.ply").read_bytes()[:1200]
     assert b"property float difference_mm" in head and b"property float shape_mm" in head
-    page = (files / "out" / "compare.html").read_text()
+    page = (files / "out" / "compare.html").read_text(encoding="utf-8")
     assert "Displacement" in page and "data:image/png;base64," in page and 'src="http' not in page
 
 

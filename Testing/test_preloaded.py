@@ -54,7 +54,7 @@ def preloading_on(scene, monkeypatch):
 def waiting(folder: Path, mode: str = "good", ends: bool = False) -> list[str]:
     """The command of a preloaded process that then behaves in this mode, or ends before it runs anything."""
     script = folder / "waiting.py"
-    script.write_text(textwrap.dedent(WAITING).replace("WHAT", repr(childCommand(folder, mode)[1])))
+    script.write_text(textwrap.dedent(WAITING).replace("WHAT", repr(childCommand(folder, mode)[1])), encoding="utf-8")
     return [sys.executable, str(script), "ends" if ends else "runs"]
 
 
@@ -212,6 +212,7 @@ def empty_process(*options: str) -> subprocess.Popen:
         stderr=subprocess.PIPE,
         env=environment(),
         text=True,
+        encoding="utf-8",
     )
 
 

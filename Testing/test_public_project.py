@@ -50,7 +50,9 @@ def tool(name: str) -> str:
 
 
 def run(*command: object, **options) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, **options)
+    return subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, check=False, **options, encoding="utf-8"
+    )
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -52,7 +52,7 @@ def data(tmp_path_factory) -> Path:
             entry = {"complete": f"{number}_complete.nrrd", "individual": f"ball{number}", "kind": kind}
             entry["split"] = "held-out" if number >= 5 else "training"
             entries.append(entry | ({} if kind == "complete" else {"defective": f"{number}_{kind}.nrrd"}))
-    (folder / "datalist.json").write_text(json.dumps(entries))
+    (folder / "datalist.json").write_text(json.dumps(entries), encoding="utf-8")
     return folder
 
 
@@ -80,7 +80,7 @@ def test_every_figure_is_drawn_and_not_blank(report):
 
 
 def test_the_page_needs_nothing_else(report):
-    page = report.read_text()
+    page = report.read_text(encoding="utf-8")
     assert not re.search(r"(src|href)=\"(?!data:)", page)
     assert page.count("<img") == len(FIGURES)
     assert "not for clinical use" in page
@@ -88,7 +88,7 @@ def test_the_page_needs_nothing_else(report):
 
 
 def test_held_out_stands_beside_training_for_every_decoder(report):
-    results = json.loads((report.parent / "report.json").read_text())
+    results = json.loads((report.parent / "report.json").read_text(encoding="utf-8"))
     assert results["skulls"] == {"training": 15, "held_out": 6}
     assert results["held_out_individuals"] == ["ball5", "ball6"]
     assert set(results["baselines"]) == {"mean skull", "PCA-32"}
@@ -123,12 +123,12 @@ def test_a_decoder_that_knows_the_answer_scores_1(finished):
 
 
 def test_a_run_without_held_out_skulls_is_reported_as_such(data, tmp_path):
-    entries = [e for e in json.loads((data / "datalist.json").read_text()) if e["split"] == "training"]
+    entries = [e for e in json.loads((data / "datalist.json").read_text(encoding="utf-8")) if e["split"] == "training"]
     for entry in entries:
         del entry["split"]
-    (data / "training.json").write_text(json.dumps(entries))
+    (data / "training.json").write_text(json.dumps(entries), encoding="utf-8")
     run_training(TrainingPlan(data / "training.json", *read_configuration("paper", SMALL)), tmp_path / "run")
-    page = write_training_report(tmp_path / "run").read_text()
+    page = write_training_report(tmp_path / "run").read_text(encoding="utf-8")
     assert "No skull is held out" in page
 
 
@@ -136,20 +136,24 @@ def test_an_unfinished_run_is_one_clear_line(data, finished, tmp_path):
     with pytest.raises(SkullVAEError, match="contains no training run"):
         RunAnalysis(tmp_path)
     run_training(TrainingPlan(data, *read_configuration("paper", SMALL)), tmp_path / "run", ("vae",))
-    settings = json.loads((tmp_path / "run" / "run.json").read_text())
+    settings = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
     settings["options"]["vae_epochs"] = 9
-    (tmp_path / "run" / "run.json").write_text(json.dumps(settings))
+    (tmp_path / "run" / "run.json").write_text(json.dumps(settings), encoding="utf-8")
     with pytest.raises(SkullVAEError, match="is trained to its end"):
         RunAnalysis(tmp_path / "run")
 
 
 def test_report_py_reports_and_says_a_mistake_in_one_line(finished, tmp_path):
     command = [sys.executable, str(ROOT / "Training" / "report.py")]
-    process = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, timeout=120)
+    process = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, timeout=120, encoding="utf-8")
     assert process.returncode == 2
     assert process.stderr.splitlines()[-1].startswith("report.py: ") and "Traceback" not in process.stderr
     process = subprocess.run(
-        [*command, str(finished), "-o", str(tmp_path / "out")], capture_output=True, text=True, timeout=300
+        [*command, str(finished), "-o", str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        encoding="utf-8",
     )
     assert process.returncode == 0, process.stderr
     assert (tmp_path / "out" / "report.html").is_file()
@@ -173,7 +177,7 @@ addEventListener("load", () => {
 @pytest.mark.skipif(browser() is None, reason="no Chromium on this machine")
 def test_a_browser_shows_every_figure_without_an_error(report, tmp_path):
     page = tmp_path / "page.html"
-    page.write_text(report.read_text().replace("<head>", "<head>" + _QUESTION))
+    page.write_text(report.read_text(encoding="utf-8").replace("<head>", "<head>" + _QUESTION), encoding="utf-8")
     options = [
         "--headless",
         "--no-sandbox",
@@ -182,7 +186,7 @@ def test_a_browser_shows_every_figure_without_an_error(report, tmp_path):
         f"--user-data-dir={tmp_path}/c",
     ]
     log = ["--enable-logging=stderr", "--dump-dom", page.as_uri()]
-    process = subprocess.run([browser(), *options, *log], capture_output=True, text=True, timeout=180)
+    process = subprocess.run([browser(), *options, *log], capture_output=True, text=True, timeout=180, encoding="utf-8")
     found = re.search(r'data-answer="([^"]*)"', process.stdout)
     assert found, process.stderr[-2000:]
     answer = json.loads(found.group(1).replace("&quot;", '"'))

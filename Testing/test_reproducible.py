@@ -45,6 +45,7 @@ def runs(tmp_path_factory, model_path) -> dict[int, Path]:
             capture_output=True,
             text=True,
             env=tiny.environment(OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads), OPENBLAS_NUM_THREADS="2"),
+            encoding="utf-8",
         )
         assert process.returncode == 0, process.stderr
     return {int(folder.name): folder for folder in place.iterdir()}
@@ -70,6 +71,7 @@ def test_so_is_every_file_of_a_process_that_had_loaded_the_model_before(runs, mo
         capture_output=True,
         text=True,
         env=tiny.environment(),
+        encoding="utf-8",
     )
     assert process.returncode == 0, process.stderr
     for name in FILES:

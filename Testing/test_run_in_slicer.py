@@ -43,7 +43,7 @@ APPLICATION = """
 def run(*arguments: object, mainWindow: bool = False, without: str = "", folder: Path = TESTING):
     code = textwrap.dedent(APPLICATION).format(testing=str(TESTING))
     command = [sys.executable, "-c", code, str(folder / SCRIPT.name), str(mainWindow), without, *map(str, arguments)]
-    return subprocess.run(command, cwd="/", capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd="/", capture_output=True, text=True, check=False, encoding="utf-8")
 
 
 CHOSEN = (
@@ -77,7 +77,7 @@ def test_tests_of_the_panel_pass_in_an_application(tmp_path, mainWindow, chosen)
 
 def test_exit_code_and_file_report_a_failure(tmp_path):
     failing = tmp_path / "test_slicer_failing.py"
-    failing.write_text("def test_fails():\n    assert 1 == 2\n")
+    failing.write_text("def test_fails():\n    assert 1 == 2\n", encoding="utf-8")
     done = run(failing, f"--junitxml={tmp_path / 'slicer.xml'}")
     assert done.returncode == 1, done.stdout + done.stderr
     assert ElementTree.parse(tmp_path / "slicer.xml").find("testsuite").get("failures") == "1"

@@ -94,7 +94,7 @@ class Offline:
 
     def __init__(self, folder: Path):
         (folder / "guard").mkdir()
-        (folder / "guard" / "sitecustomize.py").write_text(textwrap.dedent(GUARD))
+        (folder / "guard" / "sitecustomize.py").write_text(textwrap.dedent(GUARD), encoding="utf-8")
         self.log, self.temporary = folder / "network.log", folder / "temporary"
         self.modules = folder / "modules.log"
         self.temporary.mkdir()
@@ -108,7 +108,7 @@ class Offline:
 
     def python(self, *arguments: object) -> subprocess.CompletedProcess:
         command = [*self._prefix, sys.executable, *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, env=self._environment)
+        return subprocess.run(command, capture_output=True, text=True, env=self._environment, encoding="utf-8")
 
     def skullvae(self, *arguments: object) -> subprocess.CompletedProcess:
         process = self.python("-m", "SkullVAELib", *arguments)
@@ -128,7 +128,7 @@ def untouched(offline):
     torch makes an empty folder for a compiler that is not used here.
     """
     yield
-    assert not offline.log.exists(), offline.log.read_text()
+    assert not offline.log.exists(), offline.log.read_text(encoding="utf-8")
     assert not [path for path in offline.temporary.rglob("*") if not path.is_dir()]
 
 
@@ -139,7 +139,7 @@ def untouched(offline):
 def test_the_guard_sees_an_attempt(tmp_path, attempt):
     guarded = Offline(tmp_path)
     assert guarded.python("-c", f"import socket, urllib.request; {attempt}").returncode == 99
-    assert guarded.log.read_text()
+    assert guarded.log.read_text(encoding="utf-8")
 
 
 # What a scanner, a converter or a person may have written into an image's header.
@@ -204,7 +204,7 @@ UNNEEDED = {
 
 
 def test_a_completion_with_all_its_files_imports_only_what_it_computes_with(completed):
-    loaded = set((completed[0].parent / "modules.log").read_text().splitlines())
+    loaded = set((completed[0].parent / "modules.log").read_text(encoding="utf-8").splitlines())
     assert {"torch", "vtkmodules", "PIL", "scipy.ndimage", "SimpleITK"} <= loaded
     assert not loaded & UNNEEDED
 
@@ -437,7 +437,7 @@ def test_what_is_being_prepared_is_private_and_then_gone(tmp_path):
     with publish_files(tmp_path / "out", ["a.nrrd", "report.json"]) as staging:
         assert mode(staging) == 0o700
         write_volume(tiny.shell((72, 88, 78)), staging / "a.nrrd")
-        (staging / "left over").write_text("x")
+        (staging / "left over").write_text("x", encoding="utf-8")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.nrrd"]
     with pytest.raises(KeyError), publish_files(tmp_path / "other", ["report.json"]) as staging:
         raise KeyError
@@ -453,7 +453,7 @@ def test_results_have_the_permissions_that_the_user_s_umask_says(tmp_path):
     try:
         write_volume(tiny.shell((72, 88, 78)), tmp_path / "a.nrrd")
         with atomic_file(tmp_path / "b.txt") as temporary:
-            temporary.write_text("x")
+            temporary.write_text("x", encoding="utf-8")
     finally:
         os.umask(before)
     assert mode(tmp_path / "a.nrrd") == mode(tmp_path / "b.txt") == 0o600

@@ -31,7 +31,9 @@ def test_the_papers_preset_is_what_its_code_has():
 
 
 def test_changes_are_stronger_than_the_file_and_the_file_than_the_preset(tmp_path):
-    (tmp_path / "c.json").write_text('{"method": "paper", "beta": 2, "batch": 8, "grid_shape": [64, 64, 32]}')
+    (tmp_path / "c.json").write_text(
+        '{"method": "paper", "beta": 2, "batch": 8, "grid_shape": [64, 64, 32]}', encoding="utf-8"
+    )
     architecture, options = read_configuration(tmp_path / "c.json", {"beta": 3.0})
     assert architecture == PaperArchitecture((64, 64, 32))
     assert options == PaperOptions(beta=3.0, batch=8)
@@ -41,7 +43,7 @@ def test_changes_are_stronger_than_the_file_and_the_file_than_the_preset(tmp_pat
 def test_options_written_to_a_file_come_back(tmp_path, preset):
     architecture, options = read_configuration(preset, {"seed": 5})
     content = dataclasses.asdict(architecture) | dataclasses.asdict(options) | {"method": preset}
-    (tmp_path / "c.json").write_text(json.dumps(content))
+    (tmp_path / "c.json").write_text(json.dumps(content), encoding="utf-8")
     assert read_configuration(tmp_path / "c.json") == (architecture, options)
 
 
@@ -161,7 +163,7 @@ def heads(tmp_path_factory):
 def test_train_py_says_a_mistake_in_one_line_and_exits_2(train_py, heads, tmp_path, capfd, monkeypatch, message):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     for name, text in CONFIGS.items():
-        (tmp_path / f"{name}.json").write_text(text)
+        (tmp_path / f"{name}.json").write_text(text, encoding="utf-8")
     (tmp_path / "empty").mkdir()
     call = [argument.replace("DIR", str(tmp_path)) for argument in MISTAKES[message]]
     if "--data" not in call:
@@ -204,7 +206,7 @@ def test_betas_makes_a_folder_for_each_with_all_stages(several):
     assert sorted(path.name for path in folder.iterdir()) == ["beta_0.0001", "beta_100", "volumes.safetensors"]
     for beta in (100, 0.0001):
         made = folder / f"beta_{beta:g}"
-        record = json.loads((made / "run.json").read_text())
+        record = json.loads((made / "run.json").read_text(encoding="utf-8"))
         assert record["options"]["beta"] == beta
         assert record["options"]["seed"] == 1
         assert {row["stage"] for row in tiny.rows(made)} == {"vae", "decoder", "decoder_fast", "decoder_sampled"}

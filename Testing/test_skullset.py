@@ -248,7 +248,7 @@ def test_a_list_that_holds_out_is_obeyed(quick, heads, tmp_path):
     entries = [
         {"complete": str(heads / f"{n}.nrrd"), "split": HELD_OUT if n in ("dan", "eve") else TRAINING} for n in HEADS
     ]
-    (tmp_path / "list.json").write_text(json.dumps(entries))
+    (tmp_path / "list.json").write_text(json.dumps(entries), encoding="utf-8")
     result = write_set(tmp_path / "list.json", tmp_path / "set", SetOptions(1, 1, spacing_mm=4.0), grid=GRID)
     assert result["split"] == {TRAINING: ["ada", "ben", "cyd"], HELD_OUT: ["dan", "eve"]}
 
@@ -268,7 +268,7 @@ def test_a_drawn_set_is_nothing_to_draw_from(quick, made, tmp_path):
 
 def test_a_folder_of_somebody_elses_is_left_alone(quick, heads, tmp_path):
     (tmp_path / "thesis").mkdir()
-    (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
+    (tmp_path / "thesis" / "chapter.txt").write_text("years of work", encoding="utf-8")
     with pytest.raises(SkullVAEError, match="holds other files"):
         write_set(heads, tmp_path / "thesis", OPTIONS, grid=GRID)
     assert files(tmp_path) == {"thesis/chapter.txt": b"years of work"}
@@ -279,10 +279,10 @@ def test_an_earlier_set_is_replaced_unless_something_was_added_to_it(quick, head
     write_set(heads, tmp_path / "set", SetOptions(2, 1, ("dan", "eve"), spacing_mm=4.0), grid=GRID)
     write_set(heads, tmp_path / "set", SetOptions(1, 1, ("dan", "eve"), spacing_mm=4.0), grid=GRID)
     assert len(list((tmp_path / "set").glob("*/complete_skull/*"))) == 2
-    (tmp_path / "set" / "notes.txt").write_text("mine")
+    (tmp_path / "set" / "notes.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(SkullVAEError, match="holds other files"):
         write_set(heads, tmp_path / "set", SetOptions(1, 1, ("dan", "eve"), spacing_mm=4.0), grid=GRID)
-    assert (tmp_path / "set" / "notes.txt").read_text() == "mine"
+    assert (tmp_path / "set" / "notes.txt").read_text(encoding="utf-8") == "mine"
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, OSError])
@@ -311,13 +311,13 @@ def test_a_set_that_fails_half_way_leaves_what_was_there(quick, heads, tmp_path,
 
 
 def test_the_provenance_names_every_source(made, heads):
-    result = json.loads((made / "population.json").read_text())
+    result = json.loads((made / "population.json").read_text(encoding="utf-8"))
     assert result["options"]["seed"] == 5
     assert {s["file"] for s in result["sources"]} == {f"{name}.nrrd" for name in HEADS}
     assert all(len(s["sha256"]) == 64 for s in result["sources"])
     assert result["split"] == {TRAINING: ["ada", "ben", "cyd"], HELD_OUT: ["dan", "eve"]}
     assert "not for clinical use" in result["notice"]
-    assert str(heads) not in (made / "population.json").read_text()
+    assert str(heads) not in (made / "population.json").read_text(encoding="utf-8")
 
 
 def test_where_nothing_is_known_the_mean_stands_in(laid):

@@ -344,7 +344,7 @@ def test_the_log_does_not_name_the_private_folder_of_a_run(panel):
     panel.ui.completeButton.click()
     folder = panel.runs[0].folder
     slicer_standin.waitFor(lambda: panel.runs[0].child is not None)
-    with (folder / "stderr.txt").open("a") as file:
+    with (folder / "stderr.txt").open("a", encoding="utf-8") as file:
         file.write(f"No defect was found: the results in '{panel.runs[0].outputFolder}' contain no implant.\n")
     slicer_standin.waitFor(lambda: not panel.logic.running)
     log = panel.ui.logTextEdit.plainText

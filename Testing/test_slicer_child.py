@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("scene")
 
 def script(tmp_path: Path, text: str, *arguments: str, requests: bool = False) -> ChildProcess:
     path = tmp_path / "child.py"
-    path.write_text(textwrap.dedent(text))
+    path.write_text(textwrap.dedent(text), encoding="utf-8")
     return ChildProcess([sys.executable, "-u", str(path), *arguments], tmp_path, requests=requests)
 
 
@@ -93,8 +93,8 @@ def test_cancel_ends_the_whole_process_tree(tmp_path):
     files = tmp_path / "grandchild", tmp_path / "child"
     child = script(tmp_path, GRANDCHILDREN, *map(str, files))
     child.start()
-    waitFor(lambda: all(file.exists() and file.read_text() for file in files), "the start of the tree")
-    pids = [child._process.pid, *(int(file.read_text()) for file in files)]
+    waitFor(lambda: all(file.exists() and file.read_text(encoding="utf-8") for file in files), "the start of the tree")
+    pids = [child._process.pid, *(int(file.read_text(encoding="utf-8")) for file in files)]
     assert all(map(alive, pids))
     begin = time.monotonic()
     child.cancel()
@@ -108,7 +108,7 @@ def test_cancel_ends_the_whole_process_tree(tmp_path):
 
 def test_closing_a_run_ends_its_child_and_removes_its_folder(tmp_path):
     path = tmp_path / "sleep.py"
-    path.write_text("import time; time.sleep(600)")
+    path.write_text("import time; time.sleep(600)", encoding="utf-8")
     run = CompletionRun(randomMask(34), GRIDS["lps"], RunSettings(), [sys.executable, str(path)])
     run.start()
     waitFor(lambda: run.poll() or run.child, "the start of the child")

@@ -27,7 +27,7 @@ def test_a_folder_is_completed_and_failures_are_listed(slicerRunning, sample, tm
     bone = sample.bone.with_array(sample.bone.array.astype(np.uint8))
     write_volume(bone, source / "head.nrrd")
     write_volume(bone.with_array(np.zeros_like(bone.array)), source / "nothing.nrrd")
-    (source / "notes.txt").write_text("no image")
+    (source / "notes.txt").write_text("no image", encoding="utf-8")
     example = runpy.run_path(str(EXAMPLE))
     assert example["main"]([str(source), str(output)]) == 1
     output_text = capsys.readouterr().out

@@ -230,11 +230,11 @@ def test_nothing_is_overwritten(tmp_path):
     complete(node, meshes=True)
     out = tmp_path / "out"
     out.mkdir()
-    (out / "Head_implant.nrrd").write_text("the user's")
+    (out / "Head_implant.nrrd").write_text("the user's", encoding="utf-8")
     for stem in ("Head-2", "Head-3"):
         done = export(tmp_path, node, report=False)
         assert all(path.name.startswith(f"{stem}_") for path in done.files)
-    assert (out / "Head_implant.nrrd").read_text() == "the user's"
+    assert (out / "Head_implant.nrrd").read_text(encoding="utf-8") == "the user's"
     assert len(names(out)) == 9
 
 
@@ -258,7 +258,7 @@ def test_report_and_skull_come_from_the_live_session(tmp_path):
     logic = SkullVAELogic(createRun=create, command=childCommand(tmp_path, "good"))
     logic.completeSkull(node, "bone")
     done = logic.exportResult(tmp_path / "out")
-    assert (tmp_path / "out" / "Head_report.html").read_text() == "<p>newer report</p>"
+    assert (tmp_path / "out" / "Head_report.html").read_text(encoding="utf-8") == "<p>newer report</p>"
     expected = np.array([[0, 0, 0], [10, 0, 0], [0, 20, 0], [0, 0, 77]], float)
     assertSamePoints(readStl(tmp_path / "out" / "Head_skull.stl").points, moved(expected, MOVED))
     assert done.notes == ()
@@ -366,7 +366,7 @@ def test_export_without_a_result_is_an_error(tmp_path):
 def test_folder_that_cannot_be_made_is_an_error(tmp_path):
     node = addSkull(randomMask(73), OBLIQUE)
     complete(node)
-    (tmp_path / "out").write_text("a file")
+    (tmp_path / "out").write_text("a file", encoding="utf-8")
     with pytest.raises(SkullVAEError, match="cannot be written to"):
         export(tmp_path, node)
 

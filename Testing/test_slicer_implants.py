@@ -258,7 +258,7 @@ def test_the_next_step_is_another_folder_while_that_of_the_export_cannot_be_used
     slicer_standin.typeText(ui.exportFolderPathLineEdit, str(tmp_path))
     slicer_standin.click(ui.exportButton)
     slicer_standin.waitFor(lambda: "Inspect the exported files" in ui.nextLabel.text)
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     panel.widget.logic.getParameterNode().exportFolder = str(tmp_path / "file" / "inside")
     slicer_standin.processEvents()
     panel.widget.onExportButton()

@@ -134,7 +134,7 @@ def test_torch_without_its_extension_is_an_error_with_its_name(monkeypatch):
 
 def command(tmp_path: Path, text: str) -> list[str]:
     path = tmp_path / "info.py"
-    path.write_text(textwrap.dedent(text))
+    path.write_text(textwrap.dedent(text), encoding="utf-8")
     return [sys.executable, str(path)]
 
 

@@ -42,7 +42,7 @@ def modelFile(folder: Path, name: str = "mine", seed: int = 1) -> Path:
 @pytest.fixture
 def store(tmp_path) -> ModelStore:
     script = tmp_path / "info.py"
-    script.write_text(textwrap.dedent(INFO))
+    script.write_text(textwrap.dedent(INFO), encoding="utf-8")
     return ModelStore(tmp_path / "models", [sys.executable, str(script)])
 
 
@@ -178,7 +178,9 @@ def test_model_the_library_cannot_read_is_rejected_with_its_message(store, tmp_p
 def test_store_leaves_no_half_written_files(store, tmp_path):
     entry = store.add(modelFile(tmp_path))
     assert sorted(path.name for path in store.folder.iterdir()) == ["mine.safetensors", "mine.safetensors.json"]
-    assert json.loads(entry.path.with_name("mine.safetensors.json").read_text())["sha256"] == entry.sha256
+    assert (
+        json.loads(entry.path.with_name("mine.safetensors.json").read_text(encoding="utf-8"))["sha256"] == entry.sha256
+    )
 
 
 def test_name_of_the_source_cannot_leave_the_folder(store, tmp_path):

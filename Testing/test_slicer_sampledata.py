@@ -105,7 +105,7 @@ SAMPLE = """
 
 
 def sampleCommand(tmp_path, name: str) -> list[str]:
-    (tmp_path / name).write_text(textwrap.dedent(SAMPLE))
+    (tmp_path / name).write_text(textwrap.dedent(SAMPLE), encoding="utf-8")
     return [sys.executable, str(tmp_path / name)]
 
 

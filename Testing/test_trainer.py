@@ -142,10 +142,10 @@ def test_the_best_checkpoint_holds_the_weights_of_the_step_that_was_best_on_held
 
 
 def test_without_held_out_skulls_there_is_no_best_checkpoint(plan, tmp_path):
-    entries = json.loads((plan.data / "datalist.json").read_text())
+    entries = json.loads((plan.data / "datalist.json").read_text(encoding="utf-8"))
     own = [entry | {"complete": str(plan.data / entry["complete"]), "split": None} for entry in entries]
     own = [e | {"defective": str(plan.data / e["defective"])} if "defective" in e else e for e in own]
-    (tmp_path / "list.json").write_text(json.dumps(own))
+    (tmp_path / "list.json").write_text(json.dumps(own), encoding="utf-8")
     run_training(dataclasses.replace(plan, data=tmp_path / "list.json"), tmp_path / "run", ("vae",))
     assert not (tmp_path / "run" / "vae.best.safetensors").exists()
 
@@ -156,7 +156,7 @@ def test_without_held_out_skulls_there_is_no_best_checkpoint(plan, tmp_path):
 def interrupted(arguments: list[object], ready: Callable[[], bool], number: int) -> tuple[int, str]:
     """Start train.py, send it a signal as soon as it is ready for it; its exit code and what it said."""
     command = [str(part) for part in (sys.executable, tiny.TRAIN, *arguments)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=tiny.environment())
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=tiny.environment(), encoding="utf-8")
     while process.poll() is None and not ready():
         time.sleep(0.002)
     process.send_signal(number)
@@ -273,7 +273,7 @@ def test_our_own_method_killed_resumes_to_the_same_weights_to_the_last_bit(canon
 
 
 def test_a_header_that_a_full_disk_cut_is_written_again(plan, tmp_path):
-    (tmp_path / "log.csv").write_text("stage,st")
+    (tmp_path / "log.csv").write_text("stage,st", encoding="utf-8")
     run_training(plan, tmp_path, ("vae",))
     assert [int(row["step"]) for row in tiny.rows(tmp_path)] == [1, 2, 3, 4, 5]
 
@@ -400,9 +400,9 @@ def texts(value: object) -> list[str]:
 @pytest.mark.parametrize("method", ["canonical", "paper"])
 def test_run_json_tells_options_data_and_versions_and_no_absolute_path(request, method):
     run_of = request.getfixturevalue(f"{method}_run")
-    record = json.loads((run_of.folder / "run.json").read_text())
+    record = json.loads((run_of.folder / "run.json").read_text(encoding="utf-8"))
     assert record["method"] == method
-    config = json.loads(Path(run_of.options[1]).read_text())
+    config = json.loads(Path(run_of.options[1]).read_text(encoding="utf-8"))
     assert record["architecture"] | record["options"] | {"method": method} == {"method": method} | config
     assert record["holdout"] == ["out"]
     for side in ("data", "held_out_data"):
@@ -413,7 +413,7 @@ def test_run_json_tells_options_data_and_versions_and_no_absolute_path(request, 
     assert sorted(record["held_out_data"]) == [f"out{k}.nrrd" for k in kinds]
     assert record["versions"]["torch"] == torch.__version__
     assert all(record["versions"][name] for name in ("skullvae", "python"))
-    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=tiny.ROOT, capture_output=True, text=True)
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=tiny.ROOT, capture_output=True, text=True, encoding="utf-8")
     if head.returncode == 0:
         assert record["versions"]["commit"].removesuffix("+changes") == head.stdout.strip()
     model = load_any_model(run_of.folder / "model.safetensors")
@@ -423,7 +423,7 @@ def test_run_json_tells_options_data_and_versions_and_no_absolute_path(request, 
 
 def test_files_of_one_name_in_several_folders_are_all_recorded(plan, tmp_path):
     entries = []
-    for entry in json.loads((plan.data / "datalist.json").read_text()):
+    for entry in json.loads((plan.data / "datalist.json").read_text(encoding="utf-8")):
         for key in ("complete", "defective"):
             if key in entry:
                 # SkullBreak's way: the same name in a folder for each class. Outside the list's folder at that.
@@ -434,9 +434,9 @@ def test_files_of_one_name_in_several_folders_are_all_recorded(plan, tmp_path):
                 entry[key] = str(path / name)
         entries.append(entry)
     (tmp_path / "list").mkdir()
-    (tmp_path / "list" / "list.json").write_text(json.dumps(entries))
+    (tmp_path / "list" / "list.json").write_text(json.dumps(entries), encoding="utf-8")
     run_training(dataclasses.replace(plan, data=tmp_path / "list" / "list.json"), tmp_path / "run", ("vae",))
-    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    record = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
     assert sorted(record["data"]) == [
         f"{kind}/{who}.nrrd" for kind in ("cranial", "facial", "whole") for who in ("ada", "ben", "cyd")
     ]
@@ -447,7 +447,7 @@ def test_a_run_may_start_from_anothers_weights_and_says_so(plan, paper_run, tmp_
     run_training(from_there, tmp_path / "run", ("vae",))
     first = float(tiny.rows(tmp_path / "run")[0]["loss"])
     assert first < 0.95 * float(tiny.rows(paper_run.folder)[0]["loss"])
-    origin = json.loads((tmp_path / "run" / "run.json").read_text())["start_from"]
+    origin = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))["start_from"]
     assert origin["run"] == "run" and len(origin["data"]) == 9
     other = dataclasses.replace(from_there, architecture=dataclasses.replace(tiny.TINY_PAPER, latent_size=5))
     with pytest.raises(SkullVAEError, match="different architecture"):
@@ -455,10 +455,10 @@ def test_a_run_may_start_from_anothers_weights_and_says_so(plan, paper_run, tmp_
 
 
 def test_a_run_that_saw_held_out_skulls_is_no_start(plan, paper_run, tmp_path):
-    record = json.loads((paper_run.folder / "run.json").read_text())
+    record = json.loads((paper_run.folder / "run.json").read_text(encoding="utf-8"))
     (tmp_path / "seen").mkdir()
     record["data"]["out_facial.nrrd"] = ""
-    (tmp_path / "seen" / "run.json").write_text(json.dumps(record))
+    (tmp_path / "seen" / "run.json").write_text(json.dumps(record), encoding="utf-8")
     with pytest.raises(SkullVAEError, match=r"trained on 'out_facial\.nrrd', which is held out"):
         run_training(dataclasses.replace(plan, start_from=tmp_path / "seen"), tmp_path / "run", ("vae",))
 
@@ -489,7 +489,13 @@ def in_slicer(*arguments: object) -> subprocess.CompletedProcess:
     program = SLICER.format(path=str(tiny.TRAIN), arguments=[str(part) for part in arguments])
     command = [sys.executable, "-c", program]
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=120, env=tiny.environment(), cwd=tiny.ROOT.parent
+        command,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=tiny.environment(),
+        cwd=tiny.ROOT.parent,
+        encoding="utf-8",
     )
 
 
@@ -539,7 +545,7 @@ def test_training_starts_no_other_process(plan, tmp_path):
     if not children.exists():
         pytest.skip("only Linux tells a process's children")
     # An earlier test's pool of processes leaves Python's own tracker of resources behind.
-    already, seen = set(children.read_text().split()), set()
-    run_training(plan, tmp_path, report=lambda row: seen.update(children.read_text().split()))
+    already, seen = set(children.read_text(encoding="utf-8").split()), set()
+    run_training(plan, tmp_path, report=lambda row: seen.update(children.read_text(encoding="utf-8").split()))
     assert seen <= already
-    assert "DataLoader" not in Path(trainer.__file__).read_text()
+    assert "DataLoader" not in Path(trainer.__file__).read_text(encoding="utf-8")

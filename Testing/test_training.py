@@ -147,7 +147,10 @@ def test_a_run_may_go_on_for_longer_but_not_its_encoder_under_its_decoders(finis
     longer = dataclasses.replace(OPTIONS, vae_steps=OPTIONS.vae_steps + 1)
     with pytest.raises(SkullVAEError, match=r"decoders in .* were trained on its encoder, which must not change"):
         train(data, tmp_path / "run", ("vae",), longer, resume=True)
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["options"]["vae_steps"] == OPTIONS.vae_steps
+    assert (
+        json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))["options"]["vae_steps"]
+        == OPTIONS.vae_steps
+    )
 
 
 def test_a_later_stage_asks_for_the_one_before(data, finished, tmp_path):

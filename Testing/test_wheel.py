@@ -31,7 +31,9 @@ def call(*command: object, cwd: Path, **options) -> subprocess.CompletedProcess[
     ours = ("PYTHON", "SKULLVAE", "COVERAGE")
     clean = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     words = [str(word) for word in command]
-    run = subprocess.run(words, cwd=cwd, env=clean, capture_output=True, text=True, check=False, **options)
+    run = subprocess.run(
+        words, cwd=cwd, env=clean, capture_output=True, text=True, check=False, **options, encoding="utf-8"
+    )
     assert run.returncode == 0, f"{' '.join(words)}: {run.stdout}{run.stderr}"
     return run
 

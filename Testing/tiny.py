@@ -75,7 +75,7 @@ def write_paper_set(folder: Path) -> Path:
             defective[hole] = 0
             write_volume(coarse.with_array(defective), folder / f"{name}_{kind}.nrrd")
             entries.append(entry | {"defective": f"{name}_{kind}.nrrd", "kind": kind})
-    (folder / "datalist.json").write_text(json.dumps(entries))
+    (folder / "datalist.json").write_text(json.dumps(entries), encoding="utf-8")
     return folder
 
 
@@ -84,7 +84,7 @@ def write_config(path: Path, *parts: object, **changes: object) -> Path:
     content = {} if not any(isinstance(part, PaperOptions) for part in parts) else {"method": "paper"}
     for part in parts:
         content |= dataclasses.asdict(part)
-    path.write_text(json.dumps(content | changes))
+    path.write_text(json.dumps(content | changes), encoding="utf-8")
     return path
 
 
@@ -97,11 +97,17 @@ def train_py(*arguments: object, timeout: float = 300, **more: object) -> subpro
     """Run train.py as a user does and wait for it."""
     command = [sys.executable, TRAIN, *arguments]
     return subprocess.run(
-        [str(part) for part in command], capture_output=True, text=True, timeout=timeout, env=environment(), **more
+        [str(part) for part in command],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=environment(),
+        **more,
+        encoding="utf-8",
     )
 
 
 def rows(folder: Path, stage: str | None = None) -> list[dict[str, str]]:
     """Rows of a run's log.csv."""
-    with open(folder / "log.csv", newline="") as file:
+    with open(folder / "log.csv", newline="", encoding="utf-8") as file:
         return [row for row in csv.DictReader(file) if stage in (None, row["stage"])]

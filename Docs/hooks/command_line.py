@@ -112,7 +112,7 @@ def _printed_help(script: str) -> str:
     environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     command = [sys.executable, str(ROOT / script), "--help"]
-    process = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    process = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, encoding="utf-8")
     return process.stdout.strip()
 
 

@@ -204,7 +204,7 @@ class BetaRun:
 def read_log(path: Path, scale: float) -> dict[str, Epochs]:
     """Read a run's log.csv by stage; scale: factor from its Dice loss to the paper's scale of 640."""
     stages: dict[str, list[dict]] = {}
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             stages.setdefault(row["stage"], []).append(row)
     result = {}
@@ -255,7 +255,7 @@ class RunAnalysis:
             raise SkullVAEError(
                 f"'{folder}' contains no training run", "Give the folder that train.py was given as --output"
             )
-        self.records = {place.parent: json.loads(place.read_text()) for place in places}
+        self.records = {place.parent: json.loads(place.read_text(encoding="utf-8")) for place in places}
         self.record = next(iter(self.records.values()))
         self.task: AnyTask = make_task(_plan(self.record), self.folder, [], [], log=log)
         self.specimens = s = self.task.specimens()

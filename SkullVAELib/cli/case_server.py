@@ -32,7 +32,7 @@ def main() -> int:
 
     prepare_process()
     replies = os.dup(1)
-    with open(os.devnull, "w") as nowhere:
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
         os.dup2(nowhere.fileno(), 1)  # what a library prints is no reply
     _load()
     _reply(replies, {"ready": True})

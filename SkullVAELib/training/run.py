@@ -90,7 +90,7 @@ class TrainingPlan:
 def write_json(path: Path, content: dict) -> None:
     """Write JSON completely or not at all."""
     with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def make_task(
@@ -333,7 +333,9 @@ def _commit() -> str | None:
 
 def _git(folder: Path, *arguments: str) -> str:
     """Output of a git command in a folder."""
-    process = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=20, check=True)
+    process = subprocess.run(
+        ["git", *arguments], cwd=folder, capture_output=True, text=True, encoding="utf-8", timeout=20, check=True
+    )
     return process.stdout
 
 
@@ -380,7 +382,7 @@ def _origin(run: Path | None) -> dict | None:
     path = run / "run.json"
     if not path.is_file():
         raise SkullVAEError(f"'{run}' contains no training run", "Give the folder of a run to --start-from")
-    before = json.loads(path.read_text())
+    before = json.loads(path.read_text(encoding="utf-8"))
     return {"run": run.name, "options": before["options"], "data": before["data"]}
 
 
@@ -388,7 +390,7 @@ def _check_other_betas(folder: Path, place: Path, record: dict) -> None:
     """Raise SkullVAEError when a run of another beta, which shares the prepared data, has other data or networks."""
     others = {folder / "run.json", *folder.glob("beta_*/run.json")} - {place / "run.json"}
     for path in sorted(path for path in others if path.is_file()):
-        before, now = json.loads(path.read_text()), json.loads(json.dumps(record))
+        before, now = json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(record))
         if any(before[key] != now[key] for key in ("method", "architecture", "holdout", "data")):
             raise SkullVAEError(f"'{folder}' contains runs with different data or networks", "Choose another --output")
 
@@ -399,7 +401,7 @@ def _record_run(folder: Path, record: dict, stages: tuple[str, ...], resume: boo
     if not path.is_file():
         write_json(path, record)
         return
-    before = json.loads(path.read_text())
+    before = json.loads(path.read_text(encoding="utf-8"))
     if _identity(before) != _identity(json.loads(json.dumps(record))):
         cause = f"'{folder}' contains a run with different options or data"
         raise SkullVAEError(cause, "Choose another --output")

@@ -250,11 +250,11 @@ class StageRunner(Generic[NetworkT]):
         """Remove rows after the checkpoint from log.csv, and an incomplete line: these steps are repeated."""
         if not self.log.exists():
             return
-        lines = self.log.read_text().splitlines(keepends=True)
+        lines = self.log.read_text(encoding="utf-8").splitlines(keepends=True)
         kept = [line for line in lines if line.endswith("\n") and not self._is_later(line)]
         if len(kept) < len(lines):
             with atomic_file(self.log) as temporary:
-                temporary.write_text("".join(kept))
+                temporary.write_text("".join(kept), encoding="utf-8")
 
     def _is_later(self, line: str) -> bool:
         stage, step, *_ = line.split(",")
@@ -269,7 +269,7 @@ class StageRunner(Generic[NetworkT]):
             row["samples_per_second"] = rate
             text += ",".join(_cell(row.get(field, "")) for field in LOG_FIELDS) + "\n"
             events.write(row)
-        with self.log.open("a") as file:
+        with self.log.open("a", encoding="utf-8") as file:
             file.write(text)
 
     def _event_file(self) -> EventFile:

@@ -90,13 +90,13 @@ def fingerprint(row: str, fold: Fold, skull: Path, slices_mm: float | None = Non
 def kept_record(path: Path, key: str, make: Callable[[], dict]) -> dict:
     """The record of a file if it has this key as its fingerprint, otherwise the one that is made and kept there."""
     if path.is_file():
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text(encoding="utf-8"))
         if record.get("fingerprint") == key:
             return record
     record = make() | {"fingerprint": key}
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(record) + "\n")
+        temporary.write_text(json.dumps(record) + "\n", encoding="utf-8")
     return record
 
 
@@ -186,7 +186,7 @@ def run_job(job: Job) -> dict:
     """
     torch.set_num_threads(1)  # one case a process: the same figures whatever the number of processes
     job.record.parent.mkdir(parents=True, exist_ok=True)
-    record = json.loads(job.record.read_text()) if job.record.is_file() else {}
+    record = json.loads(job.record.read_text(encoding="utf-8")) if job.record.is_file() else {}
     kept = record.get("rows", {})
     prints = {row: fingerprint(row, job.fold, job.file, job.slices_mm) for row in job.rows}
     left = [row for row in job.rows if kept.get(row, {}).get("fingerprint") != prints[row]]
@@ -213,7 +213,7 @@ def run_job(job: Job) -> dict:
             save_mask(job.mask(row), prediction)
         kept[row]["fingerprint"] = prints[row]
         with atomic_file(job.record) as temporary:
-            temporary.write_text(json.dumps(record, indent=1) + "\n")
+            temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return record
 
 

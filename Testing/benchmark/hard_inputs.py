@@ -85,7 +85,7 @@ def run(case: Case) -> dict:
     start = time.perf_counter()
     answer = answered(path, made.arguments, case.folder / "out")
     record |= {"seconds": round(time.perf_counter() - start, 1)} | judged(answer, made)
-    (case.folder / "stderr.txt").write_text(answer.stderr)
+    (case.folder / "stderr.txt").write_text(answer.stderr, encoding="utf-8")
     if record["outcome"] in ACCEPTABLE and not case.keep:
         shutil.rmtree(case.folder)
     return record
@@ -96,13 +96,20 @@ def answered(path: Path, arguments: Sequence[str], output: Path) -> Answer:
     command = [sys.executable, "-m", "SkullVAELib", "complete", str(path), "-o", str(output), *arguments]
     try:
         process = subprocess.run(
-            command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=SECONDS, errors="replace"
+            command,
+            cwd=ROOT,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            errors="replace",
+            encoding="utf-8",
         )
     except subprocess.TimeoutExpired:
         return Answer(None, f"no end within {SECONDS} s")
     report, implant, mesh = {}, None, None
     if process.returncode in (DONE, NO_DEFECT):
-        report = json.loads((output / "report.json").read_text())
+        report = json.loads((output / "report.json").read_text(encoding="utf-8"))
     if process.returncode == DONE:
         voxels = read_volume(output / "implant.nrrd")
         implant = voxels.with_array(voxels.array != 0)
@@ -206,7 +213,11 @@ def main(argv: Sequence[str]) -> int:
     file = arguments.output / "hard_inputs.json"
     kept: dict[str, dict] = {}
     if arguments.resume and file.is_file():
-        kept = {f"{r['kind']}: {r['variant']}": r for r in json.loads(file.read_text()) if r["outcome"] != "skipped"}
+        kept = {
+            f"{r['kind']}: {r['variant']}": r
+            for r in json.loads(file.read_text(encoding="utf-8"))
+            if r["outcome"] != "skipped"
+        }
 
     def keep(record: dict, fraction: float) -> None:
         kept[f"{record['kind']}: {record['variant']}"] = record

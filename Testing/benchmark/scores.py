@@ -117,14 +117,14 @@ def _forget_peak() -> bool:
     if not sys.platform.startswith("linux"):
         return False
     try:
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     except OSError:
         return False
     return True
 
 
 def _peak_mib() -> float | None:
-    for line in Path("/proc/self/status").read_text().splitlines():
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith("VmHWM:"):
             return round(int(line.split()[1]) / 1024)
     return None

@@ -229,7 +229,7 @@ def results(folder: Path) -> Iterator[Sample]:
         if not images or not implant.array.any():
             continue
         image = images[0]
-        threshold = json.loads(report.read_text())["bone"]["threshold_hu"]
+        threshold = json.loads(report.read_text(encoding="utf-8"))["bone"]["threshold_hu"]
         all_bone = image.array >= threshold if threshold is not None else image.array != 0
         truths = [path for path in (out.parent / f"{stem}_truth.nrrd", out.parent / "truth.nrrd") if path.exists()]
         truth = read_volume(truths[0]).array != 0 if truths else None
@@ -307,7 +307,7 @@ def main() -> int:
         )
         print(f"{sample.name:32} {sample.kind:34} {good!s:5} {check.rating:10} {seconds:.2f} s  {shown}", flush=True)
     if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=1))
+        arguments.json.write_text(json.dumps(rows, indent=1), encoding="utf-8")
     summarise(rows)
     return 0
 

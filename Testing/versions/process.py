@@ -115,7 +115,9 @@ class Recording:
 
     def _output(self, *arguments: str) -> str:
         command = [self.python, *arguments]
-        child = subprocess.run(command, capture_output=True, text=True, env=self.environment(), cwd=self.empty)
+        child = subprocess.run(
+            command, capture_output=True, text=True, env=self.environment(), cwd=self.empty, encoding="utf-8"
+        )
         if child.returncode:
             raise RecordingError(f"The library of '{self.checkout}' cannot be run: {child.stderr.strip()[-300:]}")
         return child.stdout

@@ -100,7 +100,9 @@ def _about(recording: Recording) -> dict:
     from importlib import metadata
 
     def git(*arguments: str) -> str | None:
-        child = subprocess.run(["git", "-C", str(recording.checkout), *arguments], capture_output=True, text=True)
+        child = subprocess.run(
+            ["git", "-C", str(recording.checkout), *arguments], capture_output=True, text=True, encoding="utf-8"
+        )
         return child.stdout.strip() if child.returncode == 0 else None
 
     versions = {}
