@@ -98,7 +98,7 @@ def alive(process: psutil.Process) -> bool:
 
 
 def wait_until_gone(processes: list[psutil.Process]) -> None:
-    for _ in range(3000):
+    for _ in range(15000):
         if not any(map(alive, processes)):
             return
         time.sleep(0.02)
@@ -107,7 +107,7 @@ def wait_until_gone(processes: list[psutil.Process]) -> None:
 
 def case_process(process: subprocess.Popen, name: str, other_than: set[int] = frozenset()) -> psutil.Process:
     """The process of a case, as soon as there is one."""
-    for _ in range(3000):
+    for _ in range(15000):
         for child in case_processes(process, name):
             if child.pid not in other_than:
                 return child
@@ -402,7 +402,7 @@ def test_an_interrupt_ends_everything_in_order(tmp_path, number, code):
         everyone = psutil.Process(process.pid).children(recursive=True)
         # As a terminal does: to the whole group.
         os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=300)
         assert process.returncode == code
         assert not any(map(alive, ours))
         wait_until_gone(everyone)  # Python's own helper notices a little later
@@ -466,7 +466,7 @@ def test_a_scheduler_s_workers_do_it_too(tmp_path):
     try:
         worker = [*dask, "worker", "--scheduler-file", about, *local, "--nthreads", "1", "--nworkers", "2"]
         started.append(subprocess.Popen(worker, **quiet))
-        for _ in range(3000):
+        for _ in range(15000):
             if about.exists() and about.read_text(encoding="utf-8").strip():
                 break
             time.sleep(0.02)
@@ -478,4 +478,4 @@ def test_a_scheduler_s_workers_do_it_too(tmp_path):
     finally:
         for one in started[::-1]:
             one.terminate()
-            one.wait(timeout=60)
+            one.wait(timeout=300)
