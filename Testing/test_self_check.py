@@ -176,6 +176,23 @@ def test_a_thin_implant_a_step_and_a_bulge_are_told_apart():
     assert _of(raised, "symmetry").value == pytest.approx(4, abs=1.2)
 
 
+def test_a_plate_that_fills_a_cavity_is_told_from_one_that_leaves_it_open():
+    affine, index = _grid((1.8, 1.8, 1.8))
+    skull, points = _shell(affine, index)
+    hole = _hole(points)
+    deep, air = _shell(affine, index, thick=18.0)[0], _shell(affine, index, out=-5.0, thick=8.0)[0]
+    defective = skull & ~hole
+
+    def check(implant):
+        given = (Volume(mask, affine) for mask in (defective, defective | implant, implant))
+        return _of(check_implant(*given), "thickness")
+
+    solid, hollow = check(deep & hole), check(deep & hole & ~air)
+    assert "solid and up to 1" in solid.warning
+    assert solid.rating != "good"
+    assert "solid" not in hollow.warning
+
+
 @pytest.mark.parametrize("out", [5.0, -4.0])
 def test_a_bulge_in_the_middle_is_named_though_the_rim_is_flush(out):
     affine, index = _grid((1.8, 1.8, 1.8))

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from scipy import ndimage
 
-from SkullVAELib.checks.charts import Chart, Layer, cast, filled
+from SkullVAELib.checks.charts import LEVEL, Chart, Layer, cast, filled
 from SkullVAELib.checks.fractions import Fraction
 
 NEAR_MM = 3.0
@@ -51,6 +51,8 @@ class Plate:
         Between ray and surface normal.
     slack_mm : float
         Added to the distances that count as near: half the coarsest voxel.
+    solid : (P, P) bool array
+        Pixels where the implant is solid half way between its faces.
     """
 
     chart: Chart
@@ -61,6 +63,7 @@ class Plate:
     beside: np.ndarray
     cosine: np.ndarray
     slack_mm: float
+    solid: np.ndarray
 
     @classmethod
     def of(cls, centre: np.ndarray, points: np.ndarray, implant: Fraction, bone: Fraction, coarsest_mm: float) -> Plate:
@@ -96,7 +99,7 @@ class Plate:
         plate = cast(chart, implant, low, high, chart.valid)
         inside = plate.hit
         if not inside.any():
-            return cls(chart, pixel, plate, plate, inside, inside, np.ones(inside.shape), 0.0)
+            return cls(chart, pixel, plate, plate, inside, inside, np.ones(inside.shape), 0.0, inside)
         near_in, near_out = filled(plate.inner, inside), filled(plate.outer, inside)
         found = cast(chart, bone, near_in - _RADIAL_MM, near_out + _RADIAL_MM, chart.valid)
         slack = coarsest_mm / 2
@@ -105,7 +108,9 @@ class Plate:
         )
         surface = np.where(inside, plate.outer, np.where(beside, found.outer, np.nan))
         cosine = chart.cosine(filled(surface, np.isfinite(surface)))
-        return cls(chart, pixel, plate, found, inside, beside, cosine, slack)
+        solid = inside.copy()
+        solid[inside] = implant.sample(chart.at((near_in + near_out) / 2)[inside]) >= LEVEL
+        return cls(chart, pixel, plate, found, inside, beside, cosine, slack, solid)
 
     @cached_property
     def away_mm(self) -> np.ndarray:
@@ -137,6 +142,17 @@ class Plate:
         around = self.beside & ~self.inside & (self.away_mm > 3) & (self.away_mm <= SURROUNDING_MM)
         own = ((self.implant.outer - self.implant.inner) * self.cosine)[core]
         return own, ((self.bone.outer - self.bone.inner) * self.cosine)[around]
+
+    def thickest(self) -> tuple[float, np.ndarray]:
+        """95th percentile of the thickness in mm where the implant is solid, away from its edge, and its place (3,)."""
+        depth = ndimage.distance_transform_edt(self.inside) * self.pixel_mm
+        core = self.solid & (depth > min(4.0, 0.5 * depth.max()))
+        if not core.any():
+            return 0.0, self.chart.centre
+        own = ((self.implant.outer - self.implant.inner) * self.cosine)[core]
+        thickest = float(np.percentile(own, 95))
+        middle = self.chart.at((self.implant.outer + self.implant.inner) / 2)[core]
+        return thickest, middle[np.argmin(np.abs(own - thickest))]
 
     def bulge_mm(self) -> float | None:
         """How far the outer surface bulges or dents, beyond what is usual for an implant of this size.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy import ndimage
@@ -22,6 +22,12 @@ SMALLEST_OPENING_ML = 0.3
 
 IMAGE_END_MM = 1.0
 """An implant within this distance of the end of the image touches it, mm."""
+
+SOLID_MM, THICKER = 12.0, 1.4
+"""Where a solid implant is thicker than this, mm, and this many times as thick as the bone around it (median), complete
+skulls mostly have a cavity. Of 28 implants in real skulls nine over the frontal sinus were 14 to 18 mm thick; the
+others were 9.8 mm at most, but for one of 13.6 mm in bone of 11 mm.
+"""
 
 COARSE_MM, THICK_SLICES_MM = 2.0, 2.0
 """Voxels of this side and more, and slices thicker than this, are coarse; mm."""
@@ -287,7 +293,16 @@ def _thickness(plates: list[Plate]) -> Check:
         f"The implant is {own_mm:.1f} mm thick and the bone around it {bone_mm:.1f} mm (medians). Compare both in"
         " slices; choose another thickness if it is not intended."
     )
-    return _rated("thickness", own_mm / max(bone_mm, 0.1), warning)
+    check = _rated("thickness", own_mm / max(bone_mm, 0.1), warning)
+    thickest, place = max((plate.thickest() for plate in plates), key=lambda found: found[0])
+    if thickest <= max(SOLID_MM, THICKER * bone_mm):
+        return check
+    cavity = (
+        f"The implant is solid and up to {thickest:.0f} mm thick, at {as_place(place)}; skulls of that thickness mostly"
+        " have a cavity there, such as the frontal sinus. Compare in slices and hollow the implant where air should be."
+    )
+    worst = max(check.rating, "acceptable", key=RATINGS.index)
+    return replace(check, rating=worst, warning=f"{check.warning} {cavity}".strip())
 
 
 def _rim_step(plates: list[Plate]) -> Check:

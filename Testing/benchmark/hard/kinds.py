@@ -466,10 +466,11 @@ def second_holes(skulls: Skulls, name: str, *holes: Hole) -> HardInput:
 
 
 def found_hole(skulls: Skulls, name: str, hole: Hole) -> HardInput:
-    """A hole that nobody would overlook: only a right implant will do."""
+    """A hole that nobody would overlook: it has to be filled, and a solid part over a sinus has to be named."""
     head = skulls.head(name)
     left, truth = head.cut(hole)
-    return stored(left, head.expected(truth, must_complete=True, least_dsc=head.expected().least_dsc - 0.05))
+    least = head.expected().least_dsc - 0.05
+    return stored(left, head.expected(truth, must_complete=True, least_dsc=least, explained="frontal sinus"))
 
 
 for _name, _variants in {
