@@ -299,7 +299,7 @@ def _thickness(plates: list[Plate]) -> Check:
         return check
     cavity = (
         f"The implant is solid and up to {thickest:.0f} mm thick, at {as_place(place)}; skulls of that thickness mostly"
-        " have a cavity there, such as the frontal sinus. Compare in slices and hollow the implant where air should be."
+        " have a cavity there, such as the frontal sinus. Compare in slices; a constant thickness leaves it open."
     )
     worst = max(check.rating, "acceptable", key=RATINGS.index)
     return replace(check, rating=worst, warning=f"{check.warning} {cavity}".strip())
