@@ -40,6 +40,7 @@ from SkullVAELib.implant.insertion import REACH_MM, InsertionPath, removed_figur
 from SkullVAELib.implant.measures import classify_points, measure_piece, size_figures, thickness_map
 from SkullVAELib.implant.options import ImplantOptions
 from SkullVAELib.implant.perforation import HolePattern, perforate
+from SkullVAELib.implant.rim_line import interpolated
 from SkullVAELib.implant.split import split_plate
 from SkullVAELib.mesh.distance import BoneDistance
 from SkullVAELib.mesh.isosurface import GreyLevels, bone_surface, mask_surface
@@ -375,8 +376,7 @@ def _defect_pieces(
                 )
         if additions is not None:
             # The figures above are those of the plate; its size is that of what is printed.
-            others = [each for other, each in enumerate(pieces) if other != place]
-            solid, added, texts = additions.apply(solid, others, options.clearance_mm, text)
+            solid, added, texts = additions.apply(solid, pieces, place, options.clearance_mm, text)
             before = len(mesh.points) - len(mesh.faces) // 2
             mesh = contour(largest_solid(solid)[0], grid)
             faces = classify_points(mesh, outer)
@@ -555,19 +555,8 @@ def _depth(grid: FineGrid, outer: OuterSurface) -> tuple[np.ndarray, np.ndarray]
     They are computed at every second node along each axis and interpolated: distances are smooth, and this needs an
     eighth of the queries.
     """
-    coarse_shape = tuple(-(-n // 2) + 1 for n in grid.shape)
-    wanted = np.zeros(coarse_shape, bool)
-    index = grid.index(grid.active)
-    for corner in np.ndindex(2, 2, 2):
-        wanted[tuple((index // 2 + corner).T)] = True
-    nodes = np.argwhere(wanted)
-    depth, beyond = outer.depth(apply_affine(grid.affine, 2 * nodes))
-    out = []
-    for values in (depth, beyond):
-        array = np.zeros(coarse_shape, np.float32)
-        array[wanted] = values
-        out.append(ndimage.map_coordinates(array, index.T / 2, np.float32, order=1))
-    return out[0], out[1]
+    depth, beyond = interpolated(grid, grid.active, lambda points: list(outer.depth(points)))
+    return depth, beyond
 
 
 def _straight_above(

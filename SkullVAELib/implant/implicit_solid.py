@@ -257,7 +257,7 @@ def largest_solid(solid: np.ndarray) -> tuple[np.ndarray, int, float]:
     share : float
         Fraction of the inner nodes in the largest component; 0 for an empty solid.
     """
-    box = _box_inside(solid, 1)
+    box = inner_box(solid, 1)
     if box is None:
         return solid, 0, 0.0
     if any(part.start == 0 or part.stop == n for part, n in zip(box, solid.shape, strict=True)):
@@ -279,8 +279,21 @@ def largest_solid(solid: np.ndarray) -> tuple[np.ndarray, int, float]:
     return solid, count, float(sizes.max() / sizes.sum())
 
 
-def _box_inside(solid: np.ndarray, room: int) -> tuple[slice, ...] | None:
-    """The box of the nodes that are inside a solid, with some nodes around; None where there are none."""
+def inner_box(solid: np.ndarray, room: int) -> tuple[slice, ...] | None:
+    """Return the box of the nodes inside a solid.
+
+    Parameters
+    ----------
+    solid : numpy.ndarray
+        Function (*shape), negative inside.
+    room : int
+        Nodes around them that are in the box, too, where the grid has them.
+
+    Returns
+    -------
+    tuple of slice, or None
+        None for an empty solid.
+    """
     inside = solid < 0
     return bounding_box(inside, np.full(3, room)) if inside.any() else None
 
@@ -304,7 +317,7 @@ def remove_thin_features(solid: np.ndarray, grid: FineGrid, thinnest_mm: float) 
     numpy.ndarray
         Function of the remaining solid.
     """
-    slices = _box_inside(solid, 2)
+    slices = inner_box(solid, 2)
     if slices is None:
         return solid
     local, radius = solid[slices], thinnest_mm / 2
@@ -373,7 +386,7 @@ def contour(solid: np.ndarray, grid: FineGrid) -> Mesh:
 
 def all_shells(solid: np.ndarray, grid: FineGrid) -> Mesh:
     """Return the surface of a solid, that of all components and voids, in RAS mm; arguments as in `contour`."""
-    slices = _box_inside(solid, 1)
+    slices = inner_box(solid, 1)
     if slices is None:
         return Mesh.empty()
     affine = grid.affine.copy()
@@ -489,10 +502,14 @@ class OuterSurface:
         depth, lateral : numpy.ndarray
             (N,) mm each.
         """
+        return self.foot(points)[1:]
+
+    def foot(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return (N,) indices as `nearest`, and depth and lateral distance as `depth`, of points (N, 3), RAS mm."""
         at = self.nearest(points)
         offset = points - self.points[at]
         depth = -np.einsum("nx,nx->n", offset, self.normals[at])
-        return depth, np.linalg.norm(offset + depth[:, None] * self.normals[at], axis=1)
+        return at, depth, np.linalg.norm(offset + depth[:, None] * self.normals[at], axis=1)
 
     def _count(self, area_mm2: float) -> int:
         """About how many points the surface has on an area: two and a half for each face of a cell of the grid."""
