@@ -159,7 +159,7 @@ class Additions:
 
     def apply(
         self, solid: np.ndarray, pieces: list[np.ndarray], number: int, gap_mm: float, text: TextPlace | None
-    ) -> tuple[np.ndarray, dict, list[str]]:
+    ) -> tuple[np.ndarray, dict, list[str], list[np.ndarray]]:
         """Add to a piece and cut into it.
 
         Parameters
@@ -183,6 +183,8 @@ class Additions:
             "screws", "holes_at" and "engraved" of what was made.
         warnings : list of str
             What could not be made.
+        steps : list of numpy.ndarray
+            Functions of the piece with tabs and flange, before the holes, and with the holes, before the text.
         """
         options = self.options
         warnings: list[str] = []
@@ -192,7 +194,7 @@ class Additions:
                 self._shares = _Shares.of(self.fixation, pieces, self.grid, self.options.pad_mm)
             added = self._share(self._shares, number, gap_mm)
         solid = np.minimum(solid, added)
-        screws = []
+        steps, screws = [solid.copy()], []
         for site in self.fixation.screws:
             height = np.arange(-1.0, 6.0, 0.1)[:, None]
             if not (self.grid.sample(added, site.at + height * site.axis) < 0).any():
@@ -206,10 +208,11 @@ class Additions:
                 holes.append(
                     {"at_mm": _rounded(at, 2), "direction": _rounded(-axis, 4), "diameter_mm": float(diameter)}
                 )
+        steps.append(solid if text is None else solid.copy())
         if text is not None:
             engrave(solid, self.grid, text, options.engraving_mm, options.engraving_depth_mm)
         figures = {"screws": screws, "holes_at": holes, "engraved": options.engraving if text is not None else ""}
-        return solid, figures, warnings
+        return solid, figures, warnings, steps
 
     def _share(self, shares: _Shares, number: int, gap_mm: float) -> np.ndarray:
         """The part (*shape) of tabs and flange that is nearer to a piece than to the others, with half the gap.
