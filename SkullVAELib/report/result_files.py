@@ -670,8 +670,8 @@ def write_files(
                     result = result.attempt("skull.stl", lambda made: made.write_skull(folder))[0]
             else:
                 warning = (
-                    "No implant was made: completed.nrrd is the bone of the input and implant.nrrd is empty."
-                    " implant.stl is not written because an empty mesh is not watertight."
+                    "No implant was made: completed.nrrd is the bone of the input, implant.nrrd is empty, and there is"
+                    " no implant.stl."
                 )
                 result = replace(result, report=result.report | {"warnings": [*result.report["warnings"], warning]})
             if outputs.display:
