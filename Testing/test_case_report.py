@@ -21,7 +21,7 @@ from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.implant.options import ImplantOptions
 from SkullVAELib.mesh.isosurface import mask_surface
 from SkullVAELib.mesh.mesh import Mesh
-from SkullVAELib.report.case_report import thickness_pictures, write_case_report
+from SkullVAELib.report.case_report import thickness_pictures, without_speckles, write_case_report
 from SkullVAELib.report.mesh_render import render_mesh
 from SkullVAELib.report.rating import rate_rim_gap
 from SkullVAELib.report.raycast import View
@@ -237,3 +237,14 @@ def test_additions_and_bench_parts_are_on_the_page(plain_report, tmp_path):
     assert "The picture shows the plate in implant.nrrd" in shown
     assert "fit_ring" in shown and "77.2" in shown
     assert "template_2" in shown and "21.5" in shown
+
+
+def test_speckles_are_removed_from_a_picture_but_not_the_difference_of_the_two_sides():
+    up = np.stack([*np.meshgrid(np.arange(30.0), np.arange(30.0)), np.full((30, 30), 1.0)], -1).reshape(-1, 3) * 0.5
+    cell = np.arange(29 * 30).reshape(29, 30)[:, :-1].ravel()
+    faces = np.concatenate([np.stack([cell, cell + 1, cell + 30], 1), np.stack([cell + 1, cell + 31, cell + 30], 1)])
+    plate = Mesh(np.concatenate([up, up - [0, 0, 1.0]]), np.concatenate([faces, 900 + faces[:, ::-1]]))
+    sides = np.repeat([4.0, 6.0], 900)
+    speckled = sides.copy()
+    speckled[np.random.default_rng(0).choice(1800, 120, replace=False)] = 0.0
+    assert (without_speckles(plate, speckled) == sides).all()
