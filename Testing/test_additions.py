@@ -9,6 +9,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+import trimesh
 from mesh_check import faults
 from scipy.spatial import cKDTree
 from test_part import INNER, OUTER, as_trimesh, canonical, completed, gaps, lean
@@ -17,7 +18,14 @@ from SkullVAELib.completion.result import Completion
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.implant.engraving import text_lines
 from SkullVAELib.implant.fixation import Candidates, Ground, bone_along
-from SkullVAELib.implant.implant_mesh import PrintableImplant, make_implant
+from SkullVAELib.implant.implant_mesh import (
+    PrintableImplant,
+    _addition_warnings,
+    _hole_warnings,
+    _opening_warnings,
+    make_implant,
+    openings,
+)
 from SkullVAELib.implant.options import ImplantOptions
 from SkullVAELib.mesh.mesh import Mesh
 from SkullVAELib.report.result_files import RunResult
@@ -355,3 +363,17 @@ def test_points_of_a_request_and_of_the_command_line_are_the_same():
     lists = ImplantOptions.parse(tab_at=[[1, 2, 3]], hole_at=[[1, 2, 3, 2]], build_up=[[1, 2, 3, 20, 4]], engrave="A-1")
     assert text == lists
     assert ImplantOptions.parse(tabs=None, tab_at=[], engrave=None) == ImplantOptions()
+
+
+def test_openings_of_a_body_are_counted_and_told_apart_by_what_made_them():
+    for shape, count in ((trimesh.creation.icosphere(), 0), (trimesh.creation.torus(5.0, 1.0), 1)):
+        assert openings(Mesh(shape.vertices, shape.faces)) == count
+    assert _opening_warnings(0) == [] and "too thin" in _opening_warnings(2)[0]
+    # Openings that holes make are not a fault.
+    assert _addition_warnings([0, 6, 0], 6) == []
+    assert _hole_warnings("perfusion holes", 9, 9) == []
+    # Each cause has its own warning.
+    assert [("enclose" in text, "pass through" in text) for text in _addition_warnings([1, 6, 0], 6)] == [(True, False)]
+    assert [("enclose" in text, "2 of the" in text) for text in _addition_warnings([0, 4, 0], 6)] == [(False, True)]
+    (text,) = _addition_warnings([-1, 6, 1], 6)
+    assert text.startswith("The engraving cuts through")

@@ -21,7 +21,7 @@ from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.implant.options import ImplantOptions
 from SkullVAELib.mesh.isosurface import mask_surface
 from SkullVAELib.mesh.mesh import Mesh
-from SkullVAELib.report.case_report import thickness_pictures, write_case_report
+from SkullVAELib.report.case_report import thickness_pictures, without_speckles, write_case_report
 from SkullVAELib.report.mesh_render import render_mesh
 from SkullVAELib.report.rating import rate_rim_gap
 from SkullVAELib.report.raycast import View
@@ -198,3 +198,53 @@ def test_proposals_of_which_only_the_number_is_known_are_left_out():
     assert _proposals([{"number": 1}, {"number": 2}]) == ""
     table = _proposals([known, {"number": 2}])
     assert "7.5" in table and "<td>2</td>" not in table
+
+
+def test_the_overall_rating_comes_first_and_names_the_checks_that_it_comes_from(plain_report, tmp_path):
+    report = copy.deepcopy(plain_report)
+    report["implant"] = report["implant"] | {"rim_gap_mm": 0.3}
+    first = report["checks"]["checks"][0]
+    good = [check | {"rating": "good", "warning": None} for check in report["checks"]["checks"]]
+    for checks, rating, reason in (
+        ([good[0] | {"rating": "poor"}, *good[1:]], "poor", LIMITS[first["name"]].title),
+        (good, "good", "All checks are good."),
+    ):
+        report["checks"] = {"rating": rating, "checks": checks}
+        write_case_report(tmp_path / "r.html", report, None)
+        page = (tmp_path / "r.html").read_text(encoding="utf-8")
+        shown = Page(page).text
+        assert f'class="overall {rating}"' in page
+        assert shown.index(f"Overall: {rating}") < shown.index("Rim gap: good")
+        assert reason in shown
+
+
+def test_additions_and_bench_parts_are_on_the_page(plain_report, tmp_path):
+    report = copy.deepcopy(plain_report)
+    write_case_report(tmp_path / "r.html", report, None)
+    plain = Page((tmp_path / "r.html").read_text(encoding="utf-8")).text
+    assert "both figures differ" in plain  # of the two steps at the rim
+    assert "Plate alone" not in plain and "Fit ring" not in plain and "tabs" not in plain
+    report["printable_implant"]["pieces"][0] |= {"volume_ml": 31.25, "plate_ml": 30.5}
+    report["tooling"] = {
+        "ring": {"parts": [{"defect": 1, "width_mm": 15.0, "triangles": 10, "volume_ml": 77.25}]},
+        "template": {"parts": [{"defect": 2, "width_mm": 12.0, "triangles": 9, "volume_ml": 5.5, "height_mm": 21.5}]},
+    }
+    pixel = io.BytesIO()
+    Image.new("L", (1, 1)).save(pixel, "PNG")
+    write_case_report(tmp_path / "r.html", report, pixel.getvalue())
+    shown = Page((tmp_path / "r.html").read_text(encoding="utf-8")).text
+    assert "Plate alone, ml" in shown and "30.50" in shown and "31.25" in shown
+    assert "The picture shows the plate in implant.nrrd" in shown
+    assert "fit_ring" in shown and "77.2" in shown
+    assert "template_2" in shown and "21.5" in shown
+
+
+def test_speckles_are_removed_from_a_picture_but_not_the_difference_of_the_two_sides():
+    up = np.stack([*np.meshgrid(np.arange(30.0), np.arange(30.0)), np.full((30, 30), 1.0)], -1).reshape(-1, 3) * 0.5
+    cell = np.arange(29 * 30).reshape(29, 30)[:, :-1].ravel()
+    faces = np.concatenate([np.stack([cell, cell + 1, cell + 30], 1), np.stack([cell + 1, cell + 31, cell + 30], 1)])
+    plate = Mesh(np.concatenate([up, up - [0, 0, 1.0]]), np.concatenate([faces, 900 + faces[:, ::-1]]))
+    sides = np.repeat([4.0, 6.0], 900)
+    speckled = sides.copy()
+    speckled[np.random.default_rng(0).choice(1800, 120, replace=False)] = 0.0
+    assert (without_speckles(plate, speckled) == sides).all()

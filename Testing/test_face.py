@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -121,7 +122,16 @@ def test_without_being_asked_the_face_stays_as_it_is(vault_alone, twice):
 
 def test_where_nothing_is_found_the_way_to_complete_a_face_is_named_unless_it_was_searched():
     for face in (False, True):
-        assert ("use the option that completes the face" in _no_defect_warning([], face, None)) != face
+        assert ("use --face" in _no_defect_warning([], face, None)) != face
+
+
+@pytest.mark.parametrize(("probabilities", "complete"), [((), True), ((0.02, 0.1), True), ((0.02, 0.4), False)])
+def test_where_nothing_is_found_a_complete_skull_is_named_as_the_reason_unless_a_candidate_is_likely(
+    probabilities, complete
+):
+    candidates = [SimpleNamespace(number=n, place="", probability=p, reason="") for n, p in enumerate(probabilities)]
+    for threshold in (None, 300.0):
+        assert ("the skull is complete" in _no_defect_warning(candidates, True, threshold)) == complete
 
 
 def test_the_vaults_implant_is_the_one_it_gets_alone(vault_alone, completed_twice, twice):

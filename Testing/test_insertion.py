@@ -19,7 +19,7 @@ from vtkmodules.vtkFiltersCore import vtkImplicitPolyDataDistance
 from SkullVAELib.completion.result import Completion
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.geometry.affines import apply_affine
-from SkullVAELib.implant.implant_mesh import ImplantPiece, make_implant
+from SkullVAELib.implant.implant_mesh import BLOCKED_MM, ImplantPiece, _insertion_warnings, make_implant
 from SkullVAELib.implant.insertion import TOLERANCE_MM
 from SkullVAELib.implant.options import INSERTABLE_MM, ImplantOptions
 from SkullVAELib.mesh.isosurface import bone_surface
@@ -148,6 +148,16 @@ def test_no_more_is_removed_than_allowed_and_the_rest_is_a_warning():
     assert not figures["insertable"]
     assert figures["removed"]["mean_mm"] < 0.8
     assert any("still blocks the insertion" in text for text in implant.warnings)
+
+
+def test_an_implant_that_bone_blocks_deeply_is_warned_of_by_default_and_the_remedy_named():
+    blocked = {"insertable": False, "blocked_mm2": 177.0, "undercut_mm": BLOCKED_MM + 0.1}
+    (text,) = _insertion_warnings(blocked, None)
+    assert "blocks the insertion" in text and "177 mm2, up to 1.1 mm deep" in text and "--insertable" in text
+    assert _insertion_warnings(blocked | {"undercut_mm": BLOCKED_MM}, None) == []
+    assert _insertion_warnings(blocked | {"insertable": True}, None) == []
+    (text,) = _insertion_warnings(blocked | {"undercut_mm": 0.4}, 3.0)
+    assert "still blocks the insertion" in text and "--insertable" not in text
 
 
 def test_without_the_option_the_mesh_is_the_same_and_the_figures_are_left_out():

@@ -11,7 +11,14 @@ from scipy.spatial.transform import Rotation
 
 from SkullVAELib.cli.main import main
 from SkullVAELib.core.errors import SkullVAEError
-from SkullVAELib.evaluation.plan_outcome import Outward, Plan, compare, gap_and_step, surface_difference
+from SkullVAELib.evaluation.plan_outcome import (
+    Outward,
+    Plan,
+    compare,
+    gap_and_step,
+    surface_difference,
+    without_fixation,
+)
 from SkullVAELib.geometry.affines import apply_affine
 from SkullVAELib.geometry.masks import bounding_box
 from SkullVAELib.geometry.volume import Volume, crop
@@ -264,3 +271,52 @@ def test_a_result_folder_without_its_files_is_named(tmp_path):
     write_volume(empty, tmp_path / "implant.nrrd")
     with pytest.raises(SkullVAEError, match="has no implant"):
         Plan.read(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def flanged():
+    """The voxels of an implant and of bone, and the implant's mesh with a flange 2 mm high."""
+
+    def layers(points):
+        side = _side(points, 0.0)
+        over_bone = np.maximum(_shell(points, 2.0, -0.5), np.maximum(side - 6, -side - 1))
+        root = np.maximum(_shell(points, 2.0, 1.0), np.maximum(side + 0.5, -side - 6))
+        return np.minimum(_plate(points, 0.5), np.minimum(over_bone, root))
+
+    low, high = [10, -55, -20], [85, 72, 95]
+    voxels = _field(low, high, np.array([1.0, 1.0, 1.0]), lambda p: np.maximum(_shell(p), _side(p)))
+    shell = _field(low, high, np.array([1.0, 1.0, 1.0]), _shell)
+    implant = voxels.with_array(voxels.array < 0)
+    bone = shell.with_array((shell.array < 0) & ~implant.array)
+    mesh = level_surface(_field(low, high, np.array([1.0, 1.0, 1.0]), lambda p: -layers(p)), 0.01)
+    return implant, bone, mesh
+
+
+def test_a_flange_is_left_out_of_a_plan_and_a_plate_alone_is_not_changed(flanged, plan):
+    implant, bone, mesh = flanged
+    plate = without_fixation(mesh, implant, bone, plan.outward)
+    height = _shell(plate.points)
+    assert height.max() < 1.7 < _shell(mesh.points).max()
+    over_bone = (_side(plate.points) > 1.0) & (height > 0)
+    assert not over_bone.any() and ((_side(mesh.points) > 1.0).sum() > 500)
+    flat = without_fixation(plan.mesh, implant, bone, plan.outward)
+    assert len(flat.faces) == len(plan.mesh.faces)
+    # What is left of the plate: its inner face and its middle, as those of the plate alone.
+    inner = -_shell(plate.points) < 0.3
+    assert plate.area_mm2 > 0.7 * plan.mesh.area_mm2 and inner.any()
+
+
+def test_the_plan_of_a_result_with_a_flange_is_its_plate(flanged, tmp_path):
+    implant, bone, mesh = flanged
+    write_volume(implant.with_array((implant.array | bone.array).astype(np.uint8)), tmp_path / "completed.nrrd")
+    write_volume(implant.with_array(implant.array.astype(np.uint8)), tmp_path / "implant.nrrd")
+    write_stl(mesh, tmp_path / "implant.stl")
+    whole = Plan.read(tmp_path)
+    assert whole.fixation_mm2 == 0 and len(whole.mesh.faces) == len(mesh.faces)
+    additions = {"tabs": 0, "tab_at": [], "flange_mm": 6.0}
+    report = {"printable_implant": {"additions": additions, "pieces": [{"plate_ml": 12.5}]}}
+    (tmp_path / "report.json").write_text(json.dumps(report), encoding="utf-8")
+    read = Plan.read(tmp_path)
+    assert read.fixation_mm2 == pytest.approx(mesh.area_mm2 - read.mesh.area_mm2, rel=1e-6) and read.fixation_mm2 > 500
+    assert read.volume_ml == 12.5
+    assert np.linalg.norm(read.centre - whole.centre) < 3

@@ -76,6 +76,11 @@ def run_compare(options: argparse.Namespace) -> int:
                     target = MeanSkull.of(load_model(options.model or default_model_path(), "cpu")).target
                 made = compare(plan, outcome, target)
             warnings = [*outcome.warnings]
+            if plan.fixation_mm2:
+                warnings.append(
+                    f"Tabs or flange of the plan, {plan.fixation_mm2 / 100:.1f} cm2 of its surface, are left out of the"
+                    " comparison. Check their fit in 3D."
+                )
             match = made.placed.match
             if match is not None and match.median_mm > _DOUBTFUL_MM:
                 warnings.append(

@@ -170,28 +170,34 @@ def _resolution_warnings(volume: Volume, least_quality: float) -> list[str]:
     ]
 
 
+_DOUBTFUL_PROBABILITY = 0.2
+"""Probability of the most probable candidate from which on a skull without a defect is not called complete."""
+
+
 def _no_defect_warning(candidates: Sequence[NumberedCandidate], face: bool, threshold_hu: float | None) -> str:
     """The warning that no defect was found; names the most probable candidate.
 
     face: whether the face was searched, too; threshold_hu: of a CT, None for a segmentation.
     """
+    likely = max(candidates, key=lambda c: c.probability, default=None)
+    complete = likely is None or likely.probability < _DOUBTFUL_PROBABILITY
+    reason = " Most likely the skull is complete." if complete else ""
     see = "if you see the hole, point to it with --at R,A,S (in Slicer: Point at a hole)."
     if threshold_hu is None:
         warning = (
-            "No defect was found. If the segmentation closes the hole, use the CT or a segmentation in which the hole"
-            f" is open; if a bone flap closes it, use --fragments ignore; {see}"
+            f"No defect was found.{reason} If the segmentation closes the hole, use the CT or a segmentation in which"
+            f" the hole is open; if a bone flap closes it, use --fragments ignore; {see}"
         )
     else:
         warning = (
-            f"No defect was found at the threshold of {threshold_hu:g} HU. If a bone flap, a mesh or noise closes the"
-            f" hole, use --fragments ignore or a higher --threshold; {see}"
+            f"No defect was found at the threshold of {threshold_hu:g} HU.{reason} If a bone flap, a mesh or noise"
+            f" closes the hole, use --fragments ignore or a higher --threshold; {see}"
         )
-    if candidates:
-        likely = max(candidates, key=lambda c: c.probability)
+    if likely is not None:
         warning += (
             f" The most probable candidate is number {likely.number} of {likely.place} (probability"
             f" {likely.probability:.2f}): {likely.reason}."
         )
     if not face:
-        warning += " If one side of the face is missing, use the option that completes the face."
+        warning += " If one side of the face is missing, use --face (in Slicer: Also complete the face)."
     return warning

@@ -7,6 +7,7 @@ outcome: the motion is its displacement, what remains is the difference of shape
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,7 +19,7 @@ from scipy.spatial import cKDTree
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.core.threads import one_thread
 from SkullVAELib.geometry.affines import apply_affine
-from SkullVAELib.geometry.volume import sample_volume
+from SkullVAELib.geometry.volume import Volume, sample_volume
 from SkullVAELib.io.images import read_volume
 from SkullVAELib.mesh.distance import SurfaceDistance
 from SkullVAELib.mesh.isosurface import level_surface
@@ -66,6 +67,13 @@ _SLOPE_MM = 0.7
 # Loss of thickness from which on an area counts as resorbed, mm.
 _RESORBED_MM = 1.0
 
+# Height over the voxels of the implant from which on the mesh of a plan is a tab or a flange: a length in mm, and a
+# share of a voxel, because the outer surface is about half a voxel above the centres.
+_RAISED_MM, _RAISED_VOXELS = 0.7, 0.7
+
+# Components of a surface with a smaller area are left out, mm2.
+_SMALL_MM2 = 100.0
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -79,11 +87,17 @@ class Plan:
         The implant, RAS mm.
     bone : KnownBone or None
         The intact bone around it; None for an implant alone.
+    fixation_mm2 : float
+        Area of tabs and flange, which `mesh` does not contain and is therefore open; 0 for a plan without.
+    plate_ml : float or None
+        Volume of a plate whose mesh is open.
     """
 
     name: str
     mesh: Mesh
     bone: KnownBone | None = None
+    fixation_mm2: float = 0.0
+    plate_ml: float | None = None
 
     @classmethod
     def read(cls, path: str | os.PathLike, threshold_hu: float | None = None) -> Plan:
@@ -119,7 +133,24 @@ class Plan:
         solid = KnownBone(path.name, "part", implant.with_array(implant.array != 0))
         mesh = read_mesh(stl) if stl.is_file() else part_mesh(solid)
         bone = completed.with_array((completed.array != 0) & (implant.array == 0))
-        return cls(path.name, mesh, KnownBone(path.name, "skull", bone))
+        plan = cls(path.name, mesh, KnownBone(path.name, "skull", bone))
+        fixed, plate_ml = _fixation(path / "report.json")
+        if not fixed or not stl.is_file():
+            return plan
+        plate = without_fixation(mesh, solid.bone, bone, plan.outward)
+        return replace(plan, mesh=plate, fixation_mm2=mesh.area_mm2 - plate.area_mm2, plate_ml=plate_ml)
+
+    @property
+    def volume_ml(self) -> float:
+        """Volume of the plate in ml."""
+        return self.mesh.volume_ml if self.plate_ml is None else self.plate_ml
+
+    @property
+    def centre(self) -> np.ndarray:
+        """Centre of mass (3,), RAS mm; of the surface where that is open."""
+        if not self.fixation_mm2:
+            return _centroid(self.mesh)
+        return np.average(self.mesh.points[self.mesh.faces].mean(1), axis=0, weights=self.mesh.face_areas())
 
     @cached_property
     def outward(self) -> Outward:
@@ -130,6 +161,51 @@ class Plan:
         vault = points[points[:, 2] > np.percentile(points[:, 2], 99.9) - 95]
         low, high = np.percentile(vault, [1, 99], axis=0)
         return Outward((low + high) / 2 * [1, 1, 0] + [0, 0, float(np.percentile(points[:, 2], 99.9)) - 75])
+
+
+def _fixation(report: Path) -> tuple[bool, float | None]:
+    """Whether a result has tabs or a flange by its report, and the volume of its plates in ml, None if not known."""
+    try:
+        printable = json.loads(report.read_text(encoding="utf-8"))["printable_implant"]
+        added = printable["additions"]
+        fixed = bool(added["tabs"] or added["tab_at"] or added["flange_mm"])
+        return fixed, float(sum(piece["plate_ml"] for piece in printable["pieces"])) if fixed else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return False, None
+
+
+def without_fixation(mesh: Mesh, implant: Volume, bone: Volume, outward: Outward) -> Mesh:
+    """Leave tabs and flange out of the mesh of an implant.
+
+    Parameters
+    ----------
+    mesh : Mesh
+        The printable implant, RAS mm.
+    implant, bone : Volume
+        Bool voxels of the implant, which has neither, and of the intact bone, on one grid.
+    outward : Outward
+        The outward direction.
+
+    Returns
+    -------
+    Mesh
+        The mesh without what lies on the outer surface of bone, or stands out of that of the implant; it is open there.
+    """
+    index = apply_affine(np.linalg.inv(implant.affine), mesh.points)
+    margin, size = np.ceil(_REACH_MM / implant.spacing), np.array(implant.array.shape)
+    low = np.clip(np.floor(index.min(0) - margin), 0, size).astype(int)
+    high = np.clip(np.ceil(index.max(0) + margin) + 1, 0, size).astype(int)
+    box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    own, around = (np.argwhere(volume.array[box]) + low for volume in (implant, bone))
+    places = apply_affine(implant.affine, np.concatenate([own, around]))
+    at = cKDTree(places).query(mesh.points)[1]
+    height = ((mesh.points - places[at]) * outward.at(mesh.points)).sum(1)
+    voxel_mm, over_bone = float(implant.spacing.max()), at >= len(own)
+    below = outward.facing(mesh.points, mesh.vertex_normals()) < -0.3  # the lower side of a tab
+    fixation = height > _RAISED_MM + _RAISED_VOXELS * voxel_mm
+    fixation |= over_bone & ((height > 0.5 + 0.5 * voxel_mm) | (below & (height > 0.3 * voxel_mm)))
+    plate = mesh.of_triangles(mesh.faces[~fixation[mesh.faces].any(1)])
+    return _large_components(plate, min(_SMALL_MM2, 0.2 * plate.area_mm2))
 
 
 def part_mesh(known: KnownBone) -> Mesh:
@@ -311,7 +387,7 @@ def _placed_skull(plan: Plan, outcome: KnownBone, target: AffineTarget | None) -
         keep &= sample_volume(intact, mesh.points, 99.0) > _INTACT_MM
     faces = mesh.faces[keep[mesh.faces].all(1)]
     part = mesh.of_triangles(faces) if len(faces) else Mesh.empty()
-    part = _large_components(part, 100.0)
+    part = _large_components(part, _SMALL_MM2)
     if part.area_mm2 < 0.2 * plan.mesh.area_mm2:
         raise SkullVAEError(
             f"The outcome '{outcome.name}' has no implant where it was planned",
@@ -439,6 +515,7 @@ def _figures(made: Comparison, outcome: KnownBone) -> dict:
         "outcome": outcome.name,
         "outcome_kind": outcome.kind,
         "coordinates": placed.frame,
+        "left_out_cm2": round(plan.fixation_mm2 / 100, 2),
         "registration_mm": None,
         "displacement": None,
         "difference_mm": None if made.difference_mm is None else _by_side(made, made.difference_mm),
@@ -452,7 +529,7 @@ def _figures(made: Comparison, outcome: KnownBone) -> dict:
             "p95": round(placed.match.p95_mm, 2),
         }
     if placed.frame != "best fit":
-        centre = _centroid(plan.mesh)
+        centre = plan.centre
         shift = apply_affine(motion, centre[None])[0] - centre
         angle, axis = rotation_of(motion)
         figures["displacement"] = {
@@ -487,7 +564,7 @@ def _resorption(made: Comparison) -> dict:
     figures: dict = {
         "lost_ml": round(float(-(area * np.minimum(depth, 0)).sum() / 1000), 2),
         "gained_ml": round(float((area * np.maximum(depth, 0)).sum() / 1000), 2),
-        "planned_ml": round(mesh.volume_ml, 2),
+        "planned_ml": round(made.plan.volume_ml, 2),
         "outcome_ml": None if made.placed.volume_ml is None else round(made.placed.volume_ml, 2),
         "thickness_change_mm": None,
     }

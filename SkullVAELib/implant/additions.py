@@ -9,7 +9,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from SkullVAELib.geometry.affines import as_place, perpendicular_axes
+from SkullVAELib.geometry.affines import apply_affine, as_place, perpendicular_axes
 from SkullVAELib.implant.addition_options import AdditionOptions
 from SkullVAELib.implant.engraving import STROKE, TextPlace, engrave, place_text
 from SkullVAELib.implant.fixation import (
@@ -22,7 +22,7 @@ from SkullVAELib.implant.fixation import (
     grid_box,
     make_fixation,
 )
-from SkullVAELib.implant.implicit_solid import FAR_MM, FineGrid, OuterSurface, path_through
+from SkullVAELib.implant.implicit_solid import FAR_MM, FineGrid, OuterSurface, inner_box, path_through
 from SkullVAELib.implant.rim_line import RimLine, SurfaceNodes
 from SkullVAELib.mesh.distance import BoneDistance
 from SkullVAELib.mesh.mesh import Mesh
@@ -74,6 +74,7 @@ class Additions:
     fixation: Fixation
     holes: list[tuple[np.ndarray, np.ndarray, float]]
     warnings: list[str] = field(default_factory=list)
+    _shares: _Shares | None = None
 
     @classmethod
     def of(
@@ -157,18 +158,20 @@ class Additions:
         ]
 
     def apply(
-        self, solid: np.ndarray, others: list[np.ndarray], gap_mm: float, text: TextPlace | None
-    ) -> tuple[np.ndarray, dict, list[str]]:
+        self, solid: np.ndarray, pieces: list[np.ndarray], number: int, gap_mm: float, text: TextPlace | None
+    ) -> tuple[np.ndarray, dict, list[str], list[np.ndarray]]:
         """Add to a piece and cut into it.
 
         Parameters
         ----------
         solid : numpy.ndarray
             Function (*shape) of the piece.
-        others : list of numpy.ndarray
-            Functions of the other pieces of the plate.
+        pieces : list of numpy.ndarray
+            Functions of all pieces of the plate; the same list for each of them.
+        number : int
+            Number of the piece among them, from 0.
         gap_mm : float
-            Distance to them.
+            Distance between them.
         text : TextPlace or None
             The place of the engraving.
 
@@ -180,62 +183,96 @@ class Additions:
             "screws", "holes_at" and "engraved" of what was made.
         warnings : list of str
             What could not be made.
+        steps : list of numpy.ndarray
+            Functions of the piece with tabs and flange, before the holes, and with the holes, before the text.
         """
         options = self.options
         warnings: list[str] = []
         added = self.fixation.solid
-        if others and (added < 0).any():
-            added = self._share(solid, others, gap_mm)
+        if len(pieces) > 1 and (added < 0).any():
+            if self._shares is None:
+                self._shares = _Shares.of(self.fixation, pieces, self.grid, self.options.pad_mm)
+            added = self._share(self._shares, number, gap_mm)
         solid = np.minimum(solid, added)
-        screws = []
+        steps, screws = [solid.copy()], []
         for site in self.fixation.screws:
             height = np.arange(-1.0, 6.0, 0.1)[:, None]
             if not (self.grid.sample(added, site.at + height * site.axis) < 0).any():
                 continue
-            cut = drill_screw(solid, self.grid, site, options.screw_diameter_mm, 4.0)
-            if cut is not None:
-                solid, thickness = cut
+            thickness = drill_screw(solid, self.grid, site, options.screw_diameter_mm, 4.0)
+            if thickness is not None:
                 screws.append(_screw_figures(site, options.screw_diameter_mm, thickness))
         holes = []
         for at, axis, diameter in self.holes:
-            drilled = _drill(solid, self.grid, at, axis, diameter)
-            if drilled is not None:
-                solid = drilled
+            if _drill(solid, self.grid, at, axis, diameter):
                 holes.append(
                     {"at_mm": _rounded(at, 2), "direction": _rounded(-axis, 4), "diameter_mm": float(diameter)}
                 )
+        steps.append(solid if text is None else solid.copy())
         if text is not None:
-            solid = engrave(solid, self.grid, text, options.engraving_mm, options.engraving_depth_mm)
+            engrave(solid, self.grid, text, options.engraving_mm, options.engraving_depth_mm)
         figures = {"screws": screws, "holes_at": holes, "engraved": options.engraving if text is not None else ""}
-        return solid, figures, warnings
+        return solid, figures, warnings, steps
 
-    def _share(self, solid: np.ndarray, others: list[np.ndarray], gap_mm: float) -> np.ndarray:
+    def _share(self, shares: _Shares, number: int, gap_mm: float) -> np.ndarray:
         """The part (*shape) of tabs and flange that is nearer to a piece than to the others, with half the gap.
 
         Around a screw all of it belongs to the piece that is nearest to the screw.
         """
         added = self.fixation.solid.copy()
         gap = max(gap_mm, 0.2)
-        flat = np.flatnonzero(added.ravel() < 2 * self.grid.step_mm)
-        points = self.grid.points(flat)
-        trees = []
-        for inside in (solid < 0, np.any([each < 0 for each in others], axis=0)):
-            nodes = np.flatnonzero((inside & ~ndimage.binary_erosion(inside)).ravel())
-            trees.append(cKDTree(self.grid.points(nodes)))
-        own, other = (tree.query(points)[0] for tree in trees)
+        own, other = shares.away[number], np.delete(shares.away, number, 0).min(0)
         apart = (own - other + gap) / 2
-        for site, (start, end) in zip(self.fixation.screws, self.fixation.lines, strict=True):
-            # The axis of a screw may meet the opposite wall of a small skull.
-            near = np.flatnonzero(np.linalg.norm(points - site.base, axis=1) < _NEAR_SCREW_MM)
-            beside = capsule(points[near], start, end, site.axis)[0] - self.options.pad_mm
-            if trees[0].query(site.base)[0] <= trees[1].query(site.base)[0]:
+        own_screw, other_screw = shares.screws[number], np.delete(shares.screws, number, 0).min(0)
+        for screw, (near, beside) in enumerate(shares.tabs):
+            if own_screw[screw] <= other_screw[screw]:
                 # Distances are to nodes inside the pieces, of which the surface is up to a step farther out.
                 apart[near] = np.minimum(apart[near], np.maximum(beside, gap + self.grid.step_mm - other[near]))
             else:
                 apart[near] = np.maximum(apart[near], gap - beside)
         values = added.ravel()
-        values[flat] = np.maximum(values[flat], apart)
+        values[shares.flat] = np.maximum(values[shares.flat], apart)
         return added
+
+
+@dataclass(frozen=True)
+class _Shares:
+    """Distances by which tabs and flange are shared between P pieces, at N nodes.
+
+    flat: (N,) the nodes. away: (P, N) mm from each piece. screws: (P, S) mm of the screws from each piece. tabs: for
+    each screw the numbers of the nodes near its tab and their distances from the tab, mm, negative within.
+    """
+
+    flat: np.ndarray
+    away: np.ndarray
+    screws: np.ndarray
+    tabs: list[tuple[np.ndarray, np.ndarray]]
+
+    @classmethod
+    def of(cls, fixation: Fixation, pieces: list[np.ndarray], grid: FineGrid, pad_mm: float) -> _Shares:
+        flat = np.flatnonzero(fixation.solid.ravel() < 2 * grid.step_mm)
+        points = grid.points(flat)
+        bases = np.array([site.base for site in fixation.screws]).reshape(-1, 3)
+        trees = [cKDTree(apply_affine(grid.affine, _surface_nodes(piece)), 32, False) for piece in pieces]
+        away = np.array([tree.query(points)[0] for tree in trees])
+        screws = np.array([tree.query(bases)[0] for tree in trees])
+        tabs = []
+        for site, (start, end) in zip(fixation.screws, fixation.lines, strict=True):
+            # The axis of a screw may meet the opposite wall of a small skull.
+            near = np.flatnonzero(np.linalg.norm(points - site.base, axis=1) < _NEAR_SCREW_MM)
+            beside = capsule(points[near], start, end, site.axis)[0] - pad_mm
+            close = beside < 2 * FAR_MM  # beyond, what is at the tab is not affected
+            tabs.append((near[close], beside[close]))
+        return cls(flat, away, screws, tabs)
+
+
+def _surface_nodes(solid: np.ndarray) -> np.ndarray:
+    """Indices (N, 3) of the nodes inside a solid with a neighbour outside."""
+    box = inner_box(solid, 1)
+    if box is None:
+        return np.zeros((0, 3), int)
+    inside = solid[box] < 0
+    return np.argwhere(inside & ~ndimage.binary_erosion(inside)) + [part.start for part in box]
 
 
 def raise_surface(
@@ -303,15 +340,13 @@ def _smooth(share: np.ndarray) -> np.ndarray:
     return share * share * (3 - 2 * share)
 
 
-def _drill(
-    solid: np.ndarray, grid: FineGrid, at: np.ndarray, axis: np.ndarray, diameter_mm: float
-) -> np.ndarray | None:
-    """Cut a hole through the plate; None where the piece is not there."""
+def _drill(solid: np.ndarray, grid: FineGrid, at: np.ndarray, axis: np.ndarray, diameter_mm: float) -> bool:
+    """Cut a hole through the plate, whose function is changed; False where the piece is not there."""
     heights = np.arange(16.0, -THICKEST_MM, -0.1)
     inside = grid.sample(solid, at + heights[:, None] * axis) < 0
     near = inside & (heights < 16.0) & (heights > -10.0)
     if not near.any():
-        return None
+        return False
     top = float(heights[near.argmax()])
     length = float(path_through(solid, grid, (at + top * axis)[None], axis[None], THICKEST_MM)[0])
     box, points = grid_box(grid, at + np.array([[top + 2.0], [top - length - 2.0]]) * axis, diameter_mm)
@@ -319,9 +354,8 @@ def _drill(
     along = offset @ axis
     across = np.linalg.norm(offset - along[..., None] * axis, axis=-1)
     drill = np.maximum(across - diameter_mm / 2, np.maximum(along - top - 2.0, top - length - 2.0 - along))
-    out = solid.copy()
-    out[box] = cut_rounded(solid[box], drill, grid.step_mm)
-    return out
+    solid[box] = cut_rounded(solid[box], drill, grid.step_mm)
+    return True
 
 
 def _screw_figures(site: Site, diameter_mm: float, thickness_mm: float) -> dict:

@@ -165,7 +165,8 @@ def place_text(
         return None
     points, normals = mesh.points[inner], mesh.vertex_normals()[inner]
     edges = np.concatenate([mesh.points[faces == 0], avoided])
-    room = cKDTree(edges).query(points)[0] if len(edges) else np.full(len(points), 100.0)
+    # Without compact nodes, queries far from the edges take a quarter of the time.
+    room = cKDTree(edges, 32, False).query(points)[0] if len(edges) else np.full(len(points), 100.0)
     thick = path_through(solid, grid, points, normals, depth_mm + LEFT_MM + 0.5)
     room = np.where(thick >= depth_mm + LEFT_MM, room, 0.0)
     tree = cKDTree(points)
@@ -210,24 +211,19 @@ def place_text(
     return None
 
 
-def engrave(solid: np.ndarray, grid: FineGrid, where: TextPlace, height_mm: float, depth_mm: float) -> np.ndarray:
+def engrave(solid: np.ndarray, grid: FineGrid, where: TextPlace, height_mm: float, depth_mm: float) -> None:
     """Cut a text into a solid.
 
     Parameters
     ----------
     solid : numpy.ndarray
-        Function (*shape), negative inside.
+        Function (*shape), negative inside; it is changed.
     grid : FineGrid
         The grid.
     where : TextPlace
         The place of the text.
     height_mm, depth_mm : float
         Height of the characters, as in `place_text`, and depth.
-
-    Returns
-    -------
-    numpy.ndarray
-        Function of the engraved solid.
     """
     box, nodes = grid_box(grid, where.surface, depth_mm + 2.0)
     points = nodes.reshape(-1, 3)
@@ -244,8 +240,6 @@ def engrave(solid: np.ndarray, grid: FineGrid, where: TextPlace, height_mm: floa
         share = np.clip((flat - first) @ along / max(along @ along, 1e-9), 0, 1)
         across = np.minimum(across, np.linalg.norm(flat - first - share[:, None] * along, axis=1))
     groove = np.maximum(across - height_mm * STROKE / 2, -height - depth_mm)
-    out = solid.copy()
-    local = out[box].ravel()
+    local = solid[box].ravel()
     local[near] = np.maximum(local[near], -groove)
-    out[box] = local.reshape(out[box].shape)
-    return out
+    solid[box] = local.reshape(solid[box].shape)

@@ -315,24 +315,24 @@ def make_fixation(
     allowed = np.maximum(allowed, limit - np.minimum(other, limit + FAR_MM))
     lower = -(under_mm + _FILLED_MM) - np.clip(nodes.rim, 0, 2.0) - nodes.height
     bottom = np.maximum(blocked, np.maximum(lower, allowed))
-    parts = []
+    function = np.full(len(nodes.flat), FAR_MM)
     if options.flange_mm:
         height = clearance_mm + options.flange_thickness_mm
         unsupported = np.where(nodes.rim > 2.0, distance - height - _SUPPORTED_MM, -FAR_MM)
         side = np.maximum(nodes.rim - options.flange_mm, -nodes.rim - under_mm - _RAMP_MM - 1.5)
         ramp = np.clip((nodes.rim + 1.5 + _RAMP_MM) / _RAMP_MM, 0, 1)
         top = base - (height + under_mm) * ramp + under_mm
-        parts.append(np.maximum(rounded_intersection([side, top], _EDGE_MM), np.maximum(unsupported, bottom)))
+        function = np.maximum(rounded_intersection([side, top], _EDGE_MM), np.maximum(unsupported, bottom))
         _check_flange(outer, rim, ground, options.flange_mm, made.warnings)
     height = clearance_mm + options.tab_thickness_mm
     for site, (start, end) in zip(tabs, segments, strict=True):
-        across, along = capsule(nodes.points, start, end, site.axis)
+        room = float(np.linalg.norm(end - start)) / 2 + options.pad_mm + FAR_MM + height
+        own = np.flatnonzero(np.linalg.norm(nodes.points - (start + end) / 2, axis=1) < room)
+        across, along = capsule(nodes.points[own], start, end, site.axis)
         ramp = np.clip((along + options.pad_mm) / _RAMP_MM, 0, 1)
-        top = base - (height + under_mm) * ramp + under_mm
-        parts.append(np.maximum(rounded_intersection([across - options.pad_mm, top], _EDGE_MM), bottom))
-    function = parts[0]
-    for part in parts[1:]:
-        function = np.minimum(function, part)
+        top = base[own] - (height + under_mm) * ramp + under_mm
+        part = np.maximum(rounded_intersection([across - options.pad_mm, top], _EDGE_MM), bottom[own])
+        function[own] = np.minimum(function[own], part)
     made.solid.ravel()[nodes.flat] = np.clip(function, -FAR_MM, FAR_MM)
     return made
 
@@ -602,15 +602,13 @@ def _check_flange(outer: OuterSurface, rim: RimLine, ground: Ground, width_mm: f
         )
 
 
-def drill_screw(
-    solid: np.ndarray, grid: FineGrid, site: Site, diameter_mm: float, deepest_mm: float
-) -> tuple[np.ndarray, float] | None:
+def drill_screw(solid: np.ndarray, grid: FineGrid, site: Site, diameter_mm: float, deepest_mm: float) -> float | None:
     """Cut a countersunk hole for a screw.
 
     Parameters
     ----------
     solid : numpy.ndarray
-        Function (*shape), negative inside.
+        Function (*shape), negative inside; it is changed.
     grid : FineGrid
         The grid.
     site : Site
@@ -622,12 +620,8 @@ def drill_screw(
 
     Returns
     -------
-    solid : numpy.ndarray
-        Function of the solid with the hole.
-    thickness_mm : float
-        Thickness of the tab or flange there.
-
-    None where the solid has nothing at the screw.
+    float or None
+        Thickness of the tab or flange there, mm; None where the solid has nothing at the screw.
     """
     heights = np.arange(8.0, -deepest_mm, -0.05)
     values = grid.sample(solid, site.at + heights[:, None] * site.axis)
@@ -647,9 +641,8 @@ def drill_screw(
     cone = np.maximum((across - radius - (along - top + sink)) / np.sqrt(2), across - radius - sink - 0.1)
     # Within the plate, should the hole be so near to it, the drill ends above the completed outer surface.
     drill = np.maximum(np.minimum(across - radius, cone), np.maximum(along - top - 2.0, -along - deepest_mm))
-    out = solid.copy()
-    out[box] = cut_rounded(solid[box], drill, grid.step_mm)
-    return out, top - bottom
+    solid[box] = cut_rounded(solid[box], drill, grid.step_mm)
+    return top - bottom
 
 
 def cut_rounded(solid: np.ndarray, tool: np.ndarray, edge_mm: float) -> np.ndarray:

@@ -40,6 +40,7 @@ from SkullVAELib.implant.insertion import REACH_MM, InsertionPath, removed_figur
 from SkullVAELib.implant.measures import classify_points, measure_piece, size_figures, thickness_map
 from SkullVAELib.implant.options import ImplantOptions
 from SkullVAELib.implant.perforation import HolePattern, perforate
+from SkullVAELib.implant.rim_line import interpolated
 from SkullVAELib.implant.split import split_plate
 from SkullVAELib.mesh.distance import BoneDistance
 from SkullVAELib.mesh.isosurface import GreyLevels, bone_surface, mask_surface
@@ -50,6 +51,10 @@ if TYPE_CHECKING:
 
 SMALLEST_ML = 0.05
 """A piece smaller than this is omitted."""
+
+BLOCKED_MM = 1.0
+"""Depth up to which bone may block the insertion of an implant that is not requested to be insertable without a
+warning."""
 
 # Margin around the voxels of a defect, wider than the filters below reach, mm.
 _MARGIN_MM = 3.0
@@ -345,6 +350,7 @@ def _defect_pieces(
             )
         faces = classify_points(mesh, outer)
         holes, obstacles, text = 0, None, None
+        warnings += _opening_warnings(openings(mesh))
         if additions is not None:
             obstacles = additions.obstacles(solid)
             text, texts = additions.text_place(mesh, faces, solid, obstacles)
@@ -354,39 +360,28 @@ def _defect_pieces(
         if options.hole_diameter_mm is not None:
             pattern = HolePattern(options.hole_diameter_mm, options.hole_pitch_mm, options.hole_margin_mm)
             solid, holes = perforate(solid, grid, mesh, faces, outer, pattern, options.edge_mm, obstacles)
+            before = openings(mesh)
             mesh = contour(largest_solid(solid)[0], grid)
             faces = classify_points(mesh, outer)
             if not holes:
                 warnings.append("There is no room for perfusion holes. Reduce their diameter or margin.")
-        tunnels = 1 - (len(mesh.points) - len(mesh.faces) // 2) // 2 - holes
-        if tunnels < 0:
-            warnings.append(f"{-tunnels} of the perfusion holes do not pass through the implant. Check them.")
-        if tunnels > 0:
-            openings = "an unintended opening" if tunnels == 1 else f"{tunnels} unintended openings"
-            warnings.append(f"The implant has {openings} where it is too thin. Request a minimum thickness.")
+            warnings += _hole_warnings("perfusion holes", holes, openings(mesh) - before)
         report_step(0.75 + 0.2 * (place + 0.5) / len(pieces))
         figures = {"defect": number, "holes": holes, **measure_piece(mesh, faces, solid, grid, bone, outer, options)}
         if way is not None:
             figures["insertion"] = way.figures(mesh)
-            if options.insertable_mm is not None and not figures["insertion"]["insertable"]:
-                warnings.append(
-                    "Bone still blocks the insertion on {blocked_mm2:.0f} mm2, up to {undercut_mm:.1f} mm deep. Allow a"
-                    " deeper cut, or split the implant.".format(**figures["insertion"])
-                )
+            warnings += _insertion_warnings(figures["insertion"], options.insertable_mm)
         if additions is not None:
             # The figures above are those of the plate; its size is that of what is printed.
-            others = [each for other, each in enumerate(pieces) if other != place]
-            solid, added, texts = additions.apply(solid, others, options.clearance_mm, text)
-            before = len(mesh.points) - len(mesh.faces) // 2
+            solid, added, texts, steps = additions.apply(solid, pieces, place, options.clearance_mm, text)
+            before = openings(mesh)
             mesh = contour(largest_solid(solid)[0], grid)
             faces = classify_points(mesh, outer)
             expected = len(added["screws"]) + len(added["holes_at"])
-            tunnels = (before - (len(mesh.points) - len(mesh.faces) // 2)) // 2 - expected
-            if tunnels:
-                warnings.append(
-                    f"The number of openings differs by {abs(tunnels)} from that of the screw holes and further holes."
-                    " Check the tabs and the flange in 3D."
-                )
+            if openings(mesh) - before != expected:
+                # Each step is counted by itself only here, because that takes a second.
+                counts = [before, *(openings(contour(largest_solid(step)[0], grid)) for step in steps), openings(mesh)]
+                warnings += _addition_warnings(np.diff(counts).tolist(), expected)
             warnings += texts
             figures |= {"plate_ml": figures["volume_ml"]} | size_figures(mesh) | added
         thickness = thickness_map(mesh, faces, solid, grid) if options.thickness_map else None
@@ -399,6 +394,63 @@ def _defect_pieces(
                 " with --tab-at, or choose another --split."
             )
     return made, warnings
+
+
+def _insertion_warnings(insertion: dict, insertable_mm: float | None) -> list[str]:
+    """The warning about a piece that bone blocks; insertable_mm: see `ImplantOptions`.
+
+    As the implant is made by default, a shallow overlap is left to the surgeon, who can tilt the implant.
+    """
+    if insertion["insertable"] or (insertable_mm is None and insertion["undercut_mm"] <= BLOCKED_MM):
+        return []
+    what = "Bone {} the insertion along a straight line on {blocked_mm2:.0f} mm2, up to {undercut_mm:.1f} mm deep. {}"
+    if insertable_mm is None:
+        remedy = "Use --insertable (in Slicer: Insertable along a straight line), or split the implant."
+        return [what.format("blocks", remedy, **insertion)]
+    return [what.format("still blocks", "Allow a deeper cut, or split the implant.", **insertion)]
+
+
+def openings(mesh: Mesh) -> int:
+    """Return the number of openings through a closed mesh of one body."""
+    return 1 - (len(mesh.points) - len(mesh.faces) // 2) // 2
+
+
+def _opening_warnings(count: int) -> list[str]:
+    """The warning about openings of a plate into which nothing has been cut."""
+    if count <= 0:
+        return []
+    what = "an unintended opening" if count == 1 else f"{count} unintended openings"
+    return [
+        f"The plate has {what} where it is too thin, besides any holes, tabs and text. Request a minimum thickness."
+    ]
+
+
+def _hole_warnings(name: str, requested: int, made: int) -> list[str]:
+    """The warning where holes do not each make one opening."""
+    if made == requested:
+        return []
+    if made < requested:
+        return [f"{requested - made} of the {name} do not pass through, or run into an edge or each other. Check them."]
+    return [f"The {name} cut {made - requested} more openings than they are, where the body is thin. Check them."]
+
+
+def _addition_warnings(changes: list[int], holes: int) -> list[str]:
+    """Warnings by the number of openings that tabs and flange, the drilled holes, and the text each add.
+
+    holes: number of the drilled ones.
+    """
+    joined, drilled, engraved = changes
+    warnings = []
+    if joined > 0:
+        what = "an opening" if joined == 1 else f"{joined} openings"
+        warnings.append(
+            f"Tabs or flange enclose {what} beside the plate, as where its rim has a notch or no bone supports them."
+            " Check them in 3D."
+        )
+    warnings += _hole_warnings("screw holes and further holes", holes, drilled)
+    if engraved > 0:
+        warnings.append("The engraving cuts through the plate. Reduce its depth with --engrave-size.")
+    return warnings
 
 
 @dataclass(frozen=True)
@@ -555,19 +607,8 @@ def _depth(grid: FineGrid, outer: OuterSurface) -> tuple[np.ndarray, np.ndarray]
     They are computed at every second node along each axis and interpolated: distances are smooth, and this needs an
     eighth of the queries.
     """
-    coarse_shape = tuple(-(-n // 2) + 1 for n in grid.shape)
-    wanted = np.zeros(coarse_shape, bool)
-    index = grid.index(grid.active)
-    for corner in np.ndindex(2, 2, 2):
-        wanted[tuple((index // 2 + corner).T)] = True
-    nodes = np.argwhere(wanted)
-    depth, beyond = outer.depth(apply_affine(grid.affine, 2 * nodes))
-    out = []
-    for values in (depth, beyond):
-        array = np.zeros(coarse_shape, np.float32)
-        array[wanted] = values
-        out.append(ndimage.map_coordinates(array, index.T / 2, np.float32, order=1))
-    return out[0], out[1]
+    depth, beyond = interpolated(grid, grid.active, lambda points: list(outer.depth(points)))
+    return depth, beyond
 
 
 def _straight_above(

@@ -15,6 +15,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from SkullVAELib.geometry.affines import apply_affine
+from SkullVAELib.geometry.masks import bounding_box
 from SkullVAELib.geometry.volume import Volume, sample_volume
 from SkullVAELib.mesh.distance import SurfaceDistance
 from SkullVAELib.mesh.isosurface import level_surface
@@ -66,8 +67,13 @@ class FineGrid:
         return float(np.linalg.norm(self.affine[:3, 0]))
 
     def index(self, flat: np.ndarray) -> np.ndarray:
-        """Return the (N, 3) indices of nodes with flat indices (N,)."""
-        return np.stack(np.unravel_index(flat, self.shape), -1)
+        """Return the (N, 3) indices, int32, of nodes with flat indices (N,)."""
+        small = np.prod(self.shape, dtype=float) < 2**31
+        out = np.empty((len(flat), 3), np.int32)
+        # Divisions of 32-bit integers take half the time of `np.unravel_index`.
+        rest, out[:, 2] = np.divmod(flat.astype(np.int32 if small else np.int64), self.shape[2])
+        out[:, 0], out[:, 1] = np.divmod(rest, self.shape[1])
+        return out
 
     def points(self, flat: np.ndarray) -> np.ndarray:
         """Return the (N, 3) positions, RAS mm, of nodes with flat indices (N,)."""
@@ -90,13 +96,20 @@ class FineGrid:
         index = np.floor((points @ inverse[:3, :3].T + inverse[:3, 3]) / 2 + 0.25).astype(int)
         shape = -(-np.array(self.shape) // 2)
         index = index[((index >= 0) & (index < shape)).all(1)]
-        blocks = np.zeros(shape, bool)
-        blocks[tuple(index.T)] = True
-        away = ndimage.distance_transform_edt(~blocks) if blocks.any() else np.full(shape, np.inf)
+        out = np.zeros(self.shape, bool)
+        if not len(index):
+            return out
+        room = int(np.ceil(reach_mm / (2 * self.step_mm))) + 2
+        low, high = np.maximum(index.min(0) - room, 0), np.minimum(index.max(0) + room + 1, shape)
+        blocks = np.zeros(high - low, bool)
+        blocks[tuple((index - low).T)] = True
+        away = ndimage.distance_transform_edt(~blocks)
         near = away * 2 * self.step_mm <= reach_mm + 2 * self.step_mm
         for axis in range(3):
             near = near.repeat(2, axis)
-        return near[tuple(slice(n) for n in self.shape)]
+        box = tuple(slice(2 * int(a), min(2 * int(b), n)) for a, b, n in zip(low, high, self.shape, strict=True))
+        out[box] = near[tuple(slice(s.stop - s.start) for s in box)]
+        return out
 
 
 def fine_grid(mask: Volume, outwards: np.ndarray, reach_mm: float, step_mm: float) -> FineGrid:
@@ -119,6 +132,16 @@ def fine_grid(mask: Volume, outwards: np.ndarray, reach_mm: float, step_mm: floa
     FineGrid
         The grid.
     """
+    affine, near, _ = _wide_blocks(mask, outwards, reach_mm, step_mm)
+    near = _nodes_of(near)
+    return FineGrid(affine, near.shape, np.flatnonzero(near.ravel()))
+
+
+def _wide_blocks(
+    mask: Volume, outwards: np.ndarray, reach_mm: float, step_mm: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The affine of the grid for `fine_grid`, which of its blocks are near the mask, (a, b, c) bool, and the mask's
+    voxels (N, 3), RAS mm."""
     voxels = apply_affine(mask.affine, np.argwhere(mask.array))
     axes = np.linalg.eigh(np.cov((voxels - voxels.mean(0)).T) + 1e-6 * np.eye(3))[1][:, ::-1].T
     third = axes[np.argmax(np.abs(axes @ outwards))]
@@ -135,11 +158,16 @@ def fine_grid(mask: Volume, outwards: np.ndarray, reach_mm: float, step_mm: floa
     near[tuple(((local - low) / _BLOCK).astype(int).T)] = True
     away = ndimage.distance_transform_edt(~near) * (_BLOCK * step_mm)
     near = away <= reach_mm + 0.5 * float(np.linalg.norm(mask.spacing)) + 0.9 * _BLOCK * step_mm
-    for axis in range(3):
-        near = near.repeat(_BLOCK, axis)
     affine = np.eye(4)
     affine[:3, :3], affine[:3, 3] = frame, frame @ low
-    return FineGrid(affine, near.shape, np.flatnonzero(near.ravel()))
+    return affine, near, voxels
+
+
+def _nodes_of(blocks: np.ndarray) -> np.ndarray:
+    """Bool array of the nodes of blocks (a, b, c)."""
+    for axis in range(3):
+        blocks = blocks.repeat(_BLOCK, axis)
+    return blocks
 
 
 def surface_grid(
@@ -169,20 +197,22 @@ def surface_grid(
     FineGrid
         The grid.
     """
-    wide = fine_grid(mask, outwards, max(reach_mm), step_mm)
-    voxels = apply_affine(mask.affine, np.argwhere(mask.array))
-    near = wide.near(voxels, reach_mm[0] + 0.5 * float(np.linalg.norm(mask.spacing)))
-    blocks = tuple(-(-n // _BLOCK) for n in wide.shape)
-    used = np.zeros(blocks, bool)
-    used[tuple((wide.index(wide.active) // _BLOCK).T)] = True
-    at = np.argwhere(used)
-    values = shape(apply_affine(wide.affine, at * _BLOCK + (_BLOCK - 1) / 2))
+    affine, blocks, voxels = _wide_blocks(mask, outwards, max(reach_mm), step_mm)
+    at = np.argwhere(blocks)
+    values = shape(apply_affine(affine, at * _BLOCK + (_BLOCK - 1) / 2))
     half = _BLOCK * step_mm
-    used[tuple(at.T)] = (values > -5.0 - half) & (values < highest_mm + 3.0 + half)
-    for axis in range(3):
-        used = used.repeat(_BLOCK, axis)
-    keep = near | used[tuple(slice(n) for n in wide.shape)]
-    return FineGrid(wide.affine, wide.shape, wide.active[keep.ravel()[wide.active]])
+    surface = np.zeros_like(blocks)
+    surface[tuple(at.T)] = (values > -5.0 - half) & (values < highest_mm + 3.0 + half)
+    # What is not needed is cut off in blocks. Two are left: smoothing reaches beyond the active nodes.
+    wide = FineGrid(affine, tuple(_BLOCK * n for n in blocks.shape), np.zeros(0, np.int64))
+    near = wide.near(voxels, reach_mm[0] + 0.5 * float(np.linalg.norm(mask.spacing)))
+    shape3 = tuple(part for n in blocks.shape for part in (n, _BLOCK))
+    used = surface | (near.reshape(shape3).any((1, 3, 5)) & blocks)
+    box = bounding_box(used, np.full(3, 2))
+    nodes = tuple(slice(_BLOCK * part.start, _BLOCK * part.stop) for part in box)
+    active = (_nodes_of(surface[box]) | near[nodes]) & _nodes_of(blocks[box])
+    affine[:3, 3] = apply_affine(affine, np.array([part.start for part in nodes], float))
+    return FineGrid(affine, active.shape, np.flatnonzero(active.ravel()))
 
 
 def rounded_intersection(functions: list[np.ndarray], radius_mm: float) -> np.ndarray:
@@ -227,17 +257,45 @@ def largest_solid(solid: np.ndarray) -> tuple[np.ndarray, int, float]:
     share : float
         Fraction of the inner nodes in the largest component; 0 for an empty solid.
     """
-    labels, count = ndimage.label(solid < 0)
-    if not count:
+    box = inner_box(solid, 1)
+    if box is None:
         return solid, 0, 0.0
+    if any(part.start == 0 or part.stop == n for part, n in zip(box, solid.shape, strict=True)):
+        box = tuple(slice(0, n) for n in solid.shape)  # what is around the solid may be connected outside the box
+    given = local = solid[box]
+    inside = local < 0
+    labels, count = ndimage.label(inside)
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
-    keep = labels == sizes.argmax()
-    solid = np.where((solid < 0) & ~keep, np.abs(solid), solid)
-    around, bubbles = ndimage.label(solid >= 0, np.ones((3, 3, 3)))
+    if count > 1:
+        local = np.where(inside & (labels != sizes.argmax()), np.abs(local), local)
+    around, bubbles = ndimage.label(local >= 0, np.ones((3, 3, 3)))
     if bubbles > 1:
-        solid = np.where((around > 0) & (around != around[0, 0, 0]), -np.abs(solid), solid)
+        local = np.where((around > 0) & (around != around[0, 0, 0]), -np.abs(local), local)
+    if local is not given:
+        out = solid.copy()
+        out[box] = local
+        solid = out
     return solid, count, float(sizes.max() / sizes.sum())
+
+
+def inner_box(solid: np.ndarray, room: int) -> tuple[slice, ...] | None:
+    """Return the box of the nodes inside a solid.
+
+    Parameters
+    ----------
+    solid : numpy.ndarray
+        Function (*shape), negative inside.
+    room : int
+        Nodes around them that are in the box, too, where the grid has them.
+
+    Returns
+    -------
+    tuple of slice, or None
+        None for an empty solid.
+    """
+    inside = solid < 0
+    return bounding_box(inside, np.full(3, room)) if inside.any() else None
 
 
 def remove_thin_features(solid: np.ndarray, grid: FineGrid, thinnest_mm: float) -> np.ndarray:
@@ -259,10 +317,9 @@ def remove_thin_features(solid: np.ndarray, grid: FineGrid, thinnest_mm: float) 
     numpy.ndarray
         Function of the remaining solid.
     """
-    box = ndimage.find_objects((solid < 0).astype(np.uint8))
-    if not box:
+    slices = inner_box(solid, 2)
+    if slices is None:
         return solid
-    slices = tuple(slice(max(0, s.start - 2), s.stop + 2) for s in box[0])
     local, radius = solid[slices], thinnest_mm / 2
     core = local < -radius
     out = solid.copy()
@@ -329,10 +386,9 @@ def contour(solid: np.ndarray, grid: FineGrid) -> Mesh:
 
 def all_shells(solid: np.ndarray, grid: FineGrid) -> Mesh:
     """Return the surface of a solid, that of all components and voids, in RAS mm; arguments as in `contour`."""
-    box = ndimage.find_objects((solid < 0).astype(np.uint8))
-    if not box:
+    slices = inner_box(solid, 1)
+    if slices is None:
         return Mesh.empty()
-    slices = tuple(slice(max(0, s.start - 1), s.stop + 1) for s in box[0])
     affine = grid.affine.copy()
     affine[:3, 3] += grid.affine[:3, :3] @ [s.start for s in slices]
     return level_surface(Volume(-solid[slices], affine), SNAP * grid.step_mm)
@@ -446,10 +502,14 @@ class OuterSurface:
         depth, lateral : numpy.ndarray
             (N,) mm each.
         """
+        return self.foot(points)[1:]
+
+    def foot(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return (N,) indices as `nearest`, and depth and lateral distance as `depth`, of points (N, 3), RAS mm."""
         at = self.nearest(points)
         offset = points - self.points[at]
         depth = -np.einsum("nx,nx->n", offset, self.normals[at])
-        return depth, np.linalg.norm(offset + depth[:, None] * self.normals[at], axis=1)
+        return at, depth, np.linalg.norm(offset + depth[:, None] * self.normals[at], axis=1)
 
     def _count(self, area_mm2: float) -> int:
         """About how many points the surface has on an area: two and a half for each face of a cell of the grid."""

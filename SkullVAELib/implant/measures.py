@@ -145,8 +145,7 @@ def _rim_step(rim: np.ndarray, bone: BoneDistance, outer: OuterSurface, options:
     if not len(near):
         return {}
     points, normals = bone.mesh.points[near], bone.mesh.vertex_normals()[near]
-    at = outer.nearest(points)
-    depth, beyond = outer.depth(points)
+    at, depth, beyond = outer.foot(points)
     # The outer table of the bone: it faces as the implant does, within a depth that a misfit can have.
     table = (np.einsum("nx,nx->n", normals, outer.normals[at]) > 0.8) & (np.abs(depth) < 3.0) & (beyond < 0.5)
     if table.sum() < 20:

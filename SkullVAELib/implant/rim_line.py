@@ -85,8 +85,10 @@ def interpolated(
     index = grid.index(flat)
     shape = tuple(-(-n // 2) + 1 for n in grid.shape)
     needed = np.zeros(shape, bool)
-    for corner in np.ndindex(2, 2, 2):
-        needed[tuple((index // 2 + corner).T)] = True
+    needed[tuple((index // 2).T)] = True
+    for axis in range(3):  # the upper corners of their cells, too
+        lower, upper = (needed.swapaxes(0, axis)[part] for part in (slice(-1), slice(1, None)))
+        upper |= lower.copy()
     values = []
     for coarse in functions(apply_affine(grid.affine, 2 * np.argwhere(needed))):
         array = np.zeros(shape, np.float32)
@@ -134,8 +136,8 @@ class SurfaceNodes:
         """
 
         def coordinates(at: np.ndarray) -> list[np.ndarray]:
-            depth, beyond = outer.depth(at)
-            feet = at + depth[:, None] * outer.normals[outer.nearest(at)]
+            foot, depth, beyond = outer.foot(at)
+            feet = at + depth[:, None] * outer.normals[foot]
             return [-depth, beyond, rim.signed(feet)]
 
         height, lateral, away = interpolated(grid, wanted, coordinates)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from SkullVAELib.implant.implicit_solid import FineGrid, largest_solid, rounded_intersection
+from SkullVAELib.implant.implicit_solid import FineGrid, inner_box, largest_solid, rounded_intersection
+
+_ROOM = 4
+"""Nodes around a solid in which it is cut; farther out its function does not affect the surface."""
 
 
 def split_plate(
@@ -41,15 +44,19 @@ def split_plate(
         return [solid]
     half = max(gap_mm, 0.2) / 2
     count = int(np.ceil((length + 2 * half) / longest_mm))
-    index = np.stack(np.meshgrid(*(np.arange(n) for n in solid.shape), indexing="ij"), -1)
+    box = inner_box(solid, _ROOM)
+    assert box is not None
+    index = np.stack(np.meshgrid(*(np.arange(part.start, part.stop) for part in box), indexing="ij"), -1)
     where = (index @ axis * grid.step_mm).astype(np.float32)
     edges = np.linspace(along.min(), along.max(), count + 1)
     pieces = []
     for number in range(count):
-        cuts = [solid]
+        cuts = [solid[box]]
         if number > 0:
             cuts.append(edges[number] + half - where)
         if number < count - 1:
             cuts.append(where - edges[number + 1] + half)
-        pieces += split_plate(largest_solid(rounded_intersection(cuts, edge_mm))[0], grid, longest_mm, gap_mm, edge_mm)
+        piece = solid.copy()
+        piece[box] = rounded_intersection(cuts, edge_mm)
+        pieces += split_plate(largest_solid(piece)[0], grid, longest_mm, gap_mm, edge_mm)
     return pieces

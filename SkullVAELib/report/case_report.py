@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from SkullVAELib.checks.limits import LIMITS
 from SkullVAELib.core.atomic_output import atomic_file
@@ -47,6 +48,8 @@ h2 { font-size: 17px; margin: 0 0 12px; }
 .good { --rating: #2b8a3e; } .acceptable { --rating: #b35c00; } .poor { --rating: #c92a2a; }
 .unknown { --rating: #6c757d; }
 .rating-word { font-weight: 650; color: var(--rating); }
+.overall { background: var(--rating); color: #fff; border-radius: 9px; padding: 14px 18px; margin: 0 0 14px; }
+.overall b { font-size: 25px; line-height: 1.2; } .overall span { display: block; }
 .checks td:nth-child(2) { white-space: nowrap; } .checks td:last-child, .checks th:last-child { text-align: left; }
 .warnings { margin: 16px 0 0; padding: 11px 16px 11px 34px; background: #fff8e6; border: 1px solid #f0dca8;
             border-radius: 9px; }
@@ -102,6 +105,21 @@ def thickness_pictures(
     return pictures
 
 
+def without_speckles(mesh: Mesh, values: np.ndarray) -> np.ndarray:
+    """Return values (N,) at the points of a mesh as medians over about 8 mm2 of the side that each point is on.
+
+    Next to an edge, single rays through a plate pass along its wall or leave it at once.
+    """
+    if len(mesh.points) < 2:
+        return values
+    area = mesh.point_areas()
+    count = int(np.clip(8.0 / max(float(np.median(area)), 1e-6), 1, min(64, len(area))))
+    # Points of the other side of a thin plate are as far as their normals differ.
+    places = np.concatenate([mesh.points, 3.0 * mesh.vertex_normals()], axis=1)
+    near = cKDTree(places).query(places, k=count)[1].reshape(len(places), -1)
+    return np.median(values[near], axis=1)
+
+
 def write_case_report(
     path: Path,
     report: dict,
@@ -151,9 +169,10 @@ def _page(
     ]
     if preview_png is not None:
         picture = html_image(preview_png, "Bone and implant in four views and three slices")
-        body.append(_section("Skull and implant", picture))
+        body.append(_section("Skull and implant", picture + _picture_note(report)))
     if thickness:
-        body.append(_section("Thickness", _pair("Thickness", thickness) + _scale(THICKNESS_SCALE_MM)))
+        pictures = _pair("Thickness of the printable implant", thickness) + _scale(THICKNESS_SCALE_MM)
+        body.append(_section("Thickness of the printable implant", pictures))
     if uncertainty:
         pictures = _pair("Uncertainty", uncertainty) + _scale(UNCERTAINTY_SCALE_MM)
         body.append(_section("Uncertainty", pictures + _uncertainty_note(report)))
@@ -161,6 +180,9 @@ def _page(
         body.append(_section("Printable implant", _pieces(printable["pieces"]) + _implant_options(printable)))
     if mould := report.get("tooling", {}).get("mould"):
         body.append(_section("Mould", _moulds(mould["pieces"])))
+    for kind, (title, use) in _BENCH_PARTS.items():
+        if parts := report.get("tooling", {}).get(kind, {}).get("parts"):
+            body.append(_section(title, _bench_parts(kind, parts) + f'<p class="note">{use}</p>'))
     if len(report.get("proposals", ())) > 1 and (proposals := _proposals(report["proposals"])):
         body.append(_section("Proposals", proposals))
     if candidates := _candidates(report):
@@ -190,9 +212,41 @@ def _figures(report: dict) -> str:
     note = (
         '<p class="note" style="margin-top:12px">Rim gap: 95th percentile of the distance between the completed shape'
         f" and the bone within 5 mm of the defect. Good: up to {GOOD_MM:g} mm; acceptable: up to {ACCEPTABLE_MM:g} mm;"
-        " poor: above.</p>"
+        " poor: above. It is one of several figures: the overall rating is that of the self-check.</p>"
     )
-    return f'<div class="figures">{"".join(cards)}</div>{note}'
+    if _has_additions(report):
+        note += (
+            '<p class="note">Volume: of the plate in implant.nrrd. Surface area: of the printable implant with its'
+            " tabs, flange, holes and text.</p>"
+        )
+    return f'{_overall(report)}<div class="figures">{"".join(cards)}</div>{note}'
+
+
+def _overall(report: dict) -> str:
+    """The overall rating of the self-check and what it comes from; nothing without a self-check."""
+    checks = report.get("checks")
+    if not checks:
+        return ""
+    rating = checks["rating"]
+    worst = [html.escape(LIMITS[check["name"]].title) for check in checks["checks"] if check["rating"] == rating]
+    from_what = "All checks are good." if rating == "good" else f"Worst of the self-check: {'; '.join(worst)}."
+    return f'<div class="overall {rating}"><b>Overall: {rating}</b><span>{from_what}</span></div>'
+
+
+def _has_additions(report: dict) -> bool:
+    """Whether the printable implant differs from its plate."""
+    pieces = report.get("printable_implant", {}).get("pieces", [])
+    return any("plate_ml" in piece or piece.get("holes") for piece in pieces)
+
+
+def _picture_note(report: dict) -> str:
+    """What the picture of the voxels does not show; nothing where there is nothing else."""
+    if not _has_additions(report):
+        return ""
+    return (
+        '<p class="note" style="margin-top:12px">The picture shows the plate in implant.nrrd. Tabs, flange, holes, text'
+        " and build-up are only in the printable implant; the pictures of its thickness show them.</p>"
+    )
 
 
 def _self_check(checks: dict) -> str:
@@ -209,10 +263,9 @@ def _self_check(checks: dict) -> str:
                 html.escape(check["warning"] or "-"),
             )
         )
-    overall = f'<p>Overall: <span class="rating-word {checks["rating"]}">{checks["rating"]}</span></p>'
     table = html_table(("Check", "Figure", "Rating", "Warning"), rows)
     note = '<p class="note">The figures are measured on the input and the result alone, whatever made the implant.</p>'
-    return overall + f'<div class="checks">{table}</div>{note}'
+    return f'<div class="checks">{table}</div>{note}'
 
 
 def _edited(edited: dict) -> str:
@@ -272,6 +325,9 @@ def _pieces(pieces: list[dict]) -> str:
     head = ["Piece", "Volume, ml", "Area, cm&sup2;", "Thickness, mm", "Clearance, mm", "Step at the rim, mm", "Holes"]
     rows = []
     inserted = any("insertion" in piece for piece in pieces)
+    own_plate = any("plate_ml" in piece for piece in pieces)
+    if own_plate:
+        head.insert(2, "Plate alone, ml")
     if inserted:
         head.append("Insertion along a straight line")
     for number, piece in enumerate(pieces, 1):
@@ -289,8 +345,20 @@ def _pieces(pieces: list[dict]) -> str:
             format_number(piece.get("rim_step_mm"), 2),
             str(piece["holes"]),
         ]
+        if own_plate:
+            row.insert(2, format_number(piece.get("plate_ml"), 2))
         rows.append([*row, _insertion(piece.get("insertion"))] if inserted else row)
-    return html_table(head, rows)
+    note = (
+        "Step at the rim: 95th percentile between the outer surface of this mesh, continued, and the bone within 3 mm"
+        " of its rim. The self-check measures the step again, on the voxels of implant.nrrd and of the bone, so that"
+        " both figures differ. Inspect the rim where either is large."
+    )
+    if own_plate:
+        note = (
+            "Volume and area are those of the printed body with tabs, flange, holes and text; thickness, clearance and"
+            f" step are those of its plate. {note}"
+        )
+    return html_table(head, rows) + f'<p class="note">{note}</p>'
 
 
 def _insertion(figures: dict | None) -> str:
@@ -322,6 +390,26 @@ def _moulds(pieces: list[dict]) -> str:
                 undercut,
             )
         )
+    return html_table(head, rows)
+
+
+_BENCH_PARTS = {
+    "ring": ("Fit ring", "The bone around the defect, to try the printed implant in."),
+    "template": (
+        "Template",
+        "The completed outer surface as a solid form, to bend a mesh over. The groove is the rim.",
+    ),
+}
+
+
+def _bench_parts(kind: str, parts: list[dict]) -> str:
+    stem = {"ring": "fit_ring", "template": "template"}[kind]
+    head = ["File", "Defect", "Width around the implant, mm", "Volume, ml"] + ["Height, mm"] * (kind == "template")
+    rows = []
+    for part in parts:
+        name = stem if part["defect"] == 1 else f"{stem}_{part['defect']}"
+        row = [name, str(part["defect"]), format_number(part["width_mm"], 0), format_number(part["volume_ml"], 1)]
+        rows.append([*row, format_number(part.get("height_mm"), 1)] if kind == "template" else row)
     return html_table(head, rows)
 
 

@@ -476,7 +476,7 @@ class RunResult:
 
     def _thickness_pictures(self) -> list[tuple[str, bytes]]:
         """Captions and PNGs of the thickness; none without a printable implant with a thickness map."""
-        from SkullVAELib.report.case_report import thickness_pictures
+        from SkullVAELib.report.case_report import thickness_pictures, without_speckles
 
         printable, proposal = self.printable_implant, self.completion.proposal
         if printable is None or not printable.pieces or proposal is None:
@@ -485,7 +485,8 @@ class RunResult:
             printable = make_implant(self.completion, replace(self.options, thickness_map=True), self.grey)
         if printable.thickness_mm is None:
             return []
-        return thickness_pictures(printable.mesh, printable.thickness_mm, np.linalg.inv(proposal.alignment)[:3, 3])
+        shown = without_speckles(printable.mesh, printable.thickness_mm)
+        return thickness_pictures(printable.mesh, shown, np.linalg.inv(proposal.alignment)[:3, 3])
 
     def _uncertainty_pictures(self) -> tuple[dict, list[tuple[str, bytes]]]:
         """Figures of the uncertainty for the report, and captions and PNGs; nothing without a band."""
@@ -670,8 +671,8 @@ def write_files(
                     result = result.attempt("skull.stl", lambda made: made.write_skull(folder))[0]
             else:
                 warning = (
-                    "No implant was made: completed.nrrd is the bone of the input and implant.nrrd is empty."
-                    " implant.stl is not written because an empty mesh is not watertight."
+                    "No implant was made: completed.nrrd is the bone of the input, implant.nrrd is empty, and there is"
+                    " no implant.stl."
                 )
                 result = replace(result, report=result.report | {"warnings": [*result.report["warnings"], warning]})
             if outputs.display:
