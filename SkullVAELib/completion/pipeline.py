@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from SkullVAELib.completion.defect_classifier import default_classifier
-from SkullVAELib.completion.defects import DefectFinder, NumberedCandidate
+from SkullVAELib.completion.defects import DOUBTFUL, DefectFinder, NumberedCandidate
 from SkullVAELib.completion.face import FaceCompletion
 from SkullVAELib.completion.fill import FilledDefects
 from SkullVAELib.completion.measures import measure_implant, outside_warnings
@@ -170,17 +170,13 @@ def _resolution_warnings(volume: Volume, least_quality: float) -> list[str]:
     ]
 
 
-_DOUBTFUL_PROBABILITY = 0.2
-"""Probability of the most probable candidate from which on a skull without a defect is not called complete."""
-
-
 def _no_defect_warning(candidates: Sequence[NumberedCandidate], face: bool, threshold_hu: float | None) -> str:
     """The warning that no defect was found; names the most probable candidate.
 
     face: whether the face was searched, too; threshold_hu: of a CT, None for a segmentation.
     """
     likely = max(candidates, key=lambda c: c.probability, default=None)
-    complete = likely is None or likely.probability < _DOUBTFUL_PROBABILITY
+    complete = likely is None or likely.probability < DOUBTFUL
     reason = " Most likely the skull is complete." if complete else ""
     see = "if you see the hole, point to it with --at R,A,S (in Slicer: Point at a hole)."
     if threshold_hu is None:
