@@ -13,7 +13,6 @@ slicer_standin.prepare()
 
 import slicer  # noqa: E402
 import vtk  # noqa: E402
-from PySide6 import QtCore, QtGui, QtTest, QtWidgets  # noqa: E402
 from SkullVAEModule.guidance import Situation, nextStep, stageText  # noqa: E402
 from SkullVAEModule.meshnodes import DIFFERENCE, THICKNESS, shownColours  # noqa: E402
 from SkullVAEModule.sections import sectionsToShow  # noqa: E402
@@ -65,10 +64,7 @@ def opened(panel) -> set[str]:
 
 
 def clickOnHeader(panel, name: str) -> None:
-    button = getattr(panel.ui, f"{name}CollapsibleButton")
-    place, none = QtCore.QPoint(30, 5), QtCore.Qt.KeyboardModifier.NoModifier
-    QtTest.QTest.mouseClick(button, QtCore.Qt.MouseButton.LeftButton, none, place)
-    slicer_standin.processEvents()
+    slicer_standin.click(getattr(panel.ui, f"{name}CollapsibleButton"))
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -453,34 +449,15 @@ def test_views_of_a_closed_scene_are_not_restored(panel):
 
 
 def openEverything(panel) -> None:
-    for name in (*SECTIONS, "advanced", "log"):
-        getattr(panel.ui, f"{name}CollapsibleButton").collapsed = False
-    panel.ui.holesCheckBox.checked = True
-    panel.ui.thicknessComboBox.currentText = "At least"
+    """Open all sections and groups, and show what only applies to some settings."""
+    ui = panel.ui
+    for each in vars(ui).values():
+        if each.className() in ("ctkCollapsibleButton", "ctkCollapsibleGroupBox"):
+            each.collapsed = False
+    for box in (ui.holesCheckBox, ui.flangeCheckBox, ui.mouldCheckBox, ui.ringCheckBox, ui.templateCheckBox):
+        box.checked = True
+    ui.thicknessComboBox.currentText = "At least"
     slicer_standin.processEvents()
-
-
-def cutOff(frame) -> list[str]:
-    """Names of the visible widgets whose text or content does not fit."""
-    found = []
-    width = QtWidgets.QWidget.width(frame)
-    for kind in (QtWidgets.QLabel, QtWidgets.QAbstractButton, QtWidgets.QAbstractSpinBox, QtWidgets.QComboBox):
-        for widget in QtWidgets.QWidget.findChildren(frame, kind):
-            if not QtWidgets.QWidget.isVisible(widget):
-                continue
-            name = QtCore.QObject.objectName(widget)
-            own = QtWidgets.QWidget.width(widget)
-            right = QtWidgets.QWidget.mapTo(widget, frame, QtCore.QPoint(own, 0)).x()
-            needed = QtWidgets.QWidget.minimumSizeHint(widget).width()
-            if kind is QtWidgets.QLabel and widget.textFormat == QtCore.Qt.TextFormat.RichText.value:
-                document = QtGui.QTextDocument()
-                document.setDefaultFont(QtWidgets.QWidget.font(widget))
-                document.setHtml(QtWidgets.QLabel.text(widget))
-                document.setTextWidth(own)
-                needed = document.size().width()
-            if needed > own + 1 or right > width:
-                found.append(f"{name}: {needed} of {own}, right edge {right} of {width}")
-    return found
 
 
 @pytest.mark.parametrize("width", [300, 340, 420])
@@ -494,11 +471,10 @@ def test_nothing_is_cut_off_in_a_narrow_panel(panel, width, kind):
     panel.logic.report = {**panel.logic.report, "checks": CHECKS}
     panel._onParametersModified()
     openEverything(panel)
-    frame = panel.parent
-    QtWidgets.QWidget.resize(frame, width, 2600)
+    panel.parent.resize(width, 3600)
     slicer_standin.processEvents(0.05)
-    assert QtWidgets.QWidget.width(frame) == width, "the panel is not wider than the window"
-    assert cutOff(frame) == []
+    assert panel.parent.width == width, "the panel is not wider than the window"
+    assert slicer_standin.cutOff(panel) == []
 
 
 def test_slice_views_are_zoomed_in_on_the_implant_and_a_closer_view_is_kept(panel):
