@@ -85,7 +85,9 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.resultSection = ResultSection(self.ui, self.logic, self._onProposal, self._onParametersModified)
         self.defectSection = DefectSection(self.ui, self.logic, self._onDefectsChanged, self._showStatus)
         self.additionsSection = AdditionsSection(self.ui, self._onAdditionsChanged)
-        self.editSection = EditSection(self.ui, self.logic, self._follow, self._showStatus)
+        self.editSection = EditSection(
+            self.ui, self.logic, self._follow, self._onShapeRestored, self._showStatus
+        )  # fmt: skip
         self.inputSettings = InputSettings()
         self.exportSection = ExportSection(self.ui, self.logic, self._follow, self._showStatus, self._appendLog)
         self.compareSection = CompareSection(self.ui, self.logic, self._follow, self._showStatus, self._appendLog)
@@ -383,6 +385,16 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._shown = (self._runGamma, self._shown[1] if self._shown else self._settings()[1])
         self._parameterNode.gamma = self._runGamma
         self._follow()
+
+    def _onShapeRestored(self, shape: dict) -> None:
+        """Set gamma, proposal and defects to those of a shape that undo of the scene has shown again."""
+        proposal, present = shape.get("proposal") or 1, self.logic.report.get("proposal") or 1
+        if proposal != present and self.logic.requestProposal(proposal):
+            self._onProposal()
+        gamma = shape.get("gamma")
+        self._parameterNode.gamma = self._runGamma if gamma is None else gamma
+        self.defectSection.choose(shape.get("candidates") or [])
+        self.onRest()
 
     def _pollResponses(self) -> bool:
         """Apply the responses that have arrived; whether anything has changed."""
