@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -13,8 +14,10 @@ slicer_standin.prepare()
 
 import slicer  # noqa: E402
 import vtk  # noqa: E402
+from SkullVAEModule.figures import resultTable  # noqa: E402
 from SkullVAEModule.guidance import Situation, nextStep, stageText  # noqa: E402
 from SkullVAEModule.meshnodes import DIFFERENCE, THICKNESS, shownColours  # noqa: E402
+from SkullVAEModule.panelwords import inPanel  # noqa: E402
 from SkullVAEModule.sections import sectionsToShow  # noqa: E402
 from slicer_scenes import GRIDS, KnownRun, addSkull, addVolume, nodeIDs, randomMask  # noqa: E402
 
@@ -254,6 +257,27 @@ def test_no_text_of_the_panel_keeps_a_name_that_was_changed(panel):
     complete(panel)
     node.SetName("Renamed")
     assert "Head" not in panel.ui.statusLabel.text + panel.ui.nextLabel.text
+
+
+# What the panel cannot do, or what it never requests.
+ONLY_COMMAND_LINE = {
+    "--deviation", "--dicom", "--force", "--grid", "--interactive", "--series", "--through",
+}  # fmt: skip
+
+
+def test_messages_of_the_library_name_what_the_panel_has():
+    """Every option in a text of the packages whose messages reach the panel."""
+    library = Path(SkullVAELib.__file__).parent
+    found = set()
+    for package in ("checks", "completion", "core", "implant", "io", "registration", "session", "vae"):
+        for path in (library / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    found |= {(path.name, option) for option in re.findall("--[a-z][a-z-]+", inPanel(node.value))}
+    assert {option for _name, option in found} <= ONLY_COMMAND_LINE, found
+    text = "The implant has an unintended opening where it is too thin. Request a minimum thickness."
+    table = resultTable({"implant": {"volume_ml": 8.0}, "warnings": [text]})
+    assert "At least" in table and "Other remarks" in table and "Request" not in table
 
 
 # --------------------------------------------------------------------------------------------------------------------

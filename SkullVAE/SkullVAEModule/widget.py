@@ -27,6 +27,7 @@ from .inputsection import InputSection, firstInput
 from .inputsettings import InputSettings
 from .installation import ensurePackages
 from .logic import SkullVAELogic
+from .panelwords import inPanel
 from .parameters import SkullVAEParameterNode, implantSettings, inputKey, isVolume, runSettings, sourceOf
 from .partssection import PartsSection
 from .resultsection import ResultSection
@@ -639,7 +640,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         except SkullVAEError as error:
             onError()
             logging.error(str(error))
-            self._showStatus(str(error))
+            self._showStatus(inPanel(str(error)))
         except Exception:
             onError()
             self._showStatus(title)
