@@ -107,6 +107,7 @@ def test_a_loaded_ct_is_completed_changed_and_exported_by_mouse_and_keys_alone(u
     slicer_standin.click(ui.exportButton)
     waitForStatus(ui, "Exported")
     assert "Inspect the exported files" in next_(ui)
+    assert "The printable implant is Patient_implant.stl." in ui.statusLabel.text
     files = {path.name.removeprefix("Patient_"): path for path in folder.iterdir()}
     assert sorted(files) == ["completed.nrrd", "implant.nrrd", "implant.stl"]
     # The second defect, which is filled by the bone shifted by two voxels.

@@ -38,7 +38,7 @@ def resultTable(report: dict) -> str:
         parts.append(f'<table width="100%" cellspacing="0" cellpadding="1">{content}</table>' if isRow else content)
     warnings = warningsText(report)
     # Otherwise they would seem to belong to the last row.
-    heading = f"<b>{_('Other remarks')}</b><br/>" if parts else ""
+    heading = f"<b>{_('Other remarks:')}</b> " if parts else ""
     return "".join([_overall(report), *parts, f"<div>{heading}{warnings}</div>" if warnings else ""])
 
 
