@@ -124,8 +124,8 @@ class Tutorial:
         slicer_standin.clickInSlice("Red", self.outside(2.0))
         self.settle()
         self.shoot("edit")
+        # The section of the result stays closed, so that the whole of the export is in the picture.
         self.toggle(ui.implantCollapsibleButton)
-        self.toggle(ui.resultCollapsibleButton)
 
         with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
             Path("Implant").mkdir()
