@@ -56,6 +56,8 @@ CHOSEN = (
     "unexpected_error",
     "already_says_so",
     "points_fill_holes",
+    "every_group",
+    "narrow_panel and 420",
     "check_box_fills",
     "registered_once",
     "help_text",
@@ -97,15 +99,30 @@ def test_ctest_reports_missing_packages_as_a_skipped_test():
     assert "set_tests_properties(py_run_in_slicer PROPERTIES SKIP_RETURN_CODE 6 " in text
 
 
+IN_APPLICATION = (*TESTING.glob("test_slicer_*.py"), TESTING / "slicer_scenes.py", TESTING / "conftest.py")
+"""The files that run in the application."""
+
+
 def test_every_function_that_the_tests_use_is_in_the_adapter():
     used = set()
-    for path in (*TESTING.glob("test_slicer_*.py"), TESTING / "slicer_scenes.py", TESTING / "conftest.py"):
+    for path in IN_APPLICATION:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "slicer_standin":
                 used.add(node.attr)
     same = {"answer", "answerFile", "dialogs", "plainText", "shown", "enterModule", "leaveModule", "errors", "waitFor"}
     assert used <= {*application.__all__, *same}
     assert all(hasattr(slicer_standin, name) for name in {*application.__all__, *same} - {"restore"})
+
+
+def test_the_tests_import_nothing_that_the_application_lacks():
+    found = set()
+    for path in IN_APPLICATION:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) else []
+            found |= {(path.name, name) for name in names if name.split(".")[0] in ("PySide6", "shiboken6", "pytestqt")}
+            found |= {(path.name, name) for name in names if name.startswith("slicer_standin.")}
+    assert found == set()
 
 
 def test_script_is_ascii_since_slicer_reads_it_in_the_encoding_of_the_locale():

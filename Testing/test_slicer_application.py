@@ -194,10 +194,15 @@ def test_settings_are_followed_after_a_visit_to_another_module(panel):
 
 def test_a_change_just_before_the_panel_is_left_is_followed_on_return(panel):
     panel.complete(addSkull(randomMask(62), GRID))
+    timer = panel.widget._restTimer
+    timer.setInterval(60000)
     slicer_standin.typeText(panel.ui.clearanceSpinBox, "1.4", "\r")
     slicer_standin.leaveModule(panel.widget)
+    assert timer.active
+    timer.setInterval(20)
     # Raises the exception of a timer.
     slicer_standin.processEvents(0.3)
+    assert not timer.active
     assert "printable_implant" not in panel.logic.report
     slicer_standin.enterModule(panel.widget)
     panel.settle()

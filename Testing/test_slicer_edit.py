@@ -130,6 +130,56 @@ def test_each_step_of_editing_is_undone_and_redone(panel):
     assert not panel.ui.redoEditButton.enabled
 
 
+def state(panel) -> tuple:
+    """Candidates that fill the present implant, the size of its mesh, gamma of the panel and of the report."""
+    implant = panel.implant()
+    (shift,) = [number for number in (1, 2, 3) if np.array_equal(implant, shifted(panel.mask, number))]
+    return shift, size(panel), panel.ui.gammaSlider.value, panel.logic.report["gamma"]
+
+
+def test_undo_of_the_scene_after_a_change_of_gamma(widget, tmp_path):
+    slicer.mrmlScene.SetUndoOn()
+    panel = Panel(widget, tmp_path, "good", addTransform(MOVED))
+    panel.complete()
+    # The last two have the same voxels.
+    for gamma in (2, 1, 1.25):
+        panel.ui.gammaSlider.value = gamma
+        panel.settle()
+    assert state(panel) == (1, 31.25, 1.25, 1.25)
+    steps = (slicer.mrmlScene.Undo, 1.0), (slicer.mrmlScene.Undo, 2.0), (slicer.mrmlScene.Redo, 1.0)
+    for step, gamma in (*steps, (slicer.mrmlScene.Redo, 1.25)):
+        step()
+        panel.settle()
+        panel.settle()
+        assert state(panel) == (int(gamma), 30 + gamma, gamma, gamma)
+        assert "edited" not in panel.logic.report and not isEdited(panel.logic.added)
+        assert "edited" not in panel.ui.statusLabel.text and not panel.ui.undoEditButton.enabled
+    paint(panel, panel.implant() | corner(panel))
+    panel.settle()
+    assert isEdited(panel.logic.added), "what is edited after it is found"
+
+
+def test_undo_of_the_scene_after_another_choice_of_defects(widget, tmp_path):
+    slicer.mrmlScene.SetUndoOn()
+    panel = Panel(widget, tmp_path, "good", addTransform(MOVED))
+    panel.complete()
+    panel.toggle(1)
+    panel.settle()
+    panel.toggle(0)
+    panel.settle()
+    assert panel.checked == [False, True, False]
+    for step, checked, implant in (
+        (slicer.mrmlScene.Undo, [True, True, False], (1, 2)),
+        (slicer.mrmlScene.Undo, [True, False, False], (1,)),
+        (slicer.mrmlScene.Redo, [True, True, False], (1, 2)),
+    ):
+        step()
+        panel.settle()
+        panel.settle()
+        assert panel.checked == checked and not isEdited(panel.logic.added)
+        assert np.array_equal(panel.implant(), shifted(panel.mask, *implant)) and size(panel) == 30 + sum(implant)
+
+
 def test_a_point_on_the_surface_is_placed_with_the_mouse_undone_and_redone(panel):
     panel.ui.surfacePointButton.click()
     slicer_standin.processEvents()

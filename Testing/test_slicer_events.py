@@ -1,4 +1,5 @@
-"""The panel driven by mouse and keys alone, from loaded files to exported ones; and inputs that choose themselves."""
+"""The panel driven by mouse and keys alone, from loaded files to exported ones, in every section and group; and inputs
+that choose themselves."""
 
 from __future__ import annotations
 
@@ -10,8 +11,18 @@ slicer_standin.prepare()
 
 import qt  # noqa: E402
 import slicer  # noqa: E402
-from SkullVAEModule.meshfiles import readStl  # noqa: E402
-from slicer_scenes import GRIDS, addSkull, addVolume, orientedImage, randomMask, runWithChild, shortenTimers  # noqa: E402
+from SkullVAEModule.meshfiles import readStl, writeMesh  # noqa: E402
+from slicer_scenes import (  # noqa: E402
+    GRIDS,
+    addSkull,
+    addVolume,
+    childCommand,
+    orientedImage,
+    randomMask,
+    runWithChild,
+    shortenTimers,
+    tetrahedron,
+)
 
 from SkullVAELib.geometry.volume import Volume  # noqa: E402
 from SkullVAELib.io.images import read_volume, write_volume  # noqa: E402
@@ -30,6 +41,7 @@ def saveCT(path, seed: int) -> np.ndarray:
 def ui(widget, tmp_path):
     """The widgets of a panel whose runs have known results."""
     _runs, widget.logic._createRun = runWithChild(tmp_path, "good")
+    widget.logic._command = childCommand(tmp_path, "good")
     shortenTimers(widget)
     return widget.ui
 
@@ -95,6 +107,7 @@ def test_a_loaded_ct_is_completed_changed_and_exported_by_mouse_and_keys_alone(u
     slicer_standin.click(ui.exportButton)
     waitForStatus(ui, "Exported")
     assert "Inspect the exported files" in next_(ui)
+    assert "The printable implant is Patient_implant.stl." in ui.statusLabel.text
     files = {path.name.removeprefix("Patient_"): path for path in folder.iterdir()}
     assert sorted(files) == ["completed.nrrd", "implant.nrrd", "implant.stl"]
     # The second defect, which is filled by the bone shifted by two voxels.
@@ -103,6 +116,137 @@ def test_a_loaded_ct_is_completed_changed_and_exported_by_mouse_and_keys_alone(u
     # The height of the child's mesh is the clearance.
     points = readStl(files["implant.stl"]).points
     np.testing.assert_allclose(np.ptp(points, axis=0), (10, 20, 0.3), atol=1e-4)
+
+
+# A point in the input's field of view, RAS mm.
+PLACE = (-20.0, 52.0, 20.0)
+
+
+def requested(ui) -> dict:
+    """The values of the last request for a printable implant, as the process has received them."""
+    slicer_standin.processEvents(0.1)
+    slicer_standin.waitFor(lambda: "Wait" not in next_(ui))
+    return slicer.modules.SkullVAEWidget.logic.report["printable_implant"]
+
+
+def place(ui, button, point=PLACE) -> None:
+    """Place a point with a button of the panel and the mouse in a slice view."""
+    slicer_standin.click(button)
+    assert "Click on the" in next_(ui) or "Click where" in ui.editLabel.text
+    slicer_standin.clickInSlice("Red", point)
+    assert not button.checked
+
+
+def test_every_group_is_used_by_mouse_and_keys_alone(ui, tmp_path, monkeypatch):
+    # Short names, since the panel follows each key.
+    monkeypatch.chdir(tmp_path)
+    for seed, name in enumerate(("Patient", "Later"), 90):
+        saveCT(tmp_path / f"{name}.nrrd", seed)
+    (tmp_path / "Files").mkdir()
+    for name in ("flap.stl", "plan.stl"):
+        writeMesh(tetrahedron(9), tmp_path / name)
+    for name in ("Patient", "Later"):
+        slicer.util.loadVolume(str(tmp_path / f"{name}.nrrd"))
+        slicer_standin.processEvents(0.05)
+    slicer_standin.choose(ui.inputSelector, "Patient")
+
+    # The earlier bone: a CT of the scene, none, and then a file.
+    slicer_standin.click(ui.referenceGroup)
+    slicer_standin.choose(ui.referenceSelector, "Later")
+    assert not ui.referenceFilePathLineEdit.enabled
+    slicer_standin.choose(ui.referenceSelector, "None")
+    slicer_standin.typeText(ui.referenceFilePathLineEdit, "flap.stl")
+    slicer_standin.typeText(ui.thresholdSlider, "1", "\r")
+    slicer_standin.click(ui.boxCheckBox)
+    slicer_standin.click(ui.implantCollapsibleButton)
+    slicer_standin.typeText(ui.proposalsSpinBox, "3", "\t")
+    slicer_standin.click(ui.advancedCollapsibleButton)
+    slicer_standin.choose(ui.priorComboBox, "encode")
+    slicer_standin.typeText(ui.underContourSpinBox, "0.4", "\t")
+    slicer_standin.click(ui.completeButton)
+    waitForStatus(ui, "Done")
+    options = " ".join(slicer.modules.SkullVAEWidget.logic.report["options"]).replace("=", " ")
+    for text in (f"--reference {tmp_path / 'flap.stl'}", "--threshold 1", "--roi ", "--proposals 3", "--prior encode"):
+        assert text in options, text
+    assert "--under-contour 0.4" in options
+
+    slicer_standin.click(ui.fixationGroup)
+    slicer_standin.typeText(ui.tabsSpinBox, "4", "\t")
+    place(ui, ui.tabPointButton)
+    slicer_standin.click(ui.flangeCheckBox)
+    slicer_standin.typeText(ui.flangeWidthSpinBox, "6.5", "\t")
+    slicer_standin.typeText(ui.screwDiameterSpinBox, "1.8", "\t")
+    asked = requested(ui)
+    assert (asked["tabs"], asked["flange"], asked["screws"]) == ("4,1.5", "6.5,1,6", "1.8,3")
+    np.testing.assert_allclose(asked["tab_at"], [PLACE], atol=1)
+    slicer_standin.click(ui.removeTabPointButton)
+    assert "tab_at" not in requested(ui)
+
+    slicer_standin.click(ui.markingGroup)
+    place(ui, ui.drainPointButton)
+    slicer_standin.typeText(ui.engravingLineEdit, "L 3", "\r")
+    slicer_standin.click(ui.buildUpGroup)
+    place(ui, ui.buildUpPointButton)
+    slicer_standin.typeText(ui.buildUpRadiusSpinBox, "12", "\t")
+    slicer_standin.click(ui.insertionGroup)
+    slicer_standin.click(ui.insertableCheckBox)
+    asked = requested(ui)
+    assert (asked["engrave"], asked["insertable"]) == ("L 3", 3)
+    assert (asked["hole_at"][0][3:], asked["build_up"][0][3:]) == ([2], [12, 3])
+
+    slicer_standin.click(ui.editGroup)
+    place(ui, ui.surfacePointButton)
+    for button, edited in ((None, True), (ui.undoEditButton, False), (ui.redoEditButton, True)):
+        if button is not None:
+            slicer_standin.click(button)
+        slicer_standin.waitFor(lambda edited=edited: ("surface: 1" in ui.editLabel.text) == edited)
+        slicer_standin.waitFor(lambda: "Wait" not in next_(ui))
+
+    slicer_standin.choose(ui.thicknessComboBox, "At least")
+    slicer_standin.typeText(ui.gammaSlider, "1.25", "\r")
+    assert requested(ui)["thickness"] == "minimum:4"
+    slicer_standin.waitFor(lambda: slicer.modules.SkullVAEWidget.logic.report["gamma"] == 1.25)
+
+    # Result: each button and box changes what the views show.
+    for button in (ui.beforeButton, ui.afterButton, ui.translucentCheckBox, ui.showThicknessCheckBox):
+        slicer_standin.click(button)
+        assert button.checked, button.objectName
+    for button in (ui.showSkullCheckBox, ui.jumpButton):
+        slicer_standin.click(button)
+
+    slicer_standin.click(ui.partsGroup)
+    for box in (ui.mouldCheckBox, ui.ringCheckBox, ui.templateCheckBox):
+        slicer_standin.click(box)
+    slicer_standin.typeText(ui.ringSpinBox, "20", "\t")
+    slicer_standin.click(ui.makePartsButton)
+    waitForStatus(ui, "Done: additional parts: 3.")
+    slicer_standin.click(ui.showPartsCheckBox)
+    names = {node.GetName() for node in slicer.util.getNodesByClass("vtkMRMLModelNode")}
+    assert {"Fit ring", "Template"} <= names and any("Mould" in name for name in names)
+    slicer_standin.click(ui.exportPLYCheckBox)
+    slicer_standin.typeText(ui.exportFolderPathLineEdit, "Files")
+    slicer_standin.processEvents(0.1)
+    slicer_standin.click(ui.exportButton)
+    waitForStatus(ui, "Exported")
+    files = {path.name.removeprefix("Patient_") for path in (tmp_path / "Files").iterdir()}
+    assert {"implant.stl", "implant.ply", "mould_a.stl", "mould_b.stl", "fit_ring.stl", "template.stl"} <= files
+
+    slicer_standin.click(ui.compareCollapsibleButton)
+    slicer_standin.choose(ui.outcomeSelector, "Later")
+    slicer_standin.typeText(ui.outcomeThresholdSpinBox, "250", "\t")
+    slicer_standin.click(ui.compareButton)
+    waitForStatus(ui, "Done: the plan")
+    assert "Later compared with the plan of Patient" in ui.comparisonLabel.text
+    slicer_standin.choose(ui.planComboBox, "Mesh or labelmap file")
+    slicer_standin.typeText(ui.planFilePathLineEdit, "plan.stl")
+    slicer_standin.choose(ui.outcomeSelector, "None")
+    slicer_standin.typeText(ui.outcomeFilePathLineEdit, "flap.stl")
+    slicer_standin.click(ui.compareButton)
+    slicer_standin.waitFor(lambda: "flap.stl compared with the plan of plan.stl" in ui.comparisonLabel.text)
+
+    slicer_standin.click(ui.removeResultButton)
+    assert "removed" in ui.statusLabel.text and not ui.exportButton.enabled
+    assert "Preview the threshold" in next_(ui)
 
 
 def test_a_folder_that_is_cleared_by_hand_is_no_longer_that_of_the_export(ui, tmp_path):

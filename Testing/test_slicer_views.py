@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -13,9 +14,10 @@ slicer_standin.prepare()
 
 import slicer  # noqa: E402
 import vtk  # noqa: E402
-from PySide6 import QtCore, QtGui, QtTest, QtWidgets  # noqa: E402
+from SkullVAEModule.figures import resultTable  # noqa: E402
 from SkullVAEModule.guidance import Situation, nextStep, stageText  # noqa: E402
 from SkullVAEModule.meshnodes import DIFFERENCE, THICKNESS, shownColours  # noqa: E402
+from SkullVAEModule.panelwords import inPanel  # noqa: E402
 from SkullVAEModule.sections import sectionsToShow  # noqa: E402
 from slicer_scenes import GRIDS, KnownRun, addSkull, addVolume, nodeIDs, randomMask  # noqa: E402
 
@@ -65,10 +67,7 @@ def opened(panel) -> set[str]:
 
 
 def clickOnHeader(panel, name: str) -> None:
-    button = getattr(panel.ui, f"{name}CollapsibleButton")
-    place, none = QtCore.QPoint(30, 5), QtCore.Qt.KeyboardModifier.NoModifier
-    QtTest.QTest.mouseClick(button, QtCore.Qt.MouseButton.LeftButton, none, place)
-    slicer_standin.processEvents()
+    slicer_standin.click(getattr(panel.ui, f"{name}CollapsibleButton"))
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -258,6 +257,27 @@ def test_no_text_of_the_panel_keeps_a_name_that_was_changed(panel):
     complete(panel)
     node.SetName("Renamed")
     assert "Head" not in panel.ui.statusLabel.text + panel.ui.nextLabel.text
+
+
+# What the panel cannot do, or what it never requests.
+ONLY_COMMAND_LINE = {
+    "--deviation", "--dicom", "--force", "--grid", "--interactive", "--series", "--through",
+}  # fmt: skip
+
+
+def test_messages_of_the_library_name_what_the_panel_has():
+    """Every option in a text of the packages whose messages reach the panel."""
+    library = Path(SkullVAELib.__file__).parent
+    found = set()
+    for package in ("checks", "completion", "core", "implant", "io", "registration", "session", "vae"):
+        for path in (library / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    found |= {(path.name, option) for option in re.findall("--[a-z][a-z-]+", inPanel(node.value))}
+    assert {option for _name, option in found} <= ONLY_COMMAND_LINE, found
+    text = "The implant has an unintended opening where it is too thin. Request a minimum thickness."
+    table = resultTable({"implant": {"volume_ml": 8.0}, "warnings": [text]})
+    assert "At least" in table and "Other remarks" in table and "Request" not in table
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -453,34 +473,15 @@ def test_views_of_a_closed_scene_are_not_restored(panel):
 
 
 def openEverything(panel) -> None:
-    for name in (*SECTIONS, "advanced", "log"):
-        getattr(panel.ui, f"{name}CollapsibleButton").collapsed = False
-    panel.ui.holesCheckBox.checked = True
-    panel.ui.thicknessComboBox.currentText = "At least"
+    """Open all sections and groups, and show what only applies to some settings."""
+    ui = panel.ui
+    for each in vars(ui).values():
+        if each.className() in ("ctkCollapsibleButton", "ctkCollapsibleGroupBox"):
+            each.collapsed = False
+    for box in (ui.holesCheckBox, ui.flangeCheckBox, ui.mouldCheckBox, ui.ringCheckBox, ui.templateCheckBox):
+        box.checked = True
+    ui.thicknessComboBox.currentText = "At least"
     slicer_standin.processEvents()
-
-
-def cutOff(frame) -> list[str]:
-    """Names of the visible widgets whose text or content does not fit."""
-    found = []
-    width = QtWidgets.QWidget.width(frame)
-    for kind in (QtWidgets.QLabel, QtWidgets.QAbstractButton, QtWidgets.QAbstractSpinBox, QtWidgets.QComboBox):
-        for widget in QtWidgets.QWidget.findChildren(frame, kind):
-            if not QtWidgets.QWidget.isVisible(widget):
-                continue
-            name = QtCore.QObject.objectName(widget)
-            own = QtWidgets.QWidget.width(widget)
-            right = QtWidgets.QWidget.mapTo(widget, frame, QtCore.QPoint(own, 0)).x()
-            needed = QtWidgets.QWidget.minimumSizeHint(widget).width()
-            if kind is QtWidgets.QLabel and widget.textFormat == QtCore.Qt.TextFormat.RichText.value:
-                document = QtGui.QTextDocument()
-                document.setDefaultFont(QtWidgets.QWidget.font(widget))
-                document.setHtml(QtWidgets.QLabel.text(widget))
-                document.setTextWidth(own)
-                needed = document.size().width()
-            if needed > own + 1 or right > width:
-                found.append(f"{name}: {needed} of {own}, right edge {right} of {width}")
-    return found
 
 
 @pytest.mark.parametrize("width", [300, 340, 420])
@@ -494,11 +495,10 @@ def test_nothing_is_cut_off_in_a_narrow_panel(panel, width, kind):
     panel.logic.report = {**panel.logic.report, "checks": CHECKS}
     panel._onParametersModified()
     openEverything(panel)
-    frame = panel.parent
-    QtWidgets.QWidget.resize(frame, width, 2600)
+    panel.parent.resize(width, 3600)
     slicer_standin.processEvents(0.05)
-    assert QtWidgets.QWidget.width(frame) == width, "the panel is not wider than the window"
-    assert cutOff(frame) == []
+    assert panel.parent.width == width, "the panel is not wider than the window"
+    assert slicer_standin.cutOff(panel) == []
 
 
 def test_slice_views_are_zoomed_in_on_the_implant_and_a_closer_view_is_kept(panel):

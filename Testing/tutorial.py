@@ -80,12 +80,12 @@ class Tutorial:
 
         ui, logic = self.ui, self.widget.logic
         node = load()
-        parameters = logic.getParameterNode()
-        parameters.inputNode = node
+        # The panel chooses what is loaded.
+        self.wait(lambda: ui.inputSelector.currentNode() is node)
         self.shoot("load", fit=True)
 
         self.jump(DEFECT)
-        ui.thresholdPreviewCheckBox.checked = True
+        slicer_standin.click(ui.thresholdPreviewCheckBox)
         self.shoot("threshold", fit=True)
 
         ui.completeButton.click()
@@ -108,9 +108,9 @@ class Tutorial:
         self.toggle(ui.defectsCollapsibleButton)
 
         self.toggle(ui.implantCollapsibleButton)
-        ui.thicknessComboBox.currentText = "Constant"
-        ui.thicknessSpinBox.value = 4
-        ui.holesCheckBox.checked = True
+        slicer_standin.choose(ui.thicknessComboBox, "Constant")
+        slicer_standin.typeText(ui.thicknessSpinBox, "4", "\t")
+        slicer_standin.click(ui.holesCheckBox)
         self.settle()
         self.toggle(ui.resultCollapsibleButton)
         ui.showThicknessCheckBox.checked = True
@@ -118,19 +118,20 @@ class Tutorial:
         ui.showThicknessCheckBox.checked = False
         self.toggle(ui.resultCollapsibleButton)
 
-        ui.editGroup.collapsed = False
+        slicer_standin.click(ui.editGroup)
         ui.surfacePointButton.click()
         slicer_standin.processEvents()
         slicer_standin.clickInSlice("Red", self.outside(2.0))
         self.settle()
         self.shoot("edit")
+        # The section of the result stays closed, so that the whole of the export is in the picture.
         self.toggle(ui.implantCollapsibleButton)
-        self.toggle(ui.resultCollapsibleButton)
 
         with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
             Path("Implant").mkdir()
-            parameters.exportFolder = "Implant"
-            ui.exportButton.click()
+            slicer_standin.typeText(ui.exportFolderPathLineEdit, "Implant")
+            slicer_standin.processEvents(0.1)
+            slicer_standin.click(ui.exportButton)
             self.wait(lambda: not self.widget.exportSection.running)
             slicer_standin.processEvents(0.2)
             print("exported:", ", ".join(sorted(path.name for path in Path("Implant").iterdir())))

@@ -153,7 +153,8 @@ class BoneSelector:
         """
         if self.node is not None:
             return BoneFile.ofNode(self.node, self.segmentID, inNode)
-        return BoneFile(Path(self.file).name, Path(self.file)) if self.file else None
+        # Absolute, since the process works in another folder.
+        return BoneFile(Path(self.file).name, Path(self.file).absolute()) if self.file else None
 
     def _onSegment(self, segmentID: str) -> None:
         if self._parameters is not None:

@@ -89,7 +89,8 @@ class Case:
     result responds to, None for that of a run; files: files requested from the session, by kind, None until they
     arrive; known: the implant's voxels that the process knows; sent: edited voxels that were requested, None if the
     response has arrived; points: the points on the outer surface that the process knows; parts: additional
-    printed parts of the present implant, None if they were not made.
+    printed parts of the present implant, None if they were not made; shapes: fields of the report of the shapes that
+    were not edited, by their numbers; shape: the number of the present one.
     """
 
     source: SkullInput | None = None
@@ -105,6 +106,8 @@ class Case:
     points: Points = ()
     parts: AdditionalParts | None = None
     history: EditHistory = field(default_factory=EditHistory)
+    shapes: dict[str, dict] = field(default_factory=dict)
+    shape: str = ""
 
     @property
     def waiting(self) -> bool:
@@ -121,6 +124,7 @@ class Case:
         session, self.session = self.session, None
         self.files.clear()
         self.history.clear()
+        self.shapes.clear()
         if session is not None:
             session.close()
         self.source = self.skull = self.known = self.sent = None

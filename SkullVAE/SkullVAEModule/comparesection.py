@@ -138,7 +138,8 @@ class CompareSection:
             source = sourceOf(parameters)
             return PlannedImplant.ofResult(self._logic.resultOf(*source), *source)
         path = Path(parameters.planFolder if parameters.planKind == _FOLDER else parameters.planFile)
-        return PlannedImplant(path.name, path)
+        # Absolute, since the process works in another folder.
+        return PlannedImplant(path.name, path.absolute())
 
     def _showImplant(self, inputNode, segmentID: str, visible: bool) -> None:
         added = self._logic.resultOf(inputNode, segmentID)

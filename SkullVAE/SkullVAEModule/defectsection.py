@@ -141,6 +141,16 @@ class DefectSection:
         """Whether the node of the points was removed from the scene since the last update."""
         return self._observed is not None and not slicer.mrmlScene.IsNodePresent(self._observed)
 
+    def choose(self, candidates: list[dict]) -> None:
+        """Decide on the candidates as an earlier report of this input did."""
+        choices = self._choices
+        present = {entry["number"]: defects.isFilled(entry, choices) for entry in self._shown}
+        for entry in candidates:
+            if present.get(entry["number"], entry["filled"]) != entry["filled"]:
+                choices = defects.withChoice(choices, entry, bool(entry["filled"]))
+        if choices != self._choices:
+            self._write(choices)
+
     def forget(self) -> None:
         """Forget the decisions on candidates; called when the result was removed."""
         self._requested = None

@@ -34,14 +34,16 @@ class EditSection:
 
     The segment is followed in other modules, too, as long as the process of its result runs.
 
-    onStart: called when something was requested, so that the panel polls for the response; showStatus: shows a line to
+    onStart: called when something was requested, so that the panel polls for the response; onRestored: called with the
+    fields of a shape that undo of the scene has shown again, so that the panel requests it; showStatus: shows a line to
     the user.
     """
 
-    def __init__(self, ui, logic: SkullVAELogic, onStart, showStatus) -> None:
+    def __init__(self, ui, logic: SkullVAELogic, onStart, onRestored, showStatus) -> None:
         self.ui = ui
         self._logic = logic
         self._onStart = onStart
+        self._onRestored = onRestored
         self._showStatus = showStatus
         self._parameters: SkullVAEParameterNode | None = None
         self._observed: tuple = (None, None)
@@ -143,6 +145,11 @@ class EditSection:
     def onRest(self) -> None:
         """Request what was edited; called when nothing was changed for a moment."""
         if not self._logic.live or self._logic.running:
+            return
+        shape = self._logic.restoredShape
+        if shape is not None and not self._logic.responsePending:
+            if self._parameters is not None and self._logic.isOf(*self._source):
+                self._onRestored(shape)
             return
         requested = self._logic.requestEdited()
         if self._parameters is not None and self._logic.isOf(*self._source):

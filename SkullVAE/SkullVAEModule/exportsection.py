@@ -122,6 +122,9 @@ class ExportSection:
             raise
         self._run = None
         text = _("Exported {count} files to {folder}.").format(count=len(result.files), folder=result.folder)
+        meshes = [path.name for path in result.files if path.suffix[1:] in MESH_FORMATS and "_implant" in path.stem]
+        if meshes:
+            text += " " + _("The printable implant is {name}.").format(name=meshes[0])
         self._showStatus(" ".join([text, *result.notes]))
         return False
 

@@ -10,6 +10,8 @@ from slicer.i18n import tr as _
 from SkullVAELib.checks.limits import LIMITS
 from SkullVAELib.report.rating import rate_rim_gap
 
+from .panelwords import inPanel
+
 GREEN, AMBER, RED, GREY = "#2e8b57", "#d98e04", "#c0392b", "#808080"
 
 _COLOURS = {"good": GREEN, "acceptable": AMBER, "poor": RED, "unknown": GREY}
@@ -35,7 +37,9 @@ def resultTable(report: dict) -> str:
         content = "".join(group)
         parts.append(f'<table width="100%" cellspacing="0" cellpadding="1">{content}</table>' if isRow else content)
     warnings = warningsText(report)
-    return "".join([_overall(report), *parts, f"<div>{warnings}</div>" if warnings else ""])
+    # Otherwise they would seem to belong to the last row.
+    heading = f"<b>{_('Other remarks:')}</b> " if parts else ""
+    return "".join([_overall(report), *parts, f"<div>{heading}{warnings}</div>" if warnings else ""])
 
 
 def warningsText(report: dict) -> str:
@@ -238,4 +242,4 @@ def _rating(rating: str) -> str:
 
 
 def _warning(text: str) -> str:
-    return f'<span style="color:{AMBER}">&#9650;</span> {html.escape(text)}'
+    return f'<span style="color:{AMBER}">&#9650;</span> {html.escape(inPanel(text))}'

@@ -13,6 +13,7 @@ logic.closeSession()
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import time
 import weakref
@@ -43,6 +44,10 @@ from .segments import SkullInput, maskOnGrid, readInput
 
 # Messages of the library and of torch if the memory of the graphics card is insufficient.
 _OUT_OF_GPU_MEMORY = ("graphics card has not enough memory", "cuda out of memory", "outofmemoryerror")
+
+# What the panel sets to request a shape again that undo of the scene has restored.
+_SHAPE_FIELDS = ("gamma", "proposal", "candidates")
+_shapeNumbers = itertools.count(1)
 
 
 class SkullVAELogic(ScriptedLoadableModuleLogic):
@@ -214,6 +219,7 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
                 self.notice = " ".join(filter(None, [self.notice, text]))
             case.added = results.addResult(case.source, result, case.newSegmentation)
         case.report, case.skull, case.known = result.report, result.skull, result.implant
+        self._numberShape(case)
         case.forgetVoxels()
         self._cases[key] = case
         if run.live:
@@ -361,8 +367,40 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
         self.requestEdited()
         return None
 
+    @property
+    def restoredShape(self) -> dict | None:
+        """Gamma, proposal and candidates in the report of the shape that undo or redo of the scene has shown again.
+
+        None if the implant's segment has the shape that the process has, or voxels that the user has edited.
+        """
+        return self._restoredShape(self._case) if self.live else None
+
+    def _restoredShape(self, case: Case) -> dict | None:
+        shape = self._earlierShape(case)
+        # The same fields: the shapes differ by what was edited only, such as points.
+        if shape is None or shape == self._shapeFields(case) or results.isEdited(case.added):
+            return None
+        return shape
+
+    def _earlierShape(self, case: Case) -> dict | None:
+        number = "" if case.added is None else results.shapeOf(case.added)
+        return None if number == case.shape else case.shapes.get(number)
+
+    def _shapeFields(self, case: Case) -> dict:
+        return {name: case.report.get(name) for name in _SHAPE_FIELDS}
+
+    def _numberShape(self, case: Case) -> None:
+        """Give the shape in the scene a number, by which it is recognised when undo shows it again."""
+        case.shape = str(next(_shapeNumbers))
+        if case.added is not None:
+            results.markShape(case.added, case.shape)
+            if not case.report.get("edited"):
+                case.shapes[case.shape] = self._shapeFields(case)
+
     def _editedImplant(self, case: Case) -> Mask | None:
         if case.known is None or case.added is None or not case.added.exists:
+            return None
+        if self._restoredShape(case) is not None:
             return None
         implant = maskOnGrid(case.added.segmentationNode, case.added.implantID, case.source)
         return None if implant.same(case.known if case.sent is None else case.sent) else implant
@@ -571,6 +609,8 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
             case.added = results.changeResult(case.added, case.source, case.report, response.completed, implant, mesh)
             if response.implant is not None:
                 results.markKnown(case.added, case.source, case.known)
+        if response.implant is not None:
+            self._numberShape(case)
         return bool(response.report) or response.implant is not None or mesh is not None
 
     def _keepParts(self, case: Case, response: Response) -> bool:
@@ -605,7 +645,9 @@ class SkullVAELogic(ScriptedLoadableModuleLogic):
         else:
             case.history.clear()
         target, segmentID = case.added.segmentationNode, case.added.implantID
-        results.saveStateForUndo(target, *filter(None, [case.added.implantModelNode]))
+        if self._earlierShape(case) is None:
+            # Otherwise undo has shown this shape already, and another step would end redo.
+            results.saveStateForUndo(target, *filter(None, [case.added.implantModelNode]))
         shown = maskOnGrid(target, segmentID, case.source)
         if before is None or shown.same(before):
             return response.implant

@@ -9,6 +9,7 @@ from slicer.i18n import tr as _
 
 from .additionalparts import partRows, removeParts, showParts
 from .logic import SkullVAELogic
+from .panelwords import inPanel
 from .parameters import SkullVAEParameterNode, partSettings, sourceOf
 from .tables import fitColumns
 
@@ -53,7 +54,7 @@ class PartsSection:
             "Make the selected parts for the present implant and list their volumes and sizes. Export does so, too."
         )
         self._fillTable(parts)
-        remarks = [] if parts is None else [html.escape(text) for text in parts.warnings]
+        remarks = [] if parts is None else [html.escape(inPanel(text)) for text in parts.warnings]
         if parts is not None and wanted != parts.value:
             remarks.insert(0, _("These parts have other settings than those selected now."))
         self.ui.partsLabel.text = "<br/>".join(remarks)

@@ -22,6 +22,7 @@ from .meshnodes import IMPLANT_ROLE, SKULL_ROLE, addDisplay, addModel, changeMod
 from .segments import (
     EDITED_TAG,
     ROLE_TAG,
+    SHAPE_TAG,
     SOURCE_TAG,
     VOXELS_TAG,
     SkullInput,
@@ -236,6 +237,18 @@ def markKnown(added: AddedResult, source: SkullInput, implant: Mask) -> None:
         markVoxels(added.segmentationNode, added.implantID, source, implant)
 
 
+def markShape(added: AddedResult, number: str) -> None:
+    """Give the implant's segment the number of its shape."""
+    if added.exists:
+        added.segmentationNode.GetSegmentation().GetSegment(added.implantID).SetTag(SHAPE_TAG, number)
+
+
+def shapeOf(added: AddedResult) -> str:
+    """The number of the shape that the implant's segment has; "" without one."""
+    segment = added.segmentationNode.GetSegmentation().GetSegment(added.implantID) if added.exists else None
+    return "" if segment is None else segmentTag(segment, SHAPE_TAG) or ""
+
+
 def isEdited(added: AddedResult) -> bool:
     """Whether the implant was edited by hand, in the session or since."""
     segment = added.segmentationNode.GetSegmentation().GetSegment(added.implantID)
@@ -255,7 +268,7 @@ def keepEdited(added: AddedResult) -> str:
     edited = segmentation.GetSegment(added.implantID)
     copy = slicer.vtkSegment()
     copy.DeepCopy(edited)
-    for tag in (SOURCE_TAG, ROLE_TAG, VOXELS_TAG):
+    for tag in (SOURCE_TAG, ROLE_TAG, VOXELS_TAG, SHAPE_TAG):
         copy.RemoveTag(tag)
     copy.SetName(_("{name}, edited by hand").format(name=edited.GetName()))
     # With a labelmap of its own.

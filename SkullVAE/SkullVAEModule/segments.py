@@ -33,6 +33,8 @@ VOXELS_TAG = "SkullVAE.voxels"
 PROVENANCE = ("software", "version", "parameters")
 # Volumes and points that were edited by hand, as in report.json; missing on an implant that was not edited.
 EDITED_TAG = "SkullVAE.edited"
+# Number of the shape, which undo of the scene restores with the voxels.
+SHAPE_TAG = "SkullVAE.shape"
 
 # Node reference and attribute of the nodes that this module adds: input node and input segment.
 INPUT_ROLE = "SkullVAE.input"

@@ -27,6 +27,7 @@ from .inputsection import InputSection, firstInput
 from .inputsettings import InputSettings
 from .installation import ensurePackages
 from .logic import SkullVAELogic
+from .panelwords import inPanel
 from .parameters import SkullVAEParameterNode, implantSettings, inputKey, isVolume, runSettings, sourceOf
 from .partssection import PartsSection
 from .resultsection import ResultSection
@@ -85,7 +86,9 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.resultSection = ResultSection(self.ui, self.logic, self._onProposal, self._onParametersModified)
         self.defectSection = DefectSection(self.ui, self.logic, self._onDefectsChanged, self._showStatus)
         self.additionsSection = AdditionsSection(self.ui, self._onAdditionsChanged)
-        self.editSection = EditSection(self.ui, self.logic, self._follow, self._showStatus)
+        self.editSection = EditSection(
+            self.ui, self.logic, self._follow, self._onShapeRestored, self._showStatus
+        )  # fmt: skip
         self.inputSettings = InputSettings()
         self.exportSection = ExportSection(self.ui, self.logic, self._follow, self._showStatus, self._appendLog)
         self.compareSection = CompareSection(self.ui, self.logic, self._follow, self._showStatus, self._appendLog)
@@ -384,6 +387,16 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._parameterNode.gamma = self._runGamma
         self._follow()
 
+    def _onShapeRestored(self, shape: dict) -> None:
+        """Set gamma, proposal and defects to those of a shape that undo of the scene has shown again."""
+        proposal, present = shape.get("proposal") or 1, self.logic.report.get("proposal") or 1
+        if proposal != present and self.logic.requestProposal(proposal):
+            self._onProposal()
+        gamma = shape.get("gamma")
+        self._parameterNode.gamma = self._runGamma if gamma is None else gamma
+        self.defectSection.choose(shape.get("candidates") or [])
+        self.onRest()
+
     def _pollResponses(self) -> bool:
         """Apply the responses that have arrived; whether anything has changed."""
         try:
@@ -627,7 +640,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         except SkullVAEError as error:
             onError()
             logging.error(str(error))
-            self._showStatus(str(error))
+            self._showStatus(inPanel(str(error)))
         except Exception:
             onError()
             self._showStatus(title)

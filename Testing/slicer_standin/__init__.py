@@ -437,6 +437,30 @@ def clickOnCell(table, row: int, column: int, onBox: bool = False) -> None:
     processEvents()
 
 
+def cutOff(widget) -> list[str]:
+    """The visible widgets of a panel whose text or content does not fit, with what they need and have in pixels."""
+    from PySide6 import QtCore, QtGui, QtWidgets
+
+    found, frame = [], widget.parent
+    width = QtWidgets.QWidget.width(frame)
+    for kind in (QtWidgets.QLabel, QtWidgets.QAbstractButton, QtWidgets.QAbstractSpinBox, QtWidgets.QComboBox):
+        for each in QtWidgets.QWidget.findChildren(frame, kind):
+            if not QtWidgets.QWidget.isVisible(each):
+                continue
+            own = QtWidgets.QWidget.width(each)
+            right = QtWidgets.QWidget.mapTo(each, frame, QtCore.QPoint(own, 0)).x()
+            needed = QtWidgets.QWidget.minimumSizeHint(each).width()
+            if kind is QtWidgets.QLabel and each.textFormat == QtCore.Qt.TextFormat.RichText.value:
+                document = QtGui.QTextDocument()
+                document.setDefaultFont(QtWidgets.QWidget.font(each))
+                document.setHtml(QtWidgets.QLabel.text(each))
+                document.setTextWidth(own)
+                needed = document.size().width()
+            if needed > own + 1 or right > width:
+                found.append(f"{QtCore.QObject.objectName(each)}: {needed} of {own}, right edge {right} of {width}")
+    return found
+
+
 def grabPanel(widget, path, width: int = 440, height: int | None = None) -> None:
     """Save a picture of the panel as PNG; height None: the preferred height of the panel."""
     from PySide6 import QtWidgets

@@ -327,6 +327,28 @@ def typeText(box, text: str, keys: str = "") -> None:
         processEvents()
 
 
+def cutOff(widget) -> list[str]:
+    """The visible widgets of a panel whose text or content does not fit, with what they need and have in pixels."""
+    import qt
+
+    found, frame = [], widget.parent
+    kinds = "QLabel", "QPushButton", "QCheckBox", "QSpinBox", "QDoubleSpinBox", "QComboBox"
+    for each in vars(widget.ui).values():
+        if each.className() not in kinds or not each.visible:
+            continue
+        own, needed = each.width, each.minimumSizeHint.width()
+        right = each.mapTo(frame, qt.QPoint(own, 0)).x()
+        if each.className() == "QLabel" and each.textFormat == qt.Qt.RichText:
+            document = qt.QTextDocument()
+            document.setDefaultFont(each.font)
+            document.setHtml(each.text)
+            document.setTextWidth(own)
+            needed = document.size.width()
+        if needed > own + 1 or right > frame.width:
+            found.append(f"{each.objectName}: {needed} of {own}, right edge {right} of {frame.width}")
+    return found
+
+
 def grabPanel(widget, path, width: int = 440, height: int | None = None) -> None:
     """Save a picture of the panel as PNG; height None: the preferred height of the panel."""
     frame = widget.parent
@@ -349,6 +371,7 @@ __all__ = [
     "clickInSlice",
     "clickOnCell",
     "closeModule",
+    "cutOff",
     "drag",
     "grabPanel",
     "moduleRecord",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from PySide6 import QtCore, QtGui, QtWidgets
-from PySide6.QtCore import QEvent, QFile, QPointF, QSettings, QSize, Qt, QUrl
+from PySide6.QtCore import QEvent, QFile, QPoint, QPointF, QSettings, QSize, Qt, QUrl
 from PySide6.QtGui import QBrush, QColor, QCursor, QFont, QIcon, QImage, QKeyEvent, QMouseEvent, QPalette, QPixmap
 
 from . import dialogs
@@ -45,6 +45,7 @@ QHeaderView = QtWidgets.QHeaderView
 QStyle = QtWidgets.QStyle
 
 QTimer = pythonQt(QtCore.QTimer)
+QTextDocument = pythonQt(QtGui.QTextDocument)
 
 
 class QApplication:
@@ -127,12 +128,14 @@ __all__ = [
     "QMouseEvent",
     "QPalette",
     "QPixmap",
+    "QPoint",
     "QPointF",
     "QSettings",
     "QSize",
     "QSizePolicy",
     "QStyle",
     "QTableWidgetItem",
+    "QTextDocument",
     "QTimer",
     "QUiLoader",
     "QUrl",
