@@ -60,7 +60,7 @@ class DefectOptions:
     """
 
     core_mm: float = 2.8
-    smallest_ml: float = 0.2
+    smallest_ml: float = 0.1
     grow_spread_mm: float = 3.0
     cavity_mm: float = 20.0
     displaced_mm: float = 8.0

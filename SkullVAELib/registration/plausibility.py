@@ -69,7 +69,7 @@ class QualityCheck:
 
 _UPRIGHT = (
     "Check that the image shows one whole head (leave out a headrest, a table or arms with --roi), and that the"
-    " orientation in the file's header is correct"
+    " orientation and slice distance in the file's header are correct"
 )
 _SLICES = (
     "The distance between slices in the file's header is the likely cause, since the head is {} along the slices: check"
