@@ -13,6 +13,7 @@ from SkullVAELib.checks.limits import LIMITS, RATINGS
 from SkullVAELib.checks.self_check import check_implant
 from SkullVAELib.geometry.affines import apply_affine
 from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.mesh.isosurface import mask_surface
 from SkullVAELib.mesh.mesh import Mesh
 
 AXES = np.array([68.0, 88.0, 72.0])
@@ -183,11 +184,14 @@ def test_a_plate_that_fills_a_cavity_is_told_from_one_that_leaves_it_open():
     deep, air = _shell(affine, index, thick=18.0)[0], _shell(affine, index, out=-5.0, thick=8.0)[0]
     defective = skull & ~hole
 
-    def check(implant):
-        given = (Volume(mask, affine) for mask in (defective, defective | implant, implant))
-        return _of(check_implant(*given), "thickness")
+    def check(implant, printed=None):
+        given = [Volume(mask, affine) for mask in (defective, defective | implant, implant)]
+        mesh = None if printed is None else mask_surface(Volume(printed, affine))
+        return _of(check_implant(*given, mesh), "thickness")
 
     solid, hollow = check(deep & hole), check(deep & hole & ~air)
+    assert "solid" in check(deep & hole, printed=deep & hole).warning
+    assert "solid" not in check(deep & hole, printed=skull & hole).warning, "a plate of 6 mm is printed"
     assert "solid and up to 1" in solid.warning
     assert solid.rating != "good"
     assert "solid" not in hollow.warning

@@ -144,15 +144,23 @@ class Plate:
         return own, ((self.bone.outer - self.bone.inner) * self.cosine)[around]
 
     def thickest(self) -> tuple[float, np.ndarray]:
-        """95th percentile of the thickness in mm where the implant is solid, away from its edge, and its place (3,)."""
+        """Where the implant is thickest and solid, away from its edge.
+
+        Returns
+        -------
+        thickness : float
+            95th percentile, mm; 0 where nothing is solid.
+        middle : (N, 3) array
+            Points half way between the faces where it is that thick, RAS mm.
+        """
         depth = ndimage.distance_transform_edt(self.inside) * self.pixel_mm
         core = self.solid & (depth > min(4.0, 0.5 * depth.max()))
         if not core.any():
-            return 0.0, self.chart.centre
+            return 0.0, np.zeros((0, 3))
         own = ((self.implant.outer - self.implant.inner) * self.cosine)[core]
-        thickest = float(np.percentile(own, 95))
+        thickness = float(np.percentile(own, 95))
         middle = self.chart.at((self.implant.outer + self.implant.inner) / 2)[core]
-        return thickest, middle[np.argmin(np.abs(own - thickest))]
+        return thickness, middle[own >= thickness]
 
     def bulge_mm(self) -> float | None:
         """How far the outer surface bulges or dents, beyond what is usual for an implant of this size.

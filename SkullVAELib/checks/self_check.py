@@ -15,6 +15,7 @@ from SkullVAELib.checks.vault import ANGLE_DEG, RANGE_MM, Vault, find_openings
 from SkullVAELib.geometry.affines import apply_affine, as_place
 from SkullVAELib.geometry.masks import bounding_box
 from SkullVAELib.geometry.volume import Volume, crop, to_nearest_ras
+from SkullVAELib.mesh.distance import SurfaceDistance
 from SkullVAELib.mesh.mesh import Mesh
 
 SMALLEST_OPENING_ML = 0.3
@@ -156,7 +157,7 @@ def check_implant(all_bone: Volume, completed: Volume, implant: Volume, mesh: Me
         _open_edge(plates),
         _bone_overlap(local, local_bone),
         _image_end(implant, place, mesh),
-        _thickness(plates),
+        _thickness(plates, mesh),
         _rim_step(plates),
         _bulge(plates),
         _missing_bone(vault),
@@ -275,7 +276,7 @@ def _image_end(implant: Volume, box: tuple[slice, ...], mesh: Mesh | None) -> Ch
     return _rated("image_end", share, warning)
 
 
-def _thickness(plates: list[Plate]) -> Check:
+def _thickness(plates: list[Plate], mesh: Mesh | None) -> Check:
     pairs = [plate.thickness() for plate in plates]
     pairs = [(own, bone) for own, bone in pairs if len(own) and len(bone) >= 20]
     if not pairs:
@@ -294,9 +295,12 @@ def _thickness(plates: list[Plate]) -> Check:
         " slices; choose another thickness if it is not intended."
     )
     check = _rated("thickness", own_mm / max(bone_mm, 0.1), warning)
-    thickest, place = max((plate.thickest() for plate in plates), key=lambda found: found[0])
+    thickest, middle = max((plate.thickest() for plate in plates), key=lambda found: found[0])
     if thickest <= max(SOLID_MM, THICKER * bone_mm):
         return check
+    if mesh is not None and len(mesh.faces) and np.mean(SurfaceDistance(mesh).signed(middle) < 0) < 0.5:
+        return check  # the printable implant, of constant thickness say, leaves the cavity open
+    place = middle[len(middle) // 2]
     cavity = (
         f"The implant is solid and up to {thickest:.0f} mm thick, at {as_place(place)}; skulls of that thickness mostly"
         " have a cavity there, such as the frontal sinus. Compare in slices; a constant thickness leaves it open."
