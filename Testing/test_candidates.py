@@ -206,13 +206,18 @@ def test_a_candidate_goes_on_beyond_the_image_where_its_rim_does_and_no_further_
 
 
 def test_probable_candidates_are_filled_and_doubtful_ones_are_named():
-    three = finder(slab(np.s_[10:25, 10:25], np.s_[35:45, 10:20], np.s_[55:62, 10:17], height_mm=60.0), 0.99, 0.6, 0.2)
+    three = finder(slab(np.s_[10:25, 10:25], np.s_[35:45, 10:20], np.s_[55:62, 10:17], height_mm=60.0), 0.99, 0.2, 0.19)
     defects = three.choose()
     assert [c.filled for c in defects.candidates] == [True, True, False]
     assert [mask.sum() for mask in defects.masks] == [15 * 15 * 3, 10 * 10 * 3]
     doubtful, left_open = defects.warnings
-    assert "Defect 2 of 2.4 ml at R 98" in doubtful and "0.60" in doubtful
+    assert "Defect 2 of 2.4 ml at R 98" in doubtful and "0.20" in doubtful
     assert "Candidate defect 3 of 1.2 ml" in left_open and "--at" in left_open
+
+
+def test_a_large_candidate_has_to_be_more_probable_to_be_filled():
+    missing = slab(np.s_[20:60, 5:35], height_mm=60.0)
+    assert [len(finder(missing, probability).choose().masks) for probability in (0.49, 0.5)] == [0, 1]
 
 
 def test_a_large_hole_in_the_vault_is_never_left_open_without_a_warning():

@@ -125,7 +125,7 @@ def test_where_nothing_is_found_the_way_to_complete_a_face_is_named_unless_it_wa
         assert ("use --face" in _no_defect_warning([], face, None)) != face
 
 
-@pytest.mark.parametrize(("probabilities", "complete"), [((), True), ((0.02, 0.1), True), ((0.02, 0.4), False)])
+@pytest.mark.parametrize(("probabilities", "complete"), [((), True), ((0.02, 0.09), True), ((0.02, 0.1), False)])
 def test_where_nothing_is_found_a_complete_skull_is_named_as_the_reason_unless_a_candidate_is_likely(
     probabilities, complete
 ):

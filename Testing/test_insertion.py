@@ -66,7 +66,8 @@ def holed(slope: float, tilted: bool = False) -> Completion:
 @cache
 def made(slope: float, tilted: bool = False, **options: float) -> ImplantPiece:
     implant = make_implant(holed(slope, tilted), ImplantOptions(**options), insertion=True)
-    assert len(implant.pieces) == 1 and not implant.warnings
+    assert len(implant.pieces) == 1
+    assert all("blocks the insertion" in warning for warning in implant.warnings)
     return implant.pieces[0]
 
 

@@ -43,6 +43,8 @@ def _words() -> dict[str, str]:
         r"--screws\b": _("'Min. bone' under Fixation"),
         r"--tab-at\b": _("'Place a tab' under Fixation"),
         r"--engrave-size\b": _("'Text height'"),
+        r"--insertable\b": _("'Insertable along a straight line' under Insertion"),
+        r"--face\b": _("'Also complete the face' under Defects"),
         r"--split\b": _("'Max. length' under Advanced"),
         r"--device cpu\b": _("'cpu' in the list 'Device' under Advanced"),
         r"--prior\b": _("'Prior' under Advanced"),
