@@ -135,13 +135,21 @@ class Plate:
         bare = edge & (distance > NEAR_MM + self.slack_mm + self.pixel_mm)
         return self.chart.at(self.implant.outer)[bare].mean(0) if bare.any() else None
 
+    @cached_property
+    def core(self) -> np.ndarray:
+        """(P, P) bool, the pixels of the implant away from its edge."""
+        depth = ndimage.distance_transform_edt(self.inside) * self.pixel_mm
+        return self.inside & (depth > min(4.0, 0.5 * depth.max()))
+
+    @cached_property
+    def own_mm(self) -> np.ndarray:
+        """(P, P) thickness of the implant along its normal, mm."""
+        return (self.implant.outer - self.implant.inner) * self.cosine
+
     def thickness(self) -> tuple[np.ndarray, np.ndarray]:
         """Thickness in mm along the normal of the implant away from its edge, and of the bone around it."""
-        depth = ndimage.distance_transform_edt(self.inside) * self.pixel_mm
-        core = self.inside & (depth > min(4.0, 0.5 * depth.max()))
         around = self.beside & ~self.inside & (self.away_mm > 3) & (self.away_mm <= SURROUNDING_MM)
-        own = ((self.implant.outer - self.implant.inner) * self.cosine)[core]
-        return own, ((self.bone.outer - self.bone.inner) * self.cosine)[around]
+        return self.own_mm[self.core], ((self.bone.outer - self.bone.inner) * self.cosine)[around]
 
     def thickest(self) -> tuple[float, np.ndarray]:
         """Where the implant is thickest and solid, away from its edge.
@@ -153,11 +161,10 @@ class Plate:
         middle : (N, 3) array
             Points half way between the faces where it is that thick, RAS mm.
         """
-        depth = ndimage.distance_transform_edt(self.inside) * self.pixel_mm
-        core = self.solid & (depth > min(4.0, 0.5 * depth.max()))
+        core = self.core & self.solid
         if not core.any():
             return 0.0, np.zeros((0, 3))
-        own = ((self.implant.outer - self.implant.inner) * self.cosine)[core]
+        own = self.own_mm[core]
         thickness = float(np.percentile(own, 95))
         middle = self.chart.at((self.implant.outer + self.implant.inner) / 2)[core]
         return thickness, middle[own >= thickness]

@@ -14,7 +14,7 @@ from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.implant.implant_mesh import completed_shape, defect_masks, lateral_extent, local_bone
 from SkullVAELib.implant.implicit_solid import FAR_MM, FineGrid, OuterSurface, contour, fine_grid, largest_solid
 from SkullVAELib.implant.rim_line import RimLine
-from SkullVAELib.implant.tooling import Tooling, ToolingInputs, ToolingOptions
+from SkullVAELib.implant.tooling import Tooling, ToolingInputs, ToolingOptions, part_stem
 from SkullVAELib.mesh.distance import BoneDistance
 from SkullVAELib.mesh.mesh import Mesh
 
@@ -93,7 +93,7 @@ def make_fit_ring(inputs: ToolingInputs, options: ToolingOptions) -> Tooling:
                 f"The {what} is only the largest component of the bone there, {share:.0%} of its volume. Use a"
                 " wider ring."
             )
-        made.parts[_stem("fit_ring", number)] = mesh
+        made.parts[part_stem("fit_ring", number)] = mesh
         figures.append({"defect": number, "width_mm": width, **_size(mesh)})
     made.figures["ring"] = {"parts": figures}
     return made
@@ -150,7 +150,7 @@ def make_template(inputs: ToolingInputs, options: ToolingOptions) -> Tooling:
         if len(rim.points):
             _cut_groove(solid, whole, place.grid, rim.points, outer.normal(rim.points))
         mesh = contour(largest_solid(solid)[0], place.grid)
-        made.parts[_stem("template", number)] = mesh
+        made.parts[part_stem("template", number)] = mesh
         height = float(np.ptp(mesh.points @ (place.grid.affine[:3, 2] / step)))
         figures.append({"defect": number, "width_mm": width, **_size(mesh), "height_mm": round(height, 1)})
     made.figures["template"] = {"parts": figures}
@@ -176,10 +176,6 @@ def _masks(inputs: ToolingInputs) -> list[tuple[int, Volume]]:
     present = {piece.defect for piece in inputs.printable.pieces}
     masks, _ = defect_masks(inputs.completion)
     return [(number, mask) for number, mask in enumerate(masks, 1) if number in present]
-
-
-def _stem(name: str, number: int) -> str:
-    return name if number == 1 else f"{name}_{number}"
 
 
 def _name(name: str, number: int) -> str:

@@ -22,7 +22,7 @@ from SkullVAELib.core.threads import one_thread
 from SkullVAELib.geometry.affines import perpendicular_axes
 from SkullVAELib.implant.directions import cone_directions, plate_normal
 from SkullVAELib.implant.implicit_solid import FineGrid, contour, largest_solid, sampled_distance
-from SkullVAELib.implant.tooling import Tooling, ToolingInputs, ToolingOptions
+from SkullVAELib.implant.tooling import Tooling, ToolingInputs, ToolingOptions, part_stem
 from SkullVAELib.mesh.distance import SurfaceDistance
 from SkullVAELib.mesh.mesh import Mesh, concatenate_meshes
 
@@ -123,7 +123,7 @@ def make_mould(inputs: ToolingInputs, options: ToolingOptions) -> Tooling:
     entries = []
     pieces = inputs.printable.pieces
     for number, piece in enumerate(pieces, 1):
-        stem = "mould" if number == 1 else f"mould_{number}"
+        stem = part_stem("mould", number)
         tag = str(number) if len(pieces) > 1 else ""
         mould = mould_of(piece.mesh, _outwards(piece.mesh, inputs), options, tag)
         made.parts |= {f"{stem}_a": mould.a, f"{stem}_b": mould.b}

@@ -217,3 +217,12 @@ _MAKERS: dict[str, Callable[[ToolingInputs, ToolingOptions], Tooling]] = {
     "ring": _ring,
     "template": _template,
 }
+
+
+def part_stem(name: str, number: int) -> str:
+    """The stem of the file of a part for a defect.
+
+    >>> part_stem("template", 1), part_stem("template", 2)
+    ('template', 'template_2')
+    """
+    return name if number == 1 else f"{name}_{number}"

@@ -14,6 +14,7 @@ from SkullVAELib.checks.limits import LIMITS
 from SkullVAELib.core.atomic_output import atomic_file
 from SkullVAELib.core.progress import report_step
 from SkullVAELib.core.version import NOTICE
+from SkullVAELib.implant.tooling import part_stem
 from SkullVAELib.mesh.colours import THICKNESS_SCALE_MM, UNCERTAINTY_SCALE_MM, length_colours
 from SkullVAELib.mesh.mesh import Mesh
 from SkullVAELib.report.html import encode_png, format_number, html_figure, html_image, html_page, html_table
@@ -180,9 +181,9 @@ def _page(
         body.append(_section("Printable implant", _pieces(printable["pieces"]) + _implant_options(printable)))
     if mould := report.get("tooling", {}).get("mould"):
         body.append(_section("Mould", _moulds(mould["pieces"])))
-    for kind, (title, use) in _BENCH_PARTS.items():
+    for kind, (stem, title, use) in _BENCH_PARTS.items():
         if parts := report.get("tooling", {}).get(kind, {}).get("parts"):
-            body.append(_section(title, _bench_parts(kind, parts) + f'<p class="note">{use}</p>'))
+            body.append(_section(title, _bench_parts(stem, parts) + f'<p class="note">{use}</p>'))
     if len(report.get("proposals", ())) > 1 and (proposals := _proposals(report["proposals"])):
         body.append(_section("Proposals", proposals))
     if candidates := _candidates(report):
@@ -394,22 +395,26 @@ def _moulds(pieces: list[dict]) -> str:
 
 
 _BENCH_PARTS = {
-    "ring": ("Fit ring", "The bone around the defect, to try the printed implant in."),
+    "ring": ("fit_ring", "Fit ring", "The bone around the defect, to try the printed implant in."),
     "template": (
+        "template",
         "Template",
         "The completed outer surface as a solid form, to bend a mesh over. The groove is the rim.",
     ),
 }
 
 
-def _bench_parts(kind: str, parts: list[dict]) -> str:
-    stem = {"ring": "fit_ring", "template": "template"}[kind]
-    head = ["File", "Defect", "Width around the implant, mm", "Volume, ml"] + ["Height, mm"] * (kind == "template")
+def _bench_parts(stem: str, parts: list[dict]) -> str:
+    head = ["File", "Defect", "Width around the implant, mm", "Volume, ml"] + ["Height, mm"] * (stem == "template")
     rows = []
     for part in parts:
-        name = stem if part["defect"] == 1 else f"{stem}_{part['defect']}"
-        row = [name, str(part["defect"]), format_number(part["width_mm"], 0), format_number(part["volume_ml"], 1)]
-        rows.append([*row, format_number(part.get("height_mm"), 1)] if kind == "template" else row)
+        row = [
+            part_stem(stem, part["defect"]),
+            str(part["defect"]),
+            format_number(part["width_mm"], 0),
+            format_number(part["volume_ml"], 1),
+        ]
+        rows.append([*row, format_number(part.get("height_mm"), 1)] if stem == "template" else row)
     return html_table(head, rows)
 
 
