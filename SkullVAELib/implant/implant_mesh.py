@@ -431,7 +431,7 @@ def _hole_warnings(name: str, requested: int, made: int) -> list[str]:
         return []
     if made < requested:
         return [f"{requested - made} of the {name} do not pass through, or run into an edge or each other. Check them."]
-    return [f"The {name} cut {made - requested} more openings than they are, where the body is thin. Check them."]
+    return [f"The {name} cut {made - requested} openings too many, where the body is thin. Check them."]
 
 
 def _addition_warnings(changes: list[int], holes: int) -> list[str]:
