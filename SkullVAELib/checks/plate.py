@@ -17,6 +17,9 @@ NEAR_MM = 3.0
 SURROUNDING_MM = 15.0
 """Bone within this distance of the implant, mm, is what its thickness is compared with."""
 
+LEAST_STEPS = 10
+"""Fewest places at the rim whose steps are judged."""
+
 _FINE_MM, _COARSE_MM, _FINE_EXTENT_MM = 1.25, 2.0, 60.0
 _RADIAL_MM = 12.0  # followed inside and outside of the implant
 _OVERLAP_MM = 2.0  # bone this far inside or outside of the implant's edge still lies beside it
@@ -194,7 +197,8 @@ class Plate:
     def rim_steps(self) -> np.ndarray:
         """Distances in mm between the outer surface of the implant at its edge and that of the bone, continued.
 
-        Left out are places where the bone itself is not nearly plane, such as the rim of an orbit.
+        Left out are places where the bone itself is not nearly plane, such as the rim of an orbit, unless few others are
+        left.
         """
         # Within a block of an edge the surface of a fraction is rounded.
         margin = max(_BLOCK_MM, 2 * self.slack_mm)
@@ -208,7 +212,10 @@ class Plate:
         # Under a bevel of the bone the implant is not the outer surface.
         rim &= ~(self.bone.hit & (np.nan_to_num(self.bone.outer) > np.nan_to_num(self.implant.outer)))
         expected, weight, departure = _local_plane(self.bone.outer, bone, _FIT_MM / self.pixel_mm)
-        rim &= (weight > 0.2) & (departure * self.cosine < _PLANE_MM)
+        rim &= weight > 0.2
+        nearly_plane = rim & (departure * self.cosine < _PLANE_MM)
+        if np.count_nonzero(nearly_plane) >= LEAST_STEPS:
+            rim = nearly_plane
         return (np.abs(self.implant.outer - expected) * self.cosine)[rim]
 
 
