@@ -13,7 +13,9 @@ from scipy import ndimage
 from SkullVAELib.completion.candidates import (
     FEATURES,
     MissingBone,
+    _bone_along_line,
     _missing_on_both_sides,
+    _on_voxels,
     _share_of_circle,
     missing_fraction,
 )
@@ -21,6 +23,8 @@ from SkullVAELib.completion.defect_classifier import DefectClassifier, as_vector
 from SkullVAELib.completion.defects import CHOSEN, EXCLUDED, DefectFinder, NumberedCandidate, _judged
 from SkullVAELib.completion.options import DefectChoice, DefectOptions
 from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.geometry.affines import apply_affine
+from SkullVAELib.geometry.grid import Grid
 from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.registration.skull import Skull
 
@@ -327,3 +331,39 @@ def test_a_file_that_is_no_classifier_is_a_clear_error(tmp_path):
     save_file({"mean": torch.zeros(3)}, tmp_path / "other.safetensors")
     with pytest.raises(SkullVAEError, match="not a classifier"):
         DefectClassifier.load(tmp_path / "other.safetensors")
+
+
+def test_fields_are_sampled_on_voxels_as_at_their_points_and_outside_the_grid_is_known():
+    grid = Grid((10, 12, 9), 4.0)
+    field = torch.rand(grid.shape, generator=torch.Generator().manual_seed(0))
+    to_canonical = np.array([[1.2, 0.1, 0, -22], [-0.1, 1.1, 0.2, -24], [0, 0.1, 0.9, -14], [0, 0, 0, 1]])
+    shape = (37, 300, 30)
+    values, outside = _on_voxels(field, grid, to_canonical, shape)
+    index = np.indices(shape).reshape(3, -1).T
+    at = apply_affine(to_canonical, index)
+    beyond = (np.abs(at) - grid.half_mm).max(1)
+    assert np.array_equal(outside.ravel()[np.abs(beyond) > 1e-3], (beyond > 0)[np.abs(beyond) > 1e-3])
+    assert 0.2 < outside.mean() < 0.98
+    expected = grid.sample(field[None], torch.tensor(at).float())[:, 0].numpy()
+    assert np.allclose(values.ravel(), expected, atol=1e-4)
+
+
+def test_bone_along_the_line_is_the_nearest_on_each_side():
+    rng = np.random.default_rng(0)
+    fraction = Volume((rng.random((30, 24, 20)) > 0.98).astype(np.float32), np.eye(4))
+    missing = (rng.random((30, 24, 20)) > 0.7) & (fraction.array < 0.5)
+    to_canonical = np.diag([1.1, 1.2, 0.9, 1.0])
+    to_canonical[:3, 3] = [-12, -20, 30]
+    found = _bone_along_line(missing, fraction, to_canonical, 8.0)
+    for sign, distance in zip((1, -1), found, strict=True):
+        assert np.isinf(distance[~missing]).all() and np.isfinite(distance).any()
+        for index in np.argwhere(missing)[::97]:
+            at = apply_affine(to_canonical, index)
+            step = at / max(1, np.linalg.norm(at)) / np.diag(to_canonical)[:3]
+            for far in np.arange(1.0, 9.0):
+                there = np.round(index + sign * far * step).astype(int)
+                if (there >= 0).all() and (there < missing.shape).all() and fraction.array[tuple(there)] >= 0.5:
+                    break
+            else:
+                far = np.inf
+            assert distance[tuple(index)] == far

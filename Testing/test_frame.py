@@ -9,7 +9,13 @@ import torch
 
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.geometry.affines import apply_affine, nearest_axes
-from SkullVAELib.geometry.distance_field import downsample_mask, redistance, signed_distance, surface_points
+from SkullVAELib.geometry.distance_field import (
+    block_sums,
+    downsample_mask,
+    redistance,
+    signed_distance,
+    surface_points,
+)
 from SkullVAELib.geometry.grid import Grid
 from SkullVAELib.geometry.volume import Volume, to_nearest_ras
 from SkullVAELib.registration.affine import AffineTarget, register_affine
@@ -220,3 +226,12 @@ def test_the_middle_of_the_head_is_found_though_half_the_vault_is_missing():
     # What is left of the misplacement: where the head's own middle, and its front, come to lie across the midline.
     assert abs(found[0, 3]) < 0.5
     assert abs(apply_affine(found, np.array([0.0, 90.0, 0.0]))[0]) < 1.0
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("factor", [(2, 3, 1), (7, 6, 8)])
+def test_blocks_have_the_sum_of_their_voxels(order, factor):
+    mask = np.asarray(np.random.default_rng(0).random((23, 30, 17)) > 0.3, order=order)[1:, ::-1]
+    expected = np.zeros(-(-np.array(mask.shape) // factor), int)
+    np.add.at(expected, tuple((np.argwhere(mask) // factor).T), 1)
+    assert np.array_equal(block_sums(mask, np.array(factor)), expected)

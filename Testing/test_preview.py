@@ -9,7 +9,7 @@ from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.report import preview
 from SkullVAELib.report.preview import render_preview
-from SkullVAELib.report.raycast import BONE, IMPLANT, Scene, View
+from SkullVAELib.report.raycast import BONE, IMPLANT, Scene, View, _average, _average_in
 
 COLOURS = np.stack([preview.BONE_RGB, preview.IMPLANT_RGB])
 STORED = {
@@ -208,3 +208,19 @@ def test_slices_of_any_thickness_and_direction_are_drawn_in_their_size_and_place
         assert (picture >= 0).sum() == pytest.approx(np.pi * 25**2, rel=0.08)
         assert np.abs(np.argwhere(picture >= 0).mean(0) - 29.5).max() < 1.0
     assert 300 < (seen(bone, implant, (0, 1, 0), (0, 0, 1), 1.0, 60) == IMPLANT).sum() < 1000
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_averages_in_a_box_are_those_of_the_whole_array(order):
+    array = np.zeros((9, 10, 11), bool, order)
+    box = (slice(1, 6), slice(3, 10), slice(0, 4))
+    array[box] = np.random.default_rng(0).random((5, 7, 4)) > 0.5
+    factor = np.array([2, 3, 1])
+    assert np.array_equal(_average_in(array, box, factor), _average(array, factor))
+
+
+def test_an_implant_beyond_the_bone_is_in_the_scene():
+    bone, implant = np.zeros((30, 30, 30), bool), np.zeros((30, 30, 30), np.uint8)
+    bone[5:12, 5:20, 5:20], implant[20:24, 6:18, 6:18] = True, 1
+    scene = Scene(Volume(bone, np.diag([2.0, 2, 2, 1])), Volume(implant, np.diag([2.0, 2, 2, 1])), COLOURS)
+    assert scene.implant_points()[:, 0].max() == 46

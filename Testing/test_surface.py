@@ -8,6 +8,7 @@ from scipy import ndimage
 
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.geometry.volume import Volume
+from SkullVAELib.mesh.distance import SurfaceDistance
 from SkullVAELib.mesh.files import write_stl
 from SkullVAELib.mesh.isosurface import mask_surface
 from SkullVAELib.mesh.mesh import Mesh
@@ -173,3 +174,14 @@ def test_failed_write_leaves_nothing_behind(tmp_path):
 def test_empty_mask_is_refused():
     with pytest.raises(SkullVAEError, match="no voxel"):
         mask_surface(Volume(np.zeros((4, 4, 4), np.uint8), affine()))
+
+
+def test_distances_to_a_triangle_are_those_to_its_face_edges_and_corners():
+    triangle = Mesh(np.array([[0.0, 0, 0], [2, 0, 0], [0, 2, 0]]), np.array([[0, 1, 2]]))
+    points = np.array(
+        [[0.5, 0.5, 1], [0.5, 0.5, -1], [-3, -4, 0], [5, 0, -4], [0, 6, 3], [1, -2, 0], [-2, 1, 0], [2, 2, 0]]
+    )
+    expected = [1, -1, 5, -5, 5, 2, 2, np.sqrt(2)]
+    assert np.allclose(SurfaceDistance(triangle).signed(points), expected)
+    moved = Mesh(triangle.points[:, [2, 0, 1]] + 7, triangle.faces)
+    assert np.allclose(SurfaceDistance(moved).signed(points[:, [2, 0, 1]] + 7), expected)

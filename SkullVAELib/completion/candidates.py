@@ -56,6 +56,9 @@ _MOST_CANDIDATES = 30
 
 _VOXELS_AT_ONCE = 200_000
 
+# Coordinates in single precision are rounded by less than this, mm.
+_ROUNDING_MM = 1e-3
+
 # A Gaussian of scipy.ndimage ends after so many standard deviations.
 _GAUSSIAN_REACH = 4.5
 
@@ -142,14 +145,17 @@ def _on_voxels(
     """
     i, j, k, offset = _terms(to_canonical, shape)
     half = torch.tensor(grid.half_mm).float()
-    values, outside = np.empty(shape, np.float32), np.empty(shape, bool)
+    values, outside = np.empty(shape, np.float32), np.zeros(shape, bool)
     # In slabs that fit the processor's cache.
     depth = max(1, _VOXELS_AT_ONCE // (shape[1] * shape[2]))
     for start in range(0, shape[0], depth):
         slab = slice(start, start + depth)
         at = i[slab, None, None] + j[:, None] + k + offset
         values[slab] = grid.sample(field[None], at.reshape(-1, 3)).reshape(at.shape[:3]).numpy()
-        outside[slab] = (at.abs() > half).any(-1).numpy()
+        # A slab is inside if its corners are, with room for rounding.
+        corners = at[tuple(slice(None, None, max(1, n - 1)) for n in at.shape[:3])]
+        if (corners.abs() > half - _ROUNDING_MM).any():
+            outside[slab] = (at.abs() > half).any(-1).numpy()
     return values, outside
 
 
@@ -225,14 +231,20 @@ def _bone_along_line(
     at = apply_affine(to_canonical, index)
     away = at / np.linalg.norm(at, axis=1, keepdims=True).clip(1)
     step = away @ np.linalg.inv(to_canonical)[:3, :3].T  # one canonical mm along the line, in voxels
+    bone, strides = (fraction.array >= 0.5).ravel(), np.cumprod([1, *missing.shape[:0:-1]])[::-1]
     found = []
     for sign in (1.0, -1.0):
         first = np.full(len(index), np.inf)
-        for far in np.arange(reach_mm, 0.5, -1.0):
-            there = np.round(index + sign * far * step).astype(int)
+        left = np.arange(len(index))
+        start, along = index, step
+        for far in np.arange(reach_mm, 0.5, -1.0)[::-1]:
+            there = np.round(start + sign * far * along).astype(int)
             inside = np.flatnonzero(((there >= 0) & (there < missing.shape)).all(1))
-            hit = inside[fraction.array[tuple(there[inside].T)] >= 0.5]
-            first[hit] = far
+            hit = inside[bone[there[inside] @ strides]]
+            first[left[hit]] = far
+            rest = np.ones(len(left), bool)
+            rest[hit] = False
+            left, start, along = left[rest], start[rest], along[rest]
         distance = np.full(missing.shape, np.inf, np.float32)
         distance[tuple(index.T)] = first
         found.append(distance)

@@ -10,7 +10,7 @@ from scipy import ndimage
 from SkullVAELib.completion.candidates import BEVEL, missing_fraction
 from SkullVAELib.completion.defects import Defects
 from SkullVAELib.geometry.affines import apply_affine
-from SkullVAELib.geometry.masks import bounding_box, dilate, erode
+from SkullVAELib.geometry.masks import bounding_box, dilate, empty_mask, erode
 from SkullVAELib.geometry.volume import Volume, crop
 from SkullVAELib.shape.warped import PatientShape, WarpedShape
 
@@ -91,7 +91,7 @@ class FilledDefects:
     @classmethod
     def nothing(cls, bone: Volume) -> FilledDefects:
         """No implant, on the grid of an image."""
-        return cls(np.zeros_like(bone.array), Volume(np.zeros((0, 0, 0), bool), bone.affine), 0.0)
+        return cls(empty_mask(bone.array), Volume(np.zeros((0, 0, 0), bool), bone.affine), 0.0)
 
     def __or__(self, other: FilledDefects) -> FilledDefects:
         """The implants of two sets of defects of one image."""
@@ -204,7 +204,7 @@ def _on_image(whole: Volume, start: np.ndarray, times: np.ndarray, bone: Volume)
     share = whole.array
     if times.max() > 1:
         share = share.reshape([n for pair in zip(shape, times, strict=True) for n in pair]).sum((1, 3, 5))
-    mask = np.zeros_like(bone.array)  # in the same memory order: mixed orders cost seconds at 512^3
+    mask = empty_mask(bone.array)
     low, high = np.clip(start, 0, bone.array.shape), np.clip(start + shape, 0, bone.array.shape)
     inside = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
     here = tuple(slice(a, b) for a, b in zip(low - start, high - start, strict=True))

@@ -110,9 +110,11 @@ def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stag
         report["candidates"] = patient.candidates
         if patient.reference is not None:
             report["reference"] = patient.reference.as_json()
-        filled, proposal, rim_gap = FilledDefects.nothing(registered.bone), None, float("nan")
+        proposal, rim_gap = None, float("nan")
         if defects.masks or face is not None:
             filled, proposal, rim_gap = patient.fill_with(warped, defects.field[defects.box] if defects.masks else None)
+        else:
+            filled = FilledDefects.nothing(registered.bone)
     report["warnings"] = warnings = list(patient.warnings)
     found = bool(filled.whole.array.any())
     if found:

@@ -24,6 +24,7 @@ from SkullVAELib.completion.voxel_edit import EditedShape, edited_report
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.core.threads import one_thread
 from SkullVAELib.geometry.affines import apply_affine
+from SkullVAELib.geometry.masks import empty_mask
 from SkullVAELib.geometry.volume import Volume, crop
 from SkullVAELib.registration.known_bone import KnownBone
 from SkullVAELib.registration.patient import RegisteredPatient
@@ -306,7 +307,7 @@ class PreparedPatient:
         """
         registered = self.registered
         if not self.defects.masks and self.face is None:
-            nothing = registered.bone.with_array(np.zeros_like(registered.bone.array))
+            nothing = registered.bone.with_array(empty_mask(registered.bone.array))
             report = {"warnings": self.warnings, "candidates": self.candidates}
             return Completion(registered.bone, registered.bone, nothing, report, False, None, self)
         own = self.prior.gamma_or_own(self.options.gamma)

@@ -65,11 +65,7 @@ def _block_averages(bone: Volume, target_mm: float, grey: GreyLevels | None = No
             _refine_surface(average, bone.array, grey, factor)
         return Volume(average, bone.affine)
     shape = -(-np.array(bone.array.shape) // factor)
-    total = np.zeros(shape, np.uint16)
-    for offset in np.ndindex(*factor):
-        part = bone.array[tuple(slice(o, None, f) for o, f in zip(offset, factor, strict=True))]
-        total[tuple(slice(n) for n in part.shape)] += part.astype(bool)
-    average = total.astype(np.float32)
+    average = block_sums(bone.array.astype(bool, copy=False), factor).astype(np.float32, order="C")
     for axis, (blocks, times, voxels) in enumerate(zip(shape, factor, bone.array.shape, strict=True)):
         # The last block may have fewer voxels: divided by a full block's it would show a surface that is not there.
         count = np.full(blocks, times, np.float32)
@@ -100,6 +96,42 @@ def _refine_surface(average: np.ndarray, bone: np.ndarray, grey: GreyLevels, fac
         total[there] += grey.fractions(grey.image.array[at], bone[at])
         count[there] += 1
     average[tuple(blocks.T)] = total / count
+
+
+def block_sums(mask: np.ndarray, factor: np.ndarray) -> np.ndarray:
+    """Number of True voxels in each block of a mask; the last block of an axis may have fewer voxels.
+
+    Parameters
+    ----------
+    mask : numpy.ndarray, shape (I, J, K)
+        Bool.
+    factor : numpy.ndarray, shape (3,)
+        Voxels of a block along each axis.
+
+    Returns
+    -------
+    numpy.ndarray
+        Unsigned integers.
+
+    >>> block_sums(np.ones((2, 3, 4), bool), np.array([2, 2, 2])).tolist()
+    [[[8, 8], [4, 4]]]
+    """
+    total: np.ndarray = mask.view(np.uint8)
+    least = np.uint8 if factor.prod() <= 255 else np.uint16
+    # The axis of the largest stride first: whole rows are added, and each further axis is shorter.
+    for axis in sorted(range(3), key=lambda a: -abs(mask.strides[a])):
+        step, size = int(factor[axis]), total.shape[axis]
+        if step == 1:
+            continue
+        lead = (slice(None),) * axis
+        added: np.ndarray = np.zeros_like(
+            total, least, shape=[*total.shape[:axis], -(-size // step), *total.shape[axis + 1 :]]
+        )
+        for offset in range(step):
+            part = total[(*lead, slice(offset, None, step))]
+            added[(*lead, slice(part.shape[axis]))] += part
+        total = added
+    return total
 
 
 def reduced_bone(bone: Volume, grey: GreyLevels | None = None) -> tuple[Volume, tuple[slice, ...]]:

@@ -36,8 +36,9 @@ class GreyLevels:
     def of(cls, image: Volume, bone: Volume, threshold_hu: float) -> GreyLevels:
         """The values around a bone mask on the same grid, balanced over about fifty of its slices."""
         every = max(1, bone.array.shape[2] // 50)
-        inside = bone.array[:, :, ::every] != 0
-        level = image.array[:, :, ::every].astype(np.float32) - np.float32(threshold_hu - 0.5)
+        # In C order, in which masks select: in Fortran's, that of files, it takes four times as long.
+        inside = np.ascontiguousarray(bone.array[:, :, ::every] != 0)
+        level = np.ascontiguousarray(image.array[:, :, ::every], np.float32) - np.float32(threshold_hu - 0.5)
         pairs = [np.zeros((2, 0))]
         for axis in (0, 1):
             first, second = (slice(None, -1), slice(1, None)), (slice(1, None), slice(None, -1))

@@ -6,6 +6,17 @@ import numpy as np
 from scipy import ndimage
 
 
+def empty_mask(like: np.ndarray) -> np.ndarray:
+    """A mask without a True voxel, bool, in the memory order of an array.
+
+    Mixed orders cost seconds at 512^3. Unlike `np.zeros_like`, memory that is never written is never used.
+
+    >>> empty_mask(np.ones((2, 3, 4), order="F")).flags.f_contiguous
+    True
+    """
+    return np.zeros(like.shape, bool, "F" if like.flags.f_contiguous and not like.flags.c_contiguous else "C")
+
+
 def bounding_box(mask: np.ndarray, margin: int | np.ndarray = 0) -> tuple[slice, ...]:
     """The smallest box with every True voxel, grown by a margin within the array; of size 0 for an empty mask.
 

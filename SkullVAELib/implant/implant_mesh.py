@@ -338,7 +338,7 @@ def _defect_pieces(
     pieces = solids
     for place, solid in enumerate(pieces):
         solid, count, share = largest_solid(solid)
-        mesh = contour(solid, grid)
+        mesh = way.mesh if way is not None and way.solid is solid else contour(solid, grid)
         if mesh.volume_ml < SMALLEST_ML:
             warnings.append(
                 f"A piece of {max(0.0, mesh.volume_ml):.2f} ml is omitted: it is too small to be manufactured."
@@ -460,6 +460,7 @@ class _WayIn:
 
     path: InsertionPath
     direction: np.ndarray
+    solid: np.ndarray
     mesh: Mesh
     removed: dict | None = None
 
@@ -469,7 +470,7 @@ class _WayIn:
         report_step(0.05)
         path = InsertionPath(bone, mesh, plate_normal(mesh, outwards))
         report_step(0.6)
-        return cls(path, path.search(mesh), mesh)
+        return cls(path, path.search(mesh), solid, mesh)
 
     def cut_back(self, solid: np.ndarray, grid: FineGrid, options: ImplantOptions) -> tuple[np.ndarray, _WayIn]:
         """The solid without what bone blocks, and this with the figures of what was removed."""

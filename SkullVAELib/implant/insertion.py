@@ -118,6 +118,7 @@ class InsertionPath:
         self._distance[deep] -= ndimage.distance_transform_edt(deep, sampling=STEP_MM)[deep]
         self._tree = cKDTree(bone.mesh.points)
         self._bone = bone.mesh.points
+        self._away: tuple[Mesh | None, np.ndarray] = None, np.zeros(0)
 
     def swept(self, points: np.ndarray, direction: np.ndarray, travel_mm: float | None = None) -> np.ndarray:
         """Return the least distance to bone on the way out.
@@ -143,6 +144,12 @@ class InsertionPath:
             np.minimum(least, self._at(points + along * direction), out=least)
         return least
 
+    def _near(self, mesh: Mesh, limit_mm: float) -> np.ndarray:
+        """Indices of the points of a mesh within a limit, at most 2 NEAR_MM, of bone; of one mesh searched once."""
+        if self._away[0] is not mesh:
+            self._away = mesh, self._tree.query(mesh.points, distance_upper_bound=2 * NEAR_MM)[0]
+        return np.flatnonzero(self._away[1] <= limit_mm)
+
     def _at(self, points: np.ndarray) -> np.ndarray:
         value = self._grid.sample(self._distance, points)
         return np.minimum(value, REACH_MM)
@@ -160,7 +167,7 @@ class InsertionPath:
         numpy.ndarray
             (3,) unit vector, at most `STEEPEST_DEGREES` from the normal.
         """
-        near = np.flatnonzero(self._tree.query(mesh.points, distance_upper_bound=NEAR_MM)[0] < np.inf)
+        near = self._near(mesh, NEAR_MM)
         if not len(near):
             return self.normal
         if len(near) > SAMPLE:
@@ -204,7 +211,7 @@ class InsertionPath:
             The figures.
         """
         blocked = np.zeros(len(mesh.points), bool)
-        near = np.flatnonzero(self._tree.query(mesh.points, distance_upper_bound=2 * NEAR_MM)[0] < np.inf)
+        near = self._near(mesh, 2 * NEAR_MM)
         share = max(1.0, len(near) / MEASURED)
         if share > 1:
             near = np.random.default_rng(0).choice(near, MEASURED, replace=False)

@@ -218,7 +218,7 @@ def _header_warnings(
 def to_image(volume: Volume) -> sitk.Image:
     """The volume as a SimpleITK image, whose world coordinates are LPS mm; bool voxels become uint8."""
     affine = _LPS_RAS @ volume.affine
-    array = volume.array.astype(np.uint8) if volume.array.dtype == bool else volume.array
+    array = volume.array.view(np.uint8) if volume.array.dtype == bool else volume.array
     image = sitk.GetImageFromArray(np.ascontiguousarray(array.transpose(2, 1, 0)))
     image.SetSpacing(volume.spacing.tolist())
     image.SetOrigin(affine[:3, 3].tolist())

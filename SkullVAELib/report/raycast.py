@@ -103,20 +103,20 @@ class Scene:
     """
 
     def __init__(self, bone: Volume, implant: Volume, colours: np.ndarray):
-        inside = np.asarray(bone.array, order="K") != 0
-        if not inside.any():
+        inside, plate = _mask(bone.array), _mask(implant.array)
+        bone_box, plate_box = bounding_box(inside), bounding_box(plate)
+        if not bone_box[0].stop:
             raise SkullVAEError(
                 "The picture cannot be drawn: there is no bone", "Check the segmentation or the threshold"
             )
-        plate = np.asarray(implant.array, order="K") != 0
-        self.has_implant = bool(plate.any())
+        self.has_implant = plate_box[0].stop > 0
         factor = np.maximum(1, np.ceil(_FINEST_MM / bone.spacing - 1e-6).astype(int))
         edges = bone.spacing * factor
         times = np.round(edges / edges.min()).astype(int)
         smoothing = np.where(times > 1, _SMOOTHING_BETWEEN, _SMOOTHING) * times
         relief = np.where(times > 1, _RELIEF_BETWEEN, _RELIEF) * times
         margin = np.ceil(_MARGIN_MM / edges).astype(int) * factor
-        box = bounding_box(inside | plate if self.has_implant else inside, margin=margin)
+        box = _joined(bone_box, plate_box, margin, inside.shape)
         union = _refine(_average(inside[box] | plate[box], factor), times)
         # Index i of the averaged grid is the mean position of the `factor` voxels it was made of, and the middle of the
         # `times` nodes that it was divided into.
@@ -135,10 +135,10 @@ class Scene:
         self._relief = torch.from_numpy(ndimage.gaussian_filter(self._union.numpy(), relief, truncate=2))
         self._plate, self._plate_start = None, np.zeros(3)
         if self.has_implant:
-            plate_mean = _average(plate[box], factor)
-            plate_box = bounding_box(plate_mean > 0, margin=np.ceil(3 * smoothing / times).astype(int) + 1)
-            self._plate_start = np.array([s.start for s in plate_box], float) * times
-            smooth = ndimage.gaussian_filter(_refine(plate_mean[plate_box], times), smoothing, truncate=3)
+            plate_mean = _average_in(plate[box], _shifted(plate_box, box), factor)
+            near = bounding_box(plate_mean > 0, margin=np.ceil(3 * smoothing / times).astype(int) + 1)
+            self._plate_start = np.array([s.start for s in near], float) * times
+            smooth = ndimage.gaussian_filter(_refine(plate_mean[near], times), smoothing, truncate=3)
             self._plate = torch.from_numpy(smooth)
 
         # Blocks of voxels that may hold a surface, and the distance (mm) that a ray can advance from a block before it
@@ -285,31 +285,34 @@ class Scene:
         kind = torch.full((len(a),), -1, dtype=torch.int8)
         ray = (span[:, 0] < span[:, 1]).nonzero()[:, 0]
         base = origin + a[ray, None] * along + b[ray, None] * up
-        t, end = span[ray, 0], span[ray, 1]
+        t, end = span[ray].T.contiguous()
         before = torch.zeros(len(ray))  # density one step earlier, to interpolate the crossing between two samples
         size = torch.tensor(self._union.shape, dtype=torch.float32)
-        start, ahead = _normalised(base, size), (2 * forward / (size - 1)).flip(-1)
-        to_block = ((size - 1) / (2 * _BLOCK)).flip(-1)
-        shift = to_block + torch.tensor(self._pad.astype(np.float32)).flip(-1)
+        # One row per axis: every operation then runs over contiguous memory.
+        start, ahead = _normalised(base, size).T.contiguous(), (2 * forward / (size - 1)).flip(-1)[:, None]
+        to_block = ((size - 1) / (2 * _BLOCK)).flip(-1)[:, None]
+        shift = to_block + torch.tensor(self._pad.astype(np.float32)).flip(-1)[:, None]
         free, count = self._free_mm.reshape(-1), self._free_mm.shape
-        strides = torch.tensor([1.0, count[2], count[1] * count[2]])
         hits = []
         while len(ray):
-            points = start + t[:, None] * ahead
-            step = free[((points * to_block).add_(shift).floor_() @ strides).long()]
-            density = torch.zeros(len(ray))
+            points = (ahead * t).add_(start)
+            column, row, plane = (points * to_block).add_(shift).floor_()
+            place = plane.mul_(count[1] * count[2]).add_(row.mul_(count[2])).add_(column)
+            step = free.index_select(0, place.int())
             close = (step == 0).nonzero()[:, 0]
-            density[close] = _lookup(self._union, points[close])
+            sampled = _lookup(self._union, points.index_select(1, close).T)
+            density = torch.zeros(len(ray)).index_copy_(0, close, sampled)
             hit = density > _ISO
             found = hit.nonzero()[:, 0]
             if len(found):
-                inside = density[found]
-                back = (inside - _ISO) / (inside - before[found]).clamp_min(1e-3)
-                hits.append((ray[found], t[found] - back.clamp_(0, 1) * self._stride(before[found])))
-            step[close] = self._stride(density[close])
+                inside, earlier = density[found], before[found]
+                back = (inside - _ISO) / (inside - earlier).clamp_min(1e-3)
+                hits.append((ray[found], t[found] - back.clamp_(0, 1) * self._stride(earlier)))
+            step.index_copy_(0, close, self._stride(sampled))
             t = t + step
             keep = (~hit & (t < end)).nonzero()[:, 0]
-            ray, start, t, end, before = ray[keep], start[keep], t[keep], end[keep], density[keep]
+            ray, t, end, before = (values.index_select(0, keep) for values in (ray, t, end, density))
+            start = start.index_select(1, keep)
         if not hits:
             return colour, depth, kind
         ray, t = (torch.cat(parts) for parts in zip(*hits, strict=True))
@@ -430,6 +433,36 @@ def _average(array: np.ndarray, factor: np.ndarray) -> np.ndarray:
         voxels = np.minimum(step, size - step * np.arange(result.shape[axis])).astype(np.float32)
         count = count * voxels.reshape([-1 if k == axis else 1 for k in range(3)])
     return np.ascontiguousarray(result, dtype=np.float32) / count
+
+
+def _average_in(array: np.ndarray, box: tuple[slice, ...], factor: np.ndarray) -> np.ndarray:
+    """`_average` of an array that is 0 outside of a box."""
+    blocks = tuple(slice(s.start // f, -(-s.stop // f)) for s, f in zip(box, factor.tolist(), strict=True))
+    result = np.zeros(-(-np.array(array.shape) // factor), np.float32)
+    part = tuple(slice(s.start * f, s.stop * f) for s, f in zip(blocks, factor.tolist(), strict=True))
+    result[blocks] = _average(array[part], factor)
+    return result
+
+
+def _mask(array: np.ndarray) -> np.ndarray:
+    """The voxels that are not 0; no copy of a mask."""
+    return array if array.dtype == bool else np.asarray(array, order="K") != 0
+
+
+def _joined(
+    first: tuple[slice, ...], second: tuple[slice, ...], margin: np.ndarray, shape: tuple[int, ...]
+) -> tuple[slice, ...]:
+    """The box around a box and another one, which may be empty, grown by a margin (3,) within an array's shape."""
+    boxes = (first, second) if second[0].stop else (first,)
+    return tuple(
+        slice(max(0, min(s.start for s in along) - m), min(n, max(s.stop for s in along) + m))
+        for along, m, n in zip(zip(*boxes, strict=True), margin.tolist(), shape, strict=True)
+    )
+
+
+def _shifted(box: tuple[slice, ...], within: tuple[slice, ...]) -> tuple[slice, ...]:
+    """A box, counted from the start of another one that contains it."""
+    return tuple(slice(s.start - w.start, s.stop - w.start) for s, w in zip(box, within, strict=True))
 
 
 def _refine(array: np.ndarray, times: np.ndarray) -> np.ndarray:
