@@ -287,9 +287,9 @@ def test_the_childs_own_cause_and_remedy_are_shown(widget):
     [
         (0.3, "GREEN", ["0.3&nbsp;mm", "good"]),
         (1.0, "GREEN", ["1.0&nbsp;mm", "good"]),
-        (2.0, "AMBER", ["2.0&nbsp;mm", "acceptable", "inspect the rim"]),
-        (2.1, "RED", ["2.1&nbsp;mm", "poor", "check the rim before use"]),
-        (None, "GREY", ["not measured"]),
+        (2.0, "AMBER", ["2.0&nbsp;mm", "acceptable", "inspect the rim."]),
+        (2.1, "RED", ["2.1&nbsp;mm", "poor", "Inspect the rim in slices", "from the bone around the defect."]),
+        (None, "", ["not measured"]),
     ],
 )
 def test_rim_gap_is_rated_as_in_the_report_with_the_reason(gap, colour, texts):
@@ -297,8 +297,9 @@ def test_rim_gap_is_rated_as_in_the_report_with_the_reason(gap, colour, texts):
     from SkullVAEModule import figures
 
     table = figures.resultTable({"implant": {"volume_ml": 8.2, "rim_gap_mm": gap}})
-    for text in (getattr(figures, colour), *texts):
+    for text in (*([getattr(figures, colour)] if colour else ()), *texts):
         assert text in table
+    assert table.count("&#9679;") == bool(colour), "what is not measured is not rated"
 
 
 def test_measures_and_warnings_of_a_report_are_shown_and_escaped():

@@ -269,8 +269,8 @@ def _self_check(report: dict) -> str:
         rows.append(_rated_row(html.escape(limit.title), value + unit, check["rating"], check["warning"] or "-"))
     table = html_table(("Check", "Figure", "Rating", "Warning"), rows)
     note = (
-        '<p class="note">Rim gap and match of the earlier bone are measured while the implant is made. The other figures'
-        " are measured on the input and the result alone, whatever made the implant.</p>"
+        '<p class="note">Rim gap and match of the earlier bone are measured while the implant is made. The other'
+        " figures are measured on the input and the result alone, whatever made the implant.</p>"
     )
     return f'<div class="checks">{table}</div>{note}'
 
