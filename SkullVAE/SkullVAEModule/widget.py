@@ -22,7 +22,7 @@ from .completion import RunSettings
 from .defectsection import DefectSection
 from .editsection import EditSection
 from .exportsection import ExportSection
-from .guidance import Situation, nextStep, stageText
+from .guidance import Situation, defectsNote, implantNote, nextStep, replacementNote, stageText
 from .inputsection import InputSection, firstInput
 from .inputsettings import InputSettings
 from .installation import ensurePackages
@@ -468,6 +468,8 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.exportSection.update(self.resultSection.present, busy, self.resultSection.implantTable.checked)
         self.partsSection.update(self.resultSection.present, busy)
         self.compareSection.update(self.resultSection.present, busy)
+        if not busy:
+            self._showNotes()
         self._observeSegmentations()
         if not busy:
             if self._statusAbout != self._about():
@@ -538,6 +540,18 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         )
         text = _("Next: {step}").format(step=html.escape(step))
         self.ui.nextLabel.text = f"<b>{text}</b>"
+
+    def _showNotes(self) -> None:
+        """When changes apply, and what becomes of an edited implant."""
+        present = self.resultSection.present
+        ours = self.logic.isOf(*sourceOf(self._parameterNode))
+        implant = implantNote(present, ours and self.logic.live)
+        defects = defectsNote(present, ours and self.logic.waiting)
+        for label, text in ((self.ui.implantNoteLabel, implant), (self.ui.defectsNoteLabel, defects)):
+            label.text = f"<i>{html.escape(text)}</i>"
+        text = replacementNote(*self.editSection.replaced(self.resultSection.added))
+        self.ui.completeNoteLabel.text = text
+        self.ui.completeNoteLabel.visible = bool(text)
 
     def _about(self) -> tuple:
         """What a status line is about: input, segment, and whether there is a result of them."""

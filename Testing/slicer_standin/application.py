@@ -96,6 +96,7 @@ def prepare() -> None:
     uncaught.recordUncaught()
     _replace(ctk, "ctkMessageBox", dialogs.MessageBox)
     _replace(qt, "QFileDialog", dialogs.FileDialog)
+    _replace(qt, "QDesktopServices", dialogs.DesktopServices)
     _replace(slicer, "app", _Application(slicer.app))
     formerMainWindow = slicer.util.mainWindow
 

@@ -98,13 +98,7 @@ class QMessageBox:
 QFileDialog = dialogs.FileDialog
 
 
-class QDesktopServices:
-    """Records URLs instead of opening them."""
-
-    @staticmethod
-    def openUrl(url: QUrl) -> bool:
-        dialogs.opened(url.toString())
-        return True
+QDesktopServices = dialogs.DesktopServices
 
 
 __all__ = [
