@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +148,20 @@ def test_settings_are_saved_with_the_scene_and_come_back(widget, sample, tmp_pat
     assert widget.ui.thicknessComboBox.currentText == "Constant"
     assert widget.ui.proposalsSpinBox.value == 4
     assert widget.ui.holesCheckBox.checked
+
+
+def openAndClose() -> weakref.ref:
+    _, widget = slicer_standin.openModule()
+    slicer_standin.closeModule(widget)
+    return weakref.ref(widget)
+
+
+def test_a_closed_panel_does_not_stay_in_memory(scene):
+    closed = openAndClose()
+    # slicer.modules names the newest panel.
+    openAndClose()
+    gc.collect()
+    assert closed() is None
 
 
 # --------------------------------------------------------------------------------------------------------------------

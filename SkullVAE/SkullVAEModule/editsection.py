@@ -54,7 +54,8 @@ class EditSection:
         self._edited: dict[tuple, bool] = {}
         # What was compared last, see _isEdited(), and whether it was edited.
         self._compared: tuple = (None, False)
-        self._timer = qt.QTimer()
+        # With a parent, whose end releases the connection, which would otherwise keep this object for ever.
+        self._timer = qt.QTimer(ui.editGroup)
         self._timer.setSingleShot(True)
         self._timer.setInterval(_REST_MS)
         self._timer.connect("timeout()", self.onRest)

@@ -177,6 +177,7 @@ def openModule():
 
 def closeModule(widget) -> None:
     """Close a panel of openModule; raises exceptions of slots that were not handled yet."""
+    import qt
     import slicer
 
     frame = widget.parent
@@ -190,6 +191,8 @@ def closeModule(widget) -> None:
     frame.setMRMLScene(None)
     frame.close()
     frame.deleteLater()
+    # processEvents alone does not delete objects after deleteLater(), so that each panel would stay in memory.
+    qt.QCoreApplication.sendPostedEvents(frame, qt.QEvent.DeferredDelete)
     processEvents()
 
 
