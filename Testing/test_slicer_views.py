@@ -382,7 +382,7 @@ def test_slice_views_show_what_is_exported_as_a_line(panel):
     assert not shape.GetSegmentVisibility2DOutline(added.implantID) and shape.GetSegmentVisibility2DFill(
         added.implantID
     )
-    assert ui.showLineCheckBox.checked and "the line is the printable implant" in ui.viewsNoteLabel.text
+    assert ui.showLineCheckBox.checked and "the line what is printed" in ui.viewsNoteLabel.text
     slicer_standin.click(ui.showLineCheckBox)
     assert not line.GetVisibility2D() and shape.GetSegmentVisibility2DOutline(added.implantID)
     assert shape.GetSegmentOpacity2DFill(added.implantID) == 1
