@@ -551,6 +551,17 @@ def test_nothing_is_cut_off_in_a_narrow_panel(panel, width, kind):
     assert slicer_standin.cutOff(panel) == []
 
 
+@pytest.mark.parametrize("width", [300, 440])
+def test_a_text_that_becomes_longer_is_shown_whole(panel, width):
+    panel.parent.resize(width, 2400)
+    choose(panel, skull())
+    complete(panel)
+    panel.logic.report = {**panel.logic.report, "checks": CHECKS, "warnings": ["Something is wrong. Do this."] * 9}
+    panel._onParametersModified()
+    slicer_standin.processEvents(0.2)
+    assert panel.ui.figuresLabel.visible and slicer_standin.cutOff(panel) == []
+
+
 def test_slice_views_are_zoomed_in_on_the_implant_and_a_closer_view_is_kept(panel):
     choose(panel, skull())
     red, green = (slicer.mrmlScene.GetNodeByID(f"vtkMRMLSliceNode{name}") for name in ("Red", "Green"))

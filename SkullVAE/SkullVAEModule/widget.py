@@ -36,6 +36,8 @@ from .sections import Sections, sectionsToShow
 _POLL_MS = 100
 # A new shape is requested after a slider has not moved for this time.
 _REST_MS = 150
+# Labels are laid out again when their section has had time to grow with a longer text.
+_LAYOUT_MS = 50
 # Libraries are loaded for the next run after the panel has not changed for this time.
 _PRELOAD_MS = 300
 
@@ -53,6 +55,10 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._restTimer = None
         self._sceneTimer = None
         self._preloadTimer = None
+        self._layoutTimer = None
+        # Labels that wrap, and their texts when they were laid out last.
+        self._wrapping: list = []
+        self._texts: list[str] = []
         # Settings of the result that is shown; settings that differ from these are requested.
         self._shown: tuple | None = None
         self._runGamma = 0.0
@@ -79,6 +85,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             # Otherwise each key would change the parameter, and Slicer's wrapper would write the value back under the
             # cursor: "0.3" would become 0.0.
             box.keyboardTracking = False
+        self._wrapping = [each for each in widgets if each.className() == "QLabel" and each.wordWrap]
 
         self.logic = SkullVAELogic()
         self.sections = Sections(self.ui, self._onSectionToggled)
@@ -101,6 +108,8 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._sceneTimer.setSingleShot(True)
         self._preloadTimer = self._newTimer(_PRELOAD_MS, self.onPreload)
         self._preloadTimer.setSingleShot(True)
+        self._layoutTimer = self._newTimer(_LAYOUT_MS, self.onTextsChanged)
+        self._layoutTimer.setSingleShot(True)
 
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
@@ -375,6 +384,11 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.logic.requestImplant(implant)
         self._follow()
 
+    def onTextsChanged(self) -> None:
+        """Give labels the height of their texts: Qt's form layouts keep the former one until another change."""
+        for label in self._wrapping:
+            label.updateGeometry()
+
     def onPreload(self) -> None:
         """Load what the next run needs; called when the panel with an input has not changed for a moment."""
         if self._parameterNode is not None and not (self.inputSection.missing() or self.advancedSection.missing()):
@@ -479,6 +493,10 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             undecided = self.defectSection.undecided
             self.sections.show(sectionsToShow(missing, self.resultSection.present, undecided))
         self._showNextStep()
+        texts = [label.text for label in self._wrapping]
+        if texts != self._texts:
+            self._texts = texts
+            self._layoutTimer.start()
 
     def _missing(self) -> str:
         """What the user has to do before a run can start; empty if nothing."""
@@ -614,6 +632,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._restTimer.stop()
         self._sceneTimer.stop()
         self._preloadTimer.stop()
+        self._layoutTimer.stop()
         self.logic.cancel()
         self.exportSection.cancel()
         self.compareSection.cancel()
