@@ -209,7 +209,7 @@ def test_panel_responds_while_the_skull_is_completed_and_the_result_can_be_chang
         slicer_standin.clickOnCell(table, row, 0, onBox=True)
     wait(lambda: logic.added and np.array_equal(implant, readInput(node, logic.added.implantID).array), "the implant")
     wait(lambda: not logic.responsePending, "the mesh")
-    assert logic.added.implantModelNode is not None and "Self-check" in ui.figuresLabel.text
+    assert logic.added.implantModelNode is not None and "Overall rating" in ui.figuresLabel.text
 
     ui.gammaSlider.value = 1.5
     wait(lambda: not np.array_equal(implant, readInput(node, logic.added.implantID).array), "another implant")
