@@ -28,8 +28,8 @@ class Skull:
     name : str
         Name of the individual.
     fraction : Volume
-        Fraction of bone (0..1) in each voxel of the reduced grid, which has a margin around the bone, even beyond the
-        image; 0 there.
+        Fraction of bone (0..1) in each voxel of the reduced grid, by the mask; the grid has a margin around the bone,
+        even beyond the image; 0 there.
     seen : tuple of slice
         The part of the reduced grid inside the image.
     distance : numpy.ndarray
@@ -73,8 +73,8 @@ def prepare_skull(name: str, bone: Volume, grey: GreyLevels | None = None) -> Sk
     -------
     Skull
     """
-    fraction, seen = reduced_bone(bone, grey)
-    imaged = crop(fraction, seen)
+    fraction, surface, seen = reduced_bone(bone, grey)
+    imaged = crop(surface, seen)
     report_step(0.15)
     # The end of the image is not a surface, so distances and points are those of the image alone.
     distance = signed_distance(imaged)
