@@ -15,6 +15,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from SkullVAELib.completion.options import DefectOptions
+from SkullVAELib.core.background import both
 from SkullVAELib.core.progress import report_step
 from SkullVAELib.geometry.affines import apply_affine
 from SkullVAELib.geometry.grid import Grid
@@ -419,10 +420,11 @@ class MissingBone:
         # edge this is true in a narrow strip only.
         blur_mm = 3.0
         box = _near(missing, _GAUSSIAN_REACH * blur_mm, fraction.spacing)
-        around, over_bone = (
-            ndimage.gaussian_filter(found[box].astype(np.float32), blur_mm / fraction.spacing)
-            for found in (missing, displaced)
-        )
+
+        def blurred(found: np.ndarray) -> np.ndarray:
+            return ndimage.gaussian_filter(found[box].astype(np.float32), blur_mm / fraction.spacing)
+
+        around, over_bone = both(lambda: blurred(missing), lambda: blurred(displaced))
         over = np.zeros_like(missing)
         over[box] = over_bone > 0.7 * np.maximum(around, 1e-3)
         bevel = missing & over & ~cavity

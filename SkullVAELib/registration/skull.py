@@ -70,15 +70,34 @@ def prepare_skull(name: str, bone: Volume) -> Skull:
     -------
     Skull
     """
-    fraction, seen = reduced_bone(bone)
-    imaged = crop(fraction, seen)
-    report_step(0.15)
-    # The end of the image is not a surface, so distances and points are those of the image alone.
-    distance = signed_distance(imaged)
-    report_step(0.6)
-    distance = _beyond_image(distance, fraction, seen)
-    report_step(0.75)
-    return Skull(name, fraction, seen, distance, *surface_points(imaged))
+    return SkullSurface.of(bone).skull(name)
+
+
+@dataclass(frozen=True)
+class SkullSurface:
+    """The bone of a skull and its surface; attributes as those of `Skull`.
+
+    With it a registration starts, beside which `skull` computes the distances.
+    """
+
+    fraction: Volume
+    seen: tuple[slice, ...]
+    points: np.ndarray
+    normals: np.ndarray
+
+    @classmethod
+    def of(cls, bone: Volume) -> SkullSurface:
+        """Reduce a bone mask to about 1.2 mm and find its surface."""
+        fraction, seen = reduced_bone(bone)
+        report_step(0.6)
+        # The end of the image is not a surface, so distances and points are those of the image alone.
+        return cls(fraction, seen, *surface_points(crop(fraction, seen)))
+
+    def skull(self, name: str) -> Skull:
+        """The skull with its signed distances."""
+        distance = signed_distance(crop(self.fraction, self.seen))
+        distance = _beyond_image(distance, self.fraction, self.seen)
+        return Skull(name, self.fraction, self.seen, distance, self.points, self.normals)
 
 
 def _beyond_image(distance: np.ndarray, fraction: Volume, seen: tuple[slice, ...]) -> np.ndarray:
