@@ -120,7 +120,7 @@ def complete(
     stages = Stages({**pipeline.STAGE_WEIGHTS, "mesh": 1.0}, progress)
     completion = pipeline.complete(image, model, options, stages)
     name = image.name or "image"
-    result = RunResult.of(completion, image, implant_options or ImplantOptions(), ("stl",), name, model.file_name)
+    result = RunResult.of(completion, implant_options or ImplantOptions(), ("stl",), name, model.file_name)
     if result.found:
         with stages.stage("mesh"):
             result = result.with_implant(insertion=True)

@@ -40,13 +40,14 @@ from SkullVAELib.completion.pipeline import complete
 from SkullVAELib.completion.result import Completion
 from SkullVAELib.core.progress import Stages
 from SkullVAELib.data.datasets import find_cases
+from SkullVAELib.geometry.grey_levels import GreyLevels
 from SkullVAELib.geometry.masks import bounding_box
 from SkullVAELib.geometry.volume import Volume, crop
 from SkullVAELib.implant.implant_mesh import make_implant
 from SkullVAELib.implant.options import ImplantOptions
 from SkullVAELib.io.images import read_volume
 from SkullVAELib.mesh.files import write_stl
-from SkullVAELib.mesh.isosurface import GreyLevels, bone_surface, level_surface
+from SkullVAELib.mesh.isosurface import bone_surface, level_surface
 from SkullVAELib.mesh.mesh import Mesh
 from SkullVAELib.vae.checkpoint import load_model
 from SkullVAELib.vae.default_model import default_model_path

@@ -310,7 +310,7 @@ def test_a_tab_at_the_cut_between_pieces_stays_whole_with_its_screw():
 
 def test_the_self_check_and_the_thickness_of_the_plate_do_not_change_with_tabs():
     completion = completed("1 mm")
-    plain = RunResult.of(completion, completion.bone, ImplantOptions(clearance_mm=0.5), (), "x", "m").with_implant()
+    plain = RunResult.of(completion, ImplantOptions(clearance_mm=0.5), (), "x", "m").with_implant()
     other = dataclasses.replace(plain, printable_implant=None).with_implant(
         ImplantOptions.parse(clearance=0.5, tabs="4", screws="2.4")
     )

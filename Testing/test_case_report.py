@@ -52,7 +52,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def outcome(completion, sample) -> RunResult:
-    return RunResult.of(completion, sample.bone, ImplantOptions(), ("stl",), "head <1> & co.nrrd", "m.safetensors")
+    return RunResult.of(completion, ImplantOptions(), ("stl",), "head <1> & co.nrrd", "m.safetensors")
 
 
 @pytest.fixture(scope="module")

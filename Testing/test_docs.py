@@ -208,7 +208,7 @@ def fields(value: object) -> set[str]:
 
 def test_the_reference_has_every_field_of_a_report(sample, completion):
     options = sv.ImplantOptions(clearance_mm=0.5, thickness="constant", thickness_mm=4.0)
-    report = sv.RunResult.of(completion, sample.bone, options, ("stl",), "image", "m").with_implant().report
+    report = sv.RunResult.of(completion, options, ("stl",), "image", "m").with_implant().report
     listed = {name: value for name, value in report.items() if name not in ("parameters", "seconds")}
     assert fields(listed) | {"parameters", "seconds"} <= documented("reference/report.md")
 

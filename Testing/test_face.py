@@ -190,9 +190,7 @@ def test_where_the_face_is_told_the_band_is_what_was_measured_for_it(completed_t
 def sample_outcome():
     from SkullVAELib.report.result_files import RunResult
 
-    return lambda completion: RunResult.of(
-        completion, completion.bone, ImplantOptions(), ("stl",), "head.nrrd", "model"
-    )
+    return lambda completion: RunResult.of(completion, ImplantOptions(), ("stl",), "head.nrrd", "model")
 
 
 def test_half_of_a_real_face_comes_back(completed, real_skulls):

@@ -35,9 +35,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="module")
 def result(completion, sample) -> RunResult:
-    return RunResult.of(
-        completion, sample.bone, ImplantOptions(), ("stl",), "head.nrrd", "m.safetensors"
-    ).with_implant()
+    return RunResult.of(completion, ImplantOptions(), ("stl",), "head.nrrd", "m.safetensors").with_implant()
 
 
 class Client:
@@ -349,7 +347,7 @@ def found_nothing(completion, sample) -> RunResult:
         found=False,
         proposal=None,
     )
-    return RunResult.of(run, sample.bone, ImplantOptions(), ("stl",), "head.nrrd", "m.safetensors")
+    return RunResult.of(run, ImplantOptions(), ("stl",), "head.nrrd", "m.safetensors")
 
 
 def test_a_hole_can_be_named_after_a_run_that_found_nothing(found_nothing, completion, tmp_path):

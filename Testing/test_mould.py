@@ -20,7 +20,6 @@ from SkullVAELib.cli.main import main
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.core.exit_codes import BAD_INPUT
 from SkullVAELib.core.progress import Stages
-from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.implant import mould
 from SkullVAELib.implant.implicit_solid import FineGrid, contour, rounded_intersection
 from SkullVAELib.implant.mould import Mould, mould_of, parting_direction
@@ -164,9 +163,8 @@ def test_the_direction_does_not_depend_on_where_the_search_starts():
 @cache
 def two_pieces() -> RunResult:
     completion = completed(twice=True)
-    image = Volume(completion.bone.array.astype(np.uint8), completion.bone.affine)
     options = ImplantOptions(clearance_mm=0.5)
-    return RunResult.of(completion, image, options, ("stl",), "head.nrrd", "m.safetensors").with_implant()
+    return RunResult.of(completion, options, ("stl",), "head.nrrd", "m.safetensors").with_implant()
 
 
 def test_each_piece_has_a_mould_of_its_own(tmp_path):

@@ -54,7 +54,7 @@ def result() -> RunResult:
     completion = Completion(volume, whole, volume.with_array(implant), report, True, proposal)
     mesh = mask_surface(completion.implant)
     piece = ImplantPiece(mesh, np.ones(len(mesh.points)), 1, {"defect": 1, "holes": 0, **size_figures(mesh)})
-    made = RunResult.of(completion, volume, ImplantOptions(), ("stl",), "head.nrrd", "m.safetensors")
+    made = RunResult.of(completion, ImplantOptions(), ("stl",), "head.nrrd", "m.safetensors")
     printable = PrintableImplant([piece], [])
     return replace(made, printable_implant=printable, report=made.report | made._figures(printable, ImplantOptions()))
 
@@ -147,7 +147,7 @@ def test_the_implant_is_made_once_for_the_html_report(monkeypatch, result, tmp_p
 
 
 def test_a_session_reports_without_the_picture_that_failed(monkeypatch, completion, sample, tmp_path):
-    result = RunResult.of(completion, sample.bone, ImplantOptions(), ("stl",), "head.nrrd", "m.safetensors")
+    result = RunResult.of(completion, ImplantOptions(), ("stl",), "head.nrrd", "m.safetensors")
     monkeypatch.setattr(
         RunResult, "self_check", lambda self, *parts: SimpleNamespace(report=dict, warnings=[], difference_mm=None)
     )

@@ -20,11 +20,12 @@ from scipy.spatial import cKDTree
 
 from SkullVAELib.completion.result import Completion, ImplantShape
 from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.geometry.grey_levels import GreyLevels
 from SkullVAELib.geometry.volume import Volume, crop
 from SkullVAELib.implant.implant_mesh import ImplantPiece, make_implant
 from SkullVAELib.implant.implicit_solid import FineGrid, remove_thin_features
 from SkullVAELib.implant.options import ImplantOptions
-from SkullVAELib.mesh.isosurface import GreyLevels, bone_surface
+from SkullVAELib.mesh.isosurface import bone_surface
 from SkullVAELib.mesh.mesh import Mesh
 from SkullVAELib.report.result_files import RunResult
 from SkullVAELib.shape.warped import WarpedShape

@@ -22,9 +22,7 @@ def written(completion, sample, tmp_path_factory):
     """Three proposals: their folder and what the report says of them."""
     folder = tmp_path_factory.mktemp("proposals")
     options = ImplantOptions.parse(thickness_map=True)
-    outcome = RunResult.of(
-        completion, sample.bone, options, ("stl", "ply"), "head.nrrd", "m.safetensors"
-    ).with_implant()
+    outcome = RunResult.of(completion, options, ("stl", "ply"), "head.nrrd", "m.safetensors").with_implant()
     outcome.write_implant(folder)
     return folder, write_proposals(outcome, 3, folder)
 

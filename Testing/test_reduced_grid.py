@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.special import erf
 
 from SkullVAELib.geometry.affines import apply_affine
 from SkullVAELib.geometry.distance_field import downsample_mask, reduced_bone, signed_distance, surface_points
+from SkullVAELib.geometry.grey_levels import GreyLevels
 from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.registration.skull import prepare_skull
 
@@ -112,3 +114,44 @@ def test_the_margin_goes_beyond_the_image_and_is_marked_as_not_seen():
     assert np.minimum(np.abs(away - OUTER), np.abs(away - INNER)).max() < 1.0
     beyond = skull.distance[:, :, seen[2].stop :]
     assert (beyond > 0).all()
+
+
+def shell_ct(spacing: tuple[float, float, float], turn: np.ndarray) -> Volume:
+    """The shell as a blurred CT in HU: each voxel is the mean of nine places across its slice."""
+    grid = shell(spacing, turn)
+    index = np.indices(grid.array.shape).reshape(3, -1).T
+    across = np.eye(3)[int(np.argmax(spacing))]
+    values = np.zeros(len(index))
+    for part in np.linspace(-4, 4, 9) / 9:
+        away = np.linalg.norm(apply_affine(grid.affine, index + part * across), axis=1)
+        values += (erf((OUTER - away) / 0.8) + erf((away - INNER) / 0.8)) / 18
+    return grid.with_array((40 + 860 * values.reshape(grid.array.shape)).astype(np.int16))
+
+
+@pytest.mark.parametrize(
+    ("name", "most"), [("1 x 1 x 1", 0.6), ("0.9 x 0.9 x 2.5", 0.95), ("0.9 x 0.9 x 2.5, oblique", 0.95)]
+)
+def test_the_values_of_a_ct_locate_the_surface_better_than_its_mask(name, most):
+    ct = shell_ct(*SHAPES[name])
+    bone = ct.with_array(ct.array >= 300)
+    grey = GreyLevels.of(ct, bone, 300.0)
+    uneven, offset = [], []
+    for values in (None, grey):
+        points = prepare_skull("shell", bone, values).points
+        away = np.linalg.norm(points, axis=1)
+        error = np.where(away > (OUTER + INNER) / 2, away - OUTER, INNER - away)
+        uneven.append(error.std())
+        offset.append(error.mean())
+    assert uneven[1] < most * uneven[0], uneven
+    assert abs(offset[1] - offset[0]) < 0.1, "on average the surface stays where the mask has it"
+
+
+def test_a_voxel_is_bone_in_part_by_its_value_and_a_piece_that_was_left_out_is_not():
+    values = np.array([-1000, 40, 200, 299, 300, 500, 3000, 3000])
+    inside = np.array([False] * 4 + [True] * 3 + [False])
+    grey = GreyLevels(Volume(values[:, None, None], np.eye(4)), 300.0, balance=0.5, contrast_hu=250.0)
+    fractions = grey.fractions(values, inside)
+    assert (fractions[inside] >= 0.5).all()
+    assert (fractions[~inside] < 0.5).all()
+    assert fractions[[0, 1, 6, 7]].tolist() == [0, 0, 1, 0]
+    assert (np.diff(fractions[:7]) >= 0).all()

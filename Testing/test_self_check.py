@@ -177,6 +177,19 @@ def test_a_thin_implant_a_step_and_a_bulge_are_told_apart():
     assert _of(raised, "symmetry").value == pytest.approx(4, abs=1.2)
 
 
+def test_the_rim_is_judged_where_the_bone_around_it_is_nearly_plane():
+    affine, index = _grid((1.5, 1.5, 1.5))
+    points = apply_affine(affine, index) - [5, -7, 11]
+    rough = 5.0 * (np.sin(points[..., 1] / 5) > 0) * (points[..., 2] < 45)  # a brow: folds of 5 mm beside half the rim
+    skull, _ = _shell(affine, index, rough[..., None], THICK + rough[..., None])
+    hole = _hole(points)
+    assert _of(_check(skull, skull & hole, affine), "rim_step").rating == "good"
+    outwards = skull & hole | _shell(affine, index, rough[..., None] + 4.0, THICK)[0] & hole
+    step = _of(_check(skull & ~hole | outwards, outwards, affine), "rim_step")
+    assert step.rating == "poor"
+    assert step.value > 3
+
+
 def test_a_plate_that_fills_a_cavity_is_told_from_one_that_leaves_it_open():
     affine, index = _grid((1.8, 1.8, 1.8))
     skull, points = _shell(affine, index)

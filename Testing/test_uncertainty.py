@@ -28,7 +28,7 @@ def uncertainty(completion):
 @pytest.fixture(scope="module")
 def outcome(completion, sample):
     options = ImplantOptions.parse()
-    return RunResult.of(completion, sample.bone, options, ("stl",), "head.nrrd", "m.safetensors").with_implant()
+    return RunResult.of(completion, options, ("stl",), "head.nrrd", "m.safetensors").with_implant()
 
 
 def test_draws_have_the_kernel_of_the_rim_correction():
@@ -137,9 +137,7 @@ def test_without_a_rim_correction_none_is_told(completion, sample, tmp_path):
         patient=plain.patient,
         implant_whole=plain.implant_whole,
     )
-    bare = RunResult.of(
-        plain, sample.bone, ImplantOptions.parse(), ("stl",), "head.nrrd", "m.safetensors"
-    ).with_implant()
+    bare = RunResult.of(plain, ImplantOptions.parse(), ("stl",), "head.nrrd", "m.safetensors").with_implant()
     assert "uncertainty" not in bare.with_uncertainty().report
     bare.write_uncertainty(tmp_path)
     assert not list(tmp_path.iterdir())

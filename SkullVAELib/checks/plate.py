@@ -17,11 +17,15 @@ NEAR_MM = 3.0
 SURROUNDING_MM = 15.0
 """Bone within this distance of the implant, mm, is what its thickness is compared with."""
 
+LEAST_STEPS = 10
+"""Fewest places at the rim whose steps are judged."""
+
 _FINE_MM, _COARSE_MM, _FINE_EXTENT_MM = 1.25, 2.0, 60.0
 _RADIAL_MM = 12.0  # followed inside and outside of the implant
 _OVERLAP_MM = 2.0  # bone this far inside or outside of the implant's edge still lies beside it
 _BLOCK_MM = 1.5
 _FIT_MM = 5.0  # standard deviation of the weights of a local plane
+_PLANE_MM = 1.0  # a plane that the bone departs from by more (RMS) tells nothing: it is 0.2 to 0.5 mm but at the brow
 
 # A skull's own surface differs from the continuation of the bone around a hole by more, the larger the hole is: mm for
 # each mm of radius, measured on holes of 20 to 40 mm in seven skulls.
@@ -191,7 +195,11 @@ class Plate:
         return max(0.0, float(np.percentile(distance, 95)) - _USUAL_BULGE * radius)
 
     def rim_steps(self) -> np.ndarray:
-        """Distances in mm between the outer surface of the implant at its edge and that of the bone, continued."""
+        """Distances in mm between the outer surface of the implant at its edge and that of the bone, continued.
+
+        Left out are places where the bone itself is not nearly plane, such as the rim of an orbit, unless few others
+        are left.
+        """
         # Within a block of an edge the surface of a fraction is rounded.
         margin = max(_BLOCK_MM, 2 * self.slack_mm)
         depth = ndimage.distance_transform_edt(self.inside) * self.pixel_mm
@@ -203,8 +211,11 @@ class Plate:
         rim = self.inside & (depth - half > min(margin, 0.4 * depth.max())) & (away - half <= 2.0 + 2 * margin)
         # Under a bevel of the bone the implant is not the outer surface.
         rim &= ~(self.bone.hit & (np.nan_to_num(self.bone.outer) > np.nan_to_num(self.implant.outer)))
-        expected, weight = _local_plane(self.bone.outer, bone, _FIT_MM / self.pixel_mm)
+        expected, weight, departure = _local_plane(self.bone.outer, bone, _FIT_MM / self.pixel_mm)
         rim &= weight > 0.2
+        nearly_plane = rim & (departure * self.cosine < _PLANE_MM)
+        if np.count_nonzero(nearly_plane) >= LEAST_STEPS:
+            rim = nearly_plane
         return (np.abs(self.implant.outer - expected) * self.cosine)[rim]
 
 
@@ -225,8 +236,15 @@ def _thin_plate(at: np.ndarray, values: np.ndarray, query: np.ndarray) -> np.nda
     return kernel(query, at) @ weights[:-3] + terms(query) @ weights[-3:]
 
 
-def _local_plane(values: np.ndarray, known: np.ndarray, pixels: float) -> tuple[np.ndarray, np.ndarray]:
-    """A plane fitted to the known values about each pixel, at that pixel, and the share of weight that is known."""
+def _local_plane(values: np.ndarray, known: np.ndarray, pixels: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A plane fitted to the known values about each pixel.
+
+    Returns
+    -------
+    at, weight, departure : (P, P) arrays
+        The plane at that pixel, the share of weight that is known, and the root mean square of the known values'
+        distance from the plane.
+    """
     w = known.astype(float)
     h = np.where(known, values, 0.0)
     offset = h[known].mean()
@@ -237,12 +255,15 @@ def _local_plane(values: np.ndarray, known: np.ndarray, pixels: float) -> tuple[
         return ndimage.gaussian_filter(array, pixels)
 
     m, mx, my, mxx, mxy, myy = (mean(a) for a in (w, w * x, w * y, w * x * x, w * x * y, w * y * y))
-    mh, mhx, mhy = (mean(a) for a in (h, h * x, h * y))
+    mh, mhx, mhy, mhh = (mean(a) for a in (h, h * x, h * y, h * h))
     # Moments about the pixel itself, so that the plane's value there is its constant term.
     ax, ay = mx - x * m, my - y * m
     axx, axy, ayy = mxx - 2 * x * mx + x * x * m, mxy - x * my - y * mx + x * y * m, myy - 2 * y * my + y * y * m
     hx, hy = mhx - x * mh, mhy - y * mh
     matrix = np.stack([m, ax, ay, ax, axx, axy, ay, axy, ayy], -1).reshape(*w.shape, 3, 3)
+    right = np.stack([mh, hx, hy], -1)[..., None]
     ridge = np.maximum(m, 1e-9)[..., None, None] * np.diag([1e-6, 0.1 * pixels**2, 0.1 * pixels**2])
-    solution = np.linalg.solve(matrix + ridge + 1e-12 * np.eye(3), np.stack([mh, hx, hy], -1)[..., None])
-    return solution[..., 0, 0] + offset, m
+    plane = np.linalg.solve(matrix + ridge + 1e-12 * np.eye(3), right)
+    squares = mhh - (plane * (2 * right - matrix @ plane)).sum((-2, -1))
+    departure = np.sqrt(np.maximum(squares, 0) / np.maximum(m, 1e-9))
+    return plane[..., 0, 0] + offset, m, departure

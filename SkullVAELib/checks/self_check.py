@@ -10,7 +10,7 @@ from scipy import ndimage
 from SkullVAELib.checks.fractions import Fraction, block_factor, outside_mm
 from SkullVAELib.checks.limits import LIMITS, RATINGS, SLICE_ERROR_MM
 from SkullVAELib.checks.mirror import MirrorDistance, mirror_distance
-from SkullVAELib.checks.plate import Plate
+from SkullVAELib.checks.plate import LEAST_STEPS, Plate
 from SkullVAELib.checks.vault import ANGLE_DEG, RANGE_MM, Vault, find_openings
 from SkullVAELib.geometry.affines import apply_affine, as_place
 from SkullVAELib.geometry.masks import bounding_box
@@ -310,7 +310,7 @@ def _thickness(plates: list[Plate], mesh: Mesh | None) -> Check:
 
 
 def _rim_step(plates: list[Plate]) -> Check:
-    steps = [step for plate in plates if len(step := plate.rim_steps()) >= 10]
+    steps = [step for plate in plates if len(step := plate.rim_steps()) >= LEAST_STEPS]
     if not steps:
         if not plates:
             return _unmeasured("rim_step", "the step at its rim")

@@ -220,7 +220,7 @@ def _complete_into(
         output_libraries.finish()
     from SkullVAELib.report.result_files import OutputOptions, RunResult, write_files
 
-    result = RunResult.of(completion, volume, implant_options, options.format, volume.name, model_path.name)
+    result = RunResult.of(completion, implant_options, options.format, volume.name, model_path.name)
     result = dataclasses.replace(result, uncertain=options.uncertainty)
     outputs = OutputOptions(
         options.proposals,

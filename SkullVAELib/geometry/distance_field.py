@@ -8,6 +8,7 @@ import torch
 from scipy import ndimage
 
 from SkullVAELib.geometry.affines import apply_affine
+from SkullVAELib.geometry.grey_levels import GreyLevels
 from SkullVAELib.geometry.grid import Grid
 from SkullVAELib.geometry.masks import bounding_box
 from SkullVAELib.geometry.volume import Volume, crop, to_nearest_ras
@@ -52,11 +53,17 @@ def downsample_mask(bone: Volume, target_mm: float = REDUCED_MM) -> Volume:
     )
 
 
-def _block_averages(bone: Volume, target_mm: float) -> Volume:
-    """Averages of a mask over blocks of about target_mm; axes with larger voxels keep them."""
+def _block_averages(bone: Volume, target_mm: float, grey: GreyLevels | None = None) -> Volume:
+    """Averages of a mask over blocks of about target_mm; axes with larger voxels keep them.
+
+    grey: the CT on the same grid, by which voxels at the surface are bone in part.
+    """
     factor = np.maximum(1, np.round(target_mm / bone.spacing)).astype(int)
     if (factor == 1).all():
-        return Volume(bone.array.astype(np.float32), bone.affine)
+        average = bone.array.astype(np.float32)
+        if grey is not None:
+            _refine_surface(average, bone.array, grey, factor)
+        return Volume(average, bone.affine)
     shape = -(-np.array(bone.array.shape) // factor)
     average = block_sums(bone.array.astype(bool, copy=False), factor).astype(np.float32, order="C")
     for axis, (blocks, times, voxels) in enumerate(zip(shape, factor, bone.array.shape, strict=True)):
@@ -64,9 +71,31 @@ def _block_averages(bone: Volume, target_mm: float) -> Volume:
         count = np.full(blocks, times, np.float32)
         count[-1] = voxels - (blocks - 1) * times
         average /= count.reshape([-1 if a == axis else 1 for a in range(3)])
+    if grey is not None:
+        _refine_surface(average, bone.array, grey, factor)
     affine = bone.affine @ np.diag([*factor, 1.0])
     affine[:3, 3] = apply_affine(bone.affine, (factor - 1) / 2)
     return Volume(average, affine)
+
+
+def _refine_surface(average: np.ndarray, bone: np.ndarray, grey: GreyLevels, factor: np.ndarray) -> None:
+    """Replace, in place, the averages of a mask beside its surface by those of the fractions of bone in its voxels."""
+    beside = np.zeros(average.shape, bool)
+    for axis in range(3):
+        low = tuple(slice(None, -1) if a == axis else slice(None) for a in range(3))
+        high = tuple(slice(1, None) if a == axis else slice(None) for a in range(3))
+        changes = average[low] != average[high]
+        beside[low] |= changes
+        beside[high] |= changes
+    blocks = np.argwhere(beside)
+    total, count = (np.zeros(len(blocks), np.float32) for _ in range(2))
+    for offset in np.ndindex(*factor):
+        index = blocks * factor + offset
+        there = (index < bone.shape).all(1)  # the last block of an axis may have fewer voxels
+        at = tuple(index[there].T)
+        total[there] += grey.fractions(grey.image.array[at], bone[at])
+        count[there] += 1
+    average[tuple(blocks.T)] = total / count
 
 
 def block_sums(mask: np.ndarray, factor: np.ndarray) -> np.ndarray:
@@ -105,7 +134,7 @@ def block_sums(mask: np.ndarray, factor: np.ndarray) -> np.ndarray:
     return total
 
 
-def reduced_bone(bone: Volume) -> tuple[Volume, tuple[slice, ...]]:
+def reduced_bone(bone: Volume, grey: GreyLevels | None = None) -> tuple[Volume, tuple[slice, ...]]:
     """Bone fractions on a nearly isotropic grid of about 1.2 mm that has a margin around the bone on every side.
 
     Small voxels are averaged over blocks. Large ones, such as those of thick slices, are refined by shape-based
@@ -116,6 +145,8 @@ def reduced_bone(bone: Volume) -> tuple[Volume, tuple[slice, ...]]:
     ----------
     bone : Volume
         Bool mask on any grid, with at least one voxel of bone.
+    grey : GreyLevels, optional
+        The CT on the same grid. A mask tells only whether a voxel is bone; its values tell how much of it is.
 
     Returns
     -------
@@ -130,7 +161,8 @@ def reduced_bone(bone: Volume) -> tuple[Volume, tuple[slice, ...]]:
     limits = zip(box, margin, bone.array.shape, strict=True)
     wanted = [(s.start - m, s.stop + m, n) for s, m, n in limits]
     inside = tuple(slice(max(0, low), min(n, high)) for low, high, n in wanted)
-    fraction = _refined(_block_averages(crop(bone, inside), REDUCED_MM), REDUCED_MM)
+    here = None if grey is None else grey.to_nearest_ras().crop(inside)
+    fraction = _refined(_block_averages(crop(bone, inside), REDUCED_MM, here), REDUCED_MM)
     # Voxels of margin that the image does not have, in voxels of the reduced grid.
     ratio = bone.spacing / fraction.spacing
     before = [int(np.ceil(max(0, -low) * r)) for (low, _, _), r in zip(wanted, ratio, strict=True)]

@@ -20,6 +20,7 @@ from scipy.spatial import cKDTree
 from SkullVAELib.core.progress import report_step, stage_part
 from SkullVAELib.core.threads import one_thread
 from SkullVAELib.geometry.affines import apply_affine, scale_of
+from SkullVAELib.geometry.grey_levels import GreyLevels
 from SkullVAELib.geometry.masks import bounding_box
 from SkullVAELib.geometry.volume import Volume, crop, sample_volume
 from SkullVAELib.implant.additions import Additions, OwnPoints, raise_surface
@@ -43,7 +44,7 @@ from SkullVAELib.implant.perforation import HolePattern, perforate
 from SkullVAELib.implant.rim_line import interpolated
 from SkullVAELib.implant.split import split_plate
 from SkullVAELib.mesh.distance import BoneDistance
-from SkullVAELib.mesh.isosurface import GreyLevels, bone_surface, mask_surface
+from SkullVAELib.mesh.isosurface import bone_surface, mask_surface
 from SkullVAELib.mesh.mesh import Mesh, concatenate_meshes, largest_mesh_component
 
 if TYPE_CHECKING:

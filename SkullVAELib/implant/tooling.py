@@ -11,9 +11,9 @@ from SkullVAELib.core.errors import SkullVAEError
 
 if TYPE_CHECKING:
     from SkullVAELib.completion.result import Completion
+    from SkullVAELib.geometry.grey_levels import GreyLevels
     from SkullVAELib.implant.implant_mesh import PrintableImplant
     from SkullVAELib.implant.options import ImplantOptions
-    from SkullVAELib.mesh.isosurface import GreyLevels
     from SkullVAELib.mesh.mesh import Mesh
 
 _LIMITS = {

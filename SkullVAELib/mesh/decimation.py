@@ -9,9 +9,10 @@ from vtkmodules.util.numpy_support import numpy_to_vtkIdTypeArray, vtk_to_numpy
 from vtkmodules.vtkFiltersCore import vtkDecimatePro, vtkQuadricClustering
 
 from SkullVAELib.geometry.affines import apply_affine
+from SkullVAELib.geometry.grey_levels import GreyLevels
 from SkullVAELib.geometry.masks import bounding_box
 from SkullVAELib.geometry.volume import Volume, crop
-from SkullVAELib.mesh.isosurface import GreyLevels, bone_surface, level_surface
+from SkullVAELib.mesh.isosurface import bone_surface, level_surface
 from SkullVAELib.mesh.mesh import Mesh
 from SkullVAELib.mesh.vtk_conversion import mesh_from_polydata, polydata_from_mesh
 

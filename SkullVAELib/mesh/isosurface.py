@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
 import numpy as np
 from vtkmodules.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 from vtkmodules.vtkCommonCore import vtkPoints
@@ -11,6 +9,7 @@ from vtkmodules.vtkCommonDataModel import vtkImageData, vtkPolyData
 from vtkmodules.vtkFiltersCore import vtkFlyingEdges3D, vtkWindowedSincPolyDataFilter
 
 from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.geometry.grey_levels import GreyLevels
 from SkullVAELib.geometry.masks import bounding_box
 from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.mesh.mesh import Mesh
@@ -84,53 +83,6 @@ def mask_surface(mask: Volume, smoothing_mm: float | None = None) -> Mesh:
         points = _smooth(data, points, smoothing_mm, mask.spacing)
     points = _keep_volume(points, faces, voxel_volume_ml, limit_mm=0.25 * float(mask.spacing.min()))
     return Mesh(points, faces)
-
-
-@dataclass(frozen=True)
-class GreyLevels:
-    """The CT that a bone mask was thresholded from; its values locate the bone surface between two voxels.
-
-    Parameters
-    ----------
-    image : Volume
-        Hounsfield units.
-    threshold_hu : float
-        Bone has at least this value.
-    balance : float
-        Factor for values above the threshold that puts the surface, on average, half-way between voxels, where it is
-        for a mask. Without it linear interpolation puts the surface too far out, by 0.15 mm in the demo's CT, since
-        values rise steeply into bone and fall slowly outside.
-    """
-
-    image: Volume
-    threshold_hu: float
-    balance: float = 1.0
-
-    @classmethod
-    def of(cls, image: Volume, bone: Volume, threshold_hu: float) -> GreyLevels:
-        """The values around a bone mask on the same grid, balanced over about fifty of its slices."""
-        every = max(1, bone.array.shape[2] // 50)
-        # In C order, in which masks select: in Fortran's, that of files, it takes four times as long.
-        inside = np.ascontiguousarray(bone.array[:, :, ::every] != 0)
-        level = np.ascontiguousarray(image.array[:, :, ::every], np.float32) - np.float32(threshold_hu - 0.5)
-        pairs = [np.zeros((2, 0))]
-        for axis in (0, 1):
-            first, second = (slice(None, -1), slice(1, None)), (slice(1, None), slice(None, -1))
-            for shares in (first, second):
-                here, there = (tuple(s if a == axis else slice(None) for a in range(3)) for s in shares)
-                crossing = inside[here] & (level[there] < 0)
-                pairs.append(np.stack([level[here][crossing], -level[there][crossing]]))
-        inner, outer = np.concatenate(pairs, axis=1)
-        low, high = 1e-3, 1e3
-        for _ in range(30 if inner.size else 0):
-            middle = float(np.sqrt(low * high))
-            too_far = (middle * inner / (middle * inner + outer)).mean() > 0.5
-            low, high = (low, middle) if too_far else (middle, high)
-        return cls(image, threshold_hu, float(np.sqrt(low * high)))
-
-    def crop(self, box: tuple[slice, ...]) -> GreyLevels:
-        """A box of it, to use with the same box of the mask."""
-        return replace(self, image=Volume(self.image.array[box], self.image.affine))
 
 
 def bone_surface(bone: Volume, grey: GreyLevels | None = None) -> Mesh:

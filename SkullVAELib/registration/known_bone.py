@@ -13,10 +13,10 @@ from scipy import ndimage
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.geometry.affines import apply_affine
 from SkullVAELib.geometry.distance_field import signed_distance, surface_points
+from SkullVAELib.geometry.grey_levels import GreyLevels
 from SkullVAELib.geometry.masks import bounding_box
 from SkullVAELib.geometry.volume import Volume, crop
 from SkullVAELib.io.images import read_volume
-from SkullVAELib.mesh.isosurface import GreyLevels
 from SkullVAELib.mesh.mesh import Mesh
 from SkullVAELib.mesh.reading import is_mesh_file, read_mesh, voxelise
 from SkullVAELib.registration.bone import segment_bone
@@ -144,7 +144,7 @@ class KnownBone:
     @cached_property
     def skull(self) -> Skull:
         """The bone at reduced resolution."""
-        return prepare_skull(self.name, self.bone)
+        return prepare_skull(self.name, self.bone, self.grey)
 
     @cached_property
     def surface(self) -> PointSurface:

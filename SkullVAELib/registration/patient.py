@@ -11,12 +11,13 @@ import torch
 
 from SkullVAELib.core.background import Background
 from SkullVAELib.core.progress import Stages, report_step, stage_part
+from SkullVAELib.geometry.grey_levels import GreyLevels
 from SkullVAELib.geometry.grid import Grid
 from SkullVAELib.geometry.roi import ROI
 from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.io.images import to_image
 from SkullVAELib.registration.affine import register_affine
-from SkullVAELib.registration.bone import segment_bone
+from SkullVAELib.registration.bone import BoneSegmentation, segment_bone
 from SkullVAELib.registration.fragments import choose_fragments, registration_bone, with_added_bone
 from SkullVAELib.registration.free_form import fit_warp, inverse_warp
 from SkullVAELib.registration.intensities import resolve_threshold
@@ -160,6 +161,8 @@ class RegisteredPatient:
         Warnings about the file and about the segmentation of the bone.
     everything : numpy.ndarray
         Bool, what was bone before anything was left out, see `BoneSegmentation`.
+    grey : GreyLevels or None
+        The CT that the bone was segmented in; None for a segmentation.
     """
 
     bone: Volume
@@ -171,6 +174,7 @@ class RegisteredPatient:
     field: torch.Tensor
     warnings: tuple[str, ...] = ()
     everything: np.ndarray | None = None
+    grey: GreyLevels | None = None
 
     @property
     def alignment(self) -> np.ndarray:
@@ -227,7 +231,8 @@ def register_patient(
         report_step(0.2)
         registered, left_out = registration_bone(segmentation, volume)
         with stage_part(0.3, 1.0):
-            surface = SkullSurface.of(volume.with_array(registered))
+            grey = _grey_levels(volume, segmentation)
+            surface = SkullSurface.of(volume.with_array(registered), grey)
         prepared.finish()
     with stages.stage("register"), Background(partial(surface.skull, "patient")) as measuring:
         with stage_part(0.0, 0.6):
@@ -242,7 +247,7 @@ def register_patient(
         choice = choosing.finish()
         bone = volume.with_array(choice.mask)
         if choice.removed:
-            skull = prepare_skull("patient", bone)
+            skull = prepare_skull("patient", bone, grey)
             aligned = align_to_mean(skull, model)
             warp = fit_warp_to_mean(aligned, model, options)
         elif len(choice.added):
@@ -254,7 +259,16 @@ def register_patient(
         "fragments": choice.as_json(),
     }
     warnings = (*volume.warnings, *choice.warnings)
-    return RegisteredPatient(bone, about_bone, skull, grid, aligned, warp, field, warnings, segmentation.everything)
+    return RegisteredPatient(
+        bone, about_bone, skull, grid, aligned, warp, field, warnings, segmentation.everything, grey
+    )
+
+
+def _grey_levels(volume: Volume, segmentation: BoneSegmentation) -> GreyLevels | None:
+    """The values around the bone of a CT; None for a segmentation."""
+    if segmentation.info["kind"] != "ct":
+        return None
+    return GreyLevels.of(volume, volume.with_array(segmentation.mask), segmentation.info["threshold_hu"])
 
 
 def bone_on_patient_grid(field: torch.Tensor, patient: RegisteredPatient) -> Volume:

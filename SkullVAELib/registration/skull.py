@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from SkullVAELib.core.progress import report_step
 from SkullVAELib.geometry.affines import apply_affine, scale_of
 from SkullVAELib.geometry.distance_field import reduced_bone, signed_distance, surface_points
+from SkullVAELib.geometry.grey_levels import GreyLevels
 from SkullVAELib.geometry.grid import Grid
 from SkullVAELib.geometry.volume import Volume, crop
 
@@ -56,7 +57,7 @@ class Skull:
         return self.distance[self.seen]
 
 
-def prepare_skull(name: str, bone: Volume) -> Skull:
+def prepare_skull(name: str, bone: Volume, grey: GreyLevels | None = None) -> Skull:
     """Reduce a bone mask to about 1.2 mm and compute its distance field and surface.
 
     Parameters
@@ -65,12 +66,14 @@ def prepare_skull(name: str, bone: Volume) -> Skull:
         Name of the individual.
     bone : Volume
         Bool mask.
+    grey : GreyLevels, optional
+        The CT on the same grid: it locates the bone's surface between voxels.
 
     Returns
     -------
     Skull
     """
-    return SkullSurface.of(bone).skull(name)
+    return SkullSurface.of(bone, grey).skull(name)
 
 
 @dataclass(frozen=True)
@@ -86,9 +89,9 @@ class SkullSurface:
     normals: np.ndarray
 
     @classmethod
-    def of(cls, bone: Volume) -> SkullSurface:
-        """Reduce a bone mask to about 1.2 mm and find its surface."""
-        fraction, seen = reduced_bone(bone)
+    def of(cls, bone: Volume, grey: GreyLevels | None = None) -> SkullSurface:
+        """Reduce a bone mask to about 1.2 mm and find its surface, see `prepare_skull`."""
+        fraction, seen = reduced_bone(bone, grey)
         report_step(0.6)
         # The end of the image is not a surface, so distances and points are those of the image alone.
         return cls(fraction, seen, *surface_points(crop(fraction, seen)))

@@ -27,6 +27,7 @@ from SkullVAELib.core.progress import Stages, report_step, stage_part, with_step
 from SkullVAELib.core.threads import one_thread
 from SkullVAELib.core.version import NOTICE, __version__
 from SkullVAELib.geometry.affines import apply_affine
+from SkullVAELib.geometry.grey_levels import GreyLevels
 from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.implant.implant_mesh import PrintableImplant, make_implant
 from SkullVAELib.implant.options import MESH_FORMATS, ImplantOptions
@@ -35,7 +36,6 @@ from SkullVAELib.io.images import write_volume
 from SkullVAELib.mesh.colours import UNCERTAINTY_SCALE_MM
 from SkullVAELib.mesh.distance import SurfaceDistance
 from SkullVAELib.mesh.files import VertexScalar, vertex_scalars, write_mesh, write_ply
-from SkullVAELib.mesh.isosurface import GreyLevels
 from SkullVAELib.mesh.mesh import Mesh
 from SkullVAELib.mesh.three_mf import write_3mf
 from SkullVAELib.report.preview import render_preview
@@ -88,7 +88,6 @@ class RunResult:
     def of(
         cls,
         completion: Completion,
-        volume: Volume,
         options: ImplantOptions,
         formats: tuple[str, ...],
         input_name: str,
@@ -100,8 +99,6 @@ class RunResult:
         ----------
         completion : Completion
             The completed skull.
-        volume : Volume
-            The image that was completed.
         options, formats
             As the attributes.
         input_name, model_name : str
@@ -112,10 +109,7 @@ class RunResult:
         RunResult
             The result; its report starts with the figures of the completion.
         """
-        grey = None
-        if completion.patient is not None:
-            bone = completion.report["bone"]
-            grey = GreyLevels.of(volume, completion.bone, bone["threshold_hu"]) if bone["kind"] == "ct" else None
+        grey = None if completion.patient is None else completion.patient.registered.grey
         report = {
             "software": f"SkullVAE {__version__}",
             "disclaimer": NOTICE,

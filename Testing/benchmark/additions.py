@@ -73,7 +73,7 @@ def main(paths: list[str]) -> None:
             case = pickle.load(file)
         completion = case["completion"]
         plain = ImplantOptions.parse(clearance=CLEARANCE_MM)
-        grey = RunResult.of(completion, case["volume"], plain, (), "case", "model").grey
+        grey = RunResult.of(completion, plain, (), "case", "model").grey
         around = local_bone(completion, plain, grey, 25.0)
         surface = as_trimesh(around.mesh)
         name = Path(path).stem

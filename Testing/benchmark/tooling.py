@@ -109,7 +109,7 @@ def main() -> None:
         if options.names and path.stem not in options.names:
             continue
         case = pickle.loads(path.read_bytes())
-        result = RunResult.of(case["completion"], case["volume"], ImplantOptions(), (), path.stem, "model")
+        result = RunResult.of(case["completion"], ImplantOptions(), (), path.stem, "model")
         made.append((insertion_row(path, result), mould_row(path, result, not options.quick)))
         print(*made[-1], sep="\n", flush=True)
     for number in (0, 1):
