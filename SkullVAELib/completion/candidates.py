@@ -388,7 +388,14 @@ class MissingBone:
         """
         fraction, distance, grid = skull.fraction, skull.distance, warped.grid
         to_canonical = alignment @ fraction.affine
-        field, outside = _on_voxels(warped.on_grid(), grid, to_canonical, fraction.array.shape)
+
+        def cut_off() -> np.ndarray | None:
+            plane = cut_plane(apply_affine(alignment, skull.points))
+            return None if plane is None else _below(plane, to_canonical, fraction.array.shape)
+
+        below, (field, outside) = both(
+            cut_off, lambda: _on_voxels(warped.on_grid(), grid, to_canonical, fraction.array.shape)
+        )
         field[outside] = 99.0
         report_step(0.35)
         # Interpolation on the grid loses thin bone between its nodes, so the shape is evaluated at the voxels near it.
@@ -405,8 +412,7 @@ class MissingBone:
         report_step(0.65)
         end = outside | ~_inside_image(skull)
         missing = inside & (fraction.array < 0.5)
-        if (plane := cut_plane(apply_affine(alignment, skull.points))) is not None:
-            below = _below(plane, to_canonical, fraction.array.shape)
+        if below is not None:
             end |= below
             missing &= ~below
         # Growth stops where skulls vary: through the open skull base a candidate would grow from temple to nose.
@@ -762,7 +768,10 @@ def _below(plane: np.ndarray, to_canonical: np.ndarray, shape: tuple[int, ...]) 
     normal = np.array([-plane[1], -plane[2], 1.0])
     row, offset = normal @ to_canonical[:3, :3], normal @ to_canonical[:3, 3] - plane[0]
     i, j, k = (np.arange(n) * part for n, part in zip(shape, row.tolist(), strict=True))
-    return (i[:, None, None] + j[:, None] + k + offset) < 1.0
+    below = np.empty(shape, bool)
+    for plane, start in zip(below, i, strict=True):  # sums that fit the processor's cache
+        plane[:] = start + j[:, None] + k + offset < 1.0
+    return below
 
 
 def _inside_image(skull: Skull) -> np.ndarray:
