@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 
 import pytest
+import torch
 
-from SkullVAELib.core.background import Background
+from SkullVAELib.core.background import Background, both
+from SkullVAELib.core.threads import one_thread
 
 
 def test_it_runs_once_in_another_thread_beside_the_body():
@@ -87,3 +89,34 @@ def test_who_waits_is_called_meanwhile():
     with Background(lambda: go.wait(60)) as background:
         background.finish(wait)
     assert calls
+
+
+def test_both_run_at_the_same_time_and_return_their_results():
+    first, second = threading.Event(), threading.Event()
+
+    def one() -> int:
+        first.set()
+        assert second.wait(10)
+        return 1
+
+    def other() -> str:
+        second.set()
+        assert first.wait(10)
+        return "b"
+
+    assert both(one, other) == (1, "b")
+
+
+def test_an_error_of_either_is_raised():
+    def fail():
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        both(fail, lambda: 1)
+    with pytest.raises(KeyError):
+        both(lambda: 1, fail)
+
+
+def test_torch_beside_one_thread_has_one_thread():
+    with one_thread():
+        assert both(torch.get_num_threads, torch.get_num_threads) == (1, 1)

@@ -320,11 +320,13 @@ def test_one_case_s_death_is_its_own(cohort):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells a process's children")
-def test_what_is_forked_has_loaded_the_libraries_and_has_one_thread():
+def test_what_is_forked_has_loaded_libraries_and_model_and_has_one_thread():
     """A fork has no other thread, and a lock that one of them held would stay locked."""
     code = (
         "import os, sys; from SkullVAELib.cli import case_server, main; main.prepare_process(); case_server._load();"
-        " print(len(os.listdir('/proc/self/task')), {'torch', 'vtkmodules', 'SimpleITK'} <= set(sys.modules))"
+        " from SkullVAELib.cli.complete import _preloaded; from SkullVAELib.registration.reference import MeanSkull;"
+        " print(len(os.listdir('/proc/self/task')), {'torch', 'vtkmodules', 'SimpleITK'} <= set(sys.modules),"
+        " 'tables' in vars(MeanSkull.of(_preloaded.model)))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -334,7 +336,7 @@ def test_what_is_forked_has_loaded_the_libraries_and_has_one_thread():
         check=True,
         encoding="utf-8",
     )
-    assert done.stdout.split() == ["1", "True"]
+    assert done.stdout.split() == ["1", "True", "True"]
 
 
 @posix

@@ -10,6 +10,7 @@ import torch
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.geometry.affines import apply_affine, nearest_axes
 from SkullVAELib.geometry.distance_field import (
+    _slope,
     block_sums,
     downsample_mask,
     redistance,
@@ -235,3 +236,13 @@ def test_blocks_have_the_sum_of_their_voxels(order, factor):
     expected = np.zeros(-(-np.array(mask.shape) // factor), int)
     np.add.at(expected, tuple((np.argwhere(mask) // factor).T), 1)
     assert np.array_equal(block_sums(mask, np.array(factor)), expected)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_slopes_at_voxels_are_those_of_the_gradient_everywhere(dtype):
+    array = np.random.default_rng(0).random((2, 6, 7)).astype(dtype)
+    index = np.nonzero(np.ones(array.shape))
+    for axis in range(3):
+        slope = _slope(array, index, axis)
+        assert slope.dtype == dtype
+        assert np.array_equal(slope.reshape(array.shape), np.gradient(array, axis=axis))

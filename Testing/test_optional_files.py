@@ -130,7 +130,7 @@ def test_a_self_check_that_fails_leaves_no_rating(monkeypatch, result):
         raise IndexError("out of bounds")
 
     monkeypatch.setattr(result_files, "make_implant", lambda *values: result.printable)
-    monkeypatch.setattr(result_files, "check_implant", fail)
+    monkeypatch.setattr(result_files, "check_voxels", fail)
     made = result.with_implant()
     assert "checks" not in made.report and made.printable.pieces
     assert "The self-check of the implant is left out" in made.report["warnings"][-1]
@@ -139,18 +139,16 @@ def test_a_self_check_that_fails_leaves_no_rating(monkeypatch, result):
 def test_the_implant_is_made_once_for_the_html_report(monkeypatch, result, tmp_path):
     made = []
     monkeypatch.setattr(result_files, "make_implant", lambda *values: made.append(values[1]) or result.printable)
-    monkeypatch.setattr(
-        RunResult, "self_check", lambda self, *parts: SimpleNamespace(report=dict, warnings=[], difference_mm=None)
-    )
+    check = SimpleNamespace(report=dict, warnings=[], difference_mm=None)
+    monkeypatch.setattr(RunResult, "_check_voxels", lambda self, *parts: lambda mesh: check)
     write_files(replace(result, printable_implant=None), tmp_path, OutputOptions(html_report=True), Stages({}))
     assert [options.thickness_map for options in made] == [True]
 
 
 def test_a_session_reports_without_the_picture_that_failed(monkeypatch, completion, sample, tmp_path):
     result = RunResult.of(completion, ImplantOptions(), ("stl",), "head.nrrd", "m.safetensors")
-    monkeypatch.setattr(
-        RunResult, "self_check", lambda self, *parts: SimpleNamespace(report=dict, warnings=[], difference_mm=None)
-    )
+    check = SimpleNamespace(report=dict, warnings=[], difference_mm=None)
+    monkeypatch.setattr(RunResult, "_check_voxels", lambda self, *parts: lambda mesh: check)
     failing(monkeypatch, "preview", IndexError("out of bounds"))
     responses: list[dict] = []
     session = InteractiveSession(result, tmp_path, responses.append)

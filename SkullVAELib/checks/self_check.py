@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -128,6 +129,27 @@ def check_implant(all_bone: Volume, completed: Volume, implant: Volume, mesh: Me
     ValueError
         The volumes have different shapes, or the implant is empty.
     """
+    return check_voxels(all_bone, completed, implant)(mesh)
+
+
+def check_voxels(all_bone: Volume, completed: Volume, implant: Volume) -> Callable[[Mesh | None], SelfCheck]:
+    """Check an implant's voxels, beside which the mesh may be made.
+
+    Parameters
+    ----------
+    all_bone, completed, implant
+        See `check_implant`.
+
+    Returns
+    -------
+    callable
+        Gives the self-check for a mesh or None.
+
+    Raises
+    ------
+    ValueError
+        See `check_implant`.
+    """
     if not all_bone.array.shape == completed.array.shape == implant.array.shape:
         raise ValueError("the self-check needs volumes on one grid")
     all_bone, completed, implant = (to_nearest_ras(volume) for volume in (all_bone, completed, implant))
@@ -153,21 +175,29 @@ def check_implant(all_bone: Volume, completed: Volume, implant: Volume, mesh: Me
     vault = Vault.of(whole, completed)
     plates = [] if vault is None else _plates(vault, plate, bone, float(spacing.max()))
     mirrored = _mirrored(vault, plate)
-    checks = (
-        _open_edge(plates),
-        _bone_overlap(local, local_bone),
-        _image_end(implant, place, mesh),
-        _thickness(plates, mesh),
+    open_edge, overlap = _open_edge(plates), _bone_overlap(local, local_bone)
+    after_thickness = (
         _rim_step(plates),
         _bulge(plates),
         _missing_bone(vault),
         _voxel_size(spacing, plates),
         _symmetry(mirrored),
     )
-    difference = None
-    if vault is not None and mirrored is not None and mesh is not None and len(mesh.points):
-        difference = mirrored.at(vault.chart.centre, mesh.points)
-    return SelfCheck(checks, difference)
+
+    def judged(mesh: Mesh | None) -> SelfCheck:
+        checks = (
+            open_edge,
+            overlap,
+            _image_end(implant, place, mesh),
+            _thickness(plates, mesh),
+            *after_thickness,
+        )
+        difference = None
+        if vault is not None and mirrored is not None and mesh is not None and len(mesh.points):
+            difference = mirrored.at(vault.chart.centre, mesh.points)
+        return SelfCheck(checks, difference)
+
+    return judged
 
 
 def upper_box(bone: Volume, factor: np.ndarray) -> tuple[slice, ...]:

@@ -1,9 +1,9 @@
 """Forks the processes of a batch's cases from a process that has loaded the libraries: `python -m` this module.
 
-Loading torch and VTK takes two seconds of a processor, a large part of what a case takes. A fork shares what is loaded
-and is otherwise a process of its own: a crash, a memory limit or a kill costs its own case alone. For Linux only; on
-other systems libraries may not survive a fork. Nothing here may start a thread, and no library may use one before the
-fork: the fork has only one.
+Loading torch, VTK and the model takes two seconds of a processor, a large part of what a case takes. A fork shares what
+is loaded and is otherwise a process of its own: a crash, a memory limit or a kill costs its own case alone. For Linux
+only; on other systems libraries may not survive a fork. Nothing here may start a thread, and no library may use one
+before the fork: the fork has only one.
 
 Each line of stdin is a JSON object: {"name": "head", "arguments": ["complete", ...]}. Answers are lines on stdout:
 {"ready": true} at the start; {"pid": N} when a case has started; and {"code": 0, "peak_mib": 900, "output": "..."} when
@@ -18,6 +18,7 @@ import os
 import sys
 import tempfile
 import traceback
+from contextlib import suppress
 from typing import IO, NoReturn
 
 from SkullVAELib.core.parent_process import ENDS_WITH_PARENT, read_line
@@ -54,9 +55,24 @@ def main() -> int:
 
 
 def _load() -> None:
-    from SkullVAELib.cli.complete import load_libraries
+    """Load the libraries and the included model, and compute what depends on the model alone, in this thread."""
+    from SkullVAELib.cli.complete import load_libraries, preload
 
     load_libraries()
+    import nibabel.nifti1  # noqa: F401, read with NIfTI files
+    import SimpleITK as sitk
+    import torch
+
+    from SkullVAELib.vae.default_model import default_model_path
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    sitk.ProcessObject.SetGlobalDefaultThreader("Platform")  # keeps no threads, unlike the default
+    # On the processor: a fork cannot use a graphics card that its parent has opened. Each case loads another model, or
+    # one for another device, itself, and it is the case that reports an unusable model.
+    with suppress(Exception):
+        preload(default_model_path(), "cpu")
+    torch.set_num_threads(threads)
 
 
 def _reply(descriptor: int, content: dict) -> None:

@@ -15,6 +15,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from SkullVAELib.completion.options import DefectOptions
+from SkullVAELib.core.background import both
 from SkullVAELib.core.progress import report_step
 from SkullVAELib.geometry.affines import apply_affine
 from SkullVAELib.geometry.grid import Grid
@@ -220,34 +221,32 @@ def missing_fraction(field: np.ndarray, bone: np.ndarray, spacing: np.ndarray, s
 
 
 def _bone_along_line(
-    missing: np.ndarray, fraction: Volume, to_canonical: np.ndarray, reach_mm: float
+    index: np.ndarray, fraction: Volume, to_canonical: np.ndarray, reach_mm: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Distance in mm from each voxel of missing bone to bone, outwards and inwards, on the line through the vault's
+    """Distance in mm from voxels (N, 3) of missing bone to bone, outwards and inwards, on the line through the vault's
     centre.
 
-    Returns two arrays like `missing`, infinite where there is no bone within reach_mm.
+    Returns two arrays (N,), infinite where there is no bone within reach_mm.
     """
-    index = np.argwhere(missing)
     at = apply_affine(to_canonical, index)
     away = at / np.linalg.norm(at, axis=1, keepdims=True).clip(1)
     step = away @ np.linalg.inv(to_canonical)[:3, :3].T  # one canonical mm along the line, in voxels
-    bone, strides = (fraction.array >= 0.5).ravel(), np.cumprod([1, *missing.shape[:0:-1]])[::-1]
+    shape = fraction.array.shape
+    bone, strides = (fraction.array >= 0.5).ravel(), np.cumprod([1, *shape[:0:-1]])[::-1]
     found = []
     for sign in (1.0, -1.0):
-        first = np.full(len(index), np.inf)
+        first = np.full(len(index), np.inf, np.float32)
         left = np.arange(len(index))
         start, along = index, step
         for far in np.arange(reach_mm, 0.5, -1.0)[::-1]:
             there = np.round(start + sign * far * along).astype(int)
-            inside = np.flatnonzero(((there >= 0) & (there < missing.shape)).all(1))
+            inside = np.flatnonzero(((there >= 0) & (there < shape)).all(1))
             hit = inside[bone[there[inside] @ strides]]
             first[left[hit]] = far
             rest = np.ones(len(left), bool)
             rest[hit] = False
             left, start, along = left[rest], start[rest], along[rest]
-        distance = np.full(missing.shape, np.inf, np.float32)
-        distance[tuple(index.T)] = first
-        found.append(distance)
+        found.append(first)
     return found[0], found[1]
 
 
@@ -387,7 +386,14 @@ class MissingBone:
         """
         fraction, distance, grid = skull.fraction, skull.distance, warped.grid
         to_canonical = alignment @ fraction.affine
-        field, outside = _on_voxels(warped.on_grid(), grid, to_canonical, fraction.array.shape)
+
+        def cut_off() -> np.ndarray | None:
+            plane = cut_plane(apply_affine(alignment, skull.points))
+            return None if plane is None else _below(plane, to_canonical, fraction.array.shape)
+
+        below, (field, outside) = both(
+            cut_off, lambda: _on_voxels(warped.on_grid(), grid, to_canonical, fraction.array.shape)
+        )
         field[outside] = 99.0
         report_step(0.35)
         # Interpolation on the grid loses thin bone between its nodes, so the shape is evaluated at the voxels near it.
@@ -404,25 +410,27 @@ class MissingBone:
         report_step(0.65)
         end = outside | ~_inside_image(skull)
         missing = inside & (fraction.array < 0.5)
-        if (plane := cut_plane(apply_affine(alignment, skull.points))) is not None:
-            below = _below(plane, to_canonical, fraction.array.shape)
+        if below is not None:
             end |= below
             missing &= ~below
         # Growth stops where skulls vary: through the open skull base a candidate would grow from temple to nose.
         missing &= deviation < options.grow_spread_mm
         report_step(0.75)
-        outwards, inwards = _bone_along_line(missing, fraction, to_canonical, options.cavity_mm)
+        index = np.argwhere(missing)
+        outwards, inwards = _bone_along_line(index, fraction, to_canonical, options.cavity_mm)
         report_step(0.85)
-        cavity = np.isfinite(outwards) & np.isfinite(inwards)
-        displaced = np.minimum(outwards, inwards) < options.displaced_mm
+        cavity, displaced = np.zeros_like(missing), np.zeros_like(missing)
+        cavity[tuple(index.T)] = np.isfinite(outwards) & np.isfinite(inwards)
+        displaced[tuple(index.T)] = np.minimum(outwards, inwards) < options.displaced_mm
         # Where bone is just below or above all around, the prior is displaced and nothing is missing; at a slanted cut
         # edge this is true in a narrow strip only.
         blur_mm = 3.0
         box = _near(missing, _GAUSSIAN_REACH * blur_mm, fraction.spacing)
-        around, over_bone = (
-            ndimage.gaussian_filter(found[box].astype(np.float32), blur_mm / fraction.spacing)
-            for found in (missing, displaced)
-        )
+
+        def blurred(found: np.ndarray) -> np.ndarray:
+            return ndimage.gaussian_filter(found[box].astype(np.float32), blur_mm / fraction.spacing)
+
+        around, over_bone = both(lambda: blurred(missing), lambda: blurred(displaced))
         over = np.zeros_like(missing)
         over[box] = over_bone > 0.7 * np.maximum(around, 1e-3)
         bevel = missing & over & ~cavity
@@ -565,16 +573,24 @@ class MissingBone:
     def _cores(self) -> Iterator[tuple[tuple[slice, ...], np.ndarray]]:
         """Cores of candidate defects, largest first: a box of the grid with a margin, and the core's mask in it."""
         core = self._core(...)
-        labels, _ = ndimage.label(core, np.ones((3, 3, 3)))
-        sizes = np.bincount(labels.ravel())
+        whole = bounding_box(core)
+        labels, _ = ndimage.label(core[whole], np.ones((3, 3, 3)))
+        sizes = np.bincount(labels.ravel(), minlength=1)
         sizes[0] = 0
         reach = np.ceil((_GROW_NARROW_MM + 3.0) / self.fraction.spacing).astype(int)
         boxes = ndimage.find_objects(labels)
         for label in np.argsort(sizes)[::-1][:_MOST_CANDIDATES]:
             if sizes[label] * self.fraction.voxel_ml < _LEAST_CORE_ML:
                 break
-            box = tuple(slice(max(0, s.start - n), s.stop + n) for s, n in zip(boxes[label - 1], reach, strict=True))
-            yield box, labels[box] == label
+            own = tuple(
+                slice(w.start + s.start, w.start + s.stop) for w, s in zip(whole, boxes[label - 1], strict=True)
+            )
+            box = tuple(slice(max(0, s.start - n), s.stop + n) for s, n in zip(own, reach, strict=True))
+            seed = np.zeros([s.stop - s.start for s in self._clipped(box)], bool)
+            seed[tuple(slice(s.start - b.start, s.stop - b.start) for s, b in zip(own, box, strict=True))] = (
+                labels[boxes[label - 1]] == label
+            )
+            yield box, seed
 
     def _core(self, box: tuple[slice, ...] | EllipsisType) -> np.ndarray:
         """Bool, in a part of the grid: missing bone far from any bone."""
@@ -760,7 +776,10 @@ def _below(plane: np.ndarray, to_canonical: np.ndarray, shape: tuple[int, ...]) 
     normal = np.array([-plane[1], -plane[2], 1.0])
     row, offset = normal @ to_canonical[:3, :3], normal @ to_canonical[:3, 3] - plane[0]
     i, j, k = (np.arange(n) * part for n, part in zip(shape, row.tolist(), strict=True))
-    return (i[:, None, None] + j[:, None] + k + offset) < 1.0
+    below = np.empty(shape, bool)
+    for plane, start in zip(below, i, strict=True):  # sums that fit the processor's cache
+        plane[:] = start + j[:, None] + k + offset < 1.0
+    return below
 
 
 def _inside_image(skull: Skull) -> np.ndarray:

@@ -205,6 +205,8 @@ def _on_image(whole: Volume, start: np.ndarray, times: np.ndarray, bone: Volume)
     if times.max() > 1:
         share = share.reshape([n for pair in zip(shape, times, strict=True) for n in pair]).sum((1, 3, 5))
     mask = empty_mask(bone.array)
+    box = bounding_box(share > 0)
+    share, start, shape = share[box], start + [s.start for s in box], np.array([s.stop - s.start for s in box])
     low, high = np.clip(start, 0, bone.array.shape), np.clip(start + shape, 0, bone.array.shape)
     inside = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
     here = tuple(slice(a, b) for a, b in zip(low - start, high - start, strict=True))

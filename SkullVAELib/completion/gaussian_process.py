@@ -18,6 +18,7 @@ from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
 from SkullVAELib.completion.options import GaussianProcessOptions
+from SkullVAELib.core.background import both
 from SkullVAELib.geometry.grid import Grid
 from SkullVAELib.shape.two_table import outward_directions, pick_side
 from SkullVAELib.shape.warped import WarpedShape
@@ -67,7 +68,9 @@ def _matern(distance: np.ndarray, options: GaussianProcessOptions) -> np.ndarray
     for share, length in ((1 - options.short_share, options.length_mm), (options.short_share, options.short_mm)):
         if share:
             r = np.sqrt(3) / length * distance
-            total += share * (1 + r) * np.exp(-r)
+            rising = share * (1 + r)
+            rising *= np.exp(np.negative(r, out=r), out=r)
+            total += rising
     return total
 
 
@@ -303,11 +306,17 @@ class DefectRim:
         if options.symmetry:
             box |= mirrored
         points, normals, image = points[box], normals[box], image[box]
-        distance = hull.query(points.numpy(), distance_upper_bound=options.reach_mm)[0]
-        weights = np.exp(-distance / 8.0) + 0.02 * np.isfinite(distance)
+
+        def away(at: torch.Tensor) -> np.ndarray:
+            return hull.query(at.numpy(), distance_upper_bound=options.reach_mm)[0]
+
         if options.symmetry:
-            mirrored = hull.query(image.numpy(), distance_upper_bound=options.reach_mm)[0]
-            weights = np.maximum(weights, 0.4 * np.exp(-mirrored / 8.0) + 0.01 * np.isfinite(mirrored))
+            distance, opposite = both(lambda: away(points), lambda: away(image))
+            weights = np.exp(-distance / 8.0) + 0.02 * np.isfinite(distance)
+            weights = np.maximum(weights, 0.4 * np.exp(-opposite / 8.0) + 0.01 * np.isfinite(opposite))
+        else:
+            distance = away(points)
+            weights = np.exp(-distance / 8.0) + 0.02 * np.isfinite(distance)
         used = (weights > 0) & (distance > 1.0)  # within 1 mm of the cut, averaging over blocks rounds off any edge
         points, normals = points[torch.tensor(used)], normals[torch.tensor(used)]
         clear = ~_facing_bone(points, normals, bone, grid)
@@ -321,18 +330,23 @@ class DefectRim:
         rim = cls(points, normals, on_mean, facing, distance, torch.tensor(near), (), options)
         usable, _ = rim._usable(warped)
         rng = np.random.default_rng(0)
-        observations: list[Observations | None] = []
-        for side in (facing > 0.3, facing < -0.3):
+
+        def drawn(side: torch.Tensor) -> np.ndarray | None:
             chosen = np.flatnonzero((usable & side).numpy())
             if len(chosen) < MIN_POINTS:
-                observations.append(None)
-                continue
+                return None
             # Bone at the rim is most informative: nearer points are drawn with a higher probability.
             share = weights[chosen]
-            chosen = rng.choice(chosen, min(options.count, len(chosen)), replace=False, p=share / share.sum())
+            return rng.choice(chosen, min(options.count, len(chosen)), replace=False, p=share / share.sum())
+
+        def observed(chosen: np.ndarray | None) -> Observations | None:
+            if chosen is None:
+                return None
             place = points[chosen].numpy().astype(float)
-            observations.append(Observations(chosen, _kernel(place, place, options), _kernel(at[near], place, options)))
-        return replace(rim, observations=tuple(observations))
+            return Observations(chosen, _kernel(place, place, options), _kernel(at[near], place, options))
+
+        outer, inner = drawn(facing > 0.3), drawn(facing < -0.3)
+        return replace(rim, observations=both(lambda: observed(outer), lambda: observed(inner)))
 
     def _usable(self, warped: WarpedShape) -> tuple[torch.Tensor, torch.Tensor]:
         """Which points (N,) agree with a shape well enough to be observations, and the residuals (N,) in mm."""

@@ -22,6 +22,7 @@ from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.registration.known_bone import KnownBone
 from SkullVAELib.registration.patient import register_patient
 from SkullVAELib.registration.plausibility import Quality
+from SkullVAELib.registration.reference import MeanSkull
 from SkullVAELib.shape.warped import WarpedShape
 from SkullVAELib.vae.networks import SkullModel
 
@@ -74,7 +75,7 @@ def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stag
     registered = register_patient(
         volume, model, options.threshold_hu, options.roi, options.warp, stages, options.fragments
     )
-    quality = Quality.of(registered, model.mean.float().cpu())
+    quality = Quality.of(registered, MeanSkull.of(model))
     quality.require(options.least_quality, volume.warnings)
     with stages.stage("prior"):
         prior = Prior(model, options.prior, options.defect_class, registered.field, registered.points_on_mean)

@@ -1,14 +1,22 @@
-"""Work in a thread beside other work, such as imports while a file is read."""
+"""Work in a thread beside other work, such as imports while a file is read.
+
+What is computed beside something else must not depend on it, and torch in a thread uses as many threads as were set
+last: within `one_thread` one, so that the bits are those of the same work done before or afterwards.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Generic, TypeVar, cast
 
 _WAIT_SECONDS = 0.2
 
+_S = TypeVar("_S")
+_T = TypeVar("_T")
 
-class Background:
+
+class Background(Generic[_T]):
     """A function that runs in a thread; leaving the context before it has started cancels it.
 
     Parameters
@@ -22,14 +30,15 @@ class Background:
         which is removed then.
     """
 
-    def __init__(self, work: Callable[[], None], delay_s: float = 0.0, waits: bool = False) -> None:
+    def __init__(self, work: Callable[[], _T], delay_s: float = 0.0, waits: bool = False) -> None:
         self._work, self._delay_s, self._waits = work, delay_s, waits
         self._stop_waiting = threading.Event()
         self._started = False
+        self._result: _T | None = None
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
 
-    def __enter__(self) -> Background:
+    def __enter__(self) -> Background[_T]:
         thread = threading.Thread(target=self._run, name="background")
         try:
             thread.start()
@@ -48,12 +57,12 @@ class Background:
             return
         self._started = True
         try:
-            self._work()
+            self._result = self._work()
         except BaseException as error:
             self._error = error
 
-    def finish(self, on_wait: Callable[[], None] | None = None) -> None:
-        """Wait until the work is done, or do it now if it has not started; raises what the work raised.
+    def finish(self, on_wait: Callable[[], None] | None = None) -> _T:
+        """Wait until the work is done, or do it now if it has not started; returns its result, raises what it raised.
 
         Parameters
         ----------
@@ -68,6 +77,18 @@ class Background:
             self._thread.join()
         if not self._started:
             self._started = True
-            self._work()
+            self._result = self._work()
         if self._error is not None:
             raise self._error
+        return cast(_T, self._result)
+
+
+def both(first: Callable[[], _S], second: Callable[[], _T]) -> tuple[_S, _T]:
+    """The results of two functions, of which the first runs in a thread beside the second.
+
+    >>> both(lambda: 1, lambda: "b")
+    (1, 'b')
+    """
+    with Background(first) as beside:
+        result = second()
+        return beside.finish(), result

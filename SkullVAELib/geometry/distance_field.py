@@ -237,10 +237,11 @@ def _distance(fraction: np.ndarray, spacing: np.ndarray) -> np.ndarray:
     else:
         image = sitk.GetImageFromArray(np.ascontiguousarray(bone.transpose(2, 1, 0)).view(np.uint8))
         image.SetSpacing(spacing.tolist())
-        distance = sitk.GetArrayFromImage(sitk.SignedMaurerDistanceMap(image, False, False, True)).transpose(2, 1, 0)
+        found = sitk.SignedMaurerDistanceMap(image, False, False, True)
+        distance = np.ascontiguousarray(sitk.GetArrayViewFromImage(found).transpose(2, 1, 0))
         # ITK measures to the centres of the outermost voxels of bone. From outside the nearest of them is the one that
         # is closest to the surface, from inside the one that is deepest.
-        distance = distance - np.where(bone, 1 - _FAR_OFFSET, _FAR_OFFSET).astype(np.float32) * voxel
+        distance -= np.where(bone, np.float32(1 - _FAR_OFFSET) * voxel, np.float32(_FAR_OFFSET) * voxel)
     return _with_crossings(distance, fraction, bone, spacing)
 
 
@@ -251,23 +252,26 @@ def _with_crossings(distance: np.ndarray, fraction: np.ndarray, bone: np.ndarray
     nearest crossings at distances a, b, c along the axes is 1 / sqrt(1/a^2 + 1/b^2 + 1/c^2) away.
     """
     flat, shape = np.ascontiguousarray(fraction).ravel(), fraction.shape
-    near, slopes = [], []
+    total = np.zeros(flat.size)
     for axis, mm in enumerate(spacing):
         if mm == _APART_MM:
             continue
         step = int(np.prod(shape[axis + 1 :]))
         low = tuple(slice(None, -1) if a == axis else slice(None) for a in range(3))
         high = tuple(slice(1, None) if a == axis else slice(None) for a in range(3))
-        first = np.ravel_multi_index(np.nonzero(bone[low] != bone[high]), shape)
+        first = np.flatnonzero(bone[low] != bone[high])
+        first += first // (step * (shape[axis] - 1)) * step  # counted in the whole array
         part = np.clip((0.5 - flat[first]) / (flat[first + step] - flat[first]), 0.02, 0.98)
         # A voxel between two crossings has the nearer one.
-        voxels, which = np.unique(np.concatenate([first, first + step]), return_inverse=True)
-        slope = np.zeros(len(voxels))
-        np.maximum.at(slope, which, np.concatenate([mm * part, mm * (1 - part)]) ** -2.0)
-        near.append(voxels)
-        slopes.append(slope)
-    voxels, which = np.unique(np.concatenate(near), return_inverse=True)
-    away = 1 / np.sqrt(np.bincount(which, np.concatenate(slopes)))
+        ahead, behind = (mm * part) ** -2.0, (mm * (1 - part)) ** -2.0
+        place = np.searchsorted(first, first + step)
+        between = place < len(first)
+        between[between] = first[place[between]] == first[between] + step
+        ahead[place[between]] = np.maximum(ahead[place[between]], behind[between])
+        total[first] += ahead
+        total[first[~between] + step] += behind[~between]
+    voxels = np.flatnonzero(total)
+    away = 1 / np.sqrt(total[voxels])
     result = np.ascontiguousarray(distance, np.float32)
     result.ravel()[voxels] = np.where(flat[voxels] >= 0.5, -away, away)
     return result
@@ -295,21 +299,31 @@ def surface_points(fraction: Volume, level: float = 0.5) -> tuple[np.ndarray, np
     """
     f = fraction.array
     points, slopes = [], []
-    gradient = [np.gradient(f, axis=axis) for axis in range(3)]
     to_world = np.linalg.inv(fraction.affine[:3, :3])  # row-vector gradients transform with the inverse
+    inside = f >= level
     for axis in range(3):
-        low = f[tuple(slice(None, -1) if a == axis else slice(None) for a in range(3))]
-        high = f[tuple(slice(1, None) if a == axis else slice(None) for a in range(3))]
-        at = np.argwhere((low >= level) != (high >= level))
-        index = tuple(at.T)
-        t = (level - low[index]) / (high[index] - low[index])
+        low, high = (
+            inside[tuple(part if a == axis else slice(None) for a in range(3))]
+            for part in (slice(None, -1), slice(1, None))
+        )
+        index = np.unravel_index(np.flatnonzero(low != high), low.shape)
         step = np.eye(3, dtype=int)[axis]
-        points.append(at + t[:, None] * step)
-        other = tuple((at + step).T)
-        slopes.append(np.stack([(1 - t) * g[index] + t * g[other] for g in gradient], -1))
+        other = tuple(i + s for i, s in zip(index, step.tolist(), strict=True))
+        t = (level - f[index]) / (f[other] - f[index])
+        points.append(np.stack(index, -1) + t[:, None] * step)
+        parts = [(1 - t) * _slope(f, index, a) + t * _slope(f, other, a) for a in range(3)]
+        slopes.append(np.stack(parts, -1))
     normals = -np.concatenate(slopes) @ to_world
     normals /= np.linalg.norm(normals, axis=1, keepdims=True) + 1e-9
     return apply_affine(fraction.affine, np.concatenate(points)), normals
+
+
+def _slope(array: np.ndarray, index: tuple[np.ndarray, ...], axis: int) -> np.ndarray:
+    """Differences along an axis at some voxels (N,): as `np.gradient`, which computes them everywhere."""
+    at, last = index[axis], array.shape[axis] - 1
+    high, low = np.minimum(at + 1, last), np.maximum(at - 1, 0)
+    above, below = (array[tuple(i if a == axis else index[a] for a in range(3))] for i in (high, low))
+    return (above - below) / (high - low).astype(array.dtype)
 
 
 def redistance(field: torch.Tensor, grid: Grid) -> torch.Tensor:

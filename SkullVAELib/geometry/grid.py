@@ -61,15 +61,20 @@ class Grid:
         -------
         (N, C) tensor
         """
-        where = (points / torch.as_tensor(self.half_mm, dtype=points.dtype, device=points.device)).flip(-1)
+        where = (points / _half(self, points.dtype, points.device)).flip(-1)
         # On a CPU grid_sample parallelises over batch entries only: use as many as there are threads.
         with all_threads() if len(points) > 50_000 else nullcontext(1) as parts:
             short = -len(points) % parts
-            where = F.pad(where, (0, 0, 0, short)).reshape(parts, -1, 1, 1, 3)
+            where = (F.pad(where, (0, 0, 0, short)) if short else where).reshape(parts, -1, 1, 1, 3)
             source = field[None].expand(parts, *field.shape)
             value = F.grid_sample(source, where, align_corners=True, padding_mode="border")[..., 0, 0]
         # Contiguous for any number of parts: the order of a later sum depends on the layout.
         return value.transpose(1, 2).reshape(-1, len(field))[: len(points)].contiguous()
+
+
+@lru_cache(maxsize=16)
+def _half(grid: Grid, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    return torch.as_tensor(grid.half_mm, dtype=dtype, device=device)
 
 
 @lru_cache(maxsize=4)

@@ -46,6 +46,9 @@ SAMPLE = 800
 MEASURED = 6000
 """Number of points of the plate near bone that are measured, at most."""
 
+_AT_ONCE = 10_000
+"""Points that are sampled at a time: many small calls take longer, and larger arrays do not fit the cache."""
+
 FREE_MM2 = 2.0
 """A plate is insertable if no larger area of its surface is blocked."""
 
@@ -140,8 +143,11 @@ class InsertionPath:
         if travel_mm is None:
             travel_mm = max(0.0, float((self._bone @ direction).max() - (points @ direction).min(initial=np.inf)))
         least = np.full(len(points), REACH_MM, np.float32)
-        for along in np.arange(0.0, travel_mm + STEP_MM, STEP_MM):
-            np.minimum(least, self._at(points + along * direction), out=least)
+        steps = np.arange(0.0, travel_mm + STEP_MM, STEP_MM)
+        at_once = max(1, _AT_ONCE // max(1, len(points)))
+        for along in (steps[start : start + at_once] for start in range(0, len(steps), at_once)):
+            way = points + along[:, None, None] * direction
+            np.minimum(least, self._at(way.reshape(-1, 3)).reshape(len(along), -1).min(0), out=least)
         return least
 
     def _near(self, mesh: Mesh, limit_mm: float) -> np.ndarray:

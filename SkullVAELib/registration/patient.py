@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import SimpleITK as sitk
 import torch
 
+from SkullVAELib.core.background import Background
 from SkullVAELib.core.progress import Stages, report_step, stage_part
 from SkullVAELib.geometry.grey_levels import GreyLevels
 from SkullVAELib.geometry.grid import Grid
@@ -21,7 +23,14 @@ from SkullVAELib.registration.free_form import fit_warp, inverse_warp
 from SkullVAELib.registration.intensities import resolve_threshold
 from SkullVAELib.registration.options import WarpOptions
 from SkullVAELib.registration.reference import MeanSkull
-from SkullVAELib.registration.skull import CLAMP_MM, Skull, canonical_field, canonical_surface, prepare_skull
+from SkullVAELib.registration.skull import (
+    CLAMP_MM,
+    Skull,
+    SkullSurface,
+    canonical_field,
+    canonical_surface,
+    prepare_skull,
+)
 from SkullVAELib.registration.symmetry import align_midsagittal_plane
 from SkullVAELib.shape.two_table import TwoTableShape
 from SkullVAELib.shape.warped import WarpedShape
@@ -50,7 +59,7 @@ class AlignedSkull:
     fit_mm: float
 
 
-def align_to_mean(skull: Skull, model: SkullModel) -> AlignedSkull:
+def align_to_mean(skull: Skull, model: SkullModel, matrix: np.ndarray | None = None) -> AlignedSkull:
     """Register a skull to the model's mean skull and align its midsagittal plane with the canonical one.
 
     Parameters
@@ -59,6 +68,8 @@ def align_to_mean(skull: Skull, model: SkullModel) -> AlignedSkull:
         The patient's skull.
     model : SkullModel
         The model whose mean shape defines the canonical frame.
+    matrix : numpy.ndarray, shape (4, 4), optional
+        Result of `register_affine` for the skull's points, if it is known.
 
     Returns
     -------
@@ -71,7 +82,7 @@ def align_to_mean(skull: Skull, model: SkullModel) -> AlignedSkull:
     """
     mean = MeanSkull.of(model)
     grid = mean.grid
-    with stage_part(0.0, 0.6):
+    if matrix is None:
         matrix = register_affine(skull.points, mean.target)
     field, _ = canonical_field(skull.imaged, skull.imaged_distance, matrix, grid)
     report_step(0.75)
@@ -212,8 +223,8 @@ def register_patient(
         If the input is not a skull, see `bone_mask` and `register_affine`.
     """
     stages = stages or Stages({"bone": 1.0})
-    grid = model.architecture.grid
-    with stages.stage("bone"):
+    grid, mean = model.architecture.grid, MeanSkull.of(model)
+    with stages.stage("bone"), Background(mean.prepare) as prepared:
         volume, threshold_hu = resolve_threshold(volume, threshold_hu)
         report_step(0.05)
         segmentation = segment_bone(volume, threshold_hu, roi)
@@ -221,27 +232,32 @@ def register_patient(
         registered, left_out = registration_bone(segmentation, volume)
         with stage_part(0.3, 1.0):
             grey = _grey_levels(volume, segmentation)
-            skull = prepare_skull("patient", volume.with_array(registered), grey)
-    with stages.stage("register"):
+            surface = SkullSurface.of(volume.with_array(registered), grey)
+        prepared.finish()
+    with stages.stage("register"), Background(partial(surface.skull, "patient")) as measuring:
         with stage_part(0.0, 0.6):
-            aligned = align_to_mean(skull, model)
-        shell = MeanSkull.of(model).shell
-        choice = choose_fragments(volume, segmentation, left_out, skull, aligned.matrix, shell, fragments)
+            matrix = register_affine(surface.points, mean.target)
+        skull = measuring.finish()
+        aligned = align_to_mean(skull, model, matrix)
+    choose = partial(choose_fragments, volume, segmentation, left_out, skull, aligned.matrix, mean.shell, fragments)
+    # The warp hardly ever depends on the choice; then it is fitted again.
+    with stages.stage("warp"), Background(choose) as choosing:
+        with stage_part(0.0, 0.8):
+            warp = fit_warp_to_mean(aligned, model, options)
+        choice = choosing.finish()
         bone = volume.with_array(choice.mask)
         if choice.removed:
             skull = prepare_skull("patient", bone, grey)
             aligned = align_to_mean(skull, model)
+            warp = fit_warp_to_mean(aligned, model, options)
         elif len(choice.added):
             skull = with_added_bone(skull, choice.added, volume)
+        field = warped_field(skull, aligned, warp, grid)
     about_bone = segmentation.info | {
         "bone_voxels": int(np.count_nonzero(choice.mask)),
         "left_out_voxels": int(np.count_nonzero(segmentation.everything) - np.count_nonzero(choice.mask)),
         "fragments": choice.as_json(),
     }
-    with stages.stage("warp"):
-        with stage_part(0.0, 0.8):
-            warp = fit_warp_to_mean(aligned, model, options)
-        field = warped_field(skull, aligned, warp, grid)
     warnings = (*volume.warnings, *choice.warnings)
     return RegisteredPatient(
         bone, about_bone, skull, grid, aligned, warp, field, warnings, segmentation.everything, grey

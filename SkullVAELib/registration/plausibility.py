@@ -13,14 +13,10 @@ import numpy as np
 import torch
 
 from SkullVAELib.core.errors import SkullVAEError
-from SkullVAELib.geometry.distance_field import surface_points
-from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.registration.options import WARN_BELOW
 from SkullVAELib.registration.patient import RegisteredPatient
-from SkullVAELib.shape.two_table import gradient, outward_directions
-
-# Sine of the elevation, seen from the vault's centre, above which bone counts as vault.
-_VAULT = -0.1
+from SkullVAELib.registration.reference import MeanSkull, is_vault
+from SkullVAELib.shape.two_table import outward_directions
 
 # After the warp the vault's surface is near the mean's within this distance.
 _NEAR_MM = 3.0
@@ -149,15 +145,15 @@ class QualityMeasures:
     stretch: float
 
     @classmethod
-    def of(cls, patient: RegisteredPatient, mean: torch.Tensor) -> QualityMeasures:
+    def of(cls, patient: RegisteredPatient, mean: MeanSkull) -> QualityMeasures:
         """Measure a registered patient.
 
         Parameters
         ----------
         patient : RegisteredPatient
             The patient.
-        mean : torch.Tensor, shape (X, Y, Z)
-            Signed distance of the mean skull in mm, on the patient's canonical grid.
+        mean : MeanSkull
+            The mean skull that it is registered to.
 
         Returns
         -------
@@ -168,20 +164,11 @@ class QualityMeasures:
         scales = np.linalg.svd(patient.alignment[:3, :3], compute_uv=False)
         size = float(np.prod(scales) ** (-1 / 3))
 
-        surface = torch.tensor(surface_points(Volume((-mean).numpy(), grid.affine), level=0.0)[0]).float()
-        facing = grid.sample(gradient(mean, grid.spacing_mm), surface)
-        outer = surface[_is_vault(surface) & ((facing * outward_directions(surface)).sum(1) > 0.5 * facing.norm(dim=1))]
-        covered = grid.sample(patient.field[None], outer)[:, 0].abs() < _COVERED_MM
-
-        vault = _is_vault(on_mean)
-        distance = grid.sample(mean[None], on_mean[vault])[:, 0].abs()
+        covered = grid.sample(patient.field[None], mean.outer_vault)[:, 0].abs() < _COVERED_MM
+        distance = grid.sample(mean.field[None], on_mean[is_vault(on_mean)])[:, 0].abs()
         upper = points[:, 2] > 0
         moved = (on_mean - points)[upper].norm(dim=1)
-
-        nodes, field = grid.coordinates().reshape(-1, 3), mean.reshape(-1)
-        radius = nodes.norm(dim=1)
-        cavity = (field > 8) & (radius < 50) & (nodes[:, 2] > -15)
-        around = (field > 8) & (field < 40) & (radius > 80) & (nodes[:, 2] > -_VAULT * radius)
+        cavity, around = mean.beside_vault
         outer_bone = points[(points[:, 2] > 10) & ((normals * outward_directions(points)).sum(1) > 0.7)]
         return cls(
             length_mm=float(np.ptp(patient.skull.points, axis=0).max()),
@@ -222,7 +209,7 @@ class Quality:
     flat: str = ""
 
     @classmethod
-    def of(cls, patient: RegisteredPatient, mean: torch.Tensor) -> Quality:
+    def of(cls, patient: RegisteredPatient, mean: MeanSkull) -> Quality:
         """Quality of a registered patient, see `QualityMeasures.of`."""
         quality = cls.from_measures(QualityMeasures.of(patient, mean))
         affine = patient.bone.affine
@@ -307,11 +294,6 @@ def _flat_remedy(points: np.ndarray, affine: np.ndarray) -> str:
         f"The bone is only {extents[2]:.0f} mm long along the slices: if the whole head was scanned, the distance"
         f" between slices in the file's header ({lengths[2]:g} mm) is wrong"
     )
-
-
-def _is_vault(points: torch.Tensor) -> torch.Tensor:
-    """Which points (N, 3) in canonical mm belong to the vault."""
-    return points[:, 2] > _VAULT * points.norm(dim=1)
 
 
 def _share(found: torch.Tensor) -> float:

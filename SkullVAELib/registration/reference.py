@@ -8,12 +8,21 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from SkullVAELib.geometry.distance_field import redistance
+from SkullVAELib.geometry.distance_field import redistance, surface_points
 from SkullVAELib.geometry.grid import Grid
+from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.registration.affine import AffineTarget
 from SkullVAELib.registration.vault_shell import VaultShell
-from SkullVAELib.shape.two_table import TwoTableShape
+from SkullVAELib.shape.two_table import TwoTableShape, gradient, outward_directions
 from SkullVAELib.vae.networks import SkullModel
+
+# Sine of the elevation, seen from the vault's centre, above which bone counts as vault.
+_VAULT = -0.1
+
+
+def is_vault(points: torch.Tensor) -> torch.Tensor:
+    """Which points (N, 3) in canonical mm belong to the vault."""
+    return points[:, 2] > _VAULT * points.norm(dim=1)
 
 
 @dataclass(frozen=True)
@@ -43,7 +52,9 @@ class MeanSkull:
 
     def prepare(self) -> None:
         """Compute all of the following now, for completions that come later."""
-        _ = self.target, self.tables, self.shell
+        target, tables = self.target, self.tables
+        _ = target.near, target.surface, target.vault, tables.channels, tables.by_side, tables.slopes_by_side
+        _ = self.shell, self.outer_vault, self.beside_vault
 
     @cached_property
     def distance(self) -> torch.Tensor:
@@ -64,6 +75,24 @@ class MeanSkull:
     def shell(self) -> VaultShell:
         """The shell of the vault."""
         return VaultShell.of(self.distance, self.grid)
+
+    @cached_property
+    def outer_vault(self) -> torch.Tensor:
+        """(N, 3) points of the outer surface of the vault in canonical mm."""
+        points = surface_points(Volume((-self.field).numpy(), self.grid.affine), level=0.0)[0]
+        surface = torch.tensor(points).float()
+        facing = self.grid.sample(gradient(self.field, self.grid.spacing_mm), surface)
+        outwards = (facing * outward_directions(surface)).sum(1) > 0.5 * facing.norm(dim=1)
+        return surface[is_vault(surface) & outwards]
+
+    @cached_property
+    def beside_vault(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(X * Y * Z,) bool each: the nodes in the middle of the cranial cavity, and those around the vault."""
+        nodes, field = self.grid.coordinates().reshape(-1, 3), self.field.reshape(-1)
+        radius = nodes.norm(dim=1)
+        cavity = (field > 8) & (radius < 50) & (nodes[:, 2] > -15)
+        around = (field > 8) & (field < 40) & (radius > 80) & (nodes[:, 2] > -_VAULT * radius)
+        return cavity, around
 
 
 _KNOWN: WeakKeyDictionary[SkullModel, tuple[torch.Tensor, int, MeanSkull]] = WeakKeyDictionary()

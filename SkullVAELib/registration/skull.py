@@ -73,15 +73,42 @@ def prepare_skull(name: str, bone: Volume, grey: GreyLevels | None = None) -> Sk
     -------
     Skull
     """
-    fraction, surface, seen = reduced_bone(bone, grey)
-    imaged = crop(surface, seen)
-    report_step(0.15)
-    # The end of the image is not a surface, so distances and points are those of the image alone.
-    distance = signed_distance(imaged)
-    report_step(0.6)
-    distance = _beyond_image(distance, fraction, seen)
-    report_step(0.75)
-    return Skull(name, fraction, seen, distance, *surface_points(imaged))
+    return SkullSurface.of(bone, grey).skull(name)
+
+
+@dataclass(frozen=True)
+class SkullSurface:
+    """The bone of a skull and its surface.
+
+    With it a registration starts, beside which `skull` computes the distances.
+
+    Attributes
+    ----------
+    fraction, seen, points, normals
+        As those of `Skull`.
+    located : Volume
+        Fractions whose level one half is the surface, see `reduced_bone`; inside the image.
+    """
+
+    fraction: Volume
+    seen: tuple[slice, ...]
+    points: np.ndarray
+    normals: np.ndarray
+    located: Volume
+
+    @classmethod
+    def of(cls, bone: Volume, grey: GreyLevels | None = None) -> SkullSurface:
+        """Reduce a bone mask to about 1.2 mm and find its surface, see `prepare_skull`."""
+        fraction, surface, seen = reduced_bone(bone, grey)
+        report_step(0.6)
+        # The end of the image is not a surface, so distances and points are those of the image alone.
+        located = crop(surface, seen)
+        return cls(fraction, seen, *surface_points(located), located)
+
+    def skull(self, name: str) -> Skull:
+        """The skull with its signed distances."""
+        distance = _beyond_image(signed_distance(self.located), self.fraction, self.seen)
+        return Skull(name, self.fraction, self.seen, distance, self.points, self.normals)
 
 
 def _beyond_image(distance: np.ndarray, fraction: Volume, seen: tuple[slice, ...]) -> np.ndarray:

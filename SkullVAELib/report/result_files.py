@@ -17,7 +17,7 @@ import torch
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from SkullVAELib.checks.self_check import SelfCheck, check_implant
+from SkullVAELib.checks.self_check import SelfCheck, check_voxels
 from SkullVAELib.completion.face import FACE_ERROR_MM
 from SkullVAELib.completion.proposals import ProposalSampler, mean_difference_mm
 from SkullVAELib.core.background import Background
@@ -165,14 +165,14 @@ class RunResult:
             The copy.
         """
         options = options or self.options
-        with stage_part(0.0, 0.8):
+        with stage_part(0.0, 0.8), Background(self._check_voxels) as checking:
             printable = make_implant(self.completion, options, self.grey, insertion)
         report = self.report | self._figures(printable, options)
         for of_the_earlier in ("checks", "tooling"):
             report.pop(of_the_earlier, None)
         result = replace(self, options=options, printable_implant=printable, report=report, difference_mm=None)
         report_step(0.85)
-        result, check = result.attempt("The self-check of the implant", lambda made: made.self_check(printable))
+        result, check = result.attempt("The self-check of the implant", lambda _: checking.finish()(printable.mesh))
         if check is None:
             return result
         report = result.report | {"checks": check.report(), "warnings": [*report["warnings"], *check.warnings]}
@@ -224,10 +224,14 @@ class RunResult:
 
         implant: voxels of a part of the implant; by default all of it.
         """
+        return self._check_voxels(implant)(printable.mesh)
+
+    def _check_voxels(self, implant: Volume | None = None) -> Callable[[Mesh | None], SelfCheck]:
+        """The self-check but for the mesh, see `check_voxels`; implant: as of `self_check`."""
         patient = self.completion.patient
         everything = None if patient is None else patient.registered.everything
         all_bone = self.bone if everything is None else self.bone.with_array(everything)
-        return check_implant(all_bone, self.completed, self.implant if implant is None else implant, printable.mesh)
+        return check_voxels(all_bone, self.completed, self.implant if implant is None else implant)
 
     def _figures(self, printable: PrintableImplant, options: ImplantOptions) -> dict:
         mesh = printable.mesh
@@ -642,10 +646,13 @@ def write_files(
         with a warning.
     """
     completion = result.completion
-    # The picture needs the voxels alone, so it is drawn beside the mesh.
+    # Labelmaps and picture need the voxels alone, so they are written beside the mesh.
     drawn = [0.0]
     draw = partial(with_steps_to, drawn.append, result.write_preview, folder)
-    with Background(draw, waits=True) if outputs.preview else nullcontext() as picture:
+    with (
+        Background(partial(_write_labelmaps, completion, folder), waits=True) as labelmaps,
+        Background(draw, waits=True) if outputs.preview else nullcontext() as picture,
+    ):
         with stages.stage("mesh"):
             if completion.found:
                 if result.printable_implant is None:
@@ -680,8 +687,7 @@ def write_files(
             with stages.stage("tooling"):
                 result = result.write_tooling(folder, outputs.tooling)
         with stages.stage("write"):
-            write_volume(completion.completed, folder / "completed.nrrd")
-            write_volume(completion.implant, folder / "implant.nrrd")
+            labelmaps.finish()
             if outputs.dicom_source is not None and completion.found:
                 source = outputs.dicom_source
                 result, said = result.attempt("The DICOM output", lambda made: made.write_dicom(source, folder))
@@ -706,3 +712,8 @@ def write_files(
     result = replace(result, report=result.report | {"files": files, "seconds": taken})
     (folder / RESULT_FILES[-1]).write_text(as_json_text(result.report), encoding="utf-8")
     return result
+
+
+def _write_labelmaps(completion: Completion, folder: Path) -> None:
+    write_volume(completion.completed, folder / "completed.nrrd")
+    write_volume(completion.implant, folder / "implant.nrrd")
