@@ -206,3 +206,16 @@ def test_bounding_box_is_tight_and_grows_only_within_the_array():
     mask[1, 5, 6] = mask[3, 2, 11] = True
     assert bounding_box(mask) == (slice(1, 4), slice(2, 6), slice(6, 12))
     assert bounding_box(mask, 2) == (slice(0, 6), slice(0, 8), slice(4, 12))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "label", "shared"), [(np.uint8, 1, True), (np.int16, 1, False), (np.uint8, 3, False)]
+)
+def test_a_segmentation_of_single_bytes_is_its_own_mask_and_stays_as_it_is(dtype, label, shared):
+    array = np.zeros((20, 20, 20), dtype, "F")
+    array[4:16, 4:16, 4:16], array[0, 0, 0] = label, label
+    before = array.copy()
+    segmentation = segment_bone(Volume(array, np.eye(4)))
+    assert np.array_equal(segmentation.everything, before != 0) and segmentation.everything.dtype == bool
+    assert np.shares_memory(segmentation.everything, array) == shared
+    assert np.array_equal(array, before)

@@ -29,6 +29,35 @@ print(kept - before, resident_mb() - before)
 """
 
 
+_OF_A_THREAD = """
+import sys, threading, numpy as np
+from SkullVAELib.core.memory import keep_freed_memory
+
+def resident_mb():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096 // 2**20
+
+def use():
+    arrays = [np.ones(2**24, np.uint8) for _ in range(8)]
+
+keep_freed_memory()
+thread = threading.Thread(target=use)
+thread.start()
+thread.join()
+before = resident_mb()
+use()
+print(resident_mb() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux tells a process's memory")
+def test_memory_that_a_thread_has_freed_is_used_by_others() -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", _OF_A_THREAD], capture_output=True, text=True, check=True, encoding="utf-8"
+    )
+    assert int(run.stdout) <= 20
+
+
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux tells a process's memory")
 def test_freed_memory_is_kept_until_it_is_returned() -> None:
     run = subprocess.run(

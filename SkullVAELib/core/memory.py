@@ -12,17 +12,21 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # parameters of mallopt in glibc's malloc.h
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8  # parameters of mallopt in glibc's malloc.h
 _TOP_PAD_BYTES = 2**26
 
 
 def keep_freed_memory() -> None:
-    """Let the process keep freed memory for its next arrays. Does nothing where the C library is not glibc."""
+    """Let the process keep freed memory for its next arrays, of all threads.
+
+    Does nothing where the C library is not glibc.
+    """
     library = _glibc()
     if library is not None:
         library.mallopt(_MMAP_MAX, 0)
         library.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
         library.mallopt(_TOP_PAD, _TOP_PAD_BYTES)
+        library.mallopt(_ARENA_MAX, 1)  # otherwise each thread keeps what it has freed for itself
 
 
 @contextmanager

@@ -103,7 +103,8 @@ class BoneSegmentation:
         Bool, bone: of a segmentation every voxel that is not 0, of a CT the largest connected component and the
         sizeable ones near it.
     everything : numpy.ndarray
-        Bool, what was bone, or at or above the threshold, before anything was left out, also outside the ROI.
+        Bool, what was bone, or at or above the threshold, before anything was left out, also outside the ROI. It may be
+        the image's own array.
     inside : numpy.ndarray
         Bool, the part of `everything` in the ROI.
     components : Components
@@ -175,7 +176,7 @@ def segment_bone(volume: Volume, threshold_hu: float | None = None, roi: ROI | N
     kind = "ct" if threshold_hu is not None else _kind(volume.array)
     threshold = None
     if kind == "labelmap":
-        everything = volume.array != 0
+        everything = _as_mask(volume.array)
     else:
         threshold = BONE_HU if threshold_hu is None else float(threshold_hu)
         everything = _over(volume.array, threshold)
@@ -289,6 +290,13 @@ def _range(array: np.ndarray) -> tuple[float, float]:
             "The volume has voxels that are NaN or infinite", "Replace them with a number, in a CT with -1000 (air)"
         )
     return low, high
+
+
+def _as_mask(array: np.ndarray) -> np.ndarray:
+    """The voxels that are not 0 in a segmentation with one label; where this is 1 in single bytes, the array itself."""
+    if array.dtype.itemsize == 1 and array.max() == 1:
+        return array.view(bool)
+    return array != 0
 
 
 def _one_label(array: np.ndarray, low: float, high: float) -> bool:

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -646,12 +646,12 @@ def write_files(
         with a warning.
     """
     completion = result.completion
-    # Labelmaps and picture need the voxels alone, so they are written beside the mesh.
+    # Picture and labelmaps need the voxels alone, so they are written beside the mesh: one after the other, for memory.
     drawn = [0.0]
     draw = partial(with_steps_to, drawn.append, result.write_preview, folder)
     with (
-        Background(partial(_write_labelmaps, completion, folder), waits=True) as labelmaps,
         Background(draw, waits=True) if outputs.preview else nullcontext() as picture,
+        Background(partial(_write_labelmaps, completion, folder, picture), waits=True) as labelmaps,
     ):
         with stages.stage("mesh"):
             if completion.found:
@@ -714,6 +714,9 @@ def write_files(
     return result
 
 
-def _write_labelmaps(completion: Completion, folder: Path) -> None:
+def _write_labelmaps(completion: Completion, folder: Path, after: Background | None) -> None:
+    if after is not None:
+        with suppress(Exception):  # raised where the picture is needed
+            after.finish()
     write_volume(completion.completed, folder / "completed.nrrd")
     write_volume(completion.implant, folder / "implant.nrrd")
