@@ -1,0 +1,339 @@
+"""Learning curve: what the mean skull, PCA and the VAE gain from more training skulls, with the same warp and GP.
+
+    python Testing/benchmark/learning_curve.py OUT --skulls FOLDER --train                     hours: about 40 minutes
+    python Testing/benchmark/learning_curve.py OUT --skulls FOLDER --evaluation FOLDER2        minutes
+    python Testing/benchmark/learning_curve.py OUT --plot curve.png
+
+Nested subsets of 4, 8, 16 and all individuals of FOLDER, in an order that a seed gives, one in five of them from CT
+(`order_of`). Averages of many heads are left out: they are made of many individuals. For each size Training/train.py
+trains all its stages in OUT/SIZE with the same number of steps; a run that was interrupted is continued.
+
+Three defects, medium, large and very large, are cut into each individual of FOLDER2. For each size the skull is
+registered, warped and its defect found once, with that size's mean skull; the hole is pointed at, so that none is
+missed. Then each row puts its shape in the place of the mean skull, and the same GP correction follows:
+
+    mean            the mean skull
+    pca             principal components of 64 skulls drawn as for the VAE, as many as it has latents, fitted to the
+                    bone that is left
+    vae             the VAE with its own decoder
+    decoupled       the VAE's encoder and the decoder trained on its latents
+    blend           the average of mean skull and decoupled decoder (the prior "blend")
+
+Errors are distances in mm, along lines through the vault's centre, of the points of the true outer and inner table in
+the hole from the surface of the corrected shape before it becomes voxels; DSC is the implant's. Each case of a size is
+a line of OUT/cases.jsonl, and is not run again. --run NAME=FOLDER measures another run of train.py, too.
+Exit code: 0, or 2 for bad arguments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+
+from benchmark import contest, pca, plan
+from benchmark.cases import PLACES, STANDARD, VAULT_ONLY
+from benchmark.found_holes import read_records
+from benchmark.swapped_prior import Case
+from SkullVAELib.completion.prior import Prior
+from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.data.augmentation import draw_skull
+from SkullVAELib.data.datasets import find_cases
+from SkullVAELib.registration.free_form import inverse_warp
+from SkullVAELib.registration.skull import canonical_field
+from SkullVAELib.shape.two_table import TwoTableShape
+from SkullVAELib.training.canonical import load_population
+from SkullVAELib.vae.checkpoint import load_model, read_tensors, write_tensors
+from SkullVAELib.vae.networks import BetaVAE, SkullModel
+
+SIZES = (4, 8, 16, 25)
+"""Individuals of the nested subsets; a folder with fewer ends the curve."""
+
+SEED = 7
+CT_EVERY = 5
+"""One in so many individuals of a subset is from CT."""
+
+DEFECT_SIZES = ("medium", "large", "very large")
+
+ROWS = {
+    "mean": "mean skull",
+    "pca": "PCA",
+    "vae": "VAE, own decoder",
+    "decoupled": "VAE, decoupled decoder",
+    "blend": "half mean skull, half VAE",
+}
+COLOURS = ("black", "#8a6d3b", "#c8553d", "#1c5d7a", "#8aa5b5")
+
+DRAWN = 64
+"""Skulls drawn for the principal components."""
+
+OPTIONS = {"vae_steps": 320, "decoder_steps": 220, "pool": 200, "threads": 1}
+"""Options of train.py, the same for every size: about ten minutes on one core."""
+
+
+def order_of(individuals: Sequence[str], ct: Sequence[str] = plan.CT_SKULLS, seed: int = SEED) -> list[str]:
+    """The individuals in the order of the nested subsets: shuffled, every fifth from CT while there are any.
+
+    >>> order_of(["cisc881", "a", "b", "c", "d", "e"], seed=0)[2]
+    'cisc881'
+    """
+    rng = np.random.default_rng(seed)
+    names = sorted(name for name in individuals if not plan.is_average(name))
+    groups = [[name for name in names if (name in ct) == is_ct] for is_ct in (True, False)]
+    scans, others = ([group[n] for n in rng.permutation(len(group))] for group in groups)
+    ordered: list[str] = []
+    while scans or others:
+        from_ct = scans and (len(ordered) % CT_EVERY == 2 or not others)
+        ordered.append((scans if from_ct else others).pop(0))
+    return ordered
+
+
+def train(output: Path, skulls: Path, sizes: Sequence[int]) -> None:
+    """Train the networks of every size that is not complete."""
+    files = {case.individual: case.complete for case in find_cases(skulls) if case.defective is None}
+    ordered = order_of(list(files))
+    output.mkdir(parents=True, exist_ok=True)
+    config = output / "config.json"
+    config.write_text(json.dumps(OPTIONS) + "\n", encoding="utf-8")
+    program = Path(__file__).resolve().parents[2] / "Training" / "train.py"
+    for size in sizes:
+        if size > len(ordered):
+            raise SkullVAEError(f"There are {len(ordered)} individuals, not {size}", "Give a folder of more skulls")
+        folder = output / f"{size}"
+        if (folder / "model.safetensors").is_file():
+            continue
+        data = output / f"{size}.json"
+        listed = [{"complete": str(files[name].resolve()), "individual": name} for name in sorted(ordered[:size])]
+        data.write_text(json.dumps(listed, indent=1) + "\n", encoding="utf-8")
+        command = [sys.executable, str(program), "all", "--data", str(data), "--output", str(folder)]
+        subprocess.run([*command, "--config", str(config), "--resume"], check=True)
+
+
+def chosen_cases(individuals: Sequence[str], flat: set[str]) -> list[tuple[str, int]]:
+    """Individual and number of a defect: a medium, a large and a very large one of each, other ones for each.
+
+    flat: individuals whose skull is a vault only.
+    """
+    found = []
+    for turn, name in enumerate(sorted(individuals)):
+        numbers = VAULT_ONLY if name in flat else STANDARD
+        for size in DEFECT_SIZES:
+            possible = [number for number in numbers if PLACES[number].size_class == size]
+            found.append((name, possible[turn % len(possible)]))
+    return found
+
+
+@dataclass(frozen=True)
+class Priors:
+    """The shapes of one size on its mean skull.
+
+    Attributes
+    ----------
+    model : SkullModel
+    vae : BetaVAE
+    components : pca.Components
+    """
+
+    model: SkullModel
+    vae: BetaVAE
+    components: pca.Components
+
+    @classmethod
+    def of(cls, run: Path) -> Priors:
+        """Read what train.py left in the folder of a run."""
+        model = load_model(run / "model.safetensors")
+        vae = BetaVAE(model.architecture)
+        tensors, _ = read_tensors(run / "vae.last.safetensors", math.inf)
+        vae.load_state_dict({name[4:]: value for name, value in tensors.items() if name.startswith("net.")})
+        return cls(model, vae.eval(), components_of(run, model))
+
+    @torch.no_grad()
+    def shapes(self, case: Case) -> Iterator[tuple[str, torch.Tensor]]:
+        """Row and signed distance (X, Y, Z) in mm on the mean skull."""
+        model, registered = self.model, case.patient.registered
+        clamp = model.architecture.clamp_mm
+        yield "mean", model.mean.float()
+        field, seen = canonical_field(
+            registered.skull.imaged,
+            registered.skull.imaged_distance,
+            registered.alignment,
+            case.grid,
+            inverse_warp(registered.warp, case.grid),
+        )
+        yield "pca", pca.fit(self.components, field, seen, model.architecture.latent_size)
+        correction = self.vae((registered.field.clamp(-clamp, clamp) / clamp)[None, None])[0]
+        yield "vae", model.mean.float() + clamp * correction[0, 0].float()
+        for row, kind in (("decoupled", "encode"), ("blend", "blend")):
+            yield row, Prior(model, kind, "cranial", registered.field, registered.points_on_mean).shape()
+
+
+def components_of(run: Path, model: SkullModel) -> pca.Components:
+    """Principal components of skulls drawn from the population of a run, the first of those that the VAE saw."""
+    path = run / "pca.safetensors"
+    if path.is_file():
+        tensors, _ = read_tensors(path, math.inf)
+        return pca.Components(*(tensors[name].float() for name in ("mean", "modes", "variances")))
+    options = json.loads((run / "run.json").read_text(encoding="utf-8"))["options"]
+    population = load_population(run, [], model.architecture, lambda line: None)
+    fields = np.empty((min(DRAWN, options["pool"]), *model.architecture.grid_shape), np.float32)
+    for number in range(len(fields)):
+        field, known = draw_skull(population, np.random.default_rng([options["seed"], 0, number]))
+        fields[number] = torch.where(known > 0.5, field, population.mean).numpy()
+    found = pca.components(fields, model.architecture.latent_size)
+    write_tensors(path, {"mean": found.mean, "modes": found.modes.half(), "variances": found.variances}, {})
+    return found
+
+
+def measured(case: Case, priors: Priors) -> dict[str, dict[str, float]]:
+    """Errors of every row on a case."""
+    rows = {}
+    for row, field in priors.shapes(case):
+        warped = case.warped(TwoTableShape.of(field, case.grid))
+        rows[row] = case.errors(case.corrected(warped)) | {"dsc": case.implant_dice(warped)}
+    return rows
+
+
+def measure(output: Path, runs: dict[str, Path], evaluation: Path) -> None:
+    """Measure every case of every run that has no line in cases.jsonl yet."""
+    torch.set_num_threads(1)
+    lines = output / "cases.jsonl"
+    kept = read_records(lines)
+    files = {case.individual: case.complete for case in find_cases(evaluation) if case.defective is None}
+    flat = {name for name, file in files.items() if plan.is_vault_only(file)}
+    for run, folder in runs.items():
+        cases = [(name, number, f"{run}: {name}_{number:02d}") for name, number in chosen_cases(list(files), flat)]
+        if all(key in kept for _, _, key in cases):
+            continue
+        priors = Priors.of(folder)
+        for name, number, key in cases:
+            if key in kept:
+                continue
+            case = Case.of(contest.load_whole(files[name]), number, priors.model)
+            record = {"key": key, "run": run, "individual": name, "place": number, "rows": measured(case, priors)}
+            with open(lines, "a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+            said = ", ".join(f"{row} {found['mm']:.3f}/{found['dsc']:.3f}" for row, found in record["rows"].items())
+            print(f"{key}: {said}", file=sys.stderr, flush=True)
+
+
+def by_individual(records: Sequence[dict], row: str, measure: str) -> np.ndarray:
+    """Means of a measure of each individual's cases, in the order of their names."""
+    names = sorted({record["individual"] for record in records})
+    return np.array([np.mean([r["rows"][row][measure] for r in records if r["individual"] == n]) for n in names])
+
+
+def mean_and_error(values: np.ndarray) -> tuple[float, float]:
+    """Mean over individuals and its standard error."""
+    return float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values)))
+
+
+def as_text(records: Sequence[dict]) -> str:
+    """Markdown: errors of each row and run, and their change against the mean skull of the same run."""
+    lines = [
+        "| run | row | n cases | outer, mm | inner, mm | both minus mean skull, mm | DSC | DSC minus mean skull |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for run in dict.fromkeys(record["run"] for record in records):
+        mine = [record for record in records if record["run"] == run]
+        for row, title in ROWS.items():
+            cells = [f"{by_individual(mine, row, side).mean():.3f}" for side in ("outer_mm", "inner_mm")]
+            for measure, digits in (("mm", 3), ("dsc", 4)):
+                if measure == "dsc":
+                    cells.append(f"{by_individual(mine, row, 'dsc').mean():.4f}")
+                change = by_individual(mine, row, measure) - by_individual(mine, "mean", measure)
+                mean, error = mean_and_error(change)
+                cells.append("" if row == "mean" else f"{mean:+.{digits}f} ± {error:.{digits}f}")
+            lines.append(f"| {run} | {title} | {len(mine)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def draw(path: Path, records: Sequence[dict]) -> None:
+    """Error of both tables against the number of individuals, a line a row, and its change against the mean skull."""
+    from matplotlib.figure import Figure
+
+    sizes = sorted({int(record["run"]) for record in records if record["run"].isdecimal()})
+    figure = Figure(figsize=(9.5, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for number, (row, colour) in enumerate(zip(ROWS, COLOURS, strict=True)):
+        at = np.array(sizes) * 1.015 ** (number - 2)
+        for axes, against in ((left, False), (right, True)):
+            if against and row == "mean":
+                continue
+            found = []
+            for size in sizes:
+                mine = [record for record in records if record["run"] == str(size)]
+                value = by_individual(mine, row, "mm")
+                found.append(mean_and_error(value - by_individual(mine, "mean", "mm") if against else value))
+            mean, error = np.array(found).T
+            axes.errorbar(at, mean, error, marker="o", ms=4, lw=1.5, capsize=2, color=colour, label=ROWS[row])
+    right.axhline(0, color=COLOURS[0], lw=1.5)
+    left.set_ylabel("error of both tables in the hole, mm")
+    right.set_ylabel("the same minus the mean skull's, mm")
+    for axes in (left, right):
+        axes.set_xscale("log")
+        axes.set_xticks(sizes, [str(size) for size in sizes])
+        axes.minorticks_off()
+        axes.set_xlabel("individuals trained on")
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=5, frameon=False, fontsize=9)
+    figure.savefig(path, dpi=90)
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments of the command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", metavar="OUT", type=Path, help="folder of the runs and of cases.jsonl")
+    parser.add_argument("--skulls", type=Path, help="folder of complete skulls to train on")
+    parser.add_argument("--train", action="store_true", help="train what is missing")
+    parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="of the subsets, in this order")
+    parser.add_argument("--evaluation", type=Path, help="folder of complete skulls to measure on")
+    parser.add_argument("--run", action="append", default=[], metavar="NAME=FOLDER", help="measure this run, too")
+    parser.add_argument("--plot", type=Path, help="PNG file to draw the curve to")
+    arguments = parser.parse_args(argv)
+    if arguments.train and arguments.skulls is None:
+        parser.error("--train needs --skulls")
+    return arguments
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; 0 done, 2 bad arguments."""
+    arguments = parse(argv)
+    sizes = [int(size) for size in arguments.sizes.split(",")]
+    output: Path = arguments.output
+    try:
+        if arguments.train:
+            train(output, arguments.skulls, sizes)
+        if arguments.evaluation is not None:
+            runs = {f"{size}": output / f"{size}" for size in sizes}
+            runs = {name: run for name, run in runs.items() if (run / "model.safetensors").is_file()}
+            for given in arguments.run:
+                name, _, folder = given.partition("=")
+                runs[name] = Path(folder)
+            measure(output, runs, arguments.evaluation)
+    except SkullVAEError as error:
+        print(f"learning_curve.py: {error}", file=sys.stderr)
+        return 2
+    records = list(read_records(output / "cases.jsonl").values())
+    if records:
+        records.sort(
+            key=lambda record: (not record["run"].isdecimal(), int(record["run"]) if record["run"].isdecimal() else 0)
+        )
+        print(as_text(records))
+        if arguments.plot is not None:
+            draw(arguments.plot, records)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
