@@ -60,6 +60,9 @@ NUMBERS = (5, 6, 11, 13, 19, 20)
 OTHER_MM = 4.0
 """Where a table of the mirror image is further from the mean skull's than this, it is a hole or other bone."""
 
+NEAR_MM = 2.0
+"""Nodes up to this far from the mean skull's bone belong to its plate."""
+
 
 def one_sided(case: Case) -> float:
     """Share of the removed bone that is on its side of the midsagittal plane."""
@@ -69,10 +72,13 @@ def one_sided(case: Case) -> float:
 
 
 def mirror_weight(mean: TwoTableShape, mirror: TwoTableShape) -> torch.Tensor:
-    """(X, Y, Z) 0..1, where the mirror image is bone like the mean skull; smooth over 10 mm, so that no step is made."""
+    """(X, Y, Z) 0..1, where the mirror image is bone as in the mean skull; smooth over 10 mm to make no step."""
     difference = torch.maximum((mirror.outer - mean.outer).abs(), (mirror.inner - mean.inner).abs())
     same = ((difference < OTHER_MM) & (mirror.plate > 0.5)).float()
-    return F.avg_pool3d(same[None, None], 5, stride=1, padding=2, count_include_pad=False)[0, 0]
+    # Away from the plate the tables mean nothing: the average is over nodes of the plate alone.
+    near = ((mean.plate > 0.5) & (mean.field < NEAR_MM)).float()
+    share, count = (F.avg_pool3d(each[None, None], 5, stride=1, padding=2)[0, 0] for each in (same * near, near))
+    return share / count.clamp(min=1e-6)
 
 
 def variants(case: Case) -> Iterator[tuple[str, WarpedShape]]:
