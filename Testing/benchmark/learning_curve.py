@@ -44,6 +44,7 @@ import torch
 
 from benchmark import contest, pca, plan
 from benchmark.cases import PLACES, STANDARD, VAULT_ONLY
+from benchmark.folds import untrained
 from benchmark.found_holes import read_records
 from benchmark.swapped_prior import Case
 from SkullVAELib.completion.prior import Prior
@@ -54,8 +55,8 @@ from SkullVAELib.registration.free_form import inverse_warp
 from SkullVAELib.registration.skull import canonical_field
 from SkullVAELib.shape.two_table import TwoTableShape
 from SkullVAELib.training.canonical import load_population
-from SkullVAELib.vae.checkpoint import load_model, read_tensors, write_tensors
-from SkullVAELib.vae.networks import BetaVAE, SkullModel
+from SkullVAELib.vae.checkpoint import load_model, read_tensors, save_model, write_tensors
+from SkullVAELib.vae.networks import Architecture, BetaVAE, SkullModel
 
 SIZES = (4, 8, 16, 25)
 """Individuals of the nested subsets; a folder with fewer ends the curve."""
@@ -75,11 +76,15 @@ ROWS = {
 }
 COLOURS = ("black", "#8a6d3b", "#c8553d", "#1c5d7a", "#8aa5b5")
 
+MEAN_ONLY = "mean.safetensors"
+"""The model file of a size without trained networks."""
+
 DRAWN = 64
 """Skulls drawn for the principal components."""
 
-OPTIONS = {"vae_steps": 320, "decoder_steps": 220, "pool": 200, "threads": 1}
-"""Options of train.py, the same for every size: about ten minutes on one core."""
+OPTIONS = {"beta": 0.001, "vae_steps": 320, "decoder_steps": 220, "pool": 100, "threads": 1}
+"""Options of train.py, the same for every size: about ten minutes on one core. With the default beta of 0.3 the
+posterior collapses (KL below 0.1 nats), and the VAE's own decoder gives one shape for every skull."""
 
 
 def order_of(individuals: Sequence[str], ct: Sequence[str] = plan.CT_SKULLS, seed: int = SEED) -> list[str]:
@@ -99,8 +104,8 @@ def order_of(individuals: Sequence[str], ct: Sequence[str] = plan.CT_SKULLS, see
     return ordered
 
 
-def train(output: Path, skulls: Path, sizes: Sequence[int]) -> None:
-    """Train the networks of every size that is not complete."""
+def train(output: Path, skulls: Path, sizes: Sequence[int], mean_only: bool = False) -> None:
+    """Train the networks of every size that is not complete; mean_only: make the mean skull and no more."""
     files = {case.individual: case.complete for case in find_cases(skulls) if case.defective is None}
     ordered = order_of(list(files))
     output.mkdir(parents=True, exist_ok=True)
@@ -111,11 +116,17 @@ def train(output: Path, skulls: Path, sizes: Sequence[int]) -> None:
         if size > len(ordered):
             raise SkullVAEError(f"There are {len(ordered)} individuals, not {size}", "Give a folder of more skulls")
         folder = output / f"{size}"
-        if (folder / "model.safetensors").is_file():
+        if (folder / MEAN_ONLY).is_file() if mean_only else (folder / "model.safetensors").is_file():
             continue
         data = output / f"{size}.json"
         listed = [{"complete": str(files[name].resolve()), "individual": name} for name in sorted(ordered[:size])]
         data.write_text(json.dumps(listed, indent=1) + "\n", encoding="utf-8")
+        if mean_only:
+            folder.mkdir(exist_ok=True)
+            cases = [case for case in find_cases(data) if case.defective is None]
+            found = load_population(folder, cases, Architecture(), lambda line: print(line, file=sys.stderr))
+            save_model(untrained(Architecture(), found.mean, found.spread()), folder / MEAN_ONLY, {})
+            continue
         command = [sys.executable, str(program), "all", "--data", str(data), "--output", str(folder)]
         subprocess.run([*command, "--config", str(config), "--resume"], check=True)
 
@@ -141,17 +152,21 @@ class Priors:
     Attributes
     ----------
     model : SkullModel
-    vae : BetaVAE
+    vae : BetaVAE or None
+        None where nothing was trained: there are the mean skull and principal components.
     components : pca.Components
     """
 
     model: SkullModel
-    vae: BetaVAE
+    vae: BetaVAE | None
     components: pca.Components
 
     @classmethod
     def of(cls, run: Path) -> Priors:
         """Read what train.py left in the folder of a run."""
+        if not (run / "model.safetensors").is_file():
+            model = load_model(run / MEAN_ONLY)
+            return cls(model, None, components_of(run, model))
         model = load_model(run / "model.safetensors")
         vae = BetaVAE(model.architecture)
         tensors, _ = read_tensors(run / "vae.last.safetensors", math.inf)
@@ -172,6 +187,8 @@ class Priors:
             inverse_warp(registered.warp, case.grid),
         )
         yield "pca", pca.fit(self.components, field, seen, model.architecture.latent_size)
+        if self.vae is None:
+            return
         correction = self.vae((registered.field.clamp(-clamp, clamp) / clamp)[None, None])[0]
         yield "vae", model.mean.float() + clamp * correction[0, 0].float()
         for row, kind in (("decoupled", "encode"), ("blend", "blend")):
@@ -184,11 +201,10 @@ def components_of(run: Path, model: SkullModel) -> pca.Components:
     if path.is_file():
         tensors, _ = read_tensors(path, math.inf)
         return pca.Components(*(tensors[name].float() for name in ("mean", "modes", "variances")))
-    options = json.loads((run / "run.json").read_text(encoding="utf-8"))["options"]
     population = load_population(run, [], model.architecture, lambda line: None)
-    fields = np.empty((min(DRAWN, options["pool"]), *model.architecture.grid_shape), np.float32)
-    for number in range(len(fields)):
-        field, known = draw_skull(population, np.random.default_rng([options["seed"], 0, number]))
+    fields = np.empty((DRAWN, *model.architecture.grid_shape), np.float32)
+    for number in range(DRAWN):
+        field, known = draw_skull(population, np.random.default_rng([0, 0, number]))  # as SkullPool, with seed 0
         fields[number] = torch.where(known > 0.5, field, population.mean).numpy()
     found = pca.components(fields, model.architecture.latent_size)
     write_tensors(path, {"mean": found.mean, "modes": found.modes.half(), "variances": found.variances}, {})
@@ -296,6 +312,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("output", metavar="OUT", type=Path, help="folder of the runs and of cases.jsonl")
     parser.add_argument("--skulls", type=Path, help="folder of complete skulls to train on")
     parser.add_argument("--train", action="store_true", help="train what is missing")
+    parser.add_argument("--mean-only", action="store_true", help="with --train: make the mean skull and no networks")
     parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="of the subsets, in this order")
     parser.add_argument("--evaluation", type=Path, help="folder of complete skulls to measure on")
     parser.add_argument("--run", action="append", default=[], metavar="NAME=FOLDER", help="measure this run, too")
@@ -313,10 +330,11 @@ def main(argv: Sequence[str]) -> int:
     output: Path = arguments.output
     try:
         if arguments.train:
-            train(output, arguments.skulls, sizes)
+            train(output, arguments.skulls, sizes, arguments.mean_only)
         if arguments.evaluation is not None:
             runs = {f"{size}": output / f"{size}" for size in sizes}
-            runs = {name: run for name, run in runs.items() if (run / "model.safetensors").is_file()}
+            there = ("model.safetensors", MEAN_ONLY)
+            runs = {name: run for name, run in runs.items() if any((run / name).is_file() for name in there)}
             for given in arguments.run:
                 name, _, folder = given.partition("=")
                 runs[name] = Path(folder)
