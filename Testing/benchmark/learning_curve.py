@@ -1,33 +1,35 @@
 """Learning curve: what the mean skull, PCA and the VAE gain from more training skulls, with the same warp and GP.
 
-    python Testing/benchmark/learning_curve.py OUT --skulls FOLDER --train                     hours: about 40 minutes
-    python Testing/benchmark/learning_curve.py OUT --skulls FOLDER --evaluation FOLDER2        minutes
+    python Testing/benchmark/learning_curve.py OUT --skulls FOLDER --train                  half an hour on a free core
+    python Testing/benchmark/learning_curve.py OUT --skulls FOLDER --evaluation FOLDER2     a quarter of an hour
     python Testing/benchmark/learning_curve.py OUT --plot curve.png
 
 Nested subsets of 4, 8, 16 and all individuals of FOLDER, in an order that a seed gives, one in five of them from CT
-(`order_of`). Averages of many heads are left out: they are made of many individuals. For each size Training/train.py
-trains all its stages in OUT/SIZE with the same number of steps; a run that was interrupted is continued.
+(`order_of`). Averages of many heads are left out: they are made of many individuals. OUT/SIZE holds the mean skull of
+each size, OUT/SIZE/networks the run of Training/train.py, all of its stages, with the same options for every size
+(OPTIONS). The networks work at 4 mm, where a step costs a tenth of one at 2 mm and many more can be afforded; the
+correction to the mean skull that they give is smooth, and is added to the mean skull at 2 mm. A run that was
+interrupted is continued.
 
-Three defects, medium, large and very large, are cut into each individual of FOLDER2. For each size the skull is
-registered, warped and its defect found once, with that size's mean skull; the hole is pointed at, so that none is
-missed. Then each row puts its shape in the place of the mean skull, and the same GP correction follows:
+Two or three defects, medium, large and very large (--defects), are cut into each individual of FOLDER2. For each size
+the skull is registered, warped and its defect found once, with that size's mean skull; the hole is pointed at, so that
+none is missed. Then each row puts its shape in the place of the mean skull, and the same GP correction follows:
 
     mean            the mean skull
     pca             principal components of 64 skulls drawn as for the VAE, as many as it has latents, fitted to the
                     bone that is left
     vae             the VAE with its own decoder
     decoupled       the VAE's encoder and the decoder trained on its latents
-    blend           the average of mean skull and decoupled decoder (the prior "blend")
 
 Errors are distances in mm, along lines through the vault's centre, of the points of the true outer and inner table in
 the hole from the surface of the corrected shape before it becomes voxels; DSC is the implant's. Each case of a size is
-a line of OUT/cases.jsonl, and is not run again. --run NAME=FOLDER measures another run of train.py, too.
-Exit code: 0, or 2 for bad arguments.
+a line of OUT/cases.jsonl, and is not run again. Exit code: 0, or 2 for bad arguments.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import math
 import subprocess
@@ -47,10 +49,10 @@ from benchmark.cases import PLACES, STANDARD, VAULT_ONLY
 from benchmark.folds import untrained
 from benchmark.found_holes import read_records
 from benchmark.swapped_prior import Case
-from SkullVAELib.completion.prior import Prior
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.data.augmentation import draw_skull
 from SkullVAELib.data.datasets import find_cases
+from SkullVAELib.geometry.grid import Grid
 from SkullVAELib.registration.free_form import inverse_warp
 from SkullVAELib.registration.skull import canonical_field
 from SkullVAELib.shape.two_table import TwoTableShape
@@ -72,19 +74,23 @@ ROWS = {
     "pca": "PCA",
     "vae": "VAE, own decoder",
     "decoupled": "VAE, decoupled decoder",
-    "blend": "half mean skull, half VAE",
 }
-COLOURS = ("black", "#8a6d3b", "#c8553d", "#1c5d7a", "#8aa5b5")
+COLOURS = ("black", "#8a6d3b", "#c8553d", "#1c5d7a")
 
-MEAN_ONLY = "mean.safetensors"
-"""The model file of a size without trained networks."""
+MEAN = "mean.safetensors"
+"""The file of a size's mean skull, a model without trained networks."""
+
+NETWORKS = "networks"
 
 DRAWN = 64
 """Skulls drawn for the principal components."""
 
-OPTIONS = {"beta": 0.001, "vae_steps": 320, "decoder_steps": 220, "pool": 100, "threads": 1}
-"""Options of train.py, the same for every size: about ten minutes on one core. With the default beta of 0.3 the
-posterior collapses (KL below 0.1 nats), and the VAE's own decoder gives one shape for every skull."""
+COARSE = Architecture(grid_shape=(48, 56, 48), spacing_mm=4.0, channels=(16, 32, 64))
+"""The networks, with as many latents as those that ship."""
+
+OPTIONS = {"beta": 0.01, "vae_steps": 800, "decoder_steps": 500, "pool": 200, "threads": 1, "save_every": 200}
+"""Options of train.py. With the default beta of 0.3 the posterior collapses (KL
+below 0.1 nats), and the VAE's own decoder gives one shape for every skull."""
 
 
 def order_of(individuals: Sequence[str], ct: Sequence[str] = plan.CT_SKULLS, seed: int = SEED) -> list[str]:
@@ -104,42 +110,65 @@ def order_of(individuals: Sequence[str], ct: Sequence[str] = plan.CT_SKULLS, see
     return ordered
 
 
-def train(output: Path, skulls: Path, sizes: Sequence[int], mean_only: bool = False) -> None:
-    """Train the networks of every size that is not complete; mean_only: make the mean skull and no more."""
+def train(output: Path, skulls: Path, sizes: Sequence[int], networks: bool = True) -> None:
+    """Make the mean skulls that are missing, and train the networks that are not complete."""
     files = {case.individual: case.complete for case in find_cases(skulls) if case.defective is None}
     ordered = order_of(list(files))
+    if most := [size for size in sizes if size > len(ordered)]:
+        raise SkullVAEError(f"There are {len(ordered)} individuals, not {most[0]}", "Give a folder of more skulls")
     output.mkdir(parents=True, exist_ok=True)
     config = output / "config.json"
-    config.write_text(json.dumps(OPTIONS) + "\n", encoding="utf-8")
+    options = dataclasses.asdict(COARSE) | OPTIONS
+    config.write_text(json.dumps(options) + "\n", encoding="utf-8")
     program = Path(__file__).resolve().parents[2] / "Training" / "train.py"
     for size in sizes:
-        if size > len(ordered):
-            raise SkullVAEError(f"There are {len(ordered)} individuals, not {size}", "Give a folder of more skulls")
-        folder = output / f"{size}"
-        if (folder / MEAN_ONLY).is_file() if mean_only else (folder / "model.safetensors").is_file():
-            continue
-        data = output / f"{size}.json"
+        folder, data = output / f"{size}", output / f"{size}.json"
         listed = [{"complete": str(files[name].resolve()), "individual": name} for name in sorted(ordered[:size])]
         data.write_text(json.dumps(listed, indent=1) + "\n", encoding="utf-8")
-        if mean_only:
+        if not (folder / MEAN).is_file():
             folder.mkdir(exist_ok=True)
             cases = [case for case in find_cases(data) if case.defective is None]
-            found = load_population(folder, cases, Architecture(), lambda line: print(line, file=sys.stderr))
-            save_model(untrained(Architecture(), found.mean, found.spread()), folder / MEAN_ONLY, {})
+            fine = load_population(folder, cases, Architecture(), lambda line: print(line, file=sys.stderr))
+            save_model(untrained(Architecture(), fine.mean, fine.spread()), folder / MEAN, {})
+        run = folder / NETWORKS
+        if not networks or (run / "model.safetensors").is_file():
             continue
-        command = [sys.executable, str(program), "all", "--data", str(data), "--output", str(folder)]
+        if not (run / "population.safetensors").is_file():
+            run.mkdir(exist_ok=True)
+            reduce_population(folder, run)
+        command = [sys.executable, str(program), "all", "--data", str(data), "--output", str(run)]
         subprocess.run([*command, "--config", str(config), "--resume"], check=True)
 
 
-def chosen_cases(individuals: Sequence[str], flat: set[str]) -> list[tuple[str, int]]:
-    """Individual and number of a defect: a medium, a large and a very large one of each, other ones for each.
+def reduce_population(folder: Path, run: Path) -> None:
+    """Write a population on the grid of the networks, as train.py keeps it."""
+    fine = load_population(folder, [], Architecture(), lambda line: None)
+    at = COARSE.grid.coordinates().reshape(-1, 3)
+    tensors = {"mean": resampled(fine.mean, fine.grid, at)}
+    for name in ("detail", "known"):
+        tensors[name] = torch.stack([resampled(each, fine.grid, at) for each in getattr(fine, name)])
+    tensors = {name: value.half() for name, value in tensors.items()}
+    tensors["alignments"] = torch.tensor(fine.alignments)
+    write_tensors(run / "population.safetensors", tensors, {"names": fine.names})
+
+
+def resampled(field: torch.Tensor, grid: Grid, at: torch.Tensor) -> torch.Tensor:
+    """A field (X, Y, Z) of a grid at the nodes (N, 3) of the other of both grids."""
+    other = COARSE.grid if grid.shape != COARSE.grid.shape else Architecture().grid
+    return grid.sample(field[None], at)[:, 0].reshape(other.shape)
+
+
+def chosen_cases(
+    individuals: Sequence[str], flat: set[str], sizes: Sequence[str] = DEFECT_SIZES
+) -> list[tuple[str, int]]:
+    """Individual and number of a defect: one of each class of size for each, other ones for each individual.
 
     flat: individuals whose skull is a vault only.
     """
     found = []
     for turn, name in enumerate(sorted(individuals)):
         numbers = VAULT_ONLY if name in flat else STANDARD
-        for size in DEFECT_SIZES:
+        for size in sizes:
             possible = [number for number in numbers if PLACES[number].size_class == size]
             found.append((name, possible[turn % len(possible)]))
     return found
@@ -152,33 +181,37 @@ class Priors:
     Attributes
     ----------
     model : SkullModel
-    vae : BetaVAE or None
-        None where nothing was trained: there are the mean skull and principal components.
+        With the mean skull, at 2 mm.
     components : pca.Components
+    networks : SkullModel or None
+        With the trained encoder and decoupled decoder, at 4 mm; None where nothing was trained.
+    vae : BetaVAE or None
+        With its own decoder.
     """
 
     model: SkullModel
-    vae: BetaVAE | None
     components: pca.Components
+    networks: SkullModel | None
+    vae: BetaVAE | None
 
     @classmethod
-    def of(cls, run: Path) -> Priors:
-        """Read what train.py left in the folder of a run."""
+    def of(cls, folder: Path) -> Priors:
+        """Read what `train` left in the folder of a size."""
+        model, run = load_model(folder / MEAN), folder / NETWORKS
+        found = components_of(folder, model)
         if not (run / "model.safetensors").is_file():
-            model = load_model(run / MEAN_ONLY)
-            return cls(model, None, components_of(run, model))
-        model = load_model(run / "model.safetensors")
-        vae = BetaVAE(model.architecture)
+            return cls(model, found, None, None)
+        networks = load_model(run / "model.safetensors")
+        vae = BetaVAE(networks.architecture)
         tensors, _ = read_tensors(run / "vae.last.safetensors", math.inf)
         vae.load_state_dict({name[4:]: value for name, value in tensors.items() if name.startswith("net.")})
-        return cls(model, vae.eval(), components_of(run, model))
+        return cls(model, found, networks, vae.eval())
 
     @torch.no_grad()
     def shapes(self, case: Case) -> Iterator[tuple[str, torch.Tensor]]:
         """Row and signed distance (X, Y, Z) in mm on the mean skull."""
-        model, registered = self.model, case.patient.registered
-        clamp = model.architecture.clamp_mm
-        yield "mean", model.mean.float()
+        mean, registered = self.model.mean.float(), case.patient.registered
+        yield "mean", mean
         field, seen = canonical_field(
             registered.skull.imaged,
             registered.skull.imaged_distance,
@@ -186,27 +219,29 @@ class Priors:
             case.grid,
             inverse_warp(registered.warp, case.grid),
         )
-        yield "pca", pca.fit(self.components, field, seen, model.architecture.latent_size)
-        if self.vae is None:
+        yield "pca", pca.fit(self.components, field, seen, COARSE.latent_size)
+        if self.networks is None or self.vae is None:
             return
-        correction = self.vae((registered.field.clamp(-clamp, clamp) / clamp)[None, None])[0]
-        yield "vae", model.mean.float() + clamp * correction[0, 0].float()
-        for row, kind in (("decoupled", "encode"), ("blend", "blend")):
-            yield row, Prior(model, kind, "cranial", registered.field, registered.points_on_mean).shape()
+        clamp, coarse = COARSE.clamp_mm, COARSE.grid
+        small = resampled(registered.field, case.grid, coarse.coordinates().reshape(-1, 3)).clamp(-clamp, clamp)
+        own = clamp * self.vae((small / clamp)[None, None])[0][0, 0].float()
+        decoupled = self.networks.decode(self.networks.encode(small[None])[0])[0] - self.networks.mean
+        for row, correction in (("vae", own), ("decoupled", decoupled.float())):
+            yield row, mean + resampled(correction, coarse, case.grid.coordinates().reshape(-1, 3))
 
 
-def components_of(run: Path, model: SkullModel) -> pca.Components:
-    """Principal components of skulls drawn from the population of a run, the first of those that the VAE saw."""
-    path = run / "pca.safetensors"
+def components_of(folder: Path, model: SkullModel) -> pca.Components:
+    """Principal components of skulls drawn from the population of a size, as those that the VAE sees are drawn."""
+    path = folder / "pca.safetensors"
     if path.is_file():
         tensors, _ = read_tensors(path, math.inf)
         return pca.Components(*(tensors[name].float() for name in ("mean", "modes", "variances")))
-    population = load_population(run, [], model.architecture, lambda line: None)
+    population = load_population(folder, [], model.architecture, lambda line: None)
     fields = np.empty((DRAWN, *model.architecture.grid_shape), np.float32)
     for number in range(DRAWN):
-        field, known = draw_skull(population, np.random.default_rng([0, 0, number]))  # as SkullPool, with seed 0
+        field, known = draw_skull(population, np.random.default_rng([0, 0, number]))
         fields[number] = torch.where(known > 0.5, field, population.mean).numpy()
-    found = pca.components(fields, model.architecture.latent_size)
+    found = pca.components(fields, COARSE.latent_size)
     write_tensors(path, {"mean": found.mean, "modes": found.modes.half(), "variances": found.variances}, {})
     return found
 
@@ -220,23 +255,25 @@ def measured(case: Case, priors: Priors) -> dict[str, dict[str, float]]:
     return rows
 
 
-def measure(output: Path, runs: dict[str, Path], evaluation: Path) -> None:
-    """Measure every case of every run that has no line in cases.jsonl yet."""
+def measure(output: Path, sizes: Sequence[int], evaluation: Path, defects: Sequence[str]) -> None:
+    """Measure every case of every size that has no line in cases.jsonl yet, or no networks in it that are there now."""
     torch.set_num_threads(1)
     lines = output / "cases.jsonl"
     kept = read_records(lines)
     files = {case.individual: case.complete for case in find_cases(evaluation) if case.defective is None}
     flat = {name for name, file in files.items() if plan.is_vault_only(file)}
-    for run, folder in runs.items():
-        cases = [(name, number, f"{run}: {name}_{number:02d}") for name, number in chosen_cases(list(files), flat)]
-        if all(key in kept for _, _, key in cases):
+    for size in sizes:
+        trained = (output / f"{size}" / NETWORKS / "model.safetensors").is_file()
+        cases = [
+            (name, number, f"{size}: {name}_{number:02d}") for name, number in chosen_cases(list(files), flat, defects)
+        ]
+        left = [case for case in cases if case[2] not in kept or (trained and "vae" not in kept[case[2]]["rows"])]
+        if not left:
             continue
-        priors = Priors.of(folder)
-        for name, number, key in cases:
-            if key in kept:
-                continue
+        priors = Priors.of(output / f"{size}")
+        for name, number, key in left:
             case = Case.of(contest.load_whole(files[name]), number, priors.model)
-            record = {"key": key, "run": run, "individual": name, "place": number, "rows": measured(case, priors)}
+            record = {"key": key, "size": size, "individual": name, "place": number, "rows": measured(case, priors)}
             with open(lines, "a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
             said = ", ".join(f"{row} {found['mm']:.3f}/{found['dsc']:.3f}" for row, found in record["rows"].items())
@@ -255,14 +292,16 @@ def mean_and_error(values: np.ndarray) -> tuple[float, float]:
 
 
 def as_text(records: Sequence[dict]) -> str:
-    """Markdown: errors of each row and run, and their change against the mean skull of the same run."""
+    """Markdown: errors of each size and row, and their change against the mean skull of the same size."""
     lines = [
-        "| run | row | n cases | outer, mm | inner, mm | both minus mean skull, mm | DSC | DSC minus mean skull |",
+        "| individuals | row | n | outer, mm | inner, mm | both minus mean skull, mm | DSC | DSC minus mean skull |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for run in dict.fromkeys(record["run"] for record in records):
-        mine = [record for record in records if record["run"] == run]
+    for size in sorted({record["size"] for record in records}):
         for row, title in ROWS.items():
+            mine = [record for record in records if record["size"] == size and row in record["rows"]]
+            if not mine:
+                continue
             cells = [f"{by_individual(mine, row, side).mean():.3f}" for side in ("outer_mm", "inner_mm")]
             for measure, digits in (("mm", 3), ("dsc", 4)):
                 if measure == "dsc":
@@ -270,7 +309,7 @@ def as_text(records: Sequence[dict]) -> str:
                 change = by_individual(mine, row, measure) - by_individual(mine, "mean", measure)
                 mean, error = mean_and_error(change)
                 cells.append("" if row == "mean" else f"{mean:+.{digits}f} ± {error:.{digits}f}")
-            lines.append(f"| {run} | {title} | {len(mine)} | {' | '.join(cells)} |")
+            lines.append(f"| {size} | {title} | {len(mine)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -278,17 +317,18 @@ def draw(path: Path, records: Sequence[dict]) -> None:
     """Error of both tables against the number of individuals, a line a row, and its change against the mean skull."""
     from matplotlib.figure import Figure
 
-    sizes = sorted({int(record["run"]) for record in records if record["run"].isdecimal()})
+    sizes = sorted({record["size"] for record in records})
     figure = Figure(figsize=(9.5, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)
     for number, (row, colour) in enumerate(zip(ROWS, COLOURS, strict=True)):
-        at = np.array(sizes) * 1.015 ** (number - 2)
+        there = [size for size in sizes if all(row in r["rows"] for r in records if r["size"] == size)]
+        at = np.array(there) * 1.02 ** (number - 1.5)
         for axes, against in ((left, False), (right, True)):
-            if against and row == "mean":
+            if not there or (against and row == "mean"):
                 continue
             found = []
-            for size in sizes:
-                mine = [record for record in records if record["run"] == str(size)]
+            for size in there:
+                mine = [record for record in records if record["size"] == size]
                 value = by_individual(mine, row, "mm")
                 found.append(mean_and_error(value - by_individual(mine, "mean", "mm") if against else value))
             mean, error = np.array(found).T
@@ -302,7 +342,7 @@ def draw(path: Path, records: Sequence[dict]) -> None:
         axes.minorticks_off()
         axes.set_xlabel("individuals trained on")
         axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=5, frameon=False, fontsize=9)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False, fontsize=9)
     figure.savefig(path, dpi=90)
 
 
@@ -312,10 +352,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("output", metavar="OUT", type=Path, help="folder of the runs and of cases.jsonl")
     parser.add_argument("--skulls", type=Path, help="folder of complete skulls to train on")
     parser.add_argument("--train", action="store_true", help="train what is missing")
-    parser.add_argument("--mean-only", action="store_true", help="with --train: make the mean skull and no networks")
+    parser.add_argument("--mean-only", action="store_true", help="with --train: make the mean skulls and no networks")
     parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="of the subsets, in this order")
     parser.add_argument("--evaluation", type=Path, help="folder of complete skulls to measure on")
-    parser.add_argument("--run", action="append", default=[], metavar="NAME=FOLDER", help="measure this run, too")
+    parser.add_argument("--defects", default=",".join(DEFECT_SIZES), help="classes of size of the defects")
     parser.add_argument("--plot", type=Path, help="PNG file to draw the curve to")
     arguments = parser.parse_args(argv)
     if arguments.train and arguments.skulls is None:
@@ -330,23 +370,15 @@ def main(argv: Sequence[str]) -> int:
     output: Path = arguments.output
     try:
         if arguments.train:
-            train(output, arguments.skulls, sizes, arguments.mean_only)
+            train(output, arguments.skulls, sizes, not arguments.mean_only)
         if arguments.evaluation is not None:
-            runs = {f"{size}": output / f"{size}" for size in sizes}
-            there = ("model.safetensors", MEAN_ONLY)
-            runs = {name: run for name, run in runs.items() if any((run / name).is_file() for name in there)}
-            for given in arguments.run:
-                name, _, folder = given.partition("=")
-                runs[name] = Path(folder)
-            measure(output, runs, arguments.evaluation)
+            sizes = [size for size in sizes if (output / f"{size}" / MEAN).is_file()]
+            measure(output, sizes, arguments.evaluation, arguments.defects.split(","))
     except SkullVAEError as error:
         print(f"learning_curve.py: {error}", file=sys.stderr)
         return 2
     records = list(read_records(output / "cases.jsonl").values())
     if records:
-        records.sort(
-            key=lambda record: (not record["run"].isdecimal(), int(record["run"]) if record["run"].isdecimal() else 0)
-        )
         print(as_text(records))
         if arguments.plot is not None:
             draw(arguments.plot, records)
