@@ -79,6 +79,75 @@ def _crossing(inside: np.ndarray, outside: np.ndarray, radius: np.ndarray, step:
     return radius + step * (inside - 0.5) / np.maximum(inside - outside, 1e-6)
 
 
+@dataclass(frozen=True)
+class ImplantRays:
+    """An implant and the removed bone along rays through the removed bone, in mm; nan where there is none.
+
+    Attributes
+    ----------
+    directions : numpy.ndarray, shape (N, 3)
+        Unit vectors from the vault's centre.
+    outer, inner : numpy.ndarray, shape (N,)
+        Errors of the implant's tables, outwards positive.
+    thickness : numpy.ndarray, shape (N,)
+        Of the removed bone.
+    away : numpy.ndarray, shape (N,)
+        Distance from the rim, on a sphere of the defect's mean distance from the centre.
+    radius : float
+        Of that sphere.
+    """
+
+    directions: np.ndarray
+    outer: np.ndarray
+    inner: np.ndarray
+    thickness: np.ndarray
+    away: np.ndarray
+    radius: float
+
+    @property
+    def known(self) -> np.ndarray:
+        """Which rays meet removed bone."""
+        return np.isfinite(self.thickness)
+
+    @property
+    def both(self) -> np.ndarray:
+        """Which rays meet removed bone and implant."""
+        return np.isfinite(self.outer)
+
+    @classmethod
+    def of(
+        cls,
+        truth: np.ndarray,
+        prediction: np.ndarray,
+        bone: np.ndarray,
+        affine: np.ndarray,
+        centre: np.ndarray,
+        spacing_mm: float = SPACING_MM,
+    ) -> ImplantRays:
+        """Parameters as of `table_errors`; spacing_mm: distance between rays."""
+        spacing = np.linalg.norm(affine[:3, :3], axis=0)
+        box = bounding_box(truth | prediction, np.ceil(8.0 / spacing).astype(int))
+        truth, prediction, bone = truth[box], prediction[box], bone[box]
+        here = affine.copy()
+        here[:3, 3] = apply_affine(affine, np.array([side.start for side in box], float))
+        places = apply_affine(here, np.argwhere(truth)) - centre
+        radius = np.linalg.norm(places, axis=1)
+        mean = float(radius.mean())
+        span = (max(0.0, float(radius.min()) - 20.0), float(radius.max()) + 20.0)
+        on_sphere = places / radius[:, None] * mean
+        cells = np.unique(np.round(on_sphere / spacing_mm).astype(int), axis=0) * spacing_mm
+        directions = cells / np.linalg.norm(cells, axis=1, keepdims=True)
+        true = Rays.of(truth, here, centre, directions, span)
+        made = Rays.of(prediction, here, centre, directions, span)
+        rim = apply_affine(here, np.argwhere(bone & ndimage.binary_dilation(truth))) - centre
+        away = np.full(len(directions), np.inf)
+        if len(rim):
+            rim *= mean / np.linalg.norm(rim, axis=1, keepdims=True)
+            away = cKDTree(rim).query(directions * mean)[0]
+        outer, inner = made.outer - true.outer, made.inner - true.inner
+        return cls(directions, outer, inner, true.outer - true.inner, away, mean)
+
+
 def table_errors(
     truth: np.ndarray, prediction: np.ndarray, bone: np.ndarray, affine: np.ndarray, centre: np.ndarray
 ) -> dict[str, float | None]:
@@ -101,29 +170,9 @@ def table_errors(
         rays without an implant; `beside`: share of the implant's volume more than 3 mm from the removed bone;
         `thickness_mm`: mean thickness of the removed bone. None where it cannot be measured.
     """
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    box = bounding_box(truth | prediction, np.ceil(8.0 / spacing).astype(int))
-    truth, prediction, bone = truth[box], prediction[box], bone[box]
-    here = affine.copy()
-    here[:3, 3] = apply_affine(affine, np.array([side.start for side in box], float))
-    places = apply_affine(here, np.argwhere(truth)) - centre
-    radius = np.linalg.norm(places, axis=1)
-    mean = float(radius.mean())
-    span = (max(0.0, float(radius.min()) - 20.0), float(radius.max()) + 20.0)
-    on_sphere = places / radius[:, None] * mean
-    cells = np.unique(np.round(on_sphere / SPACING_MM).astype(int), axis=0) * SPACING_MM
-    directions = cells / np.linalg.norm(cells, axis=1, keepdims=True)
-    true = Rays.of(truth, here, centre, directions, span)
-    made = Rays.of(prediction, here, centre, directions, span)
-    rim = apply_affine(here, np.argwhere(bone & ndimage.binary_dilation(truth))) - centre
-    away = np.full(len(directions), np.inf)
-    if len(rim):
-        rim *= mean / np.linalg.norm(rim, axis=1, keepdims=True)
-        away = cKDTree(rim).query(directions * mean)[0]
-    known = np.isfinite(true.outer)
-    both = known & np.isfinite(made.outer)
-    middle, near = both & (away > RIM_MM), both & (away <= RIM_MM)
-    outer, inner = made.outer - true.outer, made.inner - true.inner
+    rays = ImplantRays.of(truth, prediction, bone, affine, centre)
+    known, both, outer, inner = rays.known, rays.both, rays.outer, rays.inner
+    middle, near = both & (rays.away > RIM_MM), both & (rays.away <= RIM_MM)
     errors: dict[str, float | None] = {}
     for name, error in (("outer", outer[middle]), ("inner", inner[middle])):
         errors[f"{name}_mm"] = _rounded(np.abs(error).mean() if len(error) else None)
@@ -131,8 +180,9 @@ def table_errors(
         errors[f"{name}_bias_mm"] = _rounded(error.mean() if len(error) else None)
     errors["step_mm"] = _rounded(np.percentile(np.abs(outer[near]), 95) if near.any() else None)
     errors["open"] = _rounded(1 - both.sum() / known.sum() if known.any() else None)
-    errors["beside"] = _rounded(_beside(truth, prediction, spacing))
-    errors["thickness_mm"] = _rounded((true.outer - true.inner)[known].mean() if known.any() else None)
+    box = bounding_box(truth | prediction)
+    errors["beside"] = _rounded(_beside(truth[box], prediction[box], np.linalg.norm(affine[:3, :3], axis=0)))
+    errors["thickness_mm"] = _rounded(rays.thickness[known].mean() if known.any() else None)
     return errors
 
 

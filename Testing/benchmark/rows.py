@@ -154,8 +154,8 @@ def _by_unet(volume: Volume, fold: Fold) -> np.ndarray:
 
 
 PRESENTING = (
-    "against", "craniotomy", "folds", "found_holes", "hard_inputs", "layers", "pictures", "plan", "plots",
-    "second_opinion", "self_check", "slice_errors", "tables",
+    "against", "craniotomy", "folds", "found_holes", "hard_inputs", "layers", "learning_curve", "mirrored_half",
+    "pictures", "plan", "plots", "second_opinion", "self_check", "slice_errors", "swapped_prior", "tables", "thin_bone",
 )  # fmt: skip
 """Modules of the benchmark that only read records and implants, or are other commands; no record depends on them, or,
 as for the models of folds, on their files alone."""
