@@ -37,7 +37,7 @@ def read_image(path: str | os.PathLike, segment: str | int | None = None, series
     path : str or path
         A 3D image: .nrrd, .nhdr, .nii, .nii.gz, .mha or .mhd; or DICOM: a folder, a zip archive, a DICOMDIR or a file.
     segment : str or int, optional
-        Name of a segment of a .seg.nrrd file, or label value; not needed if there is one segment only.
+        Name of a segment of a .seg.nrrd file, or its number; not needed if there is one segment only.
     series : str, optional
         Number or UID of a DICOM series; by default the most suitable CT series is taken.
 

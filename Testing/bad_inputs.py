@@ -307,13 +307,13 @@ def said_to(make: Callable[[Path, Skull], Path | list], skull: Skull, folder: Pa
 def sentence(said: str, folder: Path) -> str:
     """What was said, for the page: without the folder's name, the numbers that a machine may give otherwise, and what a
     good run says anyway."""
-    lines = [
-        line for line in said.splitlines() if not line.startswith(("The results are in", "No defect was found in"))
-    ]
+    lines = [line for line in said.splitlines() if not line.startswith((*_OF_A_GOOD_RUN, "No defect was found in"))]
     lines = lines or said.splitlines()
     text = " ".join(lines).replace(f"{folder}{os.sep}", "").replace(str(folder), "out")
-    return re.sub(r"a{100,}", "a...a", text) if not text.startswith("The results are in") else ""
+    return re.sub(r"a{100,}", "a...a", text) if not text.startswith(_OF_A_GOOD_RUN) else ""
 
+
+_OF_A_GOOD_RUN = "Overall rating: ", "The results are in"
 
 _HEAD = """# Bad input
 

@@ -481,3 +481,13 @@ def test_a_scheduler_s_workers_do_it_too(tmp_path):
         for one in started[::-1]:
             one.terminate()
             one.wait(timeout=300)
+
+
+def test_the_rating_of_a_row_is_the_worst_of_all_rated_figures(tmp_path):
+    good = {"rating": "good", "checks": [{"name": "rim_step", "rating": "good"}]}
+    for gap, rating in ((0.5, "good"), (1.5, "acceptable"), (2.5, "poor"), (None, "good")):
+        report = {"implant": {"rim_gap_mm": gap}, "checks": good, "warnings": []}
+        (tmp_path / "report.json").write_text(json.dumps(report), encoding="utf-8")
+        assert CaseRow("x").with_report(tmp_path).rating == rating
+    (tmp_path / "report.json").write_text(json.dumps({"warnings": []}), encoding="utf-8")
+    assert CaseRow("x").with_report(tmp_path).rating is None

@@ -191,6 +191,25 @@ def test_the_self_check_is_on_the_page_with_words_and_colours(plain_report, tmp_
     assert all(limit.title in shown for limit in LIMITS.values())
 
 
+@pytest.mark.parametrize(("gap", "overall"), [(0.3, "acceptable"), (2.5, "poor"), (None, "acceptable")])
+def test_the_overall_rating_is_the_worst_of_the_rows_and_the_counts_are_those_of_the_rows(
+    plain_report, tmp_path, gap, overall
+):
+    report = copy.deepcopy(plain_report)
+    checks = [check | {"rating": "good", "warning": None} for check in report["checks"]["checks"]]
+    checks[0] |= {"rating": "acceptable", "warning": "Look there."}
+    report["checks"] = {"rating": "acceptable", "checks": checks}
+    report["implant"] = report["implant"] | {"rim_gap_mm": gap}
+    write_case_report(tmp_path / "r.html", report, None)
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert f'class="overall {overall}"' in page and f"Overall: {overall}" in page
+    rows = [word for word in RATINGS for _ in range(page.count(f'class="rating-word {word}"'))]
+    assert len(rows) == len(LIMITS) + (gap is not None)
+    said = ", ".join(f"{rows.count(word)} {word}" for word in reversed(RATINGS) if word in rows)
+    assert f"Of the rated figures, {said}." in page
+    assert ("Check the rim before use." in page) == (gap == 2.5)
+
+
 def test_proposals_of_which_only_the_number_is_known_are_left_out():
     from SkullVAELib.report.case_report import _proposals
 
@@ -207,7 +226,7 @@ def test_the_overall_rating_comes_first_and_names_the_checks_that_it_comes_from(
     good = [check | {"rating": "good", "warning": None} for check in report["checks"]["checks"]]
     for checks, rating, reason in (
         ([good[0] | {"rating": "poor"}, *good[1:]], "poor", LIMITS[first["name"]].title),
-        (good, "good", "All checks are good."),
+        (good, "good", f"All {1 + len(good)} good."),
     ):
         report["checks"] = {"rating": rating, "checks": checks}
         write_case_report(tmp_path / "r.html", report, None)

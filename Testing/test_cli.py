@@ -20,11 +20,13 @@ import pytest
 import SimpleITK as sitk
 
 import SkullVAELib
+from SkullVAELib.checks.limits import LIMITS
 from SkullVAELib.cli import main as cli
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.io.images import read_volume, write_volume
 from SkullVAELib.report import result_names
+from SkullVAELib.report.rating import Ratings
 
 RESULTS = set(result_names.RESULT_FILES)
 
@@ -118,6 +120,9 @@ def test_done_writes_all_files_on_the_grid_of_the_input(run, head, tmp_path):
     assert (tmp_path / "out" / "preview.png").read_bytes().startswith(b"\x89PNG")
     assert "Warning: thin" in err
     assert "not for clinical use" in err
+    ratings = Ratings.of(json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8")))
+    assert sum(ratings.counts.values()) == len(LIMITS)
+    assert f"Overall rating: {ratings.overall}. Of the rated figures, {ratings.text}." in err
 
 
 def test_the_report_is_strict_json_with_seconds_and_disclaimer(run, head, tmp_path):

@@ -240,8 +240,18 @@ def test_a_layered_segmentation_lists_its_segments_and_gives_the_chosen_one(tmp_
     assert np.array_equal(read_volume(path, "bone FLAP").array, array[1] == 1)
     assert np.array_equal(read_volume(path, 2).array, array[0] == 2)
     assert read_volume(path, "2").array.dtype == np.uint8
-    with pytest.raises(SkullVAEError, match=r"2 segments that '1' may mean.*'Bone flap'"):
-        read_volume(path, "1")
+    # Two segments have label 1: the numbers are those of their order, as the messages list them.
+    assert np.array_equal(read_volume(path, "1").array, array[0] == 1)
+    assert np.array_equal(read_volume(path, 3).array, array[1] == 1)
+    with pytest.raises(
+        SkullVAEError, match=r"no segment '4'. Choose one of 'Skull' .1., 'Mandible' .2., 'Bone flap' .3"
+    ):
+        read_volume(path, 4)
+    twice, _ = layered(
+        tmp_path / "twice.seg.nrrd", *THREE[:6], *(key.replace("Bone flap", "Skull") for key in THREE[6:])
+    )
+    with pytest.raises(SkullVAEError, match=r"2 segments that 'skull' may mean.*'Skull' .1., .* 'Skull' .3."):
+        read_volume(twice, "skull")
     with pytest.raises(SkullVAEError, match=r"no segment 'Tooth'.*'Mandible'"):
         read_volume(path, "Tooth")
 
@@ -255,7 +265,7 @@ def test_one_segment_is_taken_whatever_the_number_of_layers(tmp_path):
     path, array = layered(tmp_path / "c.seg.nrrd", layers=1, one=5)
     assert np.array_equal(read_volume(path).array != 0, array[0] != 0)
     path, _ = layered(tmp_path / "d.seg.nrrd")
-    with pytest.raises(SkullVAEError, match="several segments: 1, 2, 1"):
+    with pytest.raises(SkullVAEError, match="several segments: 1, 2, 3"):
         read_volume(path)
 
 

@@ -101,7 +101,8 @@ def test_an_incomplete_block_at_the_end_of_the_image_shows_no_surface(voxels):
 def test_the_margin_goes_beyond_the_image_and_is_marked_as_not_seen():
     whole = shell((1.0, 1.0, 1.0))
     cut = Volume(whole.array[:, :, : whole.array.shape[2] // 2 + 20], whole.affine)
-    fraction, seen = reduced_bone(cut)
+    fraction, surface, seen = reduced_bone(cut)
+    assert surface is fraction, "a mask is its own surface"
     assert seen[2].stop < fraction.array.shape[2]
     assert seen[0] == slice(0, fraction.array.shape[0])
     assert (fraction.array.shape[2] - seen[2].stop) * fraction.spacing[2] >= 20

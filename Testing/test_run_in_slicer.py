@@ -58,6 +58,7 @@ CHOSEN = (
     "points_fill_holes",
     "every_group",
     "narrow_panel and 420",
+    "closed_panel",
     "check_box_fills",
     "registered_once",
     "help_text",

@@ -188,6 +188,9 @@ def test_the_rim_is_judged_where_the_bone_around_it_is_nearly_plane():
     step = _of(_check(skull & ~hole | outwards, outwards, affine), "rim_step")
     assert step.rating == "poor"
     assert step.value > 3
+    named = [float(word) for word in re.findall(r"[RAS] (-?\d+)", step.warning)]
+    edge = apply_affine(affine, np.argwhere(hole & skull & ndimage.binary_dilation(skull & ~hole, iterations=3)))
+    assert np.linalg.norm(edge - named, axis=1).min() < 6, "a place at the rim, raised by 4 mm"
 
 
 def test_a_plate_that_fills_a_cavity_is_told_from_one_that_leaves_it_open():

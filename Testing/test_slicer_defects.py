@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import slicer_standin
@@ -13,7 +15,15 @@ import slicer  # noqa: E402
 from SkullVAEModule import candidates as defects  # noqa: E402
 from SkullVAEModule.candidates import Choice  # noqa: E402
 from SkullVAEModule.defectpoints import newPointsNode, pointsNode, pointsOf, toWorld  # noqa: E402
-from SkullVAEModule.figures import AMBER, GREEN, RED, resultTable, warningsText  # noqa: E402
+from SkullVAEModule.figures import (  # noqa: E402
+    AMBER,
+    GREEN,
+    RED,
+    RatedFigure,
+    remarkText,
+    resultTable,
+    warningsText,
+)
 from SkullVAEModule.logic import SkullVAELogic  # noqa: E402
 from SkullVAEModule.meshnodes import meshData  # noqa: E402
 from SkullVAEModule.parameters import runSettings  # noqa: E402
@@ -548,14 +558,60 @@ CHECKS = {
 def test_the_self_check_is_shown_in_the_words_of_the_report_and_its_warnings_once():
     report = {"checks": CHECKS, "warnings": ["31 % is <open>. Look.", "5 mm slices", "Not measured."]}
     table = resultTable(report)
-    texts = ("31.2&nbsp;%", "31 % is &lt;open&gt;. Look.", "0&nbsp;ml", "0.85", "2 of 5 with remarks")
-    for text in ("Self-check", LIMITS["open_edge"].title, *texts, "later &amp; other", RED, GREEN):
+    texts = ("31.2&nbsp;%", "31 % is &lt;open&gt;.", "0&nbsp;ml", "0.85", "1 poor, 1 acceptable, 3 good")
+    for text in ("Overall rating", LIMITS["open_edge"].title, *texts, "later &amp; other", RED, GREEN):
         assert text in table
     assert "<open>" not in table and table.count("31 % is") == 1
     assert "open" not in warningsText(report) and "measured" not in warningsText(report)
     assert "5 mm slices" in warningsText(report)
     assert resultTable({"checks": None}) == resultTable({}) == ""
     assert "5 mm slices" in warningsText({"checks": None, "warnings": ["5 mm slices"]})
+
+
+DOT = "&#9679;</span>&nbsp;"
+
+
+@pytest.mark.parametrize(
+    ("more", "summary"),
+    [
+        ({}, "1 poor, 1 acceptable, 3 good"),
+        ({"implant": {"volume_ml": 8.2, "rim_gap_mm": 0.7}}, "1 poor, 1 acceptable, 4 good"),
+        ({"implant": {"volume_ml": 8.2, "rim_gap_mm": 2.7}}, "2 poor, 1 acceptable, 3 good"),
+        ({"implant": {"volume_ml": 8.2, "rim_gap_mm": None}}, "1 poor, 1 acceptable, 3 good"),
+    ],
+)
+def test_the_summary_counts_the_rows_and_the_overall_rating_is_the_worst_of_them(more, summary):
+    report = {"checks": CHECKS, **more}
+    table = resultTable(report)
+    start, rows = table.split("</div>", 1)
+    assert f"({summary})" in start and f"{DOT}poor" not in rows.partition("acceptable")[2], "the worst comes first"
+    said = ", ".join(f"{rows.count(DOT + word)} {word}" for word in ("poor", "acceptable", "good"))
+    assert said == summary
+    mild = {"rating": "good", "checks": [CHECKS["checks"][1]]}
+    gap = {"volume_ml": 8.2, "rim_gap_mm": 2.7}
+    assert f"{DOT}poor</b> (1 poor, 1 good)" in resultTable({"checks": mild, "implant": gap}).split("</div>")[0]
+
+
+@pytest.mark.parametrize("name", [*LIMITS, "rim_gap", "reference"])
+def test_a_poor_figure_names_the_repair_first_then_what_is_wrong(name):
+    warning = "It is 5 mm off, at R 2, A 3. Inspect it."
+    poor = remarkText(RatedFigure(name, name, "5 mm", "poor", warning))
+    repair, cause = poor.split("</b> ")
+    assert repair.startswith("<b>") and len(repair) > 20 and cause == "It is 5 mm off, at R 2, A 3."
+    assert not re.search(r"--\w|\bSlicer\b", repair), "in the words of the panel"
+    assert remarkText(RatedFigure(name, name, "5 mm", "acceptable", warning)) == warning
+    assert remarkText(RatedFigure(name, name, "5 mm", "good")) == ""
+
+
+def test_the_poor_match_of_an_earlier_bone_is_named_once():
+    warning = "The reference 'x' matches poorly: 2.0 mm from intact bone. Check that it is this patient's."
+    reference = {"residual_mm": {"median": 2.0, "p95": 9.0}, "covered": 0.5, "rating": "poor"}
+    table = resultTable({"implant": {"volume_ml": 8.2}, "reference": reference, "warnings": [warning, "Thin."]})
+    assert table.count("matches poorly") == 1 and table.index("matches poorly") < table.index("Thin.")
+
+
+def test_a_warning_that_is_listed_twice_is_shown_once():
+    assert warningsText({"warnings": ["Thin.", "Wide.", "Thin."]}).count("Thin.") == 1
 
 
 def test_the_result_section_shows_the_self_check(panel):

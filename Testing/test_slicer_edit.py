@@ -62,7 +62,10 @@ def test_the_printable_implant_follows_painted_voxels_and_the_result_is_marked(p
     assert isEdited(added)
     assert segmentTag(panel.node.GetSegmentation().GetSegment(added.implantID), EDITED_TAG)
     assert panel.logic.report["edited"]["voxels_added_ml"] == more.sum() / 1000
-    assert "ml added" in panel.ui.statusLabel.text and "ml added" in panel.ui.editLabel.text
+    assert "ml added" in panel.ui.editLabel.text
+    texts = [each.text for each in vars(panel.ui).values() if each.className() == "QLabel"]
+    assert sum(text.count("ml added") for text in texts) == 1, "the remark is shown once"
+    assert panel.ui.statusLabel.text == "The printable implant follows what was edited by hand."
     # Nothing is requested again.
     last = panel.logic._session._lastNumber
     panel.settle()
@@ -95,7 +98,7 @@ def test_edits_are_kept_in_another_shape_and_this_is_announced(panel):
     panel.widget._follow()
     panel.settle()
     assert np.array_equal(panel.implant(), shifted(panel.mask, 2) | more)
-    assert "The edits are kept in every shape." in panel.ui.statusLabel.text
+    assert "What was edited by hand is kept in every shape." in panel.ui.statusLabel.text
     assert panel.logic.report["edited"]["voxels_added_ml"] == more.sum() / 1000
 
 
@@ -232,18 +235,47 @@ def test_a_point_that_is_refused_shows_why_and_is_requested_once(panel):
 def test_an_edited_implant_is_kept_when_another_run_replaces_it(panel):
     more = corner(panel)
     edited = panel.implant() | more
+    note = panel.ui.completeNoteLabel
+    assert note.text == "" and not note.visible
     paint(panel, edited)
     panel.settle()
+    assert note.visible and "A copy is kept as segment 'Implant, edited by hand'." in note.text
+    assert "points" not in note.text
     panel.complete()
+    assert not note.visible, "the new implant is not edited"
     assert np.array_equal(panel.implant(), shifted(panel.mask, 1))
     segmentation = panel.node.GetSegmentation()
     (kept,) = [
         each for each in segmentation.GetSegmentIDs() if "edited by hand" in segmentation.GetSegment(each).GetName()
     ]
     assert np.array_equal(exported(panel.node, kept, GRID, transform=panel.transform), edited)
+    assert panel.node.GetSegmentation().GetSegment(kept).GetName() == "Implant, edited by hand"
     assert "edited by hand is kept as segment" in panel.ui.statusLabel.text
     panel.ui.removeResultButton.click()
     assert segmentation.GetSegment(kept) is not None
+
+
+def test_points_on_the_surface_are_kept_for_the_next_result_as_the_note_says(panel):
+    from SkullVAEModule.defectpoints import setPoints
+
+    setPoints(panel.node, "bone", [(1.0, 2.0, 3.0)], SURFACE)
+    panel.widget._onParametersModified()
+    panel.settle()
+    assert "Its surface points are applied to the new implant." in panel.ui.completeNoteLabel.text
+    panel.complete()
+    panel.settle()
+    assert len(panel.logic.report["edited"]["points"]) == 1
+
+
+def test_the_export_in_the_panel_says_that_the_implant_was_edited_but_not_again_how(panel, tmp_path):
+    paint(panel, panel.implant() | corner(panel))
+    panel.settle()
+    panel.parameters.exportFolder = str(tmp_path)
+    slicer_standin.processEvents(0.05)
+    panel.ui.exportButton.click()
+    slicer_standin.waitFor(lambda: not panel.widget.exportSection.running)
+    assert "The printable implant, edited by hand, is Head_implant.stl." in panel.ui.statusLabel.text
+    assert "ml added" not in panel.ui.statusLabel.text
 
 
 def test_an_edited_implant_is_kept_when_no_defect_is_filled(panel):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import slicer_standin
+from slicer_standin import dialogs
 
 slicer_standin.prepare()
 
@@ -64,7 +65,7 @@ def table(ui) -> str:
     return " ".join(slicer_standin.plainText(ui.figuresLabel.text.replace("</td>", " ")).split())
 
 
-def test_a_loaded_ct_is_completed_changed_and_exported_by_mouse_and_keys_alone(ui, tmp_path):
+def test_a_loaded_ct_is_completed_changed_and_exported_by_mouse_and_keys_alone(ui, tmp_path, monkeypatch):
     saveCT(tmp_path / "First.nrrd", 90)
     bone = saveCT(tmp_path / "Patient.nrrd", 91)
     folder = tmp_path / "Exported files"
@@ -104,10 +105,17 @@ def test_a_loaded_ct_is_completed_changed_and_exported_by_mouse_and_keys_alone(u
     assert "choose a folder" in next_(ui)
     slicer_standin.typeText(ui.exportFolderPathLineEdit, str(folder))
     slicer_standin.processEvents(0.1)
+    assert not ui.openFolderButton.enabled
     slicer_standin.click(ui.exportButton)
     waitForStatus(ui, "Exported")
     assert "Inspect the exported files" in next_(ui)
     assert "The printable implant is Patient_implant.stl." in ui.statusLabel.text
+    assert f"to {folder}." in ui.statusLabel.text.replace("\u200b", "")
+    slicer_standin.click(ui.openFolderButton)
+    assert dialogs.openedUrls() == [qt.QUrl.fromLocalFile(str(folder)).toString()]
+    monkeypatch.setattr(dialogs.DesktopServices, "fails", True)
+    slicer_standin.click(ui.openFolderButton)
+    assert "could not be opened" in ui.statusLabel.text
     files = {path.name.removeprefix("Patient_"): path for path in folder.iterdir()}
     assert sorted(files) == ["completed.nrrd", "implant.nrrd", "implant.stl"]
     # The second defect, which is filled by the bone shifted by two voxels.

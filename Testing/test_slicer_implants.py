@@ -216,6 +216,7 @@ def test_an_implant_is_hidden_and_shown_and_the_buttons_act_on_what_is_shown(pan
     panel.toggle(0)
     assert inView(panel.added) == [("Printable implant", 12)]
     assert display.GetSegmentVisibility2DFill(panel.added.implantID)
+    assert not display.GetSegmentVisibility2DOutline(panel.added.implantID), "the line is that of the model"
     assert shownColours(model) == THICKNESS and len(nodeIDs() - nodes) == 2, "legend and colours"
     ui.showThicknessCheckBox.checked = False
     assert nodeIDs() == nodes

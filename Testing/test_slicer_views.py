@@ -15,7 +15,7 @@ slicer_standin.prepare()
 import slicer  # noqa: E402
 import vtk  # noqa: E402
 from SkullVAEModule.figures import resultTable  # noqa: E402
-from SkullVAEModule.guidance import Situation, nextStep, stageText  # noqa: E402
+from SkullVAEModule.guidance import Situation, defectsNote, implantNote, nextStep, stageText  # noqa: E402
 from SkullVAEModule.meshnodes import DIFFERENCE, THICKNESS, shownColours  # noqa: E402
 from SkullVAEModule.panelwords import inPanel  # noqa: E402
 from SkullVAEModule.sections import sectionsToShow  # noqa: E402
@@ -164,7 +164,7 @@ def test_a_section_that_code_opens_stays_open_until_the_next_step(panel):
         (Situation(), "Click Complete skull."),
         (Situation(nothingFilled=True), "Click Point at a hole"),
         (Situation(present=True, rating="good"), "choose a folder"),
-        (Situation(present=True, rating="poor", folder=True), "Read the warnings"),
+        (Situation(present=True, rating="poor", folder=True), "Correct what Result rates as poor"),
         (Situation(present=True, rating="poor"), "then choose a folder and click Export."),
         (Situation(present=True, folder=True), "then click Export."),
         (Situation(present=True, folder=True, exported=True), "before printing"),
@@ -366,10 +366,45 @@ def test_slice_views_show_outlines_and_3d_only_the_models(panel, surfaces):
     added = complete(panel)
     display = added.segmentationNode.GetDisplayNode()
     for segmentID in (added.completedID, added.implantID):
-        assert display.GetSegmentVisibility2DOutline(segmentID)
         assert display.GetSegmentVisibility3D(segmentID) != surfaces, "Show 3D of the Segment Editor works"
+    assert display.GetSegmentVisibility2DOutline(added.completedID)
     assert not display.GetSegmentVisibility2DFill(added.completedID), "the image stays visible"
     assert display.GetSegmentVisibility2DFill(added.implantID)
+
+
+def test_slice_views_show_what_is_exported_as_a_line(panel):
+    ui = panel.ui
+    choose(panel, skull())
+    assert not ui.showLineCheckBox.enabled and not ui.viewsNoteLabel.visible
+    added = complete(panel)
+    line, shape = added.implantModelNode.GetDisplayNode(), added.segmentationNode.GetDisplayNode()
+    assert line.GetVisibility2D() and not added.skullModelNode.GetDisplayNode().GetVisibility2D()
+    assert not shape.GetSegmentVisibility2DOutline(added.implantID) and shape.GetSegmentVisibility2DFill(
+        added.implantID
+    )
+    assert ui.showLineCheckBox.checked and "the line what is printed" in ui.viewsNoteLabel.text
+    slicer_standin.click(ui.showLineCheckBox)
+    assert not line.GetVisibility2D() and shape.GetSegmentVisibility2DOutline(added.implantID)
+    assert shape.GetSegmentOpacity2DFill(added.implantID) == 1
+    line.SetVisibility2D(True)
+    panel._onParametersModified()
+    assert ui.showLineCheckBox.checked, "as it is in the scene"
+
+
+def test_every_section_says_when_a_change_applies(panel):
+    ui = panel.ui
+    labels = (ui.inputNoteLabel, ui.defectsNoteLabel, ui.implantNoteLabel)
+    choose(panel, skull())
+    before = [slicer_standin.plainText(label.text) for label in labels]
+    complete(panel)
+    ended = [slicer_standin.plainText(label.text) for label in labels]
+    next_ = "hanges apply with the next Complete skull."
+    assert before[0] == ended[0] == f"C{next_}"
+    assert "after Complete skull" in before[2] and "lists the holes" in before[1]
+    assert all(text == f"The process of this result has ended: c{next_}" for text in ended[1:]), (
+        "no process of a session"
+    )
+    assert implantNote(True, True).startswith("Changes apply at once") and "at once" in defectsNote(True, True)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -484,6 +519,21 @@ def openEverything(panel) -> None:
     slicer_standin.processEvents()
 
 
+def test_a_section_that_is_opened_keeps_hidden_what_does_not_apply(panel):
+    choose(panel, skull())
+    complete(panel)
+    ui = panel.ui
+    for name in ("compare", "advanced"):
+        clickOnHeader(panel, name)
+    assert not ui.planFolderPathLineEdit.visible and not ui.planFilePathLineEdit.visible
+    for group in (ui.partsGroup, ui.fixationGroup):
+        if not group.visible:
+            clickOnHeader(panel, "implant")
+        slicer_standin.click(group)
+    assert ui.tabsSpinBox.visible and ui.mouldCheckBox.visible
+    assert not ui.mouldWidget.visible and not ui.flangeWidget.visible
+
+
 @pytest.mark.parametrize("width", [300, 340, 420])
 @pytest.mark.parametrize("kind", ["segment", "CT"])
 def test_nothing_is_cut_off_in_a_narrow_panel(panel, width, kind):
@@ -499,6 +549,17 @@ def test_nothing_is_cut_off_in_a_narrow_panel(panel, width, kind):
     slicer_standin.processEvents(0.05)
     assert panel.parent.width == width, "the panel is not wider than the window"
     assert slicer_standin.cutOff(panel) == []
+
+
+@pytest.mark.parametrize("width", [300, 440])
+def test_a_text_that_becomes_longer_is_shown_whole(panel, width):
+    panel.parent.resize(width, 2400)
+    choose(panel, skull())
+    complete(panel)
+    panel.logic.report = {**panel.logic.report, "checks": CHECKS, "warnings": ["Something is wrong. Do this."] * 9}
+    panel._onParametersModified()
+    slicer_standin.processEvents(0.2)
+    assert panel.ui.figuresLabel.visible and slicer_standin.cutOff(panel) == []
 
 
 def test_slice_views_are_zoomed_in_on_the_implant_and_a_closer_view_is_kept(panel):

@@ -724,6 +724,21 @@ def test_slices_show_the_volume_and_the_segments_at_the_slice_offset(scene, tmp_
     assert areas[0] > areas[1] > areas[2] == 0
 
 
+def test_a_segment_is_blended_with_the_image_below_it(scene, tmp_path):
+    volume = slicer.util.addVolumeFromArray(np.full((80, 80, 80), 1000, np.int16), np.diag([1.0, 1, 1, 1]), "CT")
+    volume.SetOrigin(-40, -40, -40)
+    volume.CreateDefaultDisplayNodes()
+    volume.GetDisplayNode().AutoWindowLevelOff()
+    volume.GetDisplayNode().SetWindowLevel(2000, 1000)
+    slicer.util.setSliceViewerLayers(background=volume, fit=True)
+    ball(scene).GetDisplayNode().SetVisibility2DOutline(False)
+    scene.GetNodeByID("vtkMRMLSliceNodeRed").SetSliceOffset(0)
+    pixels = slicer_standin.views.renderSlice("Red", tmp_path / "red.png", (200, 200)).astype(int)
+    grey, blended = pixels[60, 60], pixels[100, 100]
+    assert grey == pytest.approx([127, 127, 127], abs=3)
+    assert blended[1] > 150 and blended[0] == pytest.approx(64, abs=40), blended
+
+
 def test_foreground_is_blended_and_thresholded(scene, tmp_path):
     values = np.zeros((40, 40, 40), np.int16)
     values[:, :, 20:] = 1000

@@ -217,7 +217,9 @@ def _moveColours(before, after) -> None:
 
 
 def _showVoxels(model, visible: bool) -> None:
-    """Show or hide the implant's segment in the slice views."""
+    """Show or hide the implant's segment in the slice views; its outline only where the model has none."""
+    display = model.GetDisplayNode()
+    outlined = visible and not (display is not None and display.GetVisibility2D())
     node, segmentID = model.GetNodeReference(INPUT_ROLE), model.GetAttribute(SOURCE_ATTRIBUTE) or ""
     if node is None:
         return
@@ -229,5 +231,5 @@ def _showVoxels(model, visible: bool) -> None:
             if segmentTag(segmentation.GetSegment(each), ROLE_TAG) == "implant":
                 if display.GetSegmentVisibility2DFill(each) != visible:
                     display.SetSegmentVisibility2DFill(each, visible)
-                if display.GetSegmentVisibility2DOutline(each) != visible:
-                    display.SetSegmentVisibility2DOutline(each, visible)
+                if display.GetSegmentVisibility2DOutline(each) != outlined:
+                    display.SetSegmentVisibility2DOutline(each, outlined)

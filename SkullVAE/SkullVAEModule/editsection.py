@@ -21,7 +21,7 @@ from .defectpoints import (
 )
 from .logic import SkullVAELogic
 from .parameters import SkullVAEParameterNode, inputKey, sourceOf
-from .results import editedText, saveStateForUndo
+from .results import AddedResult, editedText, isEdited, keptName, saveStateForUndo, voxelsState
 
 # Voxels are compared when the segment was not changed for this time.
 _REST_MS = 500
@@ -52,7 +52,10 @@ class EditSection:
         self._requested: dict[tuple, tuple] = {}
         # Whether the implant was edited at the last response.
         self._edited: dict[tuple, bool] = {}
-        self._timer = qt.QTimer()
+        # What was compared last, see _isEdited(), and whether it was edited.
+        self._compared: tuple = (None, False)
+        # With a parent, whose end releases the connection, which would otherwise keep this object for ever.
+        self._timer = qt.QTimer(ui.editGroup)
         self._timer.setSingleShot(True)
         self._timer.setInterval(_REST_MS)
         self._timer.connect("timeout()", self.onRest)
@@ -89,16 +92,23 @@ class EditSection:
         if usable:
             self._timer.start()
 
+    def replaced(self, added: AddedResult | None) -> tuple[str, int]:
+        """(name under which another run keeps this result's edited implant, "" if not edited; number of points)."""
+        if added is None or not self._isEdited(added):
+            return "", 0
+        return keptName(added), len(pointsOf(*self._source, SURFACE))
+
     def onResponses(self) -> None:
         """Called after responses were applied: announce what became of the edits."""
         if self._logic.responsePending or not self._logic.isOf(*self._source):
             return
         key, text = self._key, editedText(self._logic.report)
         before, self._edited[key] = self._edited.get(key, False), bool(text)
+        # What was edited is listed in the group.
         if text and before:
-            self._showStatus(_("{text} The edits are kept in every shape.").format(text=text))
+            self._showStatus(_("The printable implant was updated. What was edited by hand is kept in every shape."))
         elif text:
-            self._showStatus(text)
+            self._showStatus(_("The printable implant follows what was edited by hand."))
         elif before:
             self._showStatus(_("The implant is not edited any more.") + f" {self._logic.notice}".rstrip())
 
@@ -167,6 +177,13 @@ class EditSection:
         self._edited.pop(self._key, None)
 
     # ----------------------------------------------------------------------------------------------------------------
+
+    def _isEdited(self, added: AddedResult) -> bool:
+        # The voxels are compared only if the segment has changed, since this is called often.
+        state = (added, voxelsState(added))
+        if self._compared[0] != state:
+            self._compared = state, isEdited(added)
+        return self._compared[1]
 
     def _replayed(self, points) -> None:
         if points is not None:

@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 
+import qt
 from slicer.i18n import tr as _
 
 from SkullVAELib.implant.options import MESH_FORMATS
 
 from .logic import SkullVAELogic
 from .parameters import SkullVAEParameterNode, partSettings, sourceOf
+from .results import editedText, figuresOf
 
 
 def has3MF() -> bool:
     """Whether 3MF files can be written: lib3mf is not installed with the other packages."""
     return importlib.util.find_spec("lib3mf") is not None
+
+
+def wrappable(path: Path | str) -> str:
+    """A path that a label may break anywhere after a separator, and within names that are longer than a line.
+
+    >>> wrappable("/a/bc").replace("\\u200b", "|")
+    '/|a/|bc'
+    """
+    parts = re.split(r"(?<=[/\\])", str(path))
+    return _BREAK.join(piece for part in parts for piece in re.findall(f".{{1,{_LONGEST}}}", part))
+
+
+# A character without width that text may be broken at, and the longest name, in characters, that is not broken.
+_BREAK, _LONGEST = "\u200b", 24
 
 
 class ExportSection:
@@ -33,6 +50,10 @@ class ExportSection:
         self._onLog = onLog
         self._parameters: SkullVAEParameterNode | None = None
         self._run = None
+        # Folder of the last export, and what was edited by hand in the implant that is exported.
+        self._folder: Path | None = None
+        self._edited = ""
+        ui.openFolderButton.connect("clicked(bool)", self.onOpenFolder)
         ui.exportFolderPathLineEdit.connect("currentPathChanged(QString)", self.onFolderChanged)
         # The other signal is not emitted when the line is cleared.
         ui.exportFolderPathLineEdit.connect("validInputChanged(bool)", self.onFolderValid)
@@ -62,6 +83,13 @@ class ExportSection:
         if not valid:
             self.onFolderChanged("")
 
+    def onOpenFolder(self, checked: bool = False) -> None:
+        """Show the folder of the last export in the file manager of the computer."""
+        if not qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(str(self._folder))):
+            self._showStatus(
+                _("The folder could not be opened. It is {folder}.").format(folder=wrappable(self._folder))
+            )
+
     def update(self, present: bool, busy: bool, checked: list[int] | None = None) -> None:
         """Show the parameters.
 
@@ -81,6 +109,9 @@ class ExportSection:
             "Write the selected files to the folder; existing files are not overwritten"
         )
         self._update3MF()
+        opened = self._folder is not None and self._folder.is_dir()
+        self.ui.openFolderButton.enabled = opened
+        self.ui.openFolderButton.toolTip = str(self._folder) if opened else _("Export the result first")
         self.ui.exportSelectedButton.visible = checked is not None
         if not missing and not checked:
             missing = _("Check a defect in the table of the result")
@@ -104,6 +135,7 @@ class ExportSection:
             defects=defects,
             parts=partSettings(parameters) or None,
         )
+        self._edited = editedText(figuresOf(self._logic.resultOf(node, segmentID)))
         self._showStatus(_("Exporting..."))
         self._onStart()
 
@@ -121,11 +153,17 @@ class ExportSection:
             self.cancel()
             raise
         self._run = None
-        text = _("Exported {count} files to {folder}.").format(count=len(result.files), folder=result.folder)
+        self._folder = result.folder.absolute()
+        text = _("Exported {count} files to {folder}.").format(count=len(result.files), folder=wrappable(self._folder))
         meshes = [path.name for path in result.files if path.suffix[1:] in MESH_FORMATS and "_implant" in path.stem]
-        if meshes:
-            text += " " + _("The printable implant is {name}.").format(name=meshes[0])
-        self._showStatus(" ".join([text, *result.notes]))
+        notes = list(result.notes)
+        if meshes and self._edited in notes:
+            # What was edited is listed under Implant, Edit by hand.
+            notes.remove(self._edited)
+            text += " " + _("The printable implant, edited by hand, is {name}.").format(name=wrappable(meshes[0]))
+        elif meshes:
+            text += " " + _("The printable implant is {name}.").format(name=wrappable(meshes[0]))
+        self._showStatus(" ".join([text, *notes]))
         return False
 
     def cancel(self) -> None:

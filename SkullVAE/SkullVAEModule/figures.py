@@ -3,65 +3,168 @@
 from __future__ import annotations
 
 import html
-from itertools import groupby
+from dataclasses import dataclass
 
 from slicer.i18n import tr as _
 
-from SkullVAELib.checks.limits import LIMITS
-from SkullVAELib.report.rating import rate_rim_gap
+from SkullVAELib.checks.limits import LIMITS, RATINGS
+from SkullVAELib.report.rating import Ratings, rate_rim_gap
 
 from .panelwords import inPanel
 
 GREEN, AMBER, RED, GREY = "#2e8b57", "#d98e04", "#c0392b", "#808080"
 
+# In the warning of the library about an earlier bone that is rated poor.
+_MATCHES_POORLY = "matches poorly"
+
 _COLOURS = {"good": GREEN, "acceptable": AMBER, "poor": RED, "unknown": GREY}
 
 
-def _rimGapText(text: str) -> str:
-    """The translation of a text of `rate_rim_gap`; a text without translation is shown as it is."""
-    translated = {
-        "acceptable: inspect the rim": _("The rim gap is acceptable: inspect the rim."),
-        "poor: check the rim before use": _("The rim gap is poor: check the rim before use."),
-    }
-    return translated.get(text, text)
+@dataclass(frozen=True)
+class RatedFigure:
+    """A figure with its rating as the table shows it.
+
+    name: of the check, as in report.json; "rim_gap" and "reference" for the others. warning: what is wrong, then what
+    to do, in the words of the library; empty if there is none.
+    """
+
+    name: str
+    title: str
+    figure: str
+    rating: str
+    warning: str = ""
 
 
 def resultTable(report: dict) -> str:
-    """The figures of a result as one table of rich text for a label: overall rating, measures, self-check, warnings.
+    """The figures of a result as rich text for a label: overall rating, rated figures, remarks, measures.
 
+    The rated figures that are not good come first, each with its remark, the worst at the top.
     Empty for a report without an implant and without warnings. Figures, ratings and warnings are those of the report.
     """
-    parts = []
-    # A cell across all columns would distort their widths, so that text interrupts the table.
-    for isRow, group in groupby([*_measures(report), *_checks(report)], key=lambda part: part.startswith("<tr>")):
-        content = "".join(group)
-        parts.append(f'<table width="100%" cellspacing="0" cellpadding="1">{content}</table>' if isRow else content)
+    rated = ratedFigures(report)
+    doubtful = sorted(
+        (each for each in rated if each.rating in RATINGS[1:]), key=lambda each: -RATINGS.index(each.rating)
+    )
+    parts = [_overall(report)]
+    for each in doubtful:
+        # A cell across all columns would distort their widths, so that text interrupts the table.
+        parts.append(_table([_ratedRow(each)]))
+        remark = remarkText(each)
+        if remark:
+            parts.append(f"<div>{_triangle(each.rating)} {remark}</div>")
     warnings = warningsText(report)
-    # Otherwise they would seem to belong to the last row.
-    heading = f"<b>{_('Other remarks:')}</b> " if parts else ""
-    return "".join([_overall(report), *parts, f"<div>{heading}{warnings}</div>" if warnings else ""])
+    if warnings:
+        # Otherwise they would seem to belong to the last row.
+        heading = f"<b>{_('Other remarks:')}</b> " if rated else ""
+        parts.append(f"<div>{heading}{warnings}</div>")
+    parts.append(_table([*_measures(report), *(_ratedRow(each) for each in rated if each not in doubtful)]))
+    return "".join(parts)
+
+
+def ratedFigures(report: dict) -> list[RatedFigure]:
+    """All figures of a report that are rated, in its order; those that were not measured with the rating "unknown"."""
+    implant, reference = report.get("implant"), report.get("reference")
+    figures = []
+    if implant:
+        gap = implant.get("rim_gap_mm")
+        rating = rate_rim_gap(gap)[0]
+        warning = _("The rim gap is acceptable: inspect the rim.") if rating == "acceptable" else ""
+        if rating == "poor":
+            text = _("The predicted shape is up to {gap:.1f} mm from the bone around the defect. Inspect the rim.")
+            warning = text.format(gap=gap)
+        figures.append(RatedFigure("rim_gap", _("Rim gap"), _quantity(gap, "mm"), rating, warning))
+    if implant and reference:
+        median = _quantity(reference["residual_mm"]["median"], "mm")
+        warning = ""
+        if reference["rating"] == "acceptable":
+            warning = _("The earlier bone does not match everywhere. Compare its outline with the bone in slices.")
+        elif reference["rating"] == "poor":
+            warning = next((text for text in report.get("warnings", []) if _MATCHES_POORLY in text), "")
+        title = _("Match of the earlier bone")
+        figures.append(RatedFigure("reference", title, median, reference["rating"], warning))
+    for check in (report.get("checks") or {}).get("checks", []):
+        limit = LIMITS.get(check["name"])
+        title = check["name"] if limit is None else limit.title
+        figure = _figure(check.get("value"), check.get("unit"))
+        figures.append(RatedFigure(check["name"], title, figure, check["rating"], check.get("warning") or ""))
+    return figures
+
+
+def remarkText(figure: RatedFigure) -> str:
+    """The remark on a rated figure as rich text: if it is poor, first the repair, then what is wrong.
+
+    Otherwise what is wrong, then what to inspect, as in the report.
+    """
+    remedy = _repair(figure.name) if figure.rating == "poor" else ""
+    if not remedy:
+        return html.escape(inPanel(figure.warning))
+    return f"<b>{html.escape(remedy)}</b> {html.escape(inPanel(_cause(figure.warning)))}".rstrip()
+
+
+def _cause(warning: str) -> str:
+    """A warning without its last sentence, which says what to do.
+
+    >>> _cause("5 mm thick, at R 2, A 3. Compare both. Choose another thickness.")
+    '5 mm thick, at R 2, A 3. Compare both.'
+    """
+    start, separator, _last = warning.rpartition(". ")
+    return f"{start}." if separator else warning
+
+
+def _repair(name: str) -> str:
+    """What to do in the panel about a figure that is rated poor; empty for a figure that is not known."""
+    edit = _("paint or erase with 'Edit implant segment', or move the surface with 'Place a surface point'")
+    where = _("under Implant, Edit by hand")
+    edit = f"{edit}, {where}."
+    texts = {
+        "rim_gap": _(
+            "Inspect the rim in slices: if bone is missing there, change 'Threshold' under Input, or the segmentation,"
+            " then click Complete skull."
+        ),
+        "reference": _("Choose another image or model under Input, Earlier bone, or None, then click Complete skull."),
+        "open_edge": _(
+            "Fill the rest of the hole: check it under Defects, click 'Point at a hole', or paint it with 'Edit implant"
+            " segment' under Implant, Edit by hand."
+        ),
+        "bone_overlap": _(
+            "Confirm that this bone is removed in surgery, or choose 'Keep' in the list 'Loose bone' under Advanced and"
+            " click Complete skull."
+        ),
+        "image_end": _("Load an image that shows the whole defect."),
+        "thickness": _(
+            "Choose 'Constant' or 'At least' in the list 'Thickness' under Implant. This figure stays, since it is that"
+            " of the predicted shape."
+        ),
+        "rim_step": _("Level the outer surface at the rim: {edit}").format(edit=edit),
+        "bulge": _("Reshape the outer surface: {edit}").format(edit=edit),
+        "missing_bone": _("Fill the hole, if it must be: check it under Defects, or click 'Point at a hole'."),
+        "voxel_size": _("Load the thinnest slices of the CT, 1 mm or less, and click Complete skull."),
+        "symmetry": _("Click 'Difference' to see where. Unless the asymmetry is natural, {edit}").format(edit=edit),
+    }
+    return texts.get(name, "")
 
 
 def warningsText(report: dict) -> str:
-    """The warnings of a report as rich text, one per line, without those of the self-check; empty if there are none."""
-    checked = (report.get("checks") or {}).get("checks", [])
-    shown = {check.get("warning") for check in checked}
-    return "<br/>".join(_warning(text) for text in report.get("warnings", []) if text not in shown)
+    """The warnings of a report as rich text, one per line, without those of rated figures; empty if there are none."""
+    shown = {figure.warning for figure in ratedFigures(report)}
+    others = dict.fromkeys(text for text in report.get("warnings", []) if text not in shown)
+    return "<br/>".join(_warning(text) for text in others)
+
+
+def ratingSummary(report: dict) -> str:
+    """How many rated figures have which rating, the worst first: the number of rows with each dot."""
+    return ", ".join(f"{count} {ratingText(rating)}" for rating, count in Ratings.of(report).counts.items())
 
 
 def _overall(report: dict) -> str:
-    checked = report.get("checks")
-    if not checked:
+    overall = Ratings.of(report).overall
+    if not overall:
         return ""
-    ratings = [check["rating"] for check in checked["checks"]]
-    concerns = sum(rating != "good" for rating in ratings)
-    text = _("no remarks")
-    if concerns:
-        text = _("{concerns} of {count} with remarks").format(concerns=concerns, count=len(ratings))
-    return f"<div><b>{_('Self-check')}: {_rating(checked['rating'])}</b> ({text})</div>"
+    return f"<div><b>{_('Overall rating')}: {_rating(overall)}</b> ({ratingSummary(report)})</div>"
 
 
 def _measures(report: dict) -> list[str]:
+    """The figures that are not rated."""
     implant = report.get("implant")
     if not implant:
         return []
@@ -79,37 +182,16 @@ def _measures(report: dict) -> list[str]:
     if screws:
         rows.append(_row(_("Screws"), str(len(screws))))
         rows.append(_row(_("Bone at the screws, least"), _quantity(min(screw["bone_mm"] for screw in screws), "mm")))
-    gap = implant.get("rim_gap_mm")
-    rating, advice = rate_rim_gap(gap)
-    rows.append(_row(_("Rim gap"), _quantity(gap, "mm"), rating))
-    if rating in ("acceptable", "poor"):
-        rows.append(_remark(_warning(_rimGapText(advice))))
-    rows += _reference(report.get("reference"))
+    if report.get("reference"):
+        rows.append(_row(_("Covered by the earlier bone"), f"{100 * report['reference']['covered']:.0f} %"))
     count = len(pieces) or implant.get("pieces", 1)
     if count != 1:
         rows.append(_row(_("Pieces"), str(count)))
     return rows
 
 
-def _reference(reference: dict | None) -> list[str]:
-    """How well the patient's earlier bone matches."""
-    if not reference:
-        return []
-    match = _row(
-        _("Match of the earlier bone"), _quantity(reference["residual_mm"]["median"], "mm"), reference["rating"]
-    )
-    return [match, _row(_("Covered by the earlier bone"), f"{100 * reference['covered']:.0f} %")]
-
-
-def _checks(report: dict) -> list[str]:
-    rows = []
-    for check in (report.get("checks") or {}).get("checks", []):
-        limit = LIMITS.get(check["name"])
-        title = check["name"] if limit is None else limit.title
-        rows.append(_row(title, _figure(check.get("value"), check.get("unit")), check["rating"]))
-        if check.get("warning"):
-            rows.append(_remark(_warning(check["warning"])))
-    return rows
+def _ratedRow(figure: RatedFigure) -> str:
+    return _row(figure.title, figure.figure, figure.rating)
 
 
 def comparisonTable(report: dict) -> str:
@@ -238,8 +320,14 @@ def _dot(rating: str) -> str:
 
 
 def _rating(rating: str) -> str:
-    return f"{_dot(rating)}&nbsp;{html.escape(ratingText(rating))}"
+    """A dot and a word; without a dot where nothing is rated."""
+    dot = "" if rating == "unknown" else f"{_dot(rating)}&nbsp;"
+    return f"{dot}{html.escape(ratingText(rating))}"
+
+
+def _triangle(rating: str) -> str:
+    return f'<span style="color:{ratingColour(rating)}">&#9650;</span>'
 
 
 def _warning(text: str) -> str:
-    return f'<span style="color:{AMBER}">&#9650;</span> {html.escape(inPanel(text))}'
+    return f"{_triangle('acceptable')} {html.escape(inPanel(text))}"

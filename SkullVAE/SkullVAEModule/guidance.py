@@ -93,13 +93,52 @@ def _checkAndExport(now: Situation) -> str:
         return _("Inspect the exported files before printing.")
     if now.rating == "poor":
         if now.folder:
-            return _("Read the warnings under Result and inspect the implant in the views before you click Export.")
+            return _("Correct what Result rates as poor, inspect the implant in the views, then click Export.")
         return _(
-            "Read the warnings under Result, inspect the implant in the views, then choose a folder and click Export."
+            "Correct what Result rates as poor, inspect the implant in the views, then choose a folder and click"
+            " Export."
         )
     if now.folder:
         return _("Check the implant in the views, then click Export.")
     return _("Check the implant in the views, then choose a folder and click Export.")
+
+
+def implantNote(present: bool, live: bool) -> str:
+    """When a change in the section "Implant" applies.
+
+    present: whether there is a result; live: whether its process takes requests.
+    """
+    if present and not live:
+        return _("The process of this result has ended: changes apply with the next Complete skull.")
+    if present:
+        return _("Changes apply at once, also in the groups below; Proposals with the next Complete skull.")
+    return _("Can also be changed after Complete skull: the printable implant then follows at once.")
+
+
+def defectsNote(present: bool, waiting: bool) -> str:
+    """When a change in the section "Defects" applies.
+
+    present: whether there is a result; waiting: whether its process takes requests, also if it found no defect.
+    """
+    if waiting:
+        return _("Checked holes and points apply at once, the face with the next Complete skull.")
+    if present:
+        return _("The process of this result has ended: changes apply with the next Complete skull.")
+    return _("Complete skull lists the holes here. They can then be checked and unchecked.")
+
+
+def replacementNote(kept: str, points: int) -> str:
+    """What Complete skull does to an implant that was edited by hand; empty if it was not.
+
+    kept: name under which it is kept, empty if it is not edited; points: number of points on its surface.
+    """
+    if not kept:
+        return ""
+    text = _("Complete skull replaces the implant that was edited by hand. A copy is kept as segment '{name}'.")
+    text = text.format(name=kept)
+    if points:
+        text += " " + _("Its surface points are applied to the new implant.")
+    return text
 
 
 def stageText(stage: str) -> str:

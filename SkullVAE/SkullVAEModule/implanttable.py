@@ -8,6 +8,7 @@ from slicer.i18n import tr as _
 from .defectimplants import centreOf, defectFigures, followScene, isDivisible, showDefects, shownDefects
 from .figures import ratingColour, ratingText
 from .focus import showPoint
+from .panelwords import inPanel
 from .results import AddedResult
 from .tables import fitColumns
 
@@ -96,7 +97,7 @@ class ImplantTable:
                 "-" if thickness is None else _("{thickness:.1f} mm").format(thickness=thickness),
                 ratingText(entry["rating"]),
             )
-            remarks = list(entry.get("warnings") or ())
+            remarks = [inPanel(text) for text in entry.get("warnings") or ()]
             if entry.get("candidate") is not None:
                 remarks.insert(0, _("Number {number} in the table of Defects.").format(number=entry["candidate"]))
             for column, text in enumerate(texts):

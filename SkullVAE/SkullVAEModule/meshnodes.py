@@ -28,6 +28,9 @@ DEVIATION = "Distance from plan to outcome (mm)"
 # Colour of points without a value.
 _UNKNOWN = (0.6, 0.6, 0.6)
 
+# Width of the outline of the printable implant in the slice views.
+_LINE_PIXELS = 3
+
 # Roles of the models. Scenes saved by version 0.1 contain these values.
 IMPLANT_ROLE, SKULL_ROLE = "part", "skull"
 
@@ -129,8 +132,9 @@ def addDisplay(node, role: str) -> None:
     display.SetColor(looks()[{IMPLANT_ROLE: "implant", SKULL_ROLE: "completed"}[role]].color)
     display.SetScalarVisibility(False)
     display.SetInterpolation(slicer.vtkMRMLDisplayNode.PhongInterpolation)
-    # The slice views show the segments already.
-    display.SetVisibility2D(False)
+    # In the slice views, segments show the skull and the predicted shape, and a line shows what is printed.
+    display.SetVisibility2D(role == IMPLANT_ROLE)
+    display.SetSliceIntersectionThickness(_LINE_PIXELS)
 
 
 def changeModel(node, mesh: MeshData) -> None:

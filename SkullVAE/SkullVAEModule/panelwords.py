@@ -25,6 +25,9 @@ def _words() -> dict[str, str]:
     """Patterns of what the library writes: what the panel shows instead; the first that fits counts."""
     return {
         r" \(in Slicer: [^)]*\)": "",
+        r"\bmm2\b": "mm\u00b2",
+        r"a constant thickness leaves it open": _("'Constant' in the list 'Thickness' under Implant leaves it open"),
+        r"choose another thickness\b": _("choose another 'Thickness' under Implant"),
         r"Request a minimum thickness\.": _("Choose 'At least' in the list 'Thickness' under Implant."),
         r"--defects or --at, or check it in the list of candidate defects in Slicer": _(
             "'Point at a hole', or check it under Defects"

@@ -257,6 +257,22 @@ def isEdited(added: AddedResult) -> bool:
     return bool(segmentTag(segment, EDITED_TAG)) or not isAsAdded(added.segmentationNode, added.implantID)
 
 
+def voxelsState(added: AddedResult) -> tuple:
+    """What changes whenever the voxels of the implant's segment, or its marks, do."""
+    segment = added.segmentationNode.GetSegmentation().GetSegment(added.implantID)
+    if segment is None:
+        return ()
+    labelmap = segment.GetRepresentation(slicer.vtkSegmentationConverter.GetBinaryLabelmapRepresentationName())
+    changed = None if labelmap is None else (labelmap, labelmap.GetMTime())
+    return segmentTag(segment, EDITED_TAG), segmentTag(segment, VOXELS_TAG), changed
+
+
+def keptName(added: AddedResult) -> str:
+    """The name of the copy that keepEdited() makes."""
+    segment = added.segmentationNode.GetSegmentation().GetSegment(added.implantID)
+    return _("{name}, edited by hand").format(name=segment.GetName())
+
+
 def keepEdited(added: AddedResult) -> str:
     """Keep a copy of an implant that was edited by hand as a segment of the user; returns its name, "" if not edited.
 
@@ -270,7 +286,7 @@ def keepEdited(added: AddedResult) -> str:
     copy.DeepCopy(edited)
     for tag in (SOURCE_TAG, ROLE_TAG, VOXELS_TAG, SHAPE_TAG):
         copy.RemoveTag(tag)
-    copy.SetName(_("{name}, edited by hand").format(name=edited.GetName()))
+    copy.SetName(keptName(added))
     # With a labelmap of its own.
     copy.SetLabelValue(1)
     binary = slicer.vtkSegmentationConverter.GetBinaryLabelmapRepresentationName()

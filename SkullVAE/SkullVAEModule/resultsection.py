@@ -5,6 +5,8 @@ from __future__ import annotations
 import slicer
 from slicer.i18n import tr as _
 
+from SkullVAELib.report.rating import Ratings
+
 from .defectimplants import displayedModel
 from .figures import proposalText, resultTable
 from .focus import showImplant
@@ -16,6 +18,8 @@ from .viewmemory import ViewMemory, isShownInThreeD
 
 # Opacity of the skull in 3D when it is translucent.
 _TRANSLUCENT = 0.35
+# Opacity of the predicted shape in the slice views under the line of the printable implant.
+_PALE = 0.5
 
 
 class ResultSection:
@@ -36,6 +40,7 @@ class ResultSection:
         ui.proposalComboBox.connect("currentIndexChanged(int)", self.onProposal)
         ui.showImplantCheckBox.connect("toggled(bool)", self.onShowImplant)
         ui.showSkullCheckBox.connect("toggled(bool)", self.onShowSkull)
+        ui.showLineCheckBox.connect("toggled(bool)", self.onShowLine)
         ui.showThicknessCheckBox.connect("toggled(bool)", self.onShowThickness)
         ui.showUncertaintyCheckBox.connect("toggled(bool)", self.onShowUncertainty)
         ui.translucentCheckBox.connect("toggled(bool)", self.onTranslucent)
@@ -48,6 +53,11 @@ class ResultSection:
     def present(self) -> bool:
         """Whether there is a result to show."""
         return self._added is not None
+
+    @property
+    def added(self) -> AddedResult | None:
+        """The result that is shown."""
+        return self._added
 
     @property
     def segmentation(self):
@@ -65,6 +75,8 @@ class ResultSection:
         ui.removeResultButton.enabled = self.present or self._logic.hasRemains(inputNode, segmentID)
         for box in (ui.showSkullCheckBox, ui.translucentCheckBox):
             box.enabled = self.present and self._added.skullModelNode is not None
+        ui.showLineCheckBox.enabled = self.present and displayedModel(self._added.implantModelNode) is not None
+        ui.viewsNoteLabel.visible = self.present
         compared = self.present and hasScalars(self._added.implantModelNode, DIFFERENCE)
         ui.differenceButton.enabled = compared
         ui.differenceButton.toolTip = (
@@ -85,7 +97,7 @@ class ResultSection:
             # The warnings of a run that found nothing.
             report = self._logic.report
         self._showProposals(report.get("proposals", []), report.get("proposal", 1))
-        self.rating = (report.get("checks") or {}).get("rating", "") if self.present else ""
+        self.rating = Ratings.of(report).overall if self.present else ""
         table = resultTable(report)
         if not table:
             table = _("The scene contains a result without measures.") if self.present else _("No result yet.")
@@ -111,6 +123,15 @@ class ResultSection:
         """Show or hide the surface of the skull in 3D."""
         if self.present:
             _setVisible(self._added.skullModelNode, visible)
+
+    def onShowLine(self, visible: bool) -> None:
+        """Show or hide the outline of the printable implant in the slice views, in place of that of its segment."""
+        model = displayedModel(self._added.implantModelNode) if self.present else None
+        if model is not None:
+            model.GetDisplayNode().SetVisibility2D(visible)
+            display = self._added.segmentationNode.GetDisplayNode()
+            if display.GetSegmentVisibility2DFill(self._added.implantID):
+                _showPredicted(display, self._added.implantID, visible)
 
     def onShowThickness(self, colored: bool) -> None:
         """Colour the printable implant by its thickness, or reset its colour."""
@@ -148,7 +169,7 @@ class ResultSection:
             showImplant(self._added)
 
     def onAdded(self, added: AddedResult, node, segmentID: str) -> None:
-        """Show a result that a run has just added for this input: outlines in the slice views, models in 3D."""
+        """Show a result that a run has just added for this input: in the slice views and as models in 3D."""
         self._added = added
         self.viewMemory.remember()
         self.viewMemory.showThreeD()
@@ -159,6 +180,9 @@ class ResultSection:
                 display.SetSegmentVisibility3D(each, False)
         # The image stays visible: of the bone only the outline is drawn.
         display.SetSegmentVisibility2DFill(added.completedID, False)
+        model = displayedModel(added.implantModelNode)
+        if model is not None and model.GetDisplayNode().GetVisibility2D():
+            _showPredicted(display, added.implantID, True)
         if added.skullModelNode is not None and node.IsA("vtkMRMLSegmentationNode") and isShownInThreeD(node):
             self.viewMemory.hideInThreeD(node, segmentID)
         showImplant(added)
@@ -200,8 +224,8 @@ class ResultSection:
         """Set the check boxes to the state of the views, which may be changed outside the panel."""
         display = self._added.segmentationNode.GetDisplayNode()
         implant = display is not None and display.GetSegmentVisibility(self._added.implantID)
-        skull = self._added.skullModelNode
-        colours = shownColours(displayedModel(self._added.implantModelNode))
+        skull, model = self._added.skullModelNode, displayedModel(self._added.implantModelNode)
+        colours = shownColours(model)
         states = (
             (self.ui.beforeButton, not implant),
             (self.ui.differenceButton, bool(implant) and colours == DIFFERENCE),
@@ -209,6 +233,7 @@ class ResultSection:
             (self.ui.translucentCheckBox, skull is not None and skull.GetDisplayNode().GetOpacity() < 1),
             (self.ui.showImplantCheckBox, bool(implant)),
             (self.ui.showSkullCheckBox, skull is not None and bool(skull.GetDisplayVisibility())),
+            (self.ui.showLineCheckBox, model is not None and bool(model.GetDisplayNode().GetVisibility2D())),
             (self.ui.showThicknessCheckBox, colours == THICKNESS),
             (self.ui.showUncertaintyCheckBox, colours == UNCERTAINTY),
         )
@@ -216,6 +241,12 @@ class ResultSection:
             wasBlocked = box.blockSignals(True)
             box.checked = state
             box.blockSignals(wasBlocked)
+
+
+def _showPredicted(display, implantID: str, line: bool) -> None:
+    """Show the predicted shape in the slice views: pale and without a line where that is of the printable implant."""
+    display.SetSegmentVisibility2DOutline(implantID, not line)
+    display.SetSegmentOpacity2DFill(implantID, _PALE if line else 1.0)
 
 
 def _setVisible(node: slicer.vtkMRMLDisplayableNode | None, visible: bool) -> None:

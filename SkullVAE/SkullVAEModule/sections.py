@@ -54,8 +54,15 @@ class Sections:
             RESULT: Section(ui.resultCollapsibleButton),
             EXPORT: Section(ui.exportCollapsibleButton),
         }
-        for section in self._sections.values():
-            section.button.connect("contentsCollapsed(bool)", onToggled)
+        # The two that follow nothing also have widgets that only apply to some settings.
+        every = [section.button for section in self._sections.values()]
+        for button in (*every, ui.compareCollapsibleButton, ui.advancedCollapsibleButton):
+            button.connect("contentsCollapsed(bool)", onToggled)
+        for group in (
+            ui.referenceGroup, ui.fixationGroup, ui.markingGroup, ui.buildUpGroup, ui.insertionGroup, ui.editGroup,
+            ui.partsGroup,
+        ):  # fmt: skip
+            group.connect("toggled(bool)", lambda isOpen: onToggled(not isOpen))
 
     def show(self, names: set[str]) -> None:
         """Open the sections with these names and close the others."""

@@ -22,7 +22,7 @@ from .completion import RunSettings
 from .defectsection import DefectSection
 from .editsection import EditSection
 from .exportsection import ExportSection
-from .guidance import Situation, nextStep, stageText
+from .guidance import Situation, defectsNote, implantNote, nextStep, replacementNote, stageText
 from .inputsection import InputSection, firstInput
 from .inputsettings import InputSettings
 from .installation import ensurePackages
@@ -36,6 +36,8 @@ from .sections import Sections, sectionsToShow
 _POLL_MS = 100
 # A new shape is requested after a slider has not moved for this time.
 _REST_MS = 150
+# Labels are laid out again when their section has had time to grow with a longer text.
+_LAYOUT_MS = 50
 # Libraries are loaded for the next run after the panel has not changed for this time.
 _PRELOAD_MS = 300
 
@@ -53,6 +55,10 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._restTimer = None
         self._sceneTimer = None
         self._preloadTimer = None
+        self._layoutTimer = None
+        # Labels that wrap, and their texts when they were laid out last.
+        self._wrapping: list = []
+        self._texts: list[str] = []
         # Settings of the result that is shown; settings that differ from these are requested.
         self._shown: tuple | None = None
         self._runGamma = 0.0
@@ -79,6 +85,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             # Otherwise each key would change the parameter, and Slicer's wrapper would write the value back under the
             # cursor: "0.3" would become 0.0.
             box.keyboardTracking = False
+        self._wrapping = [each for each in widgets if each.className() == "QLabel" and each.wordWrap]
 
         self.logic = SkullVAELogic()
         self.sections = Sections(self.ui, self._onSectionToggled)
@@ -101,6 +108,8 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._sceneTimer.setSingleShot(True)
         self._preloadTimer = self._newTimer(_PRELOAD_MS, self.onPreload)
         self._preloadTimer.setSingleShot(True)
+        self._layoutTimer = self._newTimer(_LAYOUT_MS, self.onTextsChanged)
+        self._layoutTimer.setSingleShot(True)
 
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
@@ -375,6 +384,11 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.logic.requestImplant(implant)
         self._follow()
 
+    def onTextsChanged(self) -> None:
+        """Give labels the height of their texts: Qt's form layouts keep the former one until another change."""
+        for label in self._wrapping:
+            label.updateGeometry()
+
     def onPreload(self) -> None:
         """Load what the next run needs; called when the panel with an input has not changed for a moment."""
         if self._parameterNode is not None and not (self.inputSection.missing() or self.advancedSection.missing()):
@@ -468,6 +482,8 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.exportSection.update(self.resultSection.present, busy, self.resultSection.implantTable.checked)
         self.partsSection.update(self.resultSection.present, busy)
         self.compareSection.update(self.resultSection.present, busy)
+        if not busy:
+            self._showNotes()
         self._observeSegmentations()
         if not busy:
             if self._statusAbout != self._about():
@@ -477,6 +493,10 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             undecided = self.defectSection.undecided
             self.sections.show(sectionsToShow(missing, self.resultSection.present, undecided))
         self._showNextStep()
+        texts = [label.text for label in self._wrapping]
+        if texts != self._texts:
+            self._texts = texts
+            self._layoutTimer.start()
 
     def _missing(self) -> str:
         """What the user has to do before a run can start; empty if nothing."""
@@ -539,6 +559,18 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         text = _("Next: {step}").format(step=html.escape(step))
         self.ui.nextLabel.text = f"<b>{text}</b>"
 
+    def _showNotes(self) -> None:
+        """When changes apply, and what becomes of an edited implant."""
+        present = self.resultSection.present
+        ours = self.logic.isOf(*sourceOf(self._parameterNode))
+        implant = implantNote(present, ours and self.logic.live)
+        defects = defectsNote(present, ours and self.logic.waiting)
+        for label, text in ((self.ui.implantNoteLabel, implant), (self.ui.defectsNoteLabel, defects)):
+            label.text = f"<i>{html.escape(text)}</i>"
+        text = replacementNote(*self.editSection.replaced(self.resultSection.added))
+        self.ui.completeNoteLabel.text = text
+        self.ui.completeNoteLabel.visible = bool(text)
+
     def _about(self) -> tuple:
         """What a status line is about: input, segment, and whether there is a result of them."""
         if self._parameterNode is None:
@@ -600,6 +632,7 @@ class SkullVAEWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._restTimer.stop()
         self._sceneTimer.stop()
         self._preloadTimer.stop()
+        self._layoutTimer.stop()
         self.logic.cancel()
         self.exportSection.cancel()
         self.compareSection.cancel()

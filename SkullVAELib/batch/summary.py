@@ -12,6 +12,7 @@ from SkullVAELib.batch.cohort import SUMMARIES
 from SkullVAELib.core.atomic_output import atomic_file
 from SkullVAELib.core.files import as_json_text, file_sha256
 from SkullVAELib.core.version import NOTICE, __version__
+from SkullVAELib.report.rating import Ratings
 from SkullVAELib.report.result_names import RESULT_FILES
 
 STATUS_WAITING, STATUS_DONE, STATUS_NO_DEFECT, STATUS_BAD_INPUT, STATUS_CRASHED = STATUSES = (
@@ -38,7 +39,7 @@ class CaseRow:
     defects, volume_ml, thickness_mm, rim_gap_mm, warnings
         As in the report of the case; the thickness is the mean.
     rating : str or None
-        Overall rating of the self-check, "good", "acceptable" or "poor"; None without an implant.
+        Overall rating, "good", "acceptable" or "poor", the worst of all rated figures; None without an implant.
     seconds : float or None
         Duration of the process.
     peak_mib : int or None
@@ -100,7 +101,7 @@ class CaseRow:
             volume_ml=implant.get("volume_ml"),
             thickness_mm=(implant.get("thickness_mm") or {}).get("mean"),
             rim_gap_mm=implant.get("rim_gap_mm"),
-            rating=(report.get("checks") or {}).get("rating"),
+            rating=Ratings.of(report).overall or None,
             warnings=tuple(report["warnings"]),
             report_sha256=file_sha256(path),
         )

@@ -194,18 +194,25 @@ class Plate:
         radius = np.sqrt(np.count_nonzero(self.inside) / np.pi) * self.pixel_mm
         return max(0.0, float(np.percentile(distance, 95)) - _USUAL_BULGE * radius)
 
-    def rim_steps(self) -> np.ndarray:
-        """Distances in mm between the outer surface of the implant at its edge and that of the bone, continued.
+    def rim_steps(self) -> tuple[np.ndarray, np.ndarray]:
+        """Steps between the outer surface of the implant at its edge and that of the bone, continued.
 
         Left out are places where the bone itself is not nearly plane, such as the rim of an orbit, unless few others
         are left.
+
+        Returns
+        -------
+        steps : (N,) array
+            Distances in mm.
+        places : (N, 3) array
+            Where they are, RAS mm.
         """
         # Within a block of an edge the surface of a fraction is rounded.
         margin = max(_BLOCK_MM, 2 * self.slack_mm)
         depth = ndimage.distance_transform_edt(self.inside) * self.pixel_mm
         bone = self.beside & (self.away_mm > margin)
         if not bone.any():
-            return np.zeros(0)
+            return np.zeros(0), np.zeros((0, 3))
         away = ndimage.distance_transform_edt(~bone) * self.pixel_mm
         half = self.pixel_mm / 2  # distances on the chart are between centres of pixels
         rim = self.inside & (depth - half > min(margin, 0.4 * depth.max())) & (away - half <= 2.0 + 2 * margin)
@@ -216,7 +223,8 @@ class Plate:
         nearly_plane = rim & (departure * self.cosine < _PLANE_MM)
         if np.count_nonzero(nearly_plane) >= LEAST_STEPS:
             rim = nearly_plane
-        return (np.abs(self.implant.outer - expected) * self.cosine)[rim]
+        steps = np.abs(self.implant.outer - expected) * self.cosine
+        return steps[rim], self.chart.at(self.implant.outer)[rim]
 
 
 def _thin_plate(at: np.ndarray, values: np.ndarray, query: np.ndarray) -> np.ndarray:

@@ -340,17 +340,18 @@ def _thickness(plates: list[Plate], mesh: Mesh | None) -> Check:
 
 
 def _rim_step(plates: list[Plate]) -> Check:
-    steps = [step for plate in plates if len(step := plate.rim_steps()) >= LEAST_STEPS]
+    steps = [found for plate in plates if len((found := plate.rim_steps())[0]) >= LEAST_STEPS]
     if not steps:
         if not plates:
             return _unmeasured("rim_step", "the step at its rim")
         return Check(
             "rim_step", None, "acceptable", "The step at the rim could not be measured here. Inspect the rim in slices."
         )
-    value = float(np.percentile(np.concatenate(steps), 95))
+    distances, places = (np.concatenate(parts) for parts in zip(*steps, strict=True))
+    value = float(np.percentile(distances, 95))
     warning = (
         f"Step at the rim: the implant's outer surface is up to {value:.1f} mm (95th percentile) above or below the"
-        " bone there. Inspect the rim in slices."
+        f" bone there, most at {as_place(places[distances.argmax()])}. Inspect the rim in slices."
     )
     return _rated("rim_step", value, warning)
 

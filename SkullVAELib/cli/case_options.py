@@ -47,7 +47,7 @@ def add_case_options(parser: argparse.ArgumentParser) -> tuple[argparse.Action, 
     add(
         "--segment",
         metavar="NAME_OR_NUMBER",
-        help="segment of INPUT that is the skull: its name in a .seg.nrrd file, or its label value; needed only if"
+        help="segment of INPUT that is the skull: its name in a .seg.nrrd file, or its number; needed only if"
         " there are several",
     )
     add(

@@ -93,6 +93,7 @@ def run_complete(options: argparse.Namespace) -> int:
     """Run `complete` and return the exit code, see `SkullVAELib.cli.main`."""
     from SkullVAELib.core.atomic_output import publish_files
     from SkullVAELib.io.images import check_readable, is_dicom
+    from SkullVAELib.report.rating import Ratings
     from SkullVAELib.session.cleanup import remove_responses
 
     implant_options, roi, choice = parse_case_options(options)
@@ -128,6 +129,9 @@ def run_complete(options: argparse.Namespace) -> int:
             what = result.report["input"] if is_dicom(path) else f"'{path.name}'"
             print_message(f"No defect was found in {what}: the results in '{options.output}' contain no implant.")
         else:
+            ratings = Ratings.of(result.report)
+            if ratings.overall:
+                print_message(f"Overall rating: {ratings.overall}. Of the rated figures, {ratings.text}.")
             print_message(f"The results are in '{options.output}'. {NOTICE}")
         if requests is not None and stream is not None and result.completion.patient is not None:
             from SkullVAELib.session.server import serve

@@ -53,17 +53,11 @@ def downsample_mask(bone: Volume, target_mm: float = REDUCED_MM) -> Volume:
     )
 
 
-def _block_averages(bone: Volume, target_mm: float, grey: GreyLevels | None = None) -> Volume:
-    """Averages of a mask over blocks of about target_mm; axes with larger voxels keep them.
-
-    grey: the CT on the same grid, by which voxels at the surface are bone in part.
-    """
+def _block_averages(bone: Volume, target_mm: float) -> Volume:
+    """Averages of a mask over blocks of about target_mm; axes with larger voxels keep them."""
     factor = np.maximum(1, np.round(target_mm / bone.spacing)).astype(int)
     if (factor == 1).all():
-        average = bone.array.astype(np.float32)
-        if grey is not None:
-            _refine_surface(average, bone.array, grey, factor)
-        return Volume(average, bone.affine)
+        return Volume(bone.array.astype(np.float32), bone.affine)
     shape = -(-np.array(bone.array.shape) // factor)
     average = block_sums(bone.array.astype(bool, copy=False), factor).astype(np.float32, order="C")
     for axis, (blocks, times, voxels) in enumerate(zip(shape, factor, bone.array.shape, strict=True)):
@@ -71,15 +65,15 @@ def _block_averages(bone: Volume, target_mm: float, grey: GreyLevels | None = No
         count = np.full(blocks, times, np.float32)
         count[-1] = voxels - (blocks - 1) * times
         average /= count.reshape([-1 if a == axis else 1 for a in range(3)])
-    if grey is not None:
-        _refine_surface(average, bone.array, grey, factor)
     affine = bone.affine @ np.diag([*factor, 1.0])
     affine[:3, 3] = apply_affine(bone.affine, (factor - 1) / 2)
     return Volume(average, affine)
 
 
-def _refine_surface(average: np.ndarray, bone: np.ndarray, grey: GreyLevels, factor: np.ndarray) -> None:
-    """Replace, in place, the averages of a mask beside its surface by those of the fractions of bone in its voxels."""
+def _with_partial_bone(averages: Volume, bone: Volume, grey: GreyLevels) -> Volume:
+    """Averages of a mask over blocks, beside its surface by the fraction of bone in each voxel; grey: on its grid."""
+    average, mask = averages.array.copy(), bone.array
+    factor = np.round(averages.spacing / bone.spacing).astype(int)
     beside = np.zeros(average.shape, bool)
     for axis in range(3):
         low = tuple(slice(None, -1) if a == axis else slice(None) for a in range(3))
@@ -91,11 +85,12 @@ def _refine_surface(average: np.ndarray, bone: np.ndarray, grey: GreyLevels, fac
     total, count = (np.zeros(len(blocks), np.float32) for _ in range(2))
     for offset in np.ndindex(*factor):
         index = blocks * factor + offset
-        there = (index < bone.shape).all(1)  # the last block of an axis may have fewer voxels
+        there = (index < mask.shape).all(1)  # the last block of an axis may have fewer voxels
         at = tuple(index[there].T)
-        total[there] += grey.fractions(grey.image.array[at], bone[at])
+        total[there] += grey.fractions(grey.image.array[at], mask[at])
         count[there] += 1
     average[tuple(blocks.T)] = total / count
+    return averages.with_array(average)
 
 
 def block_sums(mask: np.ndarray, factor: np.ndarray) -> np.ndarray:
@@ -134,7 +129,7 @@ def block_sums(mask: np.ndarray, factor: np.ndarray) -> np.ndarray:
     return total
 
 
-def reduced_bone(bone: Volume, grey: GreyLevels | None = None) -> tuple[Volume, tuple[slice, ...]]:
+def reduced_bone(bone: Volume, grey: GreyLevels | None = None) -> tuple[Volume, Volume, tuple[slice, ...]]:
     """Bone fractions on a nearly isotropic grid of about 1.2 mm that has a margin around the bone on every side.
 
     Small voxels are averaged over blocks. Large ones, such as those of thick slices, are refined by shape-based
@@ -152,6 +147,8 @@ def reduced_bone(bone: Volume, grey: GreyLevels | None = None) -> tuple[Volume, 
     -------
     fraction : Volume
         float32, 0..1; 0 beyond the image.
+    surface : Volume
+        The same by the values of the CT: its level one half is the surface. `fraction` itself without a CT.
     seen : tuple of slice
         The part of the grid that lies inside the image.
     """
@@ -161,8 +158,9 @@ def reduced_bone(bone: Volume, grey: GreyLevels | None = None) -> tuple[Volume, 
     limits = zip(box, margin, bone.array.shape, strict=True)
     wanted = [(s.start - m, s.stop + m, n) for s, m, n in limits]
     inside = tuple(slice(max(0, low), min(n, high)) for low, high, n in wanted)
-    here = None if grey is None else grey.to_nearest_ras().crop(inside)
-    fraction = _refined(_block_averages(crop(bone, inside), REDUCED_MM, here), REDUCED_MM)
+    part = crop(bone, inside)
+    averages = _block_averages(part, REDUCED_MM)
+    fraction = _refined(averages, REDUCED_MM)
     # Voxels of margin that the image does not have, in voxels of the reduced grid.
     ratio = bone.spacing / fraction.spacing
     before = [int(np.ceil(max(0, -low) * r)) for (low, _, _), r in zip(wanted, ratio, strict=True)]
@@ -170,7 +168,15 @@ def reduced_bone(bone: Volume, grey: GreyLevels | None = None) -> tuple[Volume, 
     seen = tuple(slice(b, b + n) for b, n in zip(before, fraction.array.shape, strict=True))
     affine = fraction.affine.copy()
     affine[:3, 3] = apply_affine(fraction.affine, -np.array(before, float))
-    return Volume(np.pad(fraction.array, list(zip(before, after, strict=True))), affine), seen
+
+    def with_margin(reduced: Volume) -> Volume:
+        return Volume(np.pad(reduced.array, list(zip(before, after, strict=True))), affine)
+
+    padded = with_margin(fraction)
+    if grey is None:
+        return padded, padded, seen
+    averages = _with_partial_bone(averages, part, grey.to_nearest_ras().crop(inside))
+    return padded, with_margin(_refined(averages, REDUCED_MM)), seen
 
 
 def _refined(fraction: Volume, target_mm: float) -> Volume:

@@ -120,7 +120,7 @@ def read_volume(path: str | os.PathLike, segment: str | int | None = None, serie
     ----------
     path : str or path
     segment : str or int, optional
-        Name of a segment that a .seg.nrrd file lists, or label value. Not needed if there is one segment only.
+        Name of a segment that a .seg.nrrd file lists, or its number. Not needed if there is one segment only.
     series : str, optional
         Number or UID of a DICOM series; by default the most suitable one is taken, see `io.dicom_series`.
 

@@ -37,9 +37,6 @@ class Segment:
     label: int
     layer: int = 0
 
-    def __str__(self) -> str:
-        return f"'{self.name[:_LONGEST_NAME]}' ({self.label})" if self.name else str(self.label)
-
     def mask(self, layers: np.ndarray) -> np.ndarray:
         """Its voxels (I, J, K), bool, in the layers (C, I, J, K)."""
         return layers[self.layer] == self.label
@@ -80,7 +77,7 @@ def choose_segment(
     listed : sequence of Segment
         The segments that the header lists; may be empty.
     wanted : str or int, optional
-        Name of a segment, or label value.
+        Name of a segment, or its number, see `numbers_of`.
 
     Returns
     -------
@@ -100,14 +97,15 @@ def choose_segment(
         if len(present) > 1:
             raise SkullVAEError(
                 f"'{file}' has several segments: {_names(present)}",
-                "Choose one with --segment, by its name or its label value",
+                "Choose one with --segment, by its name or its number",
             )
         return present[0].mask(layers).view(np.uint8) if present else np.zeros(layers.shape[1:], np.uint8)
     text = str(wanted).strip()
     found = [segment for segment in listed if segment.name == text]
     found = found or [segment for segment in listed if segment.name.casefold() == text.casefold()]
     if not found and re.fullmatch(r"-?\d{1,9}", text):
-        found = [segment for segment in listed or _by_label(file, layers) if segment.label == int(text)]
+        segments = listed or _by_label(file, layers)
+        found = [one for one, number in zip(segments, numbers_of(segments), strict=True) if number == int(text)]
     if len(found) == 1:
         return found[0].mask(layers).view(np.uint8)
     choice = f"Choose one of {_names(listed or _by_label(file, layers))}"
@@ -130,7 +128,26 @@ def _by_label(file: str, layers: np.ndarray) -> list[Segment]:
     return segments
 
 
+def numbers_of(segments: Sequence[Segment]) -> list[int]:
+    """The numbers by which segments can be chosen.
+
+    The label values. Segments of different layers may share one: then their order counts, from 1.
+
+    >>> numbers_of([Segment("Brain", 3), Segment("Skull", 5)])
+    [3, 5]
+    >>> numbers_of([Segment("Brain", 1, layer=0), Segment("Skull", 1, layer=1)])
+    [1, 2]
+    """
+    labels = [segment.label for segment in segments]
+    return labels if len(set(labels)) == len(labels) else [*range(1, len(labels) + 1)]
+
+
 def _names(segments: Sequence[Segment]) -> str:
-    """The segments in one line."""
-    more = ", ..." if len(segments) > _MOST_LISTED else ""
-    return ", ".join(map(str, segments[:_MOST_LISTED])) + more if segments else "its labels: every voxel is 0"
+    """The segments in one line, with their numbers."""
+    if not segments:
+        return "its labels: every voxel is 0"
+    named = [
+        f"'{segment.name[:_LONGEST_NAME]}' ({number})" if segment.name else str(number)
+        for segment, number in zip(segments, numbers_of(segments), strict=True)
+    ]
+    return ", ".join(named[:_MOST_LISTED]) + (", ..." if len(named) > _MOST_LISTED else "")

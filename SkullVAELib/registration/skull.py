@@ -28,8 +28,8 @@ class Skull:
     name : str
         Name of the individual.
     fraction : Volume
-        Fraction of bone (0..1) in each voxel of the reduced grid, which has a margin around the bone, even beyond the
-        image; 0 there.
+        Fraction of bone (0..1) in each voxel of the reduced grid, by the mask; the grid has a margin around the bone,
+        even beyond the image; 0 there.
     seen : tuple of slice
         The part of the reduced grid inside the image.
     distance : numpy.ndarray
@@ -78,28 +78,36 @@ def prepare_skull(name: str, bone: Volume, grey: GreyLevels | None = None) -> Sk
 
 @dataclass(frozen=True)
 class SkullSurface:
-    """The bone of a skull and its surface; attributes as those of `Skull`.
+    """The bone of a skull and its surface.
 
     With it a registration starts, beside which `skull` computes the distances.
+
+    Attributes
+    ----------
+    fraction, seen, points, normals
+        As those of `Skull`.
+    located : Volume
+        Fractions whose level one half is the surface, see `reduced_bone`; inside the image.
     """
 
     fraction: Volume
     seen: tuple[slice, ...]
     points: np.ndarray
     normals: np.ndarray
+    located: Volume
 
     @classmethod
     def of(cls, bone: Volume, grey: GreyLevels | None = None) -> SkullSurface:
         """Reduce a bone mask to about 1.2 mm and find its surface, see `prepare_skull`."""
-        fraction, seen = reduced_bone(bone, grey)
+        fraction, surface, seen = reduced_bone(bone, grey)
         report_step(0.6)
         # The end of the image is not a surface, so distances and points are those of the image alone.
-        return cls(fraction, seen, *surface_points(crop(fraction, seen)))
+        located = crop(surface, seen)
+        return cls(fraction, seen, *surface_points(located), located)
 
     def skull(self, name: str) -> Skull:
         """The skull with its signed distances."""
-        distance = signed_distance(crop(self.fraction, self.seen))
-        distance = _beyond_image(distance, self.fraction, self.seen)
+        distance = _beyond_image(signed_distance(self.located), self.fraction, self.seen)
         return Skull(name, self.fraction, self.seen, distance, self.points, self.normals)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial import cKDTree
 
-from SkullVAELib.checks.limits import LIMITS
+from SkullVAELib.checks.limits import LIMITS, RATINGS
 from SkullVAELib.core.atomic_output import atomic_file
 from SkullVAELib.core.progress import report_step
 from SkullVAELib.core.version import NOTICE
@@ -19,7 +19,7 @@ from SkullVAELib.mesh.colours import THICKNESS_SCALE_MM, UNCERTAINTY_SCALE_MM, l
 from SkullVAELib.mesh.mesh import Mesh
 from SkullVAELib.report.html import encode_png, format_number, html_figure, html_image, html_page, html_table
 from SkullVAELib.report.mesh_render import draw_along
-from SkullVAELib.report.rating import ACCEPTABLE_MM, GOOD_MM, rate_rim_gap
+from SkullVAELib.report.rating import ACCEPTABLE_MM, GOOD_MM, Ratings, rate_rim_gap
 
 _WIDTH, _HEIGHT = 760, 560
 _CARD = np.array([22, 28, 36]) / 255
@@ -166,7 +166,7 @@ def _page(
         f'<div class="notice">{NOTICE}</div>',
         _section("Result", _figures(report) + _warnings(report)),
         *([_section("Edited by hand", _edited(report["edited"]))] if report.get("edited") else []),
-        *([_section("Self-check", _self_check(report["checks"]))] if report.get("checks") else []),
+        *([_section("Self-check", _self_check(report))] if report.get("checks") else []),
     ]
     if preview_png is not None:
         picture = html_image(preview_png, "Bone and implant in four views and three slices")
@@ -213,7 +213,7 @@ def _figures(report: dict) -> str:
     note = (
         '<p class="note" style="margin-top:12px">Rim gap: 95th percentile of the distance between the completed shape'
         f" and the bone within 5 mm of the defect. Good: up to {GOOD_MM:g} mm; acceptable: up to {ACCEPTABLE_MM:g} mm;"
-        " poor: above. It is one of several figures: the overall rating is that of the self-check.</p>"
+        " poor: above. It is one of several figures: the overall rating is the worst of all.</p>"
     )
     if _has_additions(report):
         note += (
@@ -224,14 +224,16 @@ def _figures(report: dict) -> str:
 
 
 def _overall(report: dict) -> str:
-    """The overall rating of the self-check and what it comes from; nothing without a self-check."""
-    checks = report.get("checks")
-    if not checks:
+    """The overall rating, how many figures have which rating, and the worst ones; nothing without a self-check."""
+    ratings = Ratings.of(report)
+    rating = ratings.overall
+    if not rating:
         return ""
-    rating = checks["rating"]
-    worst = [html.escape(LIMITS[check["name"]].title) for check in checks["checks"] if check["rating"] == rating]
-    from_what = "All checks are good." if rating == "good" else f"Worst of the self-check: {'; '.join(worst)}."
-    return f'<div class="overall {rating}"><b>Overall: {rating}</b><span>{from_what}</span></div>'
+    rated = [("Rim gap", ratings.rim_gap), ("Match of the earlier bone", ratings.reference)]
+    rated += [(LIMITS[check["name"]].title, check["rating"]) for check in report["checks"]["checks"]]
+    worst = "; ".join(html.escape(title) for title, own in rated if own == rating)
+    text = f"All {ratings.text}." if rating == "good" else f"Of the rated figures, {ratings.text}. Worst: {worst}."
+    return f'<div class="overall {rating}"><b>Overall: {rating}</b><span>{text}</span></div>'
 
 
 def _has_additions(report: dict) -> bool:
@@ -250,23 +252,31 @@ def _picture_note(report: dict) -> str:
     )
 
 
-def _self_check(checks: dict) -> str:
-    rows = []
-    for check in checks["checks"]:
-        limit, rating = LIMITS[check["name"]], check["rating"]
+def _self_check(report: dict) -> str:
+    """The table of all figures that are rated."""
+    rows, ratings = [], Ratings.of(report)
+    gap, advice = report.get("implant", {}).get("rim_gap_mm"), rate_rim_gap(report.get("implant", {}).get("rim_gap_mm"))
+    if ratings.rim_gap in RATINGS:
+        remark = "-" if ratings.rim_gap == "good" else advice[1].partition(": ")[2].capitalize() + "."
+        rows.append(_rated_row("Rim gap", f"{format_number(gap, 2)} mm", ratings.rim_gap, remark))
+    if ratings.reference:
+        median = f"{format_number(report['reference']['residual_mm']['median'], 2)} mm"
+        rows.append(_rated_row("Match of the earlier bone", median, ratings.reference, "-"))
+    for check in report["checks"]["checks"]:
+        limit = LIMITS[check["name"]]
         value = "not measured" if check["value"] is None else format_number(check["value"], limit.digits)
         unit = "" if check["value"] is None else html.escape(f" {limit.unit}".rstrip())
-        rows.append(
-            (
-                html.escape(limit.title),
-                value + unit,
-                f'<span class="rating-word {rating}">{rating}</span>',
-                html.escape(check["warning"] or "-"),
-            )
-        )
+        rows.append(_rated_row(html.escape(limit.title), value + unit, check["rating"], check["warning"] or "-"))
     table = html_table(("Check", "Figure", "Rating", "Warning"), rows)
-    note = '<p class="note">The figures are measured on the input and the result alone, whatever made the implant.</p>'
+    note = (
+        '<p class="note">Rim gap and match of the earlier bone are measured while the implant is made. The other'
+        " figures are measured on the input and the result alone, whatever made the implant.</p>"
+    )
     return f'<div class="checks">{table}</div>{note}'
+
+
+def _rated_row(title: str, figure: str, rating: str, warning: str) -> tuple[str, str, str, str]:
+    return title, figure, f'<span class="rating-word {rating}">{rating}</span>', html.escape(warning)
 
 
 def _edited(edited: dict) -> str:

@@ -1,8 +1,15 @@
-"""Ratings that are the same in the HTML report and in Slicer's panel: of the rim gap, and of candidate defects."""
+"""Ratings that are the same on the command line, in the HTML report and in Slicer's panel.
+
+Of the rim gap, of candidate defects, and of an implant as a whole.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from SkullVAELib.checks.limits import RATINGS
 
 GOOD_MM = 1.0
 """A rim gap up to this is rated good."""
@@ -63,3 +70,52 @@ def rate_rim_gap(rim_gap_mm: float | None) -> tuple[str, str]:
     if rim_gap_mm <= ACCEPTABLE_MM:
         return "acceptable", "acceptable: inspect the rim"
     return "poor", "poor: check the rim before use"
+
+
+@dataclass(frozen=True)
+class Ratings:
+    """The ratings of all figures of a report that are rated.
+
+    Attributes
+    ----------
+    rim_gap : str
+        Rating of the rim gap, see `rate_rim_gap`; "unknown" where it was not measured.
+    reference : str
+        Rating of the match of the patient's earlier bone; empty without one.
+    checks : tuple of str
+        Ratings of the self-check, in its order.
+    """
+
+    rim_gap: str
+    reference: str
+    checks: tuple[str, ...]
+
+    @classmethod
+    def of(cls, report: Mapping) -> Ratings:
+        """The ratings of a report.json."""
+        checks = (report.get("checks") or {}).get("checks", ())
+        return cls(
+            rate_rim_gap((report.get("implant") or {}).get("rim_gap_mm"))[0],
+            (report.get("reference") or {}).get("rating", ""),
+            tuple(check["rating"] for check in checks),
+        )
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of figures by rating, the worst rating first; ratings that no figure has are left out."""
+        every = [self.rim_gap, self.reference, *self.checks]
+        return {rating: every.count(rating) for rating in reversed(RATINGS) if rating in every}
+
+    @property
+    def overall(self) -> str:
+        """The worst rating of all; empty where there was no self-check."""
+        return next(iter(self.counts), "") if self.checks else ""
+
+    @property
+    def text(self) -> str:
+        """The numbers of figures in words.
+
+        >>> Ratings("good", "", ("good", "acceptable", "poor", "good")).text
+        '1 poor, 1 acceptable, 3 good'
+        """
+        return ", ".join(f"{count} {rating}" for rating, count in self.counts.items())

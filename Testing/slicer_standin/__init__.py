@@ -456,6 +456,10 @@ def cutOff(widget) -> list[str]:
                 document.setHtml(QtWidgets.QLabel.text(each))
                 document.setTextWidth(own)
                 needed = document.size().width()
+            if kind is QtWidgets.QLabel and QtWidgets.QLabel.wordWrap(each) and each.text:
+                tall, given = QtWidgets.QLabel.heightForWidth(each, own), QtWidgets.QWidget.height(each)
+                if tall > given + 1:
+                    found.append(f"{QtCore.QObject.objectName(each)}: height {tall} of {given}")
             if needed > own + 1 or right > width:
                 found.append(f"{QtCore.QObject.objectName(each)}: {needed} of {own}, right edge {right} of {width}")
     return found

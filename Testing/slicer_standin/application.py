@@ -96,6 +96,7 @@ def prepare() -> None:
     uncaught.recordUncaught()
     _replace(ctk, "ctkMessageBox", dialogs.MessageBox)
     _replace(qt, "QFileDialog", dialogs.FileDialog)
+    _replace(qt, "QDesktopServices", dialogs.DesktopServices)
     _replace(slicer, "app", _Application(slicer.app))
     formerMainWindow = slicer.util.mainWindow
 
@@ -176,6 +177,7 @@ def openModule():
 
 def closeModule(widget) -> None:
     """Close a panel of openModule; raises exceptions of slots that were not handled yet."""
+    import qt
     import slicer
 
     frame = widget.parent
@@ -189,6 +191,8 @@ def closeModule(widget) -> None:
     frame.setMRMLScene(None)
     frame.close()
     frame.deleteLater()
+    # processEvents alone does not delete objects after deleteLater(), so that each panel would stay in memory.
+    qt.QCoreApplication.sendPostedEvents(frame, qt.QEvent.DeferredDelete)
     processEvents()
 
 

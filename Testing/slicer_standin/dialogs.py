@@ -127,5 +127,12 @@ class FileDialog:
         return takeFile(caption)
 
 
-def opened(url: str) -> None:
-    _opened.append(url)
+class DesktopServices:
+    """qt.QDesktopServices: records URLs instead of opening them, and fails if a test says so."""
+
+    fails = False
+
+    @classmethod
+    def openUrl(cls, url) -> bool:
+        _opened.append(url.toString())
+        return not cls.fails

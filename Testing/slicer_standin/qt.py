@@ -73,11 +73,15 @@ class QApplication:
 
 
 class QCoreApplication:
-    """The static function that sends an event at once."""
+    """The static functions that send an event, or those that were posted, at once."""
 
     @staticmethod
     def sendEvent(receiver, event) -> bool:
         return QtCore.QCoreApplication.sendEvent(unwrapped(receiver), event)
+
+    @staticmethod
+    def sendPostedEvents(receiver=None, kind: int = 0) -> None:
+        QtCore.QCoreApplication.sendPostedEvents(unwrapped(receiver), int(kind))
 
 
 class QMessageBox:
@@ -98,13 +102,7 @@ class QMessageBox:
 QFileDialog = dialogs.FileDialog
 
 
-class QDesktopServices:
-    """Records URLs instead of opening them."""
-
-    @staticmethod
-    def openUrl(url: QUrl) -> bool:
-        dialogs.opened(url.toString())
-        return True
+QDesktopServices = dialogs.DesktopServices
 
 
 __all__ = [

@@ -57,6 +57,8 @@ class _Window:
         self.window.SetMultiSamples(0)
         self.renderer = vtk.vtkRenderer()
         self.window.AddRenderer(self.renderer)
+        # The image of a slice view, over which Slicer's displayable managers draw in a layer of their own.
+        self.image = None
         self.interactor = vtk.vtkGenericRenderWindowInteractor()
         self.interactor.SetRenderWindow(self.window)
         self.group = factory.InstantiateDisplayableManagers(self.renderer)
@@ -81,6 +83,16 @@ class _Window:
         image = grab.GetOutput()
         width, height, _depth = image.GetDimensions()
         return vtk_to_numpy(image.GetPointData().GetScalars()).reshape(height, width, 3)[::-1].copy()
+
+    def below(self):
+        """The renderer of the image, in the layer below everything else."""
+        if self.image is None:
+            self.image = vtk.vtkRenderer()
+            self.image.InteractiveOff()
+            self.window.SetNumberOfLayers(2)
+            self.renderer.SetLayer(1)
+            self.window.AddRenderer(self.image)
+        return self.image
 
     def listen(self, logic):
         """The interactor, whose events are processed by Slicer's own interactor style of a slice view."""
@@ -192,13 +204,12 @@ def _slice(name: str, size: tuple[int, int], fit: bool) -> np.ndarray:
         mapper.SetColorWindow(255)
         mapper.SetColorLevel(127.5)
         background.SetMapper(mapper)
-        background.GetProperty().SetDisplayLocationToBackground()
-        view.renderer.AddViewProp(background)
-    view.renderer.SetBackground(0, 0, 0)
+        view.below().AddViewProp(background)
+    view.below().SetBackground(0, 0, 0)
     try:
         return view.picture()
     finally:
-        view.renderer.RemoveViewProp(background)
+        view.below().RemoveViewProp(background)
 
 
 def interactor(name: str, size: tuple[int, int] = (400, 400)):
