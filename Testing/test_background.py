@@ -7,8 +7,36 @@ import threading
 import pytest
 import torch
 
+from SkullVAELib.core import background
 from SkullVAELib.core.background import Background, both
 from SkullVAELib.core.threads import one_thread
+
+
+@pytest.fixture(autouse=True)
+def spare_core(monkeypatch):
+    """As on a machine with several cores, whatever the tests' limit of threads is."""
+    monkeypatch.setattr(background, "has_spare_core", lambda: True)
+
+
+def test_without_a_spare_core_it_is_done_when_it_is_needed(monkeypatch):
+    monkeypatch.setattr(background, "has_spare_core", lambda: False)
+    where = []
+    with Background(lambda: where.append(threading.current_thread()) or 7) as work:
+        assert not where
+        assert work.finish() == work.finish() == 7
+    assert where == [threading.current_thread()]
+    assert both(threading.get_ident, threading.get_ident) == (threading.get_ident(), threading.get_ident())
+
+
+def test_one_thread_is_no_spare_core(monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert not background.has_spare_core()
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    monkeypatch.setattr(background.os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
+    assert background.has_spare_core()
+    monkeypatch.setattr(background.os, "sched_getaffinity", lambda pid: {1}, raising=False)
+    assert not background.has_spare_core()
 
 
 def test_it_runs_once_in_another_thread_beside_the_body():

@@ -6,6 +6,7 @@ last: within `one_thread` one, so that the bits are those of the same work done 
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar, cast
@@ -16,8 +17,17 @@ _S = TypeVar("_S")
 _T = TypeVar("_T")
 
 
+def has_spare_core() -> bool:
+    """Whether a thread may run beside another: with one core, or one thread as in `skullvae batch`, it costs time."""
+    if os.environ.get("OMP_NUM_THREADS") == "1":
+        return False
+    return len(os.sched_getaffinity(0)) > 1 if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1) > 1
+
+
 class Background(Generic[_T]):
     """A function that runs in a thread; leaving the context before it has started cancels it.
+
+    Without a spare core, and without a delay, it is done when it is needed.
 
     Parameters
     ----------
@@ -39,6 +49,8 @@ class Background(Generic[_T]):
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Background[_T]:
+        if not self._delay_s and not has_spare_core():
+            return self
         thread = threading.Thread(target=self._run, name="background")
         try:
             thread.start()
@@ -53,8 +65,10 @@ class Background(Generic[_T]):
             self._thread.join()
 
     def _run(self) -> None:
-        if self._stop_waiting.wait(self._delay_s):
-            return
+        if not self._stop_waiting.wait(self._delay_s):
+            self._do()
+
+    def _do(self) -> None:
         self._started = True
         try:
             self._result = self._work()
@@ -76,8 +90,7 @@ class Background(Generic[_T]):
                 on_wait()
             self._thread.join()
         if not self._started:
-            self._started = True
-            self._result = self._work()
+            self._do()
         if self._error is not None:
             raise self._error
         return cast(_T, self._result)

@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from SkullVAELib.core.atomic_output import atomic_file
+from SkullVAELib.core.background import has_spare_core
 from SkullVAELib.core.progress import report_step
 from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.report.raycast import Scene, View
@@ -105,7 +106,8 @@ def _sheet(scene: Scene, title: str, footer: str) -> Image.Image:
         places += [(left, _HEADER), (left, _HEADER + _LARGE - _SMALL)]
     # One card per thread, each on one core: torch's own threads synchronise at every small step, which takes twenty
     # times as long on a machine that is busy with other work.
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    workers = min(4, os.cpu_count() or 1) if has_spare_core() else 1
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         cards = [pool.submit(*job) for job in jobs]
         # The share of a card is its area; views take several times as long as slices.
         cost = {card: job[3] ** 2 * (5 if job[0] is _view_card else 1) for card, job in zip(cards, jobs, strict=True)}
