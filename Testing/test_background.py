@@ -146,5 +146,33 @@ def test_an_error_of_either_is_raised():
 
 
 def test_torch_beside_one_thread_has_one_thread():
-    with one_thread():
-        assert both(torch.get_num_threads, torch.get_num_threads) == (1, 1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with one_thread():
+            assert both(torch.get_num_threads, torch.get_num_threads) == (1, 1)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_two_threads_that_need_the_same_work_both_wait_for_its_end():
+    begun, go_on = threading.Event(), threading.Event()
+
+    def work():
+        begun.set()
+        go_on.wait(10)
+        return "done"
+
+    later = Background(work, delay_s=60)
+    results = []
+    with later:
+        callers = [threading.Thread(target=lambda: results.append(later.finish())) for _ in range(2)]
+        for caller in callers:
+            caller.start()
+        assert begun.wait(10)
+        assert results == []
+        go_on.set()
+        for caller in callers:
+            caller.join(10)
+    assert results == ["done", "done"]

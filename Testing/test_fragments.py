@@ -8,6 +8,8 @@ import torch
 
 from SkullVAELib.completion.options import CompletionOptions
 from SkullVAELib.core.errors import SkullVAEError
+from SkullVAELib.geometry.affines import apply_affine
+from SkullVAELib.geometry.grey_levels import GreyLevels
 from SkullVAELib.geometry.grid import Grid
 from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.registration.bone import bone_mask, segment_bone
@@ -199,6 +201,22 @@ def test_added_bone_gives_the_fractions_and_distances_of_the_whole():
     assert np.abs(got.distance - expected.distance)[near].max() < 0.01
     assert np.array_equal(got.points, part.points)
     assert part.fraction.array.sum() < got.fraction.array.sum()
+
+
+def test_added_bone_leaves_the_surface_of_a_ct_where_its_values_have_it():
+    # Bone is blurred at its outer surface, so that its values have it elsewhere than its mask.
+    outwards = np.clip((OUTER - RADIUS) / 4 + 0.5, 0, 1)
+    values = (1500 * outwards * (RADIUS > INNER) * (Z > -40) * ~HOLE - 500).astype(np.int16)
+    ct = Volume(values, AFFINE)
+    bone = ct.with_array(values >= 300)
+    part = prepare_skull("", bone, GreyLevels.of(ct, bone, 300.0))
+    got = with_added_bone(part, np.argwhere(PIECE), bone)
+    at = apply_affine(part.fraction.affine, np.indices(part.distance.shape).reshape(3, -1).T)
+    away = np.linalg.norm(at - MIDDLE, axis=1).reshape(part.distance.shape)
+    surface = (np.abs(part.distance) < 2) & (away > 25) & (away < 40)
+    assert np.count_nonzero(surface) > 500
+    assert np.array_equal(got.distance[surface], part.distance[surface])
+    assert (got.distance[away < 8] < part.distance[away < 8]).any(), "the piece is there"
 
 
 def test_the_shell_of_a_field_is_found_and_offsets_are_measured_from_it():

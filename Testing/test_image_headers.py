@@ -247,6 +247,12 @@ def test_a_layered_segmentation_lists_its_segments_and_gives_the_chosen_one(tmp_
         SkullVAEError, match=r"no segment '4'. Choose one of 'Skull' .1., 'Mandible' .2., 'Bone flap' .3"
     ):
         read_volume(path, 4)
+    empty = ("Segment3_Name:=Empty", "Segment3_LabelValue:=7", "Segment3_Layer:=1")
+    last = (key.replace("Segment1", "Segment4") for key in THREE[3:6])
+    some, _ = layered(tmp_path / "some.seg.nrrd", *THREE[:3], *THREE[6:], *empty, *last)
+    with pytest.raises(SkullVAEError, match=r"several segments: .*'Bone flap' .2., 'Mandible' .4."):
+        read_volume(some)
+    assert np.array_equal(read_volume(some, 4).array, array[0] == 2), "an empty segment has a number, too"
     twice, _ = layered(
         tmp_path / "twice.seg.nrrd", *THREE[:6], *(key.replace("Bone flap", "Skull") for key in THREE[6:])
     )

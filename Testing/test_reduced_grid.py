@@ -156,3 +156,32 @@ def test_a_voxel_is_bone_in_part_by_its_value_and_a_piece_that_was_left_out_is_n
     assert (fractions[~inside] < 0.5).all()
     assert fractions[[0, 1, 6, 7]].tolist() == [0, 0, 1, 0]
     assert (np.diff(fractions[:7]) >= 0).all()
+
+
+def test_the_same_head_has_the_same_values_whatever_the_order_and_direction_of_its_axes():
+    ct = shell_ct((0.9, 1.0, 2.5), np.eye(4))
+    bone = ct.with_array(ct.array >= 300)
+    first = GreyLevels.of(ct, bone, 300.0)
+    points = prepare_skull("shell", bone, first).points
+    for axes in ((2, 0, 1), (1, 2, 0)):
+        affine = ct.affine @ np.eye(4)[[*axes, 3]].T
+        turned_ct, turned_bone = (Volume(v.array.transpose(axes), affine) for v in (ct, bone))
+        grey = GreyLevels.of(turned_ct, turned_bone, 300.0)
+        assert (grey.balance, grey.contrast_hu) == (first.balance, first.contrast_hu)
+        assert np.allclose(prepare_skull("shell", turned_bone, grey).points, points, atol=1e-6)
+
+
+def test_an_image_whose_values_are_no_whole_numbers_keeps_its_surface():
+    ct = shell_ct((1.0, 1.0, 1.0), np.eye(4))
+    small = ct.with_array(((ct.array - 40) / 860).astype(np.float32))
+    bone = small.with_array(small.array >= 0.5)
+    grey = GreyLevels.of(small, bone, 0.5)
+    away = np.linalg.norm(prepare_skull("shell", bone, grey).points, axis=1)
+    outer = away > (OUTER + INNER) / 2
+    assert abs(away[outer].mean() - OUTER) < 0.1
+    assert abs(away[~outer].mean() - INNER) < 0.1
+
+
+def test_without_a_voxel_beside_bone_the_mask_is_used():
+    everything = Volume(np.full((4, 4, 4), 1000, np.int16), np.eye(4))
+    assert GreyLevels.of(everything, everything.with_array(np.ones((4, 4, 4), bool)), 300.0) is None

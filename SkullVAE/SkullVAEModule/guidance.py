@@ -30,7 +30,7 @@ class Situation:
     present : bool
         Whether there is a result of this input.
     rating : str
-        Overall rating of the self-check; empty without one.
+        Overall rating, the worst of all rated figures; empty without a self-check.
     folder, exported : bool
         Whether a folder that exists is chosen for the export, and whether the present result was exported.
     """

@@ -25,7 +25,8 @@ _RADIAL_MM = 12.0  # followed inside and outside of the implant
 _OVERLAP_MM = 2.0  # bone this far inside or outside of the implant's edge still lies beside it
 _BLOCK_MM = 1.5
 _FIT_MM = 5.0  # standard deviation of the weights of a local plane
-_PLANE_MM = 1.0  # a plane that the bone departs from by more (RMS) tells nothing: it is 0.2 to 0.5 mm but at the brow
+# Where the bone departs from its plane by more (RMS), no step is judged. It is 0.2 to 0.5 mm but at the brow.
+_PLANE_MM = 1.0
 
 # A skull's own surface differs from the continuation of the bone around a hole by more, the larger the hole is: mm for
 # each mm of radius, measured on holes of 20 to 40 mm in seven skulls.

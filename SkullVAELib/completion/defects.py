@@ -28,7 +28,7 @@ FILLED, FILLED_LARGE = 0.2, 0.4
 A small hole left open costs more than a natural opening that is filled, with a warning: it is left open without an
 implant to check. Among 979 candidates of held-out individuals, four that are no defects lie between the two and none
 between the second one and 0.5; among 360 burr holes, eight that are. A large implant where a skull was cut off is no
-small matter, but the demo's patient in slices of 6 mm has 0.46 to 0.54.
+small matter, but the hole of one real patient, the demo's in slices of 6 mm, has 0.46 to 0.54.
 """
 
 DOUBTFUL = 0.1

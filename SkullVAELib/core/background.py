@@ -1,7 +1,7 @@
 """Work in a thread beside other work, such as imports while a file is read.
 
-What is computed beside something else must not depend on it, and torch in a thread uses as many threads as were set
-last: within `one_thread` one, so that the bits are those of the same work done before or afterwards.
+What is computed beside something else must not depend on it. Torch in a thread uses as many threads as were set last,
+within `one_thread` one; work whose bits depend on their number is not done beside other work.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class Background(Generic[_T]):
     def __init__(self, work: Callable[[], _T], delay_s: float = 0.0, waits: bool = False) -> None:
         self._work, self._delay_s, self._waits = work, delay_s, waits
         self._stop_waiting = threading.Event()
+        self._doing = threading.Lock()
         self._started = False
         self._result: _T | None = None
         self._error: BaseException | None = None
@@ -69,11 +70,15 @@ class Background(Generic[_T]):
             self._do()
 
     def _do(self) -> None:
-        self._started = True
-        try:
-            self._result = self._work()
-        except BaseException as error:
-            self._error = error
+        """Do the work, once; a thread that comes second waits for its end."""
+        with self._doing:
+            if self._started:
+                return
+            self._started = True
+            try:
+                self._result = self._work()
+            except BaseException as error:
+                self._error = error
 
     def finish(self, on_wait: Callable[[], None] | None = None) -> _T:
         """Wait until the work is done, or do it now if it has not started; returns its result, raises what it raised.
@@ -89,8 +94,7 @@ class Background(Generic[_T]):
                 self._thread.join(_WAIT_SECONDS)
                 on_wait()
             self._thread.join()
-        if not self._started:
-            self._do()
+        self._do()
         if self._error is not None:
             raise self._error
         return cast(_T, self._result)
@@ -102,6 +106,6 @@ def both(first: Callable[[], _S], second: Callable[[], _T]) -> tuple[_S, _T]:
     >>> both(lambda: 1, lambda: "b")
     (1, 'b')
     """
-    with Background(first) as beside:
+    with Background(first, waits=True) as beside:
         result = second()
         return beside.finish(), result

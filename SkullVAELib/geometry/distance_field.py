@@ -141,7 +141,7 @@ def reduced_bone(bone: Volume, grey: GreyLevels | None = None) -> tuple[Volume, 
     bone : Volume
         Bool mask on any grid, with at least one voxel of bone.
     grey : GreyLevels, optional
-        The CT on the same grid. A mask tells only whether a voxel is bone; its values tell how much of it is.
+        The CT on the same grid. A mask contains only whether a voxel is bone; the values give how much of it is.
 
     Returns
     -------

@@ -33,14 +33,23 @@ class GreyLevels:
     contrast_hu: float = 260.0
 
     @classmethod
-    def of(cls, image: Volume, bone: Volume, threshold_hu: float) -> GreyLevels:
-        """The values around a bone mask on the same grid, balanced over about fifty of its slices."""
-        every = max(1, bone.array.shape[2] // 50)
+    def of(cls, image: Volume, bone: Volume, threshold_hu: float) -> GreyLevels | None:
+        """The values around a bone mask on the same grid, balanced over about fifty of its slices.
+
+        The same for any order and direction of the axes: slices are those of the longest voxel side, which is left out
+        of the pairs of neighbours. None where no bone has another voxel beside it.
+        """
+        values, mask = to_nearest_ras(image), to_nearest_ras(bone)
+        across = int(2 - np.argmax(values.spacing[::-1].round(3)))
+        every = max(1, mask.array.shape[across] // 50)
+        chosen = tuple(slice(None, None, every) if axis == across else slice(None) for axis in range(3))
         # In C order, in which masks select: in Fortran's, that of files, it takes four times as long.
-        inside = np.ascontiguousarray(bone.array[:, :, ::every] != 0)
-        level = np.ascontiguousarray(image.array[:, :, ::every], np.float32) - np.float32(threshold_hu - 0.5)
+        inside = np.ascontiguousarray(mask.array[chosen] != 0)
+        level = np.ascontiguousarray(values.array[chosen], np.float32) - _level(image.array, threshold_hu)
         pairs = [np.zeros((2, 0))]
-        for axis in (0, 1):
+        for axis in range(3):
+            if axis == across:
+                continue
             first, second = (slice(None, -1), slice(1, None)), (slice(1, None), slice(None, -1))
             for shares in (first, second):
                 here, there = (tuple(s if a == axis else slice(None) for a in range(3)) for s in shares)
@@ -48,13 +57,18 @@ class GreyLevels:
                 pairs.append(np.stack([level[here][crossing], -level[there][crossing]]))
         inner, outer = np.concatenate(pairs, axis=1)
         if not inner.size:
-            return cls(image, threshold_hu)
+            return None
         low, high = 1e-3, 1e3
         for _ in range(30):
             middle = float(np.sqrt(low * high))
             too_far = (middle * inner / (middle * inner + outer)).mean() > 0.5
             low, high = (low, middle) if too_far else (middle, high)
         return cls(image, threshold_hu, float(np.sqrt(low * high)), float(np.median(outer)))
+
+    @property
+    def level(self) -> np.float32:
+        """The value at the surface: half a unit below the threshold of whole numbers, so that a voxel at it is bone."""
+        return _level(self.image.array, self.threshold_hu)
 
     def crop(self, box: tuple[slice, ...]) -> GreyLevels:
         """A box of it, to use with the same box of the mask."""
@@ -80,7 +94,11 @@ class GreyLevels:
             float32, 0..1: at least 0.5 in bone, where it crosses one half is the surface. 0 for a voxel above the
             threshold that is not bone, such as of a loose piece that was left out.
         """
-        level = values.astype(np.float32) - np.float32(self.threshold_hu - 0.5)
+        level = values.astype(np.float32) - self.level
         outside = np.where(level < 0, 0.5 + level / np.float32(2 * self.contrast_hu), 0)
         within = 0.5 + level * np.float32(self.balance / (2 * self.contrast_hu))
         return np.where(inside, np.clip(within, 0.5, 1), np.clip(outside, 0, 1)).astype(np.float32)
+
+
+def _level(array: np.ndarray, threshold_hu: float) -> np.float32:
+    return np.float32(threshold_hu - (0.5 if np.issubdtype(array.dtype, np.integer) else 0.0))

@@ -1,4 +1,4 @@
-"""The segments of a segmentation file: those that a .seg.nrrd header lists, or label values, and the choice of one."""
+"""The segments of a segmentation file, listed by its header or found by their label values, and the choice of one."""
 
 from __future__ import annotations
 
@@ -93,22 +93,22 @@ def choose_segment(
     if wanted is None:
         if len(layers) == 1 and len(listed) < 2:
             return None
-        present = [segment for segment in listed or _by_label(file, layers) if segment.mask(layers).any()]
+        every = _numbered(listed or _by_label(file, layers))
+        present = [(number, segment) for number, segment in every if segment.mask(layers).any()]
         if len(present) > 1:
             raise SkullVAEError(
                 f"'{file}' has several segments: {_names(present)}",
                 "Choose one with --segment, by its name or its number",
             )
-        return present[0].mask(layers).view(np.uint8) if present else np.zeros(layers.shape[1:], np.uint8)
+        return present[0][1].mask(layers).view(np.uint8) if present else np.zeros(layers.shape[1:], np.uint8)
     text = str(wanted).strip()
     found = [segment for segment in listed if segment.name == text]
     found = found or [segment for segment in listed if segment.name.casefold() == text.casefold()]
     if not found and re.fullmatch(r"-?\d{1,9}", text):
-        segments = listed or _by_label(file, layers)
-        found = [one for one, number in zip(segments, numbers_of(segments), strict=True) if number == int(text)]
+        found = [segment for number, segment in _numbered(listed or _by_label(file, layers)) if number == int(text)]
     if len(found) == 1:
         return found[0].mask(layers).view(np.uint8)
-    choice = f"Choose one of {_names(listed or _by_label(file, layers))}"
+    choice = f"Choose one of {_names(_numbered(listed or _by_label(file, layers)))}"
     if found:
         raise SkullVAEError(f"'{file}' has {len(found)} segments that '{text}' may mean", choice)
     raise SkullVAEError(f"'{file}' has no segment '{text}'", choice)
@@ -142,12 +142,15 @@ def numbers_of(segments: Sequence[Segment]) -> list[int]:
     return labels if len(set(labels)) == len(labels) else [*range(1, len(labels) + 1)]
 
 
-def _names(segments: Sequence[Segment]) -> str:
-    """The segments in one line, with their numbers."""
-    if not segments:
+def _numbered(segments: Sequence[Segment]) -> list[tuple[int, Segment]]:
+    return [*zip(numbers_of(segments), segments, strict=True)]
+
+
+def _names(numbered: Sequence[tuple[int, Segment]]) -> str:
+    """Segments in one line, with their numbers."""
+    if not numbered:
         return "its labels: every voxel is 0"
     named = [
-        f"'{segment.name[:_LONGEST_NAME]}' ({number})" if segment.name else str(number)
-        for segment, number in zip(segments, numbers_of(segments), strict=True)
+        f"'{segment.name[:_LONGEST_NAME]}' ({number})" if segment.name else str(number) for number, segment in numbered
     ]
     return ", ".join(named[:_MOST_LISTED]) + (", ..." if len(named) > _MOST_LISTED else "")

@@ -104,9 +104,8 @@ def bone_surface(bone: Volume, grey: GreyLevels | None = None) -> Mesh:
     if not inside.any():
         return Mesh.empty()
     if grey is not None:
-        # Half a unit lower: a voxel at the threshold is bone. Voxels above it that are not bone, such as small
-        # components, are forced outside.
-        level = grey.image.array.astype(np.float32) - np.float32(grey.threshold_hu - 0.5)
+        # Voxels above the threshold that are not bone, such as small components, are forced outside.
+        level = grey.image.array.astype(np.float32) - grey.level
         level = np.where(inside, np.maximum(level * grey.balance, GREY_SNAP_HU), np.minimum(level, -GREY_SNAP_HU))
         return level_surface(Volume(level, bone.affine), GREY_SNAP_HU)
     box, start = _cropped(inside)

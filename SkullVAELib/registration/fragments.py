@@ -294,9 +294,10 @@ def with_added_bone(skull: Skull, index: np.ndarray, grid: Volume) -> Skull:
     distance = skull.distance.copy()
     # Farther from the pieces than this the main bone is nearer, or the distance is not used.
     box = bounding_box(more > 0, np.ceil(_UPDATED_MM / fraction.spacing).astype(int))
-    if (array[box] >= 0.5).any():
+    if (more[box] >= 0.5).any():
+        # Of the pieces alone: the main bone's surface may be known better than by its fractions.
         before = distance[box]
-        nearer = np.minimum(before, signed_distance(crop(fraction.with_array(array), box)))
+        nearer = np.minimum(before, signed_distance(crop(fraction.with_array(np.minimum(more, 1)), box)))
         # Depths in bone are not known at the faces of the box; those of the main bone hardly change.
         distance[box] = np.where(before > 0, nearer, before)
     return replace(skull, fraction=fraction.with_array(array), distance=distance)

@@ -224,7 +224,7 @@ def register_patient(
     """
     stages = stages or Stages({"bone": 1.0})
     grid, mean = model.architecture.grid, MeanSkull.of(model)
-    with stages.stage("bone"), Background(mean.prepare) as prepared:
+    with stages.stage("bone"), Background(mean.prepare, waits=True) as prepared:
         volume, threshold_hu = resolve_threshold(volume, threshold_hu)
         report_step(0.05)
         segmentation = segment_bone(volume, threshold_hu, roi)
@@ -234,22 +234,23 @@ def register_patient(
             grey = _grey_levels(volume, segmentation)
             surface = SkullSurface.of(volume.with_array(registered), grey)
         prepared.finish()
-    with stages.stage("register"), Background(partial(surface.skull, "patient")) as measuring:
+    with stages.stage("register"), Background(partial(surface.skull, "patient"), waits=True) as measuring:
         with stage_part(0.0, 0.6):
             matrix = register_affine(surface.points, mean.target)
         skull = measuring.finish()
         aligned = align_to_mean(skull, model, matrix)
     choose = partial(choose_fragments, volume, segmentation, left_out, skull, aligned.matrix, mean.shell, fragments)
     # The warp hardly ever depends on the choice; then it is fitted again.
-    with stages.stage("warp"), Background(choose) as choosing:
+    with stages.stage("warp"), Background(choose, waits=True) as choosing:
         with stage_part(0.0, 0.8):
             warp = fit_warp_to_mean(aligned, model, options)
         choice = choosing.finish()
         bone = volume.with_array(choice.mask)
         if choice.removed:
-            skull = prepare_skull("patient", bone, grey)
-            aligned = align_to_mean(skull, model)
-            warp = fit_warp_to_mean(aligned, model, options)
+            with stage_part(0.8, 1.0):
+                skull = prepare_skull("patient", bone, grey)
+                aligned = align_to_mean(skull, model)
+                warp = fit_warp_to_mean(aligned, model, options)
         elif len(choice.added):
             skull = with_added_bone(skull, choice.added, volume)
         field = warped_field(skull, aligned, warp, grid)

@@ -617,7 +617,7 @@ class OutputOptions:
     tooling: ToolingOptions = NO_TOOLING
 
 
-# Share of the picture in the time of the last stage, of which it has done a part before.
+# Share of the picture in the last stage.
 _SHARE_OF_PICTURE = 0.4
 
 
@@ -687,7 +687,7 @@ def write_files(
             with stages.stage("tooling"):
                 result = result.write_tooling(folder, outputs.tooling)
         with stages.stage("write"):
-            labelmaps.finish()
+            labelmaps.finish(lambda: report_step(0.9 * drawn[-1]))  # they wait for the picture
             if outputs.dicom_source is not None and completion.found:
                 source = outputs.dicom_source
                 result, said = result.attempt("The DICOM output", lambda made: made.write_dicom(source, folder))
@@ -697,8 +697,8 @@ def write_files(
         with stages.stage("preview"):
             if picture is not None:
                 with stage_part(0.0, _SHARE_OF_PICTURE if outputs.html_report else 1.0):
-                    wait = partial(picture.finish, lambda: report_step(drawn[-1]))
-                    result = result.attempt("preview.png", lambda made: wait())[0]
+                    finish = picture.finish
+                    result = result.attempt("preview.png", lambda made: finish())[0]
             if outputs.html_report:
                 with stage_part(_SHARE_OF_PICTURE, 1.0):
                     result, reported = result.attempt(
