@@ -9,15 +9,9 @@ import torch
 
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.geometry.affines import apply_affine, nearest_axes
-from SkullVAELib.geometry.distance_field import (
-    _slope,
-    block_sums,
-    downsample_mask,
-    redistance,
-    signed_distance,
-    surface_points,
-)
+from SkullVAELib.geometry.distance_field import _slope, downsample_mask, redistance, signed_distance, surface_points
 from SkullVAELib.geometry.grid import Grid
+from SkullVAELib.geometry.masks import block_sums
 from SkullVAELib.geometry.volume import Volume, to_nearest_ras
 from SkullVAELib.registration.affine import AffineTarget, register_affine
 from SkullVAELib.registration.skull import canonical_field

@@ -8,6 +8,7 @@ import numpy as np
 from scipy import ndimage
 
 from SkullVAELib.geometry.affines import apply_affine
+from SkullVAELib.geometry.masks import block_means
 from SkullVAELib.geometry.volume import Volume
 
 TARGET_MM = 1.25
@@ -35,7 +36,7 @@ class Fraction:
     @classmethod
     def of(cls, mask: np.ndarray, grid: Volume, box: tuple[slice, ...], factor: np.ndarray) -> Fraction:
         """The fractions of a mask within a box whose starts are multiples of the factor."""
-        array = _block_means(mask[box], factor)
+        array = block_means(mask[box].astype(bool, copy=False), factor)
         start = np.array([s.start for s in box], float)
         affine = grid.affine @ np.diag([*factor.astype(float), 1.0])
         affine[:3, 3] = apply_affine(grid.affine, start + (factor - 1) / 2)
@@ -82,21 +83,3 @@ def outside_mm(grid: Volume, points: np.ndarray) -> np.ndarray:
     scale = 1 / np.linalg.norm(matrix[:3, :3], axis=1)
     beyond = np.maximum(-0.5 - index, index - (np.array(grid.array.shape) - 0.5)) * scale
     return beyond.max(-1)
-
-
-def _block_means(mask: np.ndarray, factor: np.ndarray) -> np.ndarray:
-    if mask.flags.f_contiguous or abs(mask.strides[0]) < abs(mask.strides[-1]):
-        return _block_means(mask.T, factor[::-1]).T
-    total, counts = mask.view(np.uint8) if mask.dtype == bool else (mask != 0).view(np.uint8), []
-    for axis, size in enumerate(factor.tolist()):  # the slow axis first: whole rows are added
-        whole, rest = divmod(total.shape[axis], size)
-        counts.append(np.array([size] * whole + [rest] * (rest > 0), np.float32))
-        if size == 1:
-            continue
-        lead = (slice(None),) * axis
-        added = np.zeros((*total.shape[:axis], whole + (rest > 0), *total.shape[axis + 1 :]), np.uint8)
-        for offset in range(size):
-            part = total[(*lead, slice(offset, None, size))]
-            added[(*lead, slice(part.shape[axis]))] += part
-        total = added
-    return total.astype(np.float32) / (counts[0][:, None, None] * counts[1][:, None] * counts[2])

@@ -777,8 +777,8 @@ def _below(plane: np.ndarray, to_canonical: np.ndarray, shape: tuple[int, ...]) 
     row, offset = normal @ to_canonical[:3, :3], normal @ to_canonical[:3, 3] - plane[0]
     i, j, k = (np.arange(n) * part for n, part in zip(shape, row.tolist(), strict=True))
     below = np.empty(shape, bool)
-    for plane, start in zip(below, i, strict=True):  # sums that fit the processor's cache
-        plane[:] = start + j[:, None] + k + offset < 1.0
+    for layer, start in zip(below, i, strict=True):  # sums that fit the processor's cache
+        layer[:] = start + j[:, None] + k + offset < 1.0
     return below
 
 

@@ -310,13 +310,10 @@ class DefectRim:
         def away(at: torch.Tensor) -> np.ndarray:
             return hull.query(at.numpy(), distance_upper_bound=options.reach_mm)[0]
 
-        if options.symmetry:
-            distance, opposite = both(lambda: away(points), lambda: away(image))
-            weights = np.exp(-distance / 8.0) + 0.02 * np.isfinite(distance)
+        distance, opposite = both(lambda: away(points), lambda: away(image) if options.symmetry else None)
+        weights = np.exp(-distance / 8.0) + 0.02 * np.isfinite(distance)
+        if opposite is not None:
             weights = np.maximum(weights, 0.4 * np.exp(-opposite / 8.0) + 0.01 * np.isfinite(opposite))
-        else:
-            distance = away(points)
-            weights = np.exp(-distance / 8.0) + 0.02 * np.isfinite(distance)
         used = (weights > 0) & (distance > 1.0)  # within 1 mm of the cut, averaging over blocks rounds off any edge
         points, normals = points[torch.tensor(used)], normals[torch.tensor(used)]
         clear = ~_facing_bone(points, normals, bone, grid)

@@ -10,7 +10,7 @@ from scipy import ndimage
 from SkullVAELib.geometry.affines import apply_affine
 from SkullVAELib.geometry.grey_levels import GreyLevels
 from SkullVAELib.geometry.grid import Grid
-from SkullVAELib.geometry.masks import bounding_box
+from SkullVAELib.geometry.masks import block_sums, block_voxels, bounding_box, neighbours
 from SkullVAELib.geometry.volume import Volume, crop, to_nearest_ras
 
 MARGIN_MM = 20.0
@@ -58,13 +58,9 @@ def _block_averages(bone: Volume, target_mm: float) -> Volume:
     factor = np.maximum(1, np.round(target_mm / bone.spacing)).astype(int)
     if (factor == 1).all():
         return Volume(bone.array.astype(np.float32), bone.affine)
-    shape = -(-np.array(bone.array.shape) // factor)
     average = block_sums(bone.array.astype(bool, copy=False), factor).astype(np.float32, order="C")
-    for axis, (blocks, times, voxels) in enumerate(zip(shape, factor, bone.array.shape, strict=True)):
-        # The last block may have fewer voxels: divided by a full block's it would show a surface that is not there.
-        count = np.full(blocks, times, np.float32)
-        count[-1] = voxels - (blocks - 1) * times
-        average /= count.reshape([-1 if a == axis else 1 for a in range(3)])
+    for voxels in block_voxels(bone.array.shape, factor):
+        average /= voxels
     affine = bone.affine @ np.diag([*factor, 1.0])
     affine[:3, 3] = apply_affine(bone.affine, (factor - 1) / 2)
     return Volume(average, affine)
@@ -76,8 +72,7 @@ def _with_partial_bone(averages: Volume, bone: Volume, grey: GreyLevels) -> Volu
     factor = np.round(averages.spacing / bone.spacing).astype(int)
     beside = np.zeros(average.shape, bool)
     for axis in range(3):
-        low = tuple(slice(None, -1) if a == axis else slice(None) for a in range(3))
-        high = tuple(slice(1, None) if a == axis else slice(None) for a in range(3))
+        low, high = neighbours(axis)
         changes = average[low] != average[high]
         beside[low] |= changes
         beside[high] |= changes
@@ -91,42 +86,6 @@ def _with_partial_bone(averages: Volume, bone: Volume, grey: GreyLevels) -> Volu
         count[there] += 1
     average[tuple(blocks.T)] = total / count
     return averages.with_array(average)
-
-
-def block_sums(mask: np.ndarray, factor: np.ndarray) -> np.ndarray:
-    """Number of True voxels in each block of a mask; the last block of an axis may have fewer voxels.
-
-    Parameters
-    ----------
-    mask : numpy.ndarray, shape (I, J, K)
-        Bool.
-    factor : numpy.ndarray, shape (3,)
-        Voxels of a block along each axis.
-
-    Returns
-    -------
-    numpy.ndarray
-        Unsigned integers.
-
-    >>> block_sums(np.ones((2, 3, 4), bool), np.array([2, 2, 2])).tolist()
-    [[[8, 8], [4, 4]]]
-    """
-    total: np.ndarray = mask.view(np.uint8)
-    least = np.uint8 if factor.prod() <= 255 else np.uint16
-    # The axis of the largest stride first: whole rows are added, and each further axis is shorter.
-    for axis in sorted(range(3), key=lambda a: -abs(mask.strides[a])):
-        step, size = int(factor[axis]), total.shape[axis]
-        if step == 1:
-            continue
-        lead = (slice(None),) * axis
-        added: np.ndarray = np.zeros_like(
-            total, least, shape=[*total.shape[:axis], -(-size // step), *total.shape[axis + 1 :]]
-        )
-        for offset in range(step):
-            part = total[(*lead, slice(offset, None, step))]
-            added[(*lead, slice(part.shape[axis]))] += part
-        total = added
-    return total
 
 
 def reduced_bone(bone: Volume, grey: GreyLevels | None = None) -> tuple[Volume, Volume, tuple[slice, ...]]:
@@ -257,8 +216,7 @@ def _with_crossings(distance: np.ndarray, fraction: np.ndarray, bone: np.ndarray
         if mm == _APART_MM:
             continue
         step = int(np.prod(shape[axis + 1 :]))
-        low = tuple(slice(None, -1) if a == axis else slice(None) for a in range(3))
-        high = tuple(slice(1, None) if a == axis else slice(None) for a in range(3))
+        low, high = neighbours(axis)
         first = np.flatnonzero(bone[low] != bone[high])
         first += first // (step * (shape[axis] - 1)) * step  # counted in the whole array
         part = np.clip((0.5 - flat[first]) / (flat[first + step] - flat[first]), 0.02, 0.98)
@@ -302,10 +260,7 @@ def surface_points(fraction: Volume, level: float = 0.5) -> tuple[np.ndarray, np
     to_world = np.linalg.inv(fraction.affine[:3, :3])  # row-vector gradients transform with the inverse
     inside = f >= level
     for axis in range(3):
-        low, high = (
-            inside[tuple(part if a == axis else slice(None) for a in range(3))]
-            for part in (slice(None, -1), slice(1, None))
-        )
+        low, high = (inside[part] for part in neighbours(axis))
         index = np.unravel_index(np.flatnonzero(low != high), low.shape)
         step = np.eye(3, dtype=int)[axis]
         other = tuple(i + s for i, s in zip(index, step.tolist(), strict=True))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from SkullVAELib.geometry.masks import neighbours
 from SkullVAELib.geometry.volume import Volume, to_nearest_ras
 
 
@@ -50,9 +51,8 @@ class GreyLevels:
         for axis in range(3):
             if axis == across:
                 continue
-            first, second = (slice(None, -1), slice(1, None)), (slice(1, None), slice(None, -1))
-            for shares in (first, second):
-                here, there = (tuple(s if a == axis else slice(None) for a in range(3)) for s in shares)
+            lower, upper = neighbours(axis)
+            for here, there in ((lower, upper), (upper, lower)):
                 crossing = inside[here] & (level[there] < 0)
                 pairs.append(np.stack([level[here][crossing], -level[there][crossing]]))
         inner, outer = np.concatenate(pairs, axis=1)

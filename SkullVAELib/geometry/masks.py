@@ -1,4 +1,4 @@
-"""Bounding box, largest component and morphology of a mask."""
+"""Bounding box, largest component, blocks and morphology of a mask."""
 
 from __future__ import annotations
 
@@ -15,6 +15,79 @@ def empty_mask(like: np.ndarray) -> np.ndarray:
     True
     """
     return np.zeros(like.shape, bool, "F" if like.flags.f_contiguous and not like.flags.c_contiguous else "C")
+
+
+def neighbours(axis: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Two parts of a 3D array whose voxels are neighbours along an axis: the lower and the upper ones.
+
+    >>> low, high = neighbours(2)
+    >>> np.arange(4).reshape(1, 1, 4)[high] - np.arange(4).reshape(1, 1, 4)[low]
+    array([[[1, 1, 1]]])
+    """
+
+    def along(part: slice) -> tuple[slice, ...]:
+        return tuple(part if a == axis else slice(None) for a in range(3))
+
+    return along(slice(None, -1)), along(slice(1, None))
+
+
+def block_sums(array: np.ndarray, factor: np.ndarray) -> np.ndarray:
+    """Sums over blocks of voxels; the last block of an axis may have fewer voxels.
+
+    Parameters
+    ----------
+    array : numpy.ndarray, shape (I, J, K)
+        Bool or float.
+    factor : numpy.ndarray, shape (3,)
+        Voxels of a block along each axis.
+
+    Returns
+    -------
+    numpy.ndarray
+        In the memory order of the array: of bool the number of True voxels, unsigned integers.
+
+    >>> block_sums(np.ones((2, 3, 4), bool), np.array([2, 2, 2])).tolist()
+    [[[8, 8], [4, 4]]]
+    """
+    total: np.ndarray = array
+    dtype: np.dtype = array.dtype
+    if array.dtype == bool:
+        total, dtype = array.view(np.uint8), np.dtype(np.uint8 if np.prod(factor) <= 255 else np.uint16)
+    # The axis of the largest stride first: whole rows are added, and each further axis is shorter.
+    for axis in sorted(range(3), key=lambda a: -abs(array.strides[a])):
+        step, size = int(factor[axis]), total.shape[axis]
+        if step == 1:
+            continue
+        lead = (slice(None),) * axis
+        added = np.zeros_like(total, dtype, shape=[*total.shape[:axis], -(-size // step), *total.shape[axis + 1 :]])
+        for offset in range(step):
+            part = total[(*lead, slice(offset, None, step))]
+            added[(*lead, slice(part.shape[axis]))] += part
+        total = added
+    return total
+
+
+def block_voxels(shape: tuple[int, ...], factor: np.ndarray) -> list[np.ndarray]:
+    """Voxels of each block along each axis, float32, to be multiplied by each other.
+
+    >>> [voxels.ravel().tolist() for voxels in block_voxels((4, 3, 1), np.array([2, 2, 1]))]
+    [[2.0, 2.0], [2.0, 1.0], [1.0]]
+    """
+    voxels = []
+    for axis, (size, step) in enumerate(zip(shape, factor.tolist(), strict=True)):
+        along = np.minimum(step, size - step * np.arange(-(-size // step))).astype(np.float32)
+        voxels.append(along.reshape([-1 if a == axis else 1 for a in range(3)]))
+    return voxels
+
+
+def block_means(array: np.ndarray, factor: np.ndarray) -> np.ndarray:
+    """Means over blocks of voxels, float32, see `block_sums`; an incomplete block is divided by its own voxels.
+
+    >>> block_means(np.array([[[True, False, True]]]), np.array([1, 1, 2])).tolist()
+    [[[0.5, 1.0]]]
+    """
+    i, j, k = block_voxels(array.shape, factor)
+    return block_sums(array, factor).astype(np.float32) / (i * j * k)
 
 
 def bounding_box(mask: np.ndarray, margin: int | np.ndarray = 0) -> tuple[slice, ...]:

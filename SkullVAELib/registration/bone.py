@@ -10,6 +10,7 @@ from scipy.spatial import cKDTree
 from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.geometry.affines import apply_affine
 from SkullVAELib.geometry.components import Components
+from SkullVAELib.geometry.grey_levels import GreyLevels
 from SkullVAELib.geometry.roi import ROI
 from SkullVAELib.geometry.volume import Volume
 
@@ -148,6 +149,12 @@ class BoneSegmentation:
             "components": None if kind == "labelmap" else len(components) - len(left_out),
         }
         return cls(mask, everything, inside, components, main, pieces, info)
+
+    def grey_levels(self, image: Volume) -> GreyLevels | None:
+        """The values of the image around the bone of a CT; None for a segmentation."""
+        if self.info["kind"] != "ct":
+            return None
+        return GreyLevels.of(image, image.with_array(self.mask), self.info["threshold_hu"])
 
     def without(self, index: np.ndarray, grid: Volume) -> BoneSegmentation:
         """The segmentation without some voxels, index (N, 3): pieces that they connected are loose."""

@@ -115,14 +115,11 @@ class KnownBone:
         volume, threshold_hu = resolve_threshold(volume, threshold_hu)
         segmentation = segment_bone(volume, threshold_hu)
         bone = volume.with_array(segmentation.mask)
-        grey = None
-        if segmentation.info["kind"] == "ct":
-            grey = GreyLevels.of(volume, bone, segmentation.info["threshold_hu"])
         box = bounding_box(bone.array)
         index = np.argwhere(bone.array[box][::2, ::2, ::2])
         points = index * bone.spacing * 2
         kind = _kind(volume.name, points, float(bone.array[box].sum() * bone.voxel_ml))
-        return cls(volume.name, kind, bone, grey=grey, warnings=volume.warnings)
+        return cls(volume.name, kind, bone, grey=segmentation.grey_levels(volume), warnings=volume.warnings)
 
     @classmethod
     def of_mesh(cls, mesh: Mesh, name: str) -> KnownBone:

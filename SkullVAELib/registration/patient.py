@@ -17,7 +17,7 @@ from SkullVAELib.geometry.roi import ROI
 from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.io.images import to_image
 from SkullVAELib.registration.affine import register_affine
-from SkullVAELib.registration.bone import BoneSegmentation, segment_bone
+from SkullVAELib.registration.bone import segment_bone
 from SkullVAELib.registration.fragments import choose_fragments, registration_bone, with_added_bone
 from SkullVAELib.registration.free_form import fit_warp, inverse_warp
 from SkullVAELib.registration.intensities import resolve_threshold
@@ -231,7 +231,7 @@ def register_patient(
         report_step(0.2)
         registered, left_out = registration_bone(segmentation, volume)
         with stage_part(0.3, 1.0):
-            grey = _grey_levels(volume, segmentation)
+            grey = segmentation.grey_levels(volume)
             surface = SkullSurface.of(volume.with_array(registered), grey)
         prepared.finish()
     with stages.stage("register"), Background(partial(surface.skull, "patient"), waits=True) as measuring:
@@ -263,13 +263,6 @@ def register_patient(
     return RegisteredPatient(
         bone, about_bone, skull, grid, aligned, warp, field, warnings, segmentation.everything, grey
     )
-
-
-def _grey_levels(volume: Volume, segmentation: BoneSegmentation) -> GreyLevels | None:
-    """The values around the bone of a CT; None for a segmentation."""
-    if segmentation.info["kind"] != "ct":
-        return None
-    return GreyLevels.of(volume, volume.with_array(segmentation.mask), segmentation.info["threshold_hu"])
 
 
 def bone_on_patient_grid(field: torch.Tensor, patient: RegisteredPatient) -> Volume:

@@ -255,9 +255,9 @@ def _picture_note(report: dict) -> str:
 def _self_check(report: dict) -> str:
     """The table of all figures that are rated."""
     rows, ratings = [], Ratings.of(report)
-    gap, advice = report.get("implant", {}).get("rim_gap_mm"), rate_rim_gap(report.get("implant", {}).get("rim_gap_mm"))
     if ratings.rim_gap in RATINGS:
-        remark = "-" if ratings.rim_gap == "good" else advice[1].partition(": ")[2].capitalize() + "."
+        gap = report["implant"]["rim_gap_mm"]
+        remark = "-" if ratings.rim_gap == "good" else rate_rim_gap(gap)[1].partition(": ")[2].capitalize() + "."
         rows.append(_rated_row("Rim gap", f"{format_number(gap, 2)} mm", ratings.rim_gap, remark))
     if ratings.reference:
         median = f"{format_number(report['reference']['residual_mm']['median'], 2)} mm"

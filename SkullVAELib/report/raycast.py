@@ -12,7 +12,7 @@ import torch
 from scipy import ndimage
 
 from SkullVAELib.core.errors import SkullVAEError
-from SkullVAELib.geometry.masks import bounding_box
+from SkullVAELib.geometry.masks import block_means, bounding_box
 from SkullVAELib.geometry.volume import Volume
 
 BONE, IMPLANT = 0, 1
@@ -410,29 +410,8 @@ def _lookup(field: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
 
 
 def _average(array: np.ndarray, factor: np.ndarray) -> np.ndarray:
-    """Means (float32) over blocks of `factor` voxels per axis; the last block of an axis may have fewer.
-
-    Sums run over the axis of the largest stride first, in bytes where the array is boolean: a 512^3 labelmap then takes
-    a fraction of a second and no floating-point copy.
-    """
-    result = array.view(np.uint8) if array.dtype == bool else array
-    count = np.ones((1, 1, 1), np.float32)
-    for axis in sorted(range(3), key=lambda k: -array.strides[k]):
-        step, size = int(factor[axis]), result.shape[axis]
-        rest = -size % step
-        if rest:
-            # Not np.pad, which reverses the memory order: that costs a second at 512^3.
-            whole = np.zeros_like(result, shape=[n + rest if k == axis else n for k, n in enumerate(result.shape)])
-            whole[tuple(slice(0, n) for n in result.shape)] = result
-            result = whole
-        if step > 1:
-            if result.dtype == np.uint8 and factor.prod() > 255:
-                result = result.astype(np.float32)
-            parts = [result[(slice(None),) * axis + (slice(s, None, step),)] for s in range(step)]
-            result = sum(parts[1:], start=parts[0])
-        voxels = np.minimum(step, size - step * np.arange(result.shape[axis])).astype(np.float32)
-        count = count * voxels.reshape([-1 if k == axis else 1 for k in range(3)])
-    return np.ascontiguousarray(result, dtype=np.float32) / count
+    """Means over blocks of `factor` voxels per axis, see `block_means`, in C order."""
+    return np.ascontiguousarray(block_means(array, factor))
 
 
 def _average_in(array: np.ndarray, box: tuple[slice, ...], factor: np.ndarray) -> np.ndarray:
