@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import bz2
+import gzip
 import os
+import struct
 import tarfile
 import threading
 
@@ -71,6 +73,39 @@ def test_forms_that_agree_give_no_warning(tmp_path):
     assert read_volume(nifti(tmp_path / "a.nii", affine, affine)).warnings == ()
     near = affine_of(TURN * [0.5, 0.5, 2], origin=(-20.0, 5.05, 30.0))
     assert read_volume(nifti(tmp_path / "a.nii", affine, near)).warnings == ()
+
+
+@pytest.mark.parametrize("kind", ["u1", "i1", "<i2", ">i2", "<u2", ">i4", "u4", "<f4", ">f4", "<f8", ">f8"])
+@pytest.mark.parametrize("scale", [(0, 0), (1, 0), (2.5, -7)], ids=str)
+def test_a_compressed_nifti_file_is_read_as_an_uncompressed_one(tmp_path, kind, scale):
+    dtype = np.dtype(kind)
+    header = nib.Nifti1Header(endianness="<" if dtype.isnative else ">")
+    header.set_data_dtype(dtype)
+    header.set_data_shape(SHAPE)
+    header.set_sform(affine_of(TURN), code=1)
+    header["vox_offset"], header["scl_slope"], header["scl_inter"] = 352, *scale
+    header["magic"] = b"n+1"
+    plain = header.binaryblock + bytes(4) + voxels().astype(dtype).tobytes("F")
+    (tmp_path / "a.nii").write_bytes(plain)
+    (tmp_path / "a.nii.gz").write_bytes(gzip.compress(plain))
+    one, other = (read_volume(tmp_path / name) for name in ("a.nii", "a.nii.gz"))
+    assert other.array.dtype == one.array.dtype and other.array.dtype.isnative
+    assert np.array_equal(other.array, one.array)
+    assert other.array.flags.writeable and np.array_equal(other.affine, one.affine)
+
+
+@pytest.mark.parametrize("scale", [(0, 0), (2, 1)], ids=str)
+@pytest.mark.parametrize("damage", ["a wrong CRC", "cut at the end", "cut in the voxels"])
+def test_a_damaged_compressed_file_is_refused(tmp_path, damage, scale):
+    path = nifti(tmp_path / "a.nii.gz", affine_of(np.eye(3)))
+    raw = bytearray(gzip.decompress(path.read_bytes()))
+    struct.pack_into("<ff", raw, 112, *scale)
+    data = bytearray(gzip.compress(bytes(raw)))
+    if damage == "a wrong CRC":
+        data[-8] ^= 1
+    path.write_bytes(data[: {"cut at the end": -5, "cut in the voxels": len(data) // 2}.get(damage)])
+    with pytest.raises(SkullVAEError, match=r"truncated|cannot be read"):
+        read_volume(path)
 
 
 def test_shifted_forms_give_a_warning_that_says_which_was_followed(tmp_path):

@@ -166,17 +166,19 @@ def read_volume(path: str | os.PathLike, segment: str | int | None = None, serie
                 reader = _reader(stack.enter_context(_rectangular_copy(path, suffix, nifti)), ".nii")
                 reader.ReadImageInformation()
             affine = _check_header(path, reader, stored, checked.has_layers)
-            if nifti is not None:
-                _check_nifti(path, nifti, np.array(reader.GetSpacing())[:3])
-            image = reader.Execute()
+            voxels = None if nifti is None else _check_nifti(path, nifti, np.array(reader.GetSpacing())[:3])
+            layers = _layers(reader.Execute()) if voxels is None else voxels[None]
         except RuntimeError as error:
             raise _reading_error(path, error) from error
-    array = sitk.GetArrayFromImage(image)
-    layers = np.moveaxis(array, -1, 0) if array.ndim == 4 else array[None]
-    layers = layers.transpose(0, 3, 2, 1)
     chosen = choose_segment(path.name, layers, listed_segments(checked.keys), segment)
     warnings = _header_warnings(path.name, nifti, checked, affine, layers.shape[1:])
     return Volume(layers[0] if chosen is None else chosen, affine, path.name, warnings)
+
+
+def _layers(image: sitk.Image) -> np.ndarray:
+    """The voxels (L, I, J, K) of an image with L values per voxel, which only the layers of a segmentation are."""
+    array = sitk.GetArrayFromImage(image)
+    return (np.moveaxis(array, -1, 0) if array.ndim == 4 else array[None]).transpose(0, 3, 2, 1)
 
 
 def check_dicom_options(segment: str | int | None) -> None:
@@ -278,14 +280,18 @@ def _check_header(path: Path, reader: sitk.ImageFileReader, stored: int, layers:
     return rectangular_affine(path.name, _LPS_RAS @ affine, tuple(size.tolist()))
 
 
-def _check_nifti(path: Path, header: Nifti1Header, spacing: np.ndarray) -> None:
-    """Check what ITK does not check in a NIfTI file: its sform, its voxel size and the number of voxels."""
+def _check_nifti(path: Path, header: Nifti1Header, spacing: np.ndarray) -> np.ndarray | None:
+    """Check what ITK does not check in a NIfTI file: its sform, its voxel size and the number of voxels.
+
+    Returns the voxels (I, J, K) of a compressed file, which is thus decompressed once; None where ITK reads them: from
+    a file that is not compressed, or whose values are scaled.
+    """
     from nibabel.spatialimages import HeaderDataError
 
     try:
         columns = header.get_best_affine()[:3, :3]
         nifti_forms(header)
-        voxel_bytes = int(np.prod(header.get_data_shape(), dtype=object)) * header.get_data_dtype().itemsize
+        shape, kind = header.get_data_shape(), header.get_data_dtype()
     except (ValueError, HeaderDataError) as error:  # an invalid rotation or voxel type
         raise unreadable(path) from error
     lengths = np.linalg.norm(columns, axis=0)
@@ -293,33 +299,46 @@ def _check_nifti(path: Path, header: Nifti1Header, spacing: np.ndarray) -> None:
     if not (np.isfinite(lengths).all() and lengths.min() > 0 and (zooms > 0).all()):
         raise SkullVAEError(f"'{path.name}' has a voxel size of zero or less in its header", "Correct its header")
     for form in nifti_forms(header).values():
-        rectangular_affine(path.name, form, header.get_data_shape()[:3])
+        rectangular_affine(path.name, form, shape[:3])
     # Compared without unit: ITK converts metres and micrometres to millimetres, nibabel does not.
     if not np.allclose(spacing / spacing[0], lengths / lengths[0], rtol=0.01):
         raise SkullVAEError(f"'{path.name}' has two different voxel sizes (pixdim, sform)", "Correct its header")
 
-    needed = int(header["vox_offset"]) + voxel_bytes
+    begin, length = int(header["vox_offset"]), int(np.prod(shape, dtype=object)) * kind.itemsize
     if volume_suffix(path) == ".nii":
-        present = path.stat().st_size
-    else:
-        present = _inflated_size(path, needed)
-    if present < needed:
+        if path.stat().st_size < begin + length:
+            raise cut_short(path)
+        return None
+    as_stored = float(header["scl_slope"]) in (0.0, 1.0) and float(header["scl_inter"]) == 0.0
+    simple = kind.kind in "iuf" and kind.itemsize <= 8 and set(shape[3:]) <= {1}
+    into = np.empty(length, np.uint8) if as_stored and simple else None
+    if not _inflate(path, begin, length, into):
         raise cut_short(path)
+    if into is None:
+        return None
+    voxels = into.view(kind).reshape(shape[:3], order="F")
+    return voxels if kind.isnative else voxels.astype(kind.newbyteorder("="))
 
 
-def _inflated_size(path: Path, enough: int) -> int:
-    """Uncompressed bytes of a gzip file, counted by reading it, which checks its CRC; -1 if it is damaged.
+def _inflate(path: Path, begin: int, length: int, into: np.ndarray | None) -> bool:
+    """Read `length` uncompressed bytes from `begin` of a gzip file into an array of bytes, or count them without one.
 
-    Counting stops beyond `enough` bytes, which limits the cost of a decompression bomb.
+    Returns whether they are all there and the file is not damaged. It is read to its end, which checks its CRC, but for
+    at most 16 MiB beyond the bytes: that limits the cost of a decompression bomb.
     """
     count = 0
     try:
         with gzip.open(path) as stream:
-            while count <= enough + 2**24 and (block := stream.read(2**22)):
+            if stream.seek(begin) < begin:
+                return False
+            if into is not None:
+                while count < length and (got := stream.readinto(into.data[count : count + 2**22])):
+                    count += got
+            while count <= length + 2**24 and (block := stream.read(2**22)):
                 count += len(block)
     except (OSError, EOFError, zlib.error):
-        return -1
-    return count
+        return False
+    return count >= length
 
 
 def _reading_error(path: Path, error: RuntimeError) -> SkullVAEError:
