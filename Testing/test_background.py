@@ -8,24 +8,25 @@ import pytest
 import torch
 
 from SkullVAELib.core import background
-from SkullVAELib.core.background import Background, both
+from SkullVAELib.core.background import Background, both, side_by_side
 from SkullVAELib.core.threads import one_thread
 
 
 @pytest.fixture(autouse=True)
 def spare_core(monkeypatch):
     """As on a machine with several cores, whatever the tests' limit of threads is."""
-    monkeypatch.setattr(background, "has_spare_core", lambda: True)
+    monkeypatch.setattr(background, "cores", lambda: 2)
 
 
 def test_without_a_spare_core_it_is_done_when_it_is_needed(monkeypatch):
-    monkeypatch.setattr(background, "has_spare_core", lambda: False)
+    monkeypatch.setattr(background, "cores", lambda: 1)
     where = []
     with Background(lambda: where.append(threading.current_thread()) or 7) as work:
         assert not where
         assert work.finish() == work.finish() == 7
     assert where == [threading.current_thread()]
     assert both(threading.get_ident, threading.get_ident) == (threading.get_ident(), threading.get_ident())
+    assert side_by_side(lambda part: (part, threading.get_ident()), "ab") == [(x, threading.get_ident()) for x in "ab"]
 
 
 def test_one_thread_is_no_spare_core(monkeypatch):
@@ -176,3 +177,17 @@ def test_two_threads_that_need_the_same_work_both_wait_for_its_end():
         for caller in callers:
             caller.join(10)
     assert results == ["done", "done"]
+
+
+def test_parts_are_worked_on_at_the_same_time_and_their_results_keep_the_order():
+    together = threading.Barrier(2, timeout=10)
+
+    def work(part):
+        if part < 2:
+            together.wait()  # fails unless both are worked on at once
+        return 10 * part
+
+    assert side_by_side(work, range(5)) == [0, 10, 20, 30, 40]
+    assert side_by_side(work, []) == []
+    with pytest.raises(ZeroDivisionError):
+        side_by_side(lambda part: 1 / part, [1, 0])

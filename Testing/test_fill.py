@@ -9,7 +9,7 @@ import pytest
 from scipy import ndimage
 
 from SkullVAELib.completion.defects import Defects
-from SkullVAELib.completion.fill import AllowedRegion, fill_defects
+from SkullVAELib.completion.fill import AllowedRegion, fill_defects, positive_voxels
 from SkullVAELib.completion.measures import measure_implant, outside_warnings
 from SkullVAELib.geometry.affines import apply_affine
 from SkullVAELib.geometry.masks import dilate, erode
@@ -107,6 +107,24 @@ def test_a_hole_is_filled_at_any_slice_thickness(spacing, direction, place):
 def test_the_direction_of_thick_slices_makes_no_difference(direction):
     made = case(VOXELS[2], DIRECTIONS[direction])
     assert dice(made.filled().mask, made.truth) > 0.7
+
+
+@pytest.mark.parametrize("spacing", [(0.4, 0.4, 0.6), (0.9, 0.9, 1.2), (2.0, 1.1, 0.7)], ids=str)
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_the_positive_voxels_are_those_of_the_whole_interpolated_score(direction, spacing):
+    made = case(spacing, DIRECTIONS[direction])
+    score, fine = made.where.score, made.bone
+    to_score = np.linalg.inv(score.affine) @ fine.affine
+    whole = ndimage.affine_transform(
+        score.array, to_score[:3, :3], to_score[:3, 3], fine.array.shape, order=1, cval=-1.0, prefilter=False
+    )
+    index, values = positive_voxels(score, fine)
+    assert len(index) > 1000
+    assert np.allclose(values, whole[tuple(index.T)], atol=1e-6)
+    found = np.zeros(fine.array.shape, bool)
+    found[tuple(index.T)] = True
+    unlike = found != ((whole > 0) & ~fine.array)
+    assert np.abs(whole[unlike]).max(initial=0) < 1e-6
 
 
 @pytest.mark.parametrize("edge", [1.0, 2.0, 2.5, 3.0])

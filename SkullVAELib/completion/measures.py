@@ -32,7 +32,7 @@ def measure_implant(bone: Volume, filled: FilledDefects, rim_gap_mm: float) -> d
     whole = filled.whole.array
     pieces = ndimage.label(whole[bounding_box(whole)])[1]
     figures: dict = {
-        "volume_ml": round(float(filled.mask.sum() * bone.voxel_ml), 3),
+        "volume_ml": round(float(np.count_nonzero(filled.mask) * bone.voxel_ml), 3),
         "pieces": int(pieces),
         "rim_gap_mm": round(rim_gap_mm, 3),
     }
