@@ -10,13 +10,16 @@ shelled to the requested thickness, perforated and split. Distances are measured
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
+from SkullVAELib.core.background import Background
 from SkullVAELib.core.progress import report_step, stage_part
 from SkullVAELib.core.threads import one_thread
 from SkullVAELib.geometry.affines import apply_affine, scale_of
@@ -142,7 +145,6 @@ def make_implant(
     if not masks:
         return PrintableImplant([], [])
     proposal = completion.proposal
-    bone = local_bone(completion, options, grey)
     pieces: list[ImplantPiece] = []
     warnings: list[str] = []
     if small_ml:
@@ -150,17 +152,20 @@ def make_implant(
             f"Small components of the implant, {small_ml:.3f} ml in total, are omitted:"
             " they are too small to be manufactured."
         )
-    for number, (mask, own) in enumerate(zip(masks, _given_points(masks, options), strict=True), 1):
-        made: list[ImplantPiece] = []
-        texts: list[str] = []
-        if proposal is not None:
-            with stage_part((number - 1) / len(masks), number / len(masks)):
-                made, texts = _defect_pieces(mask, proposal, bone, options, number, insertion, completion, own)
-        if not made and options.plain:
-            made, texts = [_voxel_piece(mask, number)], []
-        pieces += made
-        name = f"Defect {number}: " if len(masks) > 1 or small_ml else ""
-        warnings += [name + text for text in texts]
+    with Background(partial(local_bone, completion, options, grey)) as around:
+        for number, (mask, own) in enumerate(zip(masks, _given_points(masks, options), strict=True), 1):
+            made: list[ImplantPiece] = []
+            texts: list[str] = []
+            if proposal is not None:
+                with stage_part((number - 1) / len(masks), number / len(masks)):
+                    made, texts = _defect_pieces(
+                        mask, proposal, around.finish, options, number, insertion, completion, own
+                    )
+            if not made and options.plain:
+                made, texts = [_voxel_piece(mask, number)], []
+            pieces += made
+            name = f"Defect {number}: " if len(masks) > 1 or small_ml else ""
+            warnings += [name + text for text in texts]
     return PrintableImplant(pieces, warnings)
 
 
@@ -284,14 +289,18 @@ def _grid(
 def _defect_pieces(
     mask: Volume,
     proposal: ImplantShape,
-    bone: BoneDistance | None,
+    bone_around: Callable[[], BoneDistance | None],
     options: ImplantOptions,
     number: int,
     insertion: bool,
     completion: Completion,
     own: OwnPoints | None,
 ) -> tuple[list[ImplantPiece], list[str]]:
-    """The pieces for one defect and the warnings about it; mask: its implant voxels; own: points given for it."""
+    """The pieces for one defect and the warnings about it.
+
+    mask: its implant voxels; bone_around: returns the bone around the implant, see `local_bone`, and may have to wait
+    for it; own: points given for the defect.
+    """
     centre = np.linalg.inv(proposal.alignment)[:3, 3]
     middle = mask.affine[:3, :3] @ np.argwhere(mask.array).mean(0) + mask.affine[:3, 3]
     reach = max(2.5, options.depth_mm + 1.5) + options.smoothing_mm
@@ -300,7 +309,9 @@ def _defect_pieces(
     report_step(0.1)
     outer = OuterSurface(field, grid, centre)
     report_step(0.15)
-    solid = _plate(grid, field, _extent(grid, mask, proposal.score, options), outer, bone, options)
+    extent = _extent(grid, mask, proposal.score, options)
+    bone = bone_around()
+    solid = _plate(grid, field, extent, outer, bone, options)
     report_step(0.35)
     solid = remove_thin_features(solid, grid, options.thinnest_mm)
     report_step(0.4)

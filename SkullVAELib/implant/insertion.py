@@ -16,6 +16,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
+from SkullVAELib.core.background import cores, side_by_side
 from SkullVAELib.geometry.affines import perpendicular_axes
 from SkullVAELib.implant.directions import cone_directions
 from SkullVAELib.implant.implicit_solid import FineGrid, contour, sampled_distance
@@ -153,7 +154,7 @@ class InsertionPath:
     def _near(self, mesh: Mesh, limit_mm: float) -> np.ndarray:
         """Indices of the points of a mesh within a limit, at most 2 NEAR_MM, of bone; of one mesh searched once."""
         if self._away[0] is not mesh:
-            self._away = mesh, self._tree.query(mesh.points, distance_upper_bound=2 * NEAR_MM)[0]
+            self._away = mesh, self._tree.query(mesh.points, distance_upper_bound=2 * NEAR_MM, workers=cores())[0]
         return np.flatnonzero(self._away[1] <= limit_mm)
 
     def _at(self, points: np.ndarray) -> np.ndarray:
@@ -198,7 +199,7 @@ class InsertionPath:
                 break
             around = cone_directions(best, rings)
             around = around[around @ self.normal >= np.cos(np.radians(STEEPEST_DEGREES))]
-            best = min(around, key=cost)
+            best = around[int(np.argmin(side_by_side(cost, around)))]
         return best
 
     def insertion(self, mesh: Mesh, direction: np.ndarray) -> Insertion:

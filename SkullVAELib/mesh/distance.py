@@ -7,6 +7,7 @@ from functools import cached_property
 import numpy as np
 from scipy.spatial import cKDTree
 
+from SkullVAELib.core.background import cores, side_by_side
 from SkullVAELib.geometry.volume import Volume, sample_volume
 from SkullVAELib.mesh.isosurface import MOST_SHIFT_VOXELS
 from SkullVAELib.mesh.mesh import Mesh
@@ -49,15 +50,12 @@ class SurfaceDistance:
 
         Faster than `signed`, and too large by at most the size of a triangle.
         """
-        return self._tree.query(points, distance_upper_bound=limit_mm)[0]
+        return self._tree.query(points, distance_upper_bound=limit_mm, workers=cores())[0]
 
-    def signed(self, points: np.ndarray, chunk: int = 40_000) -> np.ndarray:
+    def signed(self, points: np.ndarray, chunk: int = 20_000) -> np.ndarray:
         """Signed distances (N,) in mm of points (N, 3), positive on the side that the triangles face."""
-        out = np.empty(len(points))
-        for start in range(0, len(points), chunk):
-            part = slice(start, start + chunk)
-            out[part] = self._signed(points[part])
-        return out
+        parts = (points[start : start + chunk] for start in range(0, len(points), chunk))
+        return np.concatenate([np.zeros(0), *side_by_side(self._signed, parts)])
 
     def _signed(self, points: np.ndarray) -> np.ndarray:
         count = min(NEIGHBOURS, self._tree.n)
@@ -110,7 +108,7 @@ class BoneDistance(SurfaceDistance):
         """Whether points (N, 3) are in bone, by trilinear interpolation of the voxels; (N,) bool."""
         return sample_volume(self._bone, points, 0.0) >= 0.5
 
-    def signed(self, points: np.ndarray, chunk: int = 40_000) -> np.ndarray:
+    def signed(self, points: np.ndarray, chunk: int = 20_000) -> np.ndarray:
         """Signed distances (N,) in mm of points (N, 3), negative in bone."""
         distance = super().signed(points, chunk)
         # Smoothing moved points of the surface by at most this.
