@@ -299,8 +299,10 @@ def _clean(
     grown = dilate(keep, spacing, _OPEN_MM) & filled
     # Regrowing may touch a removed small component: only what is connected by faces to the opened component is kept.
     labels, count = ndimage.label(grown)
-    kept = np.unique(labels[keep])
-    return np.isin(labels, kept[kept > 0])
+    kept = np.zeros(count + 1, bool)
+    kept[labels[keep]] = True
+    kept[0] = False
+    return kept[labels]
 
 
 def _most_in(labels: np.ndarray, count: int, at: np.ndarray) -> np.ndarray | None:

@@ -31,6 +31,11 @@ def neighbours(axis: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
     return along(slice(None, -1)), along(slice(1, None))
 
 
+def _forwards(array: np.ndarray) -> tuple[slice, ...]:
+    """The slices that turn the axes of a view that run backwards in memory; numpy is slow along these."""
+    return tuple(slice(None, None, -1 if stride < 0 else None) for stride in array.strides)
+
+
 def block_sums(array: np.ndarray, factor: np.ndarray) -> np.ndarray:
     """Sums over blocks of voxels; the last block of an axis may have fewer voxels.
 
@@ -60,6 +65,7 @@ def block_sums(array: np.ndarray, factor: np.ndarray) -> np.ndarray:
             continue
         lead = (slice(None),) * axis
         added = np.zeros_like(total, dtype, shape=[*total.shape[:axis], -(-size // step), *total.shape[axis + 1 :]])
+        added = added[_forwards(total)]  # axes that run backwards in one of two arrays only are five times slower
         for offset in range(step):
             part = total[(*lead, slice(offset, None, step))]
             added[(*lead, slice(part.shape[axis]))] += part
@@ -108,14 +114,17 @@ def bounding_box(mask: np.ndarray, margin: int | np.ndarray = 0) -> tuple[slice,
     >>> bounding_box(np.eye(5, dtype=bool)[1:4], margin=1)
     (slice(0, 3, None), slice(0, 5, None))
     """
-    box: list[slice] = []
-    # One axis after the other, each within the box so far, so that a large array is read about once.
-    for axis in range(mask.ndim):
+    as_in_memory, box = mask[_forwards(mask)], [slice(None)] * mask.ndim
+    # One axis after the other, each within the box so far, so that a large array is read about once: whole slabs first.
+    for axis in sorted(range(mask.ndim), key=lambda a: -abs(mask.strides[a])):
         others = tuple(a for a in range(mask.ndim) if a != axis)
-        hits = np.flatnonzero(mask[tuple(box) + (slice(None),) * (mask.ndim - axis)].any(axis=others))
+        hits = np.flatnonzero(as_in_memory[tuple(box)].any(axis=others))
         if len(hits) == 0:
             return (slice(0, 0),) * mask.ndim
-        box.append(slice(int(hits[0]), int(hits[-1]) + 1))
+        box[axis] = slice(int(hits[0]), int(hits[-1]) + 1)
+    for axis, (s, size, stride) in enumerate(zip(box, mask.shape, mask.strides, strict=True)):
+        if stride < 0:
+            box[axis] = slice(size - s.stop, size - s.start)
     margins = np.broadcast_to(margin, mask.ndim).tolist()
     limits = zip(box, margins, mask.shape, strict=True)
     return tuple(slice(max(0, s.start - m), min(n, s.stop + m)) for s, m, n in limits)

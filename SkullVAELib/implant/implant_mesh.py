@@ -190,7 +190,7 @@ def defect_masks(completion: Completion) -> tuple[list[Volume], float]:
     margin = np.ceil(_MARGIN_MM / implant.spacing).astype(int)
     local = crop(implant, bounding_box(implant.array, margin))
     labels, count = ndimage.label(local.array)
-    sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    sizes = np.bincount(labels[local.array], minlength=count + 1)[1:]
     small = (sizes * implant.voxel_ml < SMALLEST_ML) & (sizes < sizes.max())
     masks = []
     for label in np.argsort(-sizes, kind="stable")[: count - int(small.sum())] + 1:
