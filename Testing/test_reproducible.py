@@ -15,8 +15,9 @@ import pytest
 import tiny
 import torch
 
+from SkullVAELib.core import background
 from SkullVAELib.core.files import file_sha256
-from SkullVAELib.core.threads import all_threads, one_thread
+from SkullVAELib.core.threads import one_thread
 from SkullVAELib.evaluation.metrics import dice
 from SkullVAELib.geometry.grid import Grid
 from SkullVAELib.io.images import read_volume
@@ -111,23 +112,32 @@ def test_threads_are_given_back_after_one_thread_even_when_it_fails():
     torch.set_num_threads(3)
     with one_thread():
         assert torch.get_num_threads() == 1
-        with one_thread(), all_threads() as count:
-            assert count == torch.get_num_threads() == 3
-        assert torch.get_num_threads() == 1
     with pytest.raises(KeyError), one_thread():
         raise KeyError
     assert torch.get_num_threads() == 3
 
 
-def test_sampling_is_the_same_in_values_and_layout_with_any_number_of_threads():
+def test_sampling_is_the_same_in_values_and_layout_with_any_number_of_threads(monkeypatch):
     grid = Grid((20, 24, 20), 4.0)
     rng = np.random.default_rng(0)
     field = torch.tensor(rng.standard_normal((3, *grid.shape))).float()
     points = torch.tensor(rng.uniform(-60, 60, (60_001, 3))).float()
-    torch.set_num_threads(1)
-    alone = grid.sample(field, points)
-    for threads in (2, 3):
+    whole = torch.cat([grid.sample(field, part) for part in points.split(1000)])
+    for threads in (1, 2, 3):
         torch.set_num_threads(threads)
+        monkeypatch.setattr(background, "cores", lambda count=threads: count)
         shared = grid.sample(field, points)
-        assert torch.equal(shared, alone)
-        assert shared.stride() == alone.stride() == (3, 1)
+        assert torch.equal(shared, whole)
+        assert shared.stride() == (3, 1)
+
+
+@pytest.mark.parametrize("count", [500, 60_001])
+def test_sampling_many_points_is_differentiable_as_sampling_few(count, monkeypatch):
+    monkeypatch.setattr(background, "cores", lambda: 2)
+    grid = Grid((20, 24, 20), 4.0)
+    field = torch.rand(1, *grid.shape, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    points = torch.zeros(count, 3)
+    grid.sample(field, points).sum().backward()
+    assert field.grad.sum() == pytest.approx(count, rel=1e-4)
+    with torch.no_grad():
+        assert not grid.sample(field, points).requires_grad

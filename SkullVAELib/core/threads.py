@@ -3,16 +3,14 @@
 The last bits of a sum depend on how it is divided between threads, and so do those of a vectorised loop. Registration
 and warp are optimisers of many small steps, which amplify such differences. A completion is therefore computed with one
 thread: the same input, model and version give the same bits on any number of cores. Its steps are too small to gain
-from more threads. Interpolation does gain, and computes each point independently, so it uses all threads.
+from more threads. What computes each point independently, such as interpolation, works on parts beside each other, see
+`background.side_by_side`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
-
-_held_back: ContextVar[int] = ContextVar("threads outside of one_thread", default=0)
 
 
 @contextmanager
@@ -21,28 +19,9 @@ def one_thread() -> Iterator[None]:
     import torch
 
     before = torch.get_num_threads()
-    token = _held_back.set(_held_back.get() or before)
     torch.set_num_threads(1)
     try:
         yield
-    finally:
-        torch.set_num_threads(before)
-        _held_back.reset(token)
-
-
-@contextmanager
-def all_threads() -> Iterator[int]:
-    """Restore, inside one_thread, the number of threads it replaced; yields that number.
-
-    Only for code that computes each value independently, so that the result does not depend on the threads.
-    """
-    import torch
-
-    before = torch.get_num_threads()
-    count = _held_back.get() or before
-    torch.set_num_threads(count)
-    try:
-        yield count
     finally:
         torch.set_num_threads(before)
 

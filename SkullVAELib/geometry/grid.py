@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -10,7 +9,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from SkullVAELib.core.threads import all_threads
+from SkullVAELib.core.background import side_by_side
+
+# More than twice as many points are sampled in parts beside each other: in the processor's cache, and without threads
+# of torch, which wait for each other at each small step.
+_POINTS_AT_ONCE = 25_000
 
 
 @dataclass(frozen=True)
@@ -62,14 +65,19 @@ class Grid:
         (N, C) tensor
         """
         where = (points / _half(self, points.dtype, points.device)).flip(-1)
-        # On a CPU grid_sample parallelises over batch entries only: use as many as there are threads.
-        with all_threads() if len(points) > 50_000 else nullcontext(1) as parts:
-            short = -len(points) % parts
-            where = (F.pad(where, (0, 0, 0, short)) if short else where).reshape(parts, -1, 1, 1, 3)
-            source = field[None].expand(parts, *field.shape)
-            value = F.grid_sample(source, where, align_corners=True, padding_mode="border")[..., 0, 0]
-        # Contiguous for any number of parts: the order of a later sum depends on the layout.
-        return value.transpose(1, 2).reshape(-1, len(field))[: len(points)].contiguous()
+        differentiable = torch.is_grad_enabled()  # which each thread has of its own
+
+        def values(part: torch.Tensor) -> torch.Tensor:
+            there = part[None, :, None, None]
+            with torch.set_grad_enabled(differentiable):
+                return F.grid_sample(field[None], there, align_corners=True, padding_mode="border")[0, :, :, 0, 0]
+
+        if points.device.type == "cpu" and len(points) > 2 * _POINTS_AT_ONCE:
+            value = torch.cat(side_by_side(values, where.split(_POINTS_AT_ONCE)), 1)
+        else:
+            value = values(where)
+        # Contiguous: the order of a later sum depends on the layout.
+        return value.T.contiguous()
 
 
 @lru_cache(maxsize=16)

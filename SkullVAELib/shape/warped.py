@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import torch
 
+from SkullVAELib.core.background import side_by_side
 from SkullVAELib.geometry.grid import Grid
 from SkullVAELib.shape.known import KnownSurface
 from SkullVAELib.shape.two_table import TwoTableShape, outward_directions
@@ -15,7 +17,9 @@ from SkullVAELib.shape.two_table import TwoTableShape, outward_directions
 LEAST_PLATE_MM = 1.0
 """Least thickness of a corrected plate, mm: that of the thinnest parts of the temporal squama."""
 
-_VOXELS_AT_ONCE = 2_000_000
+# So few that torch works on each part in one thread, see `Grid.sample`: parts beside each other are faster than threads
+# of torch, which wait for each other at each small step, and stay in the processor's cache.
+_VOXELS_AT_ONCE = 30_000
 
 
 class PatientShape(Protocol):
@@ -100,20 +104,31 @@ class WarpedShape:
 
     def on_grid(self) -> torch.Tensor:
         """Signed distance (X, Y, Z) in mm on the nodes of the canonical grid."""
-        return self.field(self.grid.coordinates().reshape(-1, 3)).reshape(self.grid.shape)
+        nodes = self.grid.coordinates().reshape(-1, 3)
+        return torch.cat(side_by_side(self.field, nodes.split(_VOXELS_AT_ONCE))).reshape(self.grid.shape)
 
     def at_voxels(self, to_canonical: np.ndarray, index: np.ndarray) -> np.ndarray:
         """See `PatientShape.at_voxels`."""
-        out = np.empty(len(index), np.float32)
-        for start in range(0, len(index), _VOXELS_AT_ONCE):
-            chunk = slice(start, start + _VOXELS_AT_ONCE)
-            out[chunk] = self.field(_canonical(to_canonical, index[chunk])).numpy()
-        return out
+
+        def values(part: np.ndarray) -> np.ndarray:
+            return self.field(_canonical(to_canonical, part)).numpy()
+
+        return _in_parts(values, index, np.float32)
 
     def is_plate(self, to_canonical: np.ndarray, index: np.ndarray) -> np.ndarray:
         """Which voxels (N,) are where the shape is a plate between two tables; parameters as of `at_voxels`."""
-        _, on_shape = self._on_shape(_canonical(to_canonical, index))
-        return (self.grid.sample(self.shape.plate[None], on_shape)[:, 0] > 0.9).numpy()
+
+        def found(part: np.ndarray) -> np.ndarray:
+            _, on_shape = self._on_shape(_canonical(to_canonical, part))
+            return (self.grid.sample(self.shape.plate[None], on_shape)[:, 0] > 0.9).numpy()
+
+        return _in_parts(found, index, bool)
+
+
+def _in_parts(values: Callable[[np.ndarray], np.ndarray], index: np.ndarray, dtype: type) -> np.ndarray:
+    """The values (N,) of a function at voxels (N, 3), computed in parts."""
+    parts = (index[start : start + _VOXELS_AT_ONCE] for start in range(0, len(index), _VOXELS_AT_ONCE))
+    return np.concatenate([np.zeros(0, dtype), *side_by_side(values, parts)])
 
 
 def _canonical(to_canonical: np.ndarray, index: np.ndarray) -> torch.Tensor:
