@@ -7,6 +7,7 @@ import dataclasses
 import sys
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from SkullVAELib.implant.options import ImplantOptions
     from SkullVAELib.implant.tooling import ToolingOptions
     from SkullVAELib.io.dicom_volume import DicomVolume
+    from SkullVAELib.registration.segmented_image import SegmentedImage
     from SkullVAELib.report.result_files import RunResult
     from SkullVAELib.vae.networks import SkullModel
 
@@ -174,6 +176,8 @@ def _complete_into(
         with start.stage("read"):
             volume, source = _read(path, options, opened)
         with start.stage("load libraries"):
+            # Beside the rest of the import; what is wrong with the image is told by `complete`.
+            segmenting = opened.enter_context(Background(partial(_segment, volume, options.threshold, roi)))
             libraries.finish()
             from SkullVAELib.completion.options import CompletionOptions
             from SkullVAELib.completion.pipeline import STAGE_WEIGHTS, complete
@@ -220,7 +224,7 @@ def _complete_into(
     )
     # What writes the results is imported beside the completion: VTK and Pillow take a quarter of a second.
     with Background(_load_output_libraries) as output_libraries:
-        completion = complete(volume, model, completion_options, stages)
+        completion = complete(volume, model, completion_options, stages, segmenting.finish)
         output_libraries.finish()
     from SkullVAELib.report.result_files import OutputOptions, RunResult, write_files
 
@@ -321,6 +325,12 @@ def _read(path: Path, options: argparse.Namespace, opened: ExitStack) -> tuple[V
     chosen = study.choose(options.series, options.force)
     source = read_series(study, chosen, options.series is not None, options.force)
     return source.volume, source
+
+
+def _segment(volume: Volume, threshold_hu: float | None, roi: ROI | None) -> SegmentedImage:
+    from SkullVAELib.registration.segmented_image import SegmentedImage
+
+    return SegmentedImage.of(volume, threshold_hu, roi)
 
 
 def _load_libraries() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from SkullVAELib.completion.defect_classifier import default_classifier
@@ -23,6 +23,7 @@ from SkullVAELib.registration.known_bone import KnownBone
 from SkullVAELib.registration.patient import register_patient
 from SkullVAELib.registration.plausibility import Quality
 from SkullVAELib.registration.reference import MeanSkull
+from SkullVAELib.registration.segmented_image import SegmentedImage
 from SkullVAELib.shape.warped import WarpedShape
 from SkullVAELib.vae.networks import SkullModel
 
@@ -46,7 +47,13 @@ MOST_SLICE_MM = 6.5
 
 
 @one_thread()
-def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stages: Stages) -> Completion:
+def complete(
+    volume: Volume,
+    model: SkullModel,
+    options: CompletionOptions,
+    stages: Stages,
+    segmented: Callable[[], SegmentedImage] | None = None,
+) -> Completion:
     """Complete a skull and design its implant.
 
     Parameters
@@ -59,6 +66,8 @@ def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stag
         The options.
     stages : Stages
         Receives the progress, see `STAGE_WEIGHTS`.
+    segmented : callable, optional
+        Returns the bone of the volume, see `register_patient`.
 
     Returns
     -------
@@ -73,7 +82,7 @@ def complete(volume: Volume, model: SkullModel, options: CompletionOptions, stag
     coarse = _resolution_warnings(volume, options.least_quality)
     known = None if options.reference is None else KnownBone.read(options.reference, options.threshold_hu)
     registered = register_patient(
-        volume, model, options.threshold_hu, options.roi, options.warp, stages, options.fragments
+        volume, model, options.threshold_hu, options.roi, options.warp, stages, options.fragments, segmented
     )
     quality = Quality.of(registered, MeanSkull.of(model))
     quality.require(options.least_quality, volume.warnings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,12 +18,11 @@ from SkullVAELib.geometry.roi import ROI
 from SkullVAELib.geometry.volume import Volume
 from SkullVAELib.io.images import to_image
 from SkullVAELib.registration.affine import register_affine
-from SkullVAELib.registration.bone import segment_bone
 from SkullVAELib.registration.fragments import choose_fragments, registration_bone, with_added_bone
 from SkullVAELib.registration.free_form import fit_warp, inverse_warp
-from SkullVAELib.registration.intensities import resolve_threshold
 from SkullVAELib.registration.options import WarpOptions
 from SkullVAELib.registration.reference import MeanSkull
+from SkullVAELib.registration.segmented_image import SegmentedImage
 from SkullVAELib.registration.skull import (
     CLAMP_MM,
     Skull,
@@ -195,6 +195,7 @@ def register_patient(
     options: WarpOptions | None = None,
     stages: Stages | None = None,
     fragments: str = "keep",
+    segmented: Callable[[], SegmentedImage] | None = None,
 ) -> RegisteredPatient:
     """Segment the bone of an image and register it to the model's mean skull.
 
@@ -212,6 +213,8 @@ def register_patient(
         Receives the progress of the stages "bone", "register" and "warp".
     fragments : str
         How loose bone is treated, see `choose_fragments`.
+    segmented : callable, optional
+        Returns `SegmentedImage.of(volume, threshold_hu, roi)`, which may have been computed already.
 
     Returns
     -------
@@ -225,9 +228,8 @@ def register_patient(
     stages = stages or Stages({"bone": 1.0})
     grid, mean = model.architecture.grid, MeanSkull.of(model)
     with stages.stage("bone"), Background(mean.prepare, waits=True) as prepared:
-        volume, threshold_hu = resolve_threshold(volume, threshold_hu)
-        report_step(0.05)
-        segmentation = segment_bone(volume, threshold_hu, roi)
+        image = SegmentedImage.of(volume, threshold_hu, roi) if segmented is None else segmented()
+        volume, segmentation = image.volume, image.bone
         report_step(0.2)
         registered, left_out = registration_bone(segmentation, volume)
         with stage_part(0.3, 1.0):
