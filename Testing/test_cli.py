@@ -57,7 +57,7 @@ def stand_in(complete) -> types.ModuleType:
     return module
 
 
-def fill_the_hole(volume, model, options, stages):
+def fill_the_hole(volume, model, options, stages, *beside):
     with stages.stage("register"):
         bone = volume.array != 0
     with stages.stage("decode"):
@@ -376,7 +376,7 @@ CHILD = """
     sys.modules["SkullVAELib.vae.default_model"] = default_model
     module = types.ModuleType("SkullVAELib.completion.pipeline")
     module.STAGE_WEIGHTS = {"wait": 1.0}
-    def complete(volume, model, options, stages):
+    def complete(volume, model, options, stages, *beside):
         with stages.stage("wait"):
             time.sleep(600)
         bone = volume.with_array(volume.array != 0)

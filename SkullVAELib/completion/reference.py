@@ -18,7 +18,6 @@ from SkullVAELib.core.errors import SkullVAEError
 from SkullVAELib.geometry.affines import apply_affine
 from SkullVAELib.geometry.masks import bounding_box
 from SkullVAELib.geometry.volume import Volume, crop, sample_volume
-from SkullVAELib.mesh.isosurface import mask_surface
 from SkullVAELib.registration.known_bone import KnownBone
 from SkullVAELib.registration.reference import MeanSkull
 from SkullVAELib.registration.rigid import (
@@ -269,6 +268,8 @@ def _in_hole(
     patient: PreparedPatient, source: KnownBone, implant: FilledDefects
 ) -> tuple[np.ndarray, float, float, bool]:
     """Fit a part into the hole: patient mm -> reference mm, median and p95 of the residual, mirrored."""
+    from SkullVAELib.mesh.isosurface import mask_surface  # VTK, here since most runs have no reference
+
     labels, _ = ndimage.label(implant.whole.array)
     sizes = np.bincount(labels.ravel())[1:] * implant.whole.voxel_ml
     order = [n for n in np.argsort(-sizes)[:3] if n == sizes.argmax() or sizes[n] > 0.4 * source.volume_ml]

@@ -18,7 +18,6 @@ from SkullVAELib.geometry.masks import bounding_box
 from SkullVAELib.geometry.volume import Volume, crop
 from SkullVAELib.io.images import read_volume
 from SkullVAELib.mesh.mesh import Mesh
-from SkullVAELib.mesh.reading import is_mesh_file, read_mesh, voxelise
 from SkullVAELib.registration.bone import segment_bone
 from SkullVAELib.registration.intensities import resolve_threshold
 from SkullVAELib.registration.rigid import PointSurface
@@ -99,6 +98,8 @@ class KnownBone:
         SkullVAEError
             The file cannot be read, has no bone, or is not measured in millimetres.
         """
+        from SkullVAELib.mesh.reading import is_mesh_file, read_mesh  # VTK, here since most runs have no known bone
+
         path = Path(path)
         if is_mesh_file(path):
             return cls.of_mesh(read_mesh(path), path.name)
@@ -124,6 +125,8 @@ class KnownBone:
     @classmethod
     def of_mesh(cls, mesh: Mesh, name: str) -> KnownBone:
         """Known bone of a closed mesh."""
+        from SkullVAELib.mesh.reading import voxelise
+
         kind = _kind(name, mesh.points, mesh.volume_ml)
         fraction = voxelise(mesh, _PART_MM if kind == "part" else _SKULL_MM)
         bone = fraction.with_array(fraction.array >= 0.5)

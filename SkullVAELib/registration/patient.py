@@ -227,20 +227,30 @@ def register_patient(
     """
     stages = stages or Stages({"bone": 1.0})
     grid, mean = model.architecture.grid, MeanSkull.of(model)
-    with stages.stage("bone"), Background(mean.prepare, waits=True) as prepared:
-        image = SegmentedImage.of(volume, threshold_hu, roi) if segmented is None else segmented()
-        volume, segmentation = image.volume, image.bone
-        report_step(0.2)
-        registered, left_out = registration_bone(segmentation, volume)
-        with stage_part(0.3, 1.0):
-            grey = segmentation.grey_levels(volume)
-            surface = SkullSurface.of(volume.with_array(registered), grey)
-        prepared.finish()
-    with stages.stage("register"), Background(partial(surface.skull, "patient"), waits=True) as measuring:
-        with stage_part(0.0, 0.6):
-            matrix = register_affine(surface.points, mean.target)
-        skull = measuring.finish()
-        aligned = align_to_mean(skull, model, matrix)
+
+    def prepare() -> None:
+        targeting.finish()
+        mean.prepare()
+
+    with (
+        Background(mean.prepare_target, waits=True) as targeting,
+        Background(prepare, waits=True) as preparing,
+    ):
+        with stages.stage("bone"):
+            image = SegmentedImage.of(volume, threshold_hu, roi) if segmented is None else segmented()
+            volume, segmentation = image.volume, image.bone
+            report_step(0.2)
+            registered, left_out = registration_bone(segmentation, volume)
+            with stage_part(0.3, 1.0):
+                grey = segmentation.grey_levels(volume)
+                surface = SkullSurface.of(volume.with_array(registered), grey)
+            targeting.finish()
+        with stages.stage("register"), Background(partial(surface.skull, "patient"), waits=True) as measuring:
+            with stage_part(0.0, 0.6):
+                matrix = register_affine(surface.points, mean.target)
+            skull = measuring.finish()
+            aligned = align_to_mean(skull, model, matrix)
+            preparing.finish()
     choose = partial(choose_fragments, volume, segmentation, left_out, skull, aligned.matrix, mean.shell, fragments)
     # The warp hardly ever depends on the choice; then it is fitted again.
     with stages.stage("warp"), Background(choose, waits=True) as choosing:

@@ -50,10 +50,14 @@ class MeanSkull:
         _KNOWN[model] = model.mean, model.mean._version, made
         return made
 
+    def prepare_target(self) -> None:
+        """Compute now what the affine registration needs."""
+        _ = self.target.near, self.target.surface, self.target.vault
+
     def prepare(self) -> None:
         """Compute all of the following now, for completions that come later."""
-        target, tables = self.target, self.tables
-        _ = target.near, target.surface, target.vault, tables.channels, tables.by_side, tables.slopes_by_side
+        self.prepare_target()
+        _ = self.tables.channels, self.tables.by_side, self.tables.slopes_by_side
         _ = self.shell, self.outer_vault, self.beside_vault
 
     @cached_property
