@@ -11,7 +11,7 @@ from scipy import ndimage
 from SkullVAELib.geometry.affines import apply_affine
 from SkullVAELib.geometry.components import Components
 from SkullVAELib.geometry.distance_field import signed_distance
-from SkullVAELib.geometry.masks import bounding_box
+from SkullVAELib.geometry.masks import block_sums, bounding_box
 from SkullVAELib.geometry.volume import Volume, crop
 from SkullVAELib.registration.bone import BoneSegmentation, LoosePiece
 from SkullVAELib.registration.options import fragment_limit_mm
@@ -390,14 +390,13 @@ def attached_flaps(
         dense = None if dense is None else dense.T
         return [index[:, ::-1] for index in attached_flaps(swapped, to_canonical[:, order], shell, dense)]
     box = _vault_box(bone.array, to_canonical, shell)
-    mask = np.ascontiguousarray(bone.array[box])
+    mask = bone.array[box]
     factor = np.maximum(1, np.floor(_FLAP_GRID_MM / bone.spacing)).astype(int)
-    coarse, core = _eroded(mask if dense is None else np.ascontiguousarray(dense[box]), factor)
+    coarse, core = _eroded(mask if dense is None else dense[box], factor)
     labels, count = ndimage.label(core)
     spacing = bone.spacing * factor
     cell_ml = float(np.prod(spacing)) / 1000
-    sizes = np.bincount(labels.ravel(), minlength=count + 1)
-    sizes[0] = 0
+    sizes = np.bincount(labels[core], minlength=count + 1)
     cores = [int(c) for c in np.argsort(-sizes)[:_MOST_LISTED] if sizes[c] * cell_ml >= _FLAP_CORE_ML]
     if len(cores) < 2:
         return []
@@ -461,13 +460,8 @@ def _eroded(mask: np.ndarray, factor: np.ndarray) -> tuple[np.ndarray, np.ndarra
             core[tuple(high)] &= mask[tuple(low)]
             core[tuple(low)] &= mask[tuple(high)]
         return mask, core
-    whole = mask[tuple(slice(0, n // f * f) for n, f in zip(mask.shape, factor, strict=True))]
-    core, some = whole, whole
-    for axis, step in enumerate(factor):
-        parts = [(slice(None),) * axis + (slice(o, None, int(step)),) for o in range(int(step))]
-        core = np.logical_and.reduce([core[p] for p in parts])
-        some = np.logical_or.reduce([some[p] for p in parts])
-    return some, core
+    voxels = block_sums(mask[tuple(slice(0, n // f * f) for n, f in zip(mask.shape, factor, strict=True))], factor)
+    return voxels > 0, voxels == factor.prod()
 
 
 def _contact_mm2(one: np.ndarray, other: np.ndarray, spacing: np.ndarray) -> float:
