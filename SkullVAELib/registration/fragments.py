@@ -453,6 +453,7 @@ def _eroded(mask: np.ndarray, factor: np.ndarray) -> tuple[np.ndarray, np.ndarra
     in bone.
     """
     if (factor == 1).all():
+        mask = np.ascontiguousarray(mask)
         core = mask.copy()
         for axis in range(3):
             low, high = [slice(None)] * 3, [slice(None)] * 3
