@@ -317,7 +317,11 @@ def _check_nifti(path: Path, header: Nifti1Header, spacing: np.ndarray) -> np.nd
     if into is None:
         return None
     voxels = into.view(kind).reshape(shape[:3], order="F")
-    return voxels if kind.isnative else voxels.astype(kind.newbyteorder("="))
+    if not kind.isnative:
+        voxels = voxels.astype(kind.newbyteorder("="))
+    if kind.kind == "f":
+        voxels[~np.isfinite(voxels)] = 0  # as ITK does
+    return voxels
 
 
 def _inflate(path: Path, begin: int, length: int, into: np.ndarray | None) -> bool:
