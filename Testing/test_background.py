@@ -179,6 +179,20 @@ def test_two_threads_that_need_the_same_work_both_wait_for_its_end():
     assert results == ["done", "done"]
 
 
+def test_without_another_thread_the_parts_are_worked_on_one_after_the_other(monkeypatch):
+    started = []
+
+    def start(thread):
+        if started:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        begin(thread)
+
+    begin = threading.Thread.start
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert side_by_side(lambda part: 10 * part, range(5)) == [0, 10, 20, 30, 40]
+
+
 def test_parts_are_worked_on_at_the_same_time_and_their_results_keep_the_order():
     together = threading.Barrier(2, timeout=10)
 

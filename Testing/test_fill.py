@@ -111,20 +111,27 @@ def test_the_direction_of_thick_slices_makes_no_difference(direction):
 
 @pytest.mark.parametrize("spacing", [(0.4, 0.4, 0.6), (0.9, 0.9, 1.2), (2.0, 1.1, 0.7)], ids=str)
 @pytest.mark.parametrize("direction", DIRECTIONS)
-def test_the_positive_voxels_are_those_of_the_whole_interpolated_score(direction, spacing):
+@pytest.mark.parametrize("border", [False, True])
+def test_the_positive_voxels_are_those_of_the_whole_interpolated_score(direction, spacing, border):
     made = case(spacing, DIRECTIONS[direction])
     score, fine = made.where.score, made.bone
+    if border:
+        score = score.with_array(np.ones_like(score.array))
     to_score = np.linalg.inv(score.affine) @ fine.affine
     whole = ndimage.affine_transform(
         score.array, to_score[:3, :3], to_score[:3, 3], fine.array.shape, order=1, cval=-1.0, prefilter=False
     )
     index, values = positive_voxels(score, fine)
     assert len(index) > 1000
-    assert np.allclose(values, whole[tuple(index.T)], atol=1e-6)
+    assert np.array_equal(values, whole[tuple(index.T)])
     found = np.zeros(fine.array.shape, bool)
     found[tuple(index.T)] = True
-    unlike = found != ((whole > 0) & ~fine.array)
-    assert np.abs(whole[unlike]).max(initial=0) < 1e-6
+    unlike = np.argwhere(found != ((whole > 0) & ~fine.array))
+    # On the border itself the last bit decides, which no axis-parallel grid has been seen to differ in.
+    at = apply_affine(to_score, unlike)
+    from_border = np.minimum(at, np.array(score.array.shape) - 1 - at)
+    assert np.abs(from_border).min(1).max(initial=0) < 1e-9
+    assert direction == "oblique" or not len(unlike)
 
 
 @pytest.mark.parametrize("edge", [1.0, 2.0, 2.5, 3.0])

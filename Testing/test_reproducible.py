@@ -132,6 +132,19 @@ def test_sampling_is_the_same_in_values_and_layout_with_any_number_of_threads(mo
         assert shared.stride() == (3, 1)
 
 
+def test_the_gradient_of_many_points_is_the_same_in_each_run(monkeypatch):
+    monkeypatch.setattr(background, "cores", lambda: 2)
+    grid = Grid((20, 24, 20), 4.0)
+    points = 40 * torch.rand(120_001, 3, generator=torch.Generator().manual_seed(2)) - 20
+    weights = torch.rand(120_001, generator=torch.Generator().manual_seed(3))
+    gradients = []
+    for _ in range(6):
+        field = torch.ones(1, *grid.shape).requires_grad_()
+        (grid.sample(field, points)[:, 0] * weights).sum().backward()
+        gradients.append(field.grad)
+    assert all(torch.equal(gradient, gradients[0]) for gradient in gradients)
+
+
 @pytest.mark.parametrize("count", [500, 60_001])
 def test_sampling_many_points_is_differentiable_as_sampling_few(count, monkeypatch):
     monkeypatch.setattr(background, "cores", lambda: 2)

@@ -217,8 +217,10 @@ def positive_voxels(score: Volume, bone: Volume) -> tuple[np.ndarray, np.ndarray
     """
     to_score = np.linalg.inv(score.affine) @ bone.affine
     index = np.argwhere(_near_positive(score.array, to_score, bone.array.shape) & ~bone.array)
-    at = apply_affine(to_score, index)
-    values = ndimage.map_coordinates(score.array, at.T, order=1, cval=-1.0, prefilter=False)
+    i, j, k = index.T
+    # Added in the order of `ndimage.affine_transform`, since at the border of the score the last bit decides.
+    at = np.stack([((i * row[0] + j * row[1]) + k * row[2]) + row[3] for row in to_score[:3]])
+    values = ndimage.map_coordinates(score.array, at, order=1, cval=-1.0, prefilter=False)
     positive = values > 0
     return index[positive], values[positive]
 

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar, cast
 
 _WAIT_SECONDS = 0.2
 
-# More threads gain little: each works on arrays that do not fit into a core's cache.
+# More threads gain little, since other work goes on beside these.
 _MOST_THREADS = 4
 
 _S = TypeVar("_S")
@@ -131,4 +131,9 @@ def side_by_side(work: Callable[[_S], _T], parts: Iterable[_S]) -> list[_T]:
     if threads < 2:
         return [work(part) for part in parts]
     with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(work, parts))
+        try:
+            results = [pool.submit(work, part) for part in parts]
+        except RuntimeError:  # no memory or no permission for another thread
+            pool.shutdown(cancel_futures=True)
+            return [work(part) for part in parts]
+        return [result.result() for result in results]

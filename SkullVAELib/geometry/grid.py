@@ -65,15 +65,15 @@ class Grid:
         (N, C) tensor
         """
         where = (points / _half(self, points.dtype, points.device)).flip(-1)
-        differentiable = torch.is_grad_enabled()  # which each thread has of its own
 
         def values(part: torch.Tensor) -> torch.Tensor:
             there = part[None, :, None, None]
-            with torch.set_grad_enabled(differentiable):
-                return F.grid_sample(field[None], there, align_corners=True, padding_mode="border")[0, :, :, 0, 0]
+            return F.grid_sample(field[None], there, align_corners=True, padding_mode="border")[0, :, :, 0, 0]
 
-        if points.device.type == "cpu" and len(points) > 2 * _POINTS_AT_ONCE:
-            value = torch.cat(side_by_side(values, where.split(_POINTS_AT_ONCE)), 1)
+        # Gradients of parts are added in the order in which their threads end, so that they differ from run to run.
+        differentiable = torch.is_grad_enabled() and (field.requires_grad or points.requires_grad)
+        if points.device.type == "cpu" and len(points) > 2 * _POINTS_AT_ONCE and not differentiable:
+            value = torch.cat(side_by_side(torch.no_grad()(values), where.split(_POINTS_AT_ONCE)), 1)
         else:
             value = values(where)
         # Contiguous: the order of a later sum depends on the layout.

@@ -57,7 +57,7 @@ def block_sums(array: np.ndarray, factor: np.ndarray) -> np.ndarray:
     total: np.ndarray = array
     dtype: np.dtype = array.dtype
     if array.dtype == bool:
-        total, dtype = array.view(np.uint8), np.dtype(np.uint8 if np.prod(factor) <= 255 else np.uint16)
+        total, dtype = array.view(np.uint8), np.min_scalar_type(int(np.prod(factor)))
     # The axis of the largest stride first: whole rows are added, and each further axis is shorter.
     for axis in sorted(range(3), key=lambda a: -abs(array.strides[a])):
         step, size = int(factor[axis]), total.shape[axis]
@@ -114,11 +114,11 @@ def bounding_box(mask: np.ndarray, margin: int | np.ndarray = 0) -> tuple[slice,
     >>> bounding_box(np.eye(5, dtype=bool)[1:4], margin=1)
     (slice(0, 3, None), slice(0, 5, None))
     """
-    as_in_memory, box = mask[_forwards(mask)], [slice(None)] * mask.ndim
+    forwards, box = mask[_forwards(mask)], [slice(None)] * mask.ndim
     # One axis after the other, each within the box so far, so that a large array is read about once: whole slabs first.
     for axis in sorted(range(mask.ndim), key=lambda a: -abs(mask.strides[a])):
         others = tuple(a for a in range(mask.ndim) if a != axis)
-        hits = np.flatnonzero(as_in_memory[tuple(box)].any(axis=others))
+        hits = np.flatnonzero(forwards[tuple(box)].any(axis=others))
         if len(hits) == 0:
             return (slice(0, 0),) * mask.ndim
         box[axis] = slice(int(hits[0]), int(hits[-1]) + 1)

@@ -170,6 +170,8 @@ def read_volume(path: str | os.PathLike, segment: str | int | None = None, serie
             layers = _layers(reader.Execute()) if voxels is None else voxels[None]
         except RuntimeError as error:
             raise _reading_error(path, error) from error
+        except MemoryError as error:
+            raise _too_large(path) from error
     chosen = choose_segment(path.name, layers, listed_segments(checked.keys), segment)
     warnings = _header_warnings(path.name, nifti, checked, affine, layers.shape[1:])
     return Volume(layers[0] if chosen is None else chosen, affine, path.name, warnings)
@@ -318,7 +320,7 @@ def _check_nifti(path: Path, header: Nifti1Header, spacing: np.ndarray) -> np.nd
         return None
     voxels = into.view(kind).reshape(shape[:3], order="F")
     if not kind.isnative:
-        voxels = voxels.astype(kind.newbyteorder("="))
+        voxels = voxels.byteswap(inplace=True).view(kind.newbyteorder("="))
     if kind.kind == "f":
         voxels[~np.isfinite(voxels)] = 0  # as ITK does
     return voxels
@@ -353,8 +355,12 @@ def _reading_error(path: Path, error: RuntimeError) -> SkullVAEError:
     if "spacing" in text:
         return SkullVAEError(f"'{path.name}' has a voxel size of zero or less in its header", "Correct its header")
     if "llocate" in text or "bad_alloc" in text:
-        return SkullVAEError(f"'{path.name}' does not fit into memory", "Crop or resample the volume")
+        return _too_large(path)
     return unreadable(path)
+
+
+def _too_large(path: Path) -> SkullVAEError:
+    return SkullVAEError(f"'{path.name}' does not fit into memory", "Crop or resample the volume")
 
 
 class _Silence:

@@ -54,6 +54,7 @@ class SurfaceDistance:
 
     def signed(self, points: np.ndarray, chunk: int = 20_000) -> np.ndarray:
         """Signed distances (N,) in mm of points (N, 3), positive on the side that the triangles face."""
+        _ = self._triangles  # once, before the threads
         parts = (points[start : start + chunk] for start in range(0, len(points), chunk))
         return np.concatenate([np.zeros(0), *side_by_side(self._signed, parts)])
 

@@ -103,9 +103,10 @@ class WarpedShape:
         return points, points + self.grid.sample(self.warp, points)
 
     def on_grid(self) -> torch.Tensor:
-        """Signed distance (X, Y, Z) in mm on the nodes of the canonical grid."""
+        """Signed distance (X, Y, Z) in mm on the nodes of the canonical grid, without gradients."""
         nodes = self.grid.coordinates().reshape(-1, 3)
-        return torch.cat(side_by_side(self.field, nodes.split(_VOXELS_AT_ONCE))).reshape(self.grid.shape)
+        parts = side_by_side(torch.no_grad()(self.field), nodes.split(_VOXELS_AT_ONCE))
+        return torch.cat(parts).reshape(self.grid.shape)
 
     def at_voxels(self, to_canonical: np.ndarray, index: np.ndarray) -> np.ndarray:
         """See `PatientShape.at_voxels`."""
@@ -128,7 +129,7 @@ class WarpedShape:
 def _in_parts(values: Callable[[np.ndarray], np.ndarray], index: np.ndarray, dtype: type) -> np.ndarray:
     """The values (N,) of a function at voxels (N, 3), computed in parts."""
     parts = (index[start : start + _VOXELS_AT_ONCE] for start in range(0, len(index), _VOXELS_AT_ONCE))
-    return np.concatenate([np.zeros(0, dtype), *side_by_side(values, parts)])
+    return np.concatenate([np.zeros(0, dtype), *side_by_side(torch.no_grad()(values), parts)])
 
 
 def _canonical(to_canonical: np.ndarray, index: np.ndarray) -> torch.Tensor:
