@@ -144,7 +144,7 @@ def check_voxels(all_bone: Volume, completed: Volume, implant: Volume) -> Callab
     -------
     callable
         Gives the self-check for a mesh or None; the second argument is whether it holds the difference to the mirrored
-        skull, which takes a quarter of a second.
+        skull, which is searched for at each point of the mesh.
 
     Raises
     ------
