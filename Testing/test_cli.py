@@ -81,7 +81,7 @@ def fill_the_hole(volume, model, options, stages, *beside):
     )
 
 
-def find_nothing(volume, model, options, stages):
+def find_nothing(volume, model, options, stages, *beside):
     bone = volume.with_array(volume.array != 0)
     nothing = volume.with_array(np.zeros_like(bone.array))
     return types.SimpleNamespace(bone=bone, completed=bone, implant=nothing, found=False, patient=None, report={})
@@ -374,11 +374,14 @@ CHILD = """
     default_model.default_model_path = lambda: Path("m")
     default_model.included_file = lambda name: Path("m") / name
     sys.modules["SkullVAELib.vae.default_model"] = default_model
+    def pause(seconds):  # in short sleeps: a signal that arrives just before one does not end it
+        for _ in range(10 * seconds):
+            time.sleep(0.1)
     module = types.ModuleType("SkullVAELib.completion.pipeline")
     module.STAGE_WEIGHTS = {"wait": 1.0}
     def complete(volume, model, options, stages, *beside):
         with stages.stage("wait"):
-            time.sleep(600)
+            pause(600)
         bone = volume.with_array(volume.array != 0)
         nothing = volume.with_array(bone.array & False)
         return types.SimpleNamespace(bone=bone, completed=bone, implant=nothing, found=False, patient=None, report={})
@@ -405,7 +408,7 @@ def waiting_child(head, out) -> subprocess.Popen:
 
 
 def test_json_progress_is_all_there_is_on_stdout(head, tmp_path):
-    code = textwrap.dedent(CHILD).replace("time.sleep(600)", "print('a library speaks'); os.write(1, b'a C library')")
+    code = textwrap.dedent(CHILD).replace("pause(600)", "print('a library speaks'); os.write(1, b'a C library')")
     arguments = ["complete", str(head), "-o", str(tmp_path / "out"), "--progress", "json"]
     child = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, encoding="utf-8")
     lines = [json.loads(line) for line in child.stdout.splitlines()]
@@ -444,7 +447,7 @@ def test_a_killed_run_leaves_no_result_and_the_next_run_clears_up(run, head, tmp
 @pytest.mark.skipif(os.name != "posix", reason="pipes")
 def test_a_parent_that_stops_listening_ends_the_run_without_a_traceback(head, tmp_path):
     arguments = ["complete", str(head), "-o", str(tmp_path / "out"), "--progress", "json"]
-    code = textwrap.dedent(CHILD).replace("time.sleep(600)", "time.sleep(1)")
+    code = textwrap.dedent(CHILD).replace("pause(600)", "time.sleep(1)")
     child = subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     child.stdout.close()
     err = child.stderr.read().decode()
