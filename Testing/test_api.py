@@ -78,6 +78,15 @@ def test_another_implant_leaves_the_voxels_and_the_first_result(result, tmp_path
     assert b"property float thickness" in (tmp_path / "implant.ply").read_bytes()[:2000]
 
 
+def test_a_ply_file_of_an_implant_that_has_its_thickness_holds_the_difference_to_the_other_side(result, tmp_path):
+    assert len(result.difference_mm) == len(result.printable.mesh.points)
+    other = sv.make_implant(result, sv.ImplantOptions(thickness_map=True))
+    sv.write_result(other, tmp_path, formats=("ply",), uncertainty=True)
+    head = (tmp_path / "implant.ply").read_bytes()[:2000]
+    for name in (b"thickness", b"uncertainty", b"difference"):
+        assert b"property float " + name in head
+
+
 def test_a_written_result_replaces_an_earlier_one_and_not_its_own_input(result, tmp_path):
     (tmp_path / "host.stl").write_text("of version 0.1", encoding="utf-8")
     (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")

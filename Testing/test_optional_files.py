@@ -140,7 +140,7 @@ def test_the_implant_is_made_once_for_the_html_report(monkeypatch, result, tmp_p
     made = []
     monkeypatch.setattr(result_files, "make_implant", lambda *values: made.append(values[1]) or result.printable)
     check = SimpleNamespace(report=dict, warnings=[], difference_mm=None)
-    monkeypatch.setattr(RunResult, "_check_voxels", lambda self, *parts: lambda *mesh: check)
+    monkeypatch.setattr(RunResult, "_check_voxels", lambda self, *parts: lambda mesh: check)
     write_files(replace(result, printable_implant=None), tmp_path, OutputOptions(html_report=True), Stages({}))
     assert [options.thickness_map for options in made] == [True]
 
@@ -148,7 +148,7 @@ def test_the_implant_is_made_once_for_the_html_report(monkeypatch, result, tmp_p
 def test_a_session_reports_without_the_picture_that_failed(monkeypatch, completion, sample, tmp_path):
     result = RunResult.of(completion, ImplantOptions(), ("stl",), "head.nrrd", "m.safetensors")
     check = SimpleNamespace(report=dict, warnings=[], difference_mm=None)
-    monkeypatch.setattr(RunResult, "_check_voxels", lambda self, *parts: lambda *mesh: check)
+    monkeypatch.setattr(RunResult, "_check_voxels", lambda self, *parts: lambda mesh: check)
     failing(monkeypatch, "preview", IndexError("out of bounds"))
     responses: list[dict] = []
     session = InteractiveSession(result, tmp_path, responses.append)

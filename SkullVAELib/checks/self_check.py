@@ -84,7 +84,7 @@ class SelfCheck:
         In the order of `LIMITS`.
     difference_mm : (N,) array or None
         Signed distance to the mirrored skull at each point of the mesh, see `MirrorDistance`; None where the other side
-        has no bone, without a mesh, or where it was not asked for.
+        has no bone, or without a mesh.
     """
 
     checks: tuple[Check, ...]
@@ -129,10 +129,10 @@ def check_implant(all_bone: Volume, completed: Volume, implant: Volume, mesh: Me
     ValueError
         The volumes have different shapes, or the implant is empty.
     """
-    return check_voxels(all_bone, completed, implant)(mesh, True)
+    return check_voxels(all_bone, completed, implant)(mesh)
 
 
-def check_voxels(all_bone: Volume, completed: Volume, implant: Volume) -> Callable[[Mesh | None, bool], SelfCheck]:
+def check_voxels(all_bone: Volume, completed: Volume, implant: Volume) -> Callable[[Mesh | None], SelfCheck]:
     """Check an implant's voxels, beside which the mesh may be made.
 
     Parameters
@@ -143,8 +143,7 @@ def check_voxels(all_bone: Volume, completed: Volume, implant: Volume) -> Callab
     Returns
     -------
     callable
-        Gives the self-check for a mesh or None; the second argument is whether it holds the difference to the mirrored
-        skull, which is searched for at each point of the mesh.
+        Gives the self-check for a mesh or None.
 
     Raises
     ------
@@ -185,7 +184,7 @@ def check_voxels(all_bone: Volume, completed: Volume, implant: Volume) -> Callab
         _symmetry(mirrored),
     )
 
-    def judged(mesh: Mesh | None, with_difference: bool) -> SelfCheck:
+    def judged(mesh: Mesh | None) -> SelfCheck:
         checks = (
             open_edge,
             overlap,
@@ -194,7 +193,7 @@ def check_voxels(all_bone: Volume, completed: Volume, implant: Volume) -> Callab
             *after_thickness,
         )
         difference = None
-        if with_difference and vault is not None and mirrored is not None and mesh is not None and len(mesh.points):
+        if vault is not None and mirrored is not None and mesh is not None and len(mesh.points):
             difference = mirrored.at(vault.chart.centre, mesh.points)
         return SelfCheck(checks, difference)
 

@@ -11,7 +11,7 @@ from scipy import ndimage
 from SkullVAELib.geometry.affines import apply_affine
 from SkullVAELib.geometry.components import Components
 from SkullVAELib.geometry.distance_field import signed_distance
-from SkullVAELib.geometry.masks import block_sums, bounding_box
+from SkullVAELib.geometry.masks import block_sums, bounding_box, neighbours
 from SkullVAELib.geometry.volume import Volume, crop
 from SkullVAELib.registration.bone import BoneSegmentation, LoosePiece
 from SkullVAELib.registration.options import fragment_limit_mm
@@ -456,10 +456,9 @@ def _eroded(mask: np.ndarray, factor: np.ndarray) -> tuple[np.ndarray, np.ndarra
         mask = np.ascontiguousarray(mask)
         core = mask.copy()
         for axis in range(3):
-            low, high = [slice(None)] * 3, [slice(None)] * 3
-            low[axis], high[axis] = slice(None, -1), slice(1, None)
-            core[tuple(high)] &= mask[tuple(low)]
-            core[tuple(low)] &= mask[tuple(high)]
+            low, high = neighbours(axis)
+            core[high] &= mask[low]
+            core[low] &= mask[high]
         return mask, core
     voxels = block_sums(mask[tuple(slice(0, n // f * f) for n, f in zip(mask.shape, factor, strict=True))], factor)
     return voxels > 0, voxels == factor.prod()

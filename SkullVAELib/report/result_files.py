@@ -72,8 +72,7 @@ class RunResult:
     uncertain : bool
         Whether PLY files of the implant also hold the uncertainty and the difference to the mirrored skull.
     difference_mm : (N,) array or None
-        Signed distance to the mirrored skull at each point of the printable implant, see `SelfCheck`; None unless
-        `uncertain`.
+        Signed distance to the mirrored skull at each point of the printable implant, see `SelfCheck`.
     """
 
     completion: Completion
@@ -173,9 +172,7 @@ class RunResult:
             report.pop(of_the_earlier, None)
         result = replace(self, options=options, printable_implant=printable, report=report, difference_mm=None)
         report_step(0.85)
-        result, check = result.attempt(
-            "The self-check of the implant", lambda _: checking.finish()(printable.mesh, self.uncertain)
-        )
+        result, check = result.attempt("The self-check of the implant", lambda _: checking.finish()(printable.mesh))
         if check is None:
             return result
         report = result.report | {"checks": check.report(), "warnings": [*report["warnings"], *check.warnings]}
@@ -227,9 +224,9 @@ class RunResult:
 
         implant: voxels of a part of the implant; by default all of it.
         """
-        return self._check_voxels(implant)(printable.mesh, False)
+        return self._check_voxels(implant)(printable.mesh)
 
-    def _check_voxels(self, implant: Volume | None = None) -> Callable[[Mesh | None, bool], SelfCheck]:
+    def _check_voxels(self, implant: Volume | None = None) -> Callable[[Mesh | None], SelfCheck]:
         """The self-check but for the mesh, see `check_voxels`; implant: as of `self_check`."""
         patient = self.completion.patient
         everything = None if patient is None else patient.registered.everything
